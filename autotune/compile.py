@@ -1,0 +1,139 @@
+"""Compile a choice for a GPU that need not be there, and read what the code takes.
+
+Runs in worker processes without ``TRITON_INTERPRET``. Triton's own disk cache makes a second
+compilation of the same source a matter of milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.disassembly import amd_loop_instructions, matrix_loop_instructions
+from autotune.trial import Resources
+from tconv.problem import Problem
+from tconv.select import Choice
+from tconv.target import Target
+
+if TYPE_CHECKING:
+    from tconv.ops.launch import Launch
+
+ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None}
+LARGEST_INT32 = (1 << 31) - 1
+DIVISIBLE = [["tt.divisibility", 16]]  # what Triton's JIT notes of aligned pointers and integers
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the code of one choice takes: its matrix kernel, and the worst of its helpers."""
+
+    resources: Resources
+    helper_spill_bytes: int = 0
+
+
+def _gpu_target(target: Target) -> Any:
+    from triton.backends.compiler import GPUTarget
+
+    return GPUTarget(target.backend, target.capability, target.warp_size)
+
+
+def source_of(launch: Launch) -> Any:
+    """Triton's description of ``launch``, specialised as its JIT would on aligned tensors."""
+    from triton.compiler import ASTSource
+
+    from tconv.ops.launch import TRITON_DTYPE
+
+    function = launch.function
+    signature: dict[str, str] = {}
+    constants = dict(launch.constants)
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    for position, parameter in enumerate(function.params):
+        name = parameter.name
+        if name in launch.pointers:
+            signature[name] = f"*{TRITON_DTYPE[launch.pointers[name]]}"
+            attributes[(position,)] = DIVISIBLE
+        elif name in launch.scalars:
+            value = launch.scalars[name]
+            signature[name] = "i32" if abs(value) <= LARGEST_INT32 else "i64"
+            if parameter.do_not_specialize:
+                continue
+            if value == 1:
+                signature[name], constants[name] = "constexpr", 1
+            elif value % 16 == 0:
+                attributes[(position,)] = DIVISIBLE
+        else:
+            signature[name] = "constexpr"
+    return ASTSource(function, signature, constexprs=constants, attrs=attributes)
+
+
+def _tool(name: str) -> str:
+    """Path of one of the CUDA tools that Triton ships."""
+    import triton
+
+    knob = getattr(triton.knobs.nvidia, name, None) if hasattr(triton, "knobs") else None
+    if knob is not None:
+        return str(knob.path)
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
+
+
+def _cuda_resources(compiled: Any) -> Resources:
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        usage = _output(_tool("cuobjdump"), "--dump-resource-usage", str(cubin))
+        listing = _output(_tool("nvdisasm"), "-c", str(cubin))
+    match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if match is None:
+        raise RuntimeError("cuobjdump told no registers")
+    return Resources(
+        registers=int(match[1]),
+        spill_bytes=int(match[2]),  # LOCAL stays 0: spills go to the stack
+        shared_bytes=compiled.metadata.shared,
+        instructions=matrix_loop_instructions(listing),
+    )
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _hip_resources(compiled: Any) -> Resources:
+    text = compiled.asm["amdgcn"]
+
+    def number(name: str) -> int:
+        match = re.search(rf"\.{name}:\s*(\d+)", text)
+        return int(match[1]) if match else 0
+
+    # .vgpr_count includes the accumulation registers on CDNA3, which has one file for both.
+    return Resources(
+        registers=number("vgpr_count"),
+        spill_bytes=4 * number("vgpr_spill_count"),
+        shared_bytes=compiled.metadata.shared,
+        instructions=amd_loop_instructions(text),
+    )
+
+
+READERS: dict[str, Callable[[Any], Resources]] = {"cuda": _cuda_resources, "hip": _hip_resources}
+
+
+def _resources(launches: tuple[Launch, ...], target: Target) -> Iterator[Resources]:
+    import triton
+
+    for launch in launches:
+        compiled = triton.compile(
+            source_of(launch), target=_gpu_target(target), options=launch.options
+        )
+        yield READERS[target.backend](compiled)
+
+
+def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled:
+    """Compile every kernel of ``choice``; the first is the matrix product."""
+    from tconv.ops.conv_launch import launches
+
+    product, *helpers = _resources(launches(problem, choice), target)
+    return Compiled(product, max((helper.spill_bytes for helper in helpers), default=0))

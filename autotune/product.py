@@ -1,0 +1,75 @@
+"""The matrix product that a pass of a convolution amounts to, and how a tile cuts it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tconv.problem import Problem
+from tconv.tile import Tile
+
+
+def cdiv(a: int, b: int) -> int:
+    """``a / b``, rounded up."""
+    return -(-a // b)
+
+
+def power_of_two(value: int) -> int:
+    """The smallest power of two that reaches ``value``.
+
+    >>> power_of_two(27)
+    32
+    """
+    return 1 << (max(value, 1) - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class Product:
+    """``rows x columns`` outputs, reduced over ``taps`` runs of ``depth``; ``instances`` of it.
+
+    fprop: pixels x filters, over taps and input channels. dgrad: input pixels x input
+    channels, over taps and filters, one instance for each phase of the stride. wgrad:
+    filters x (taps and input channels), over pixels. Groups are instances.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    taps: float  # the mean over the phases of a strided dgrad, hence no integer
+    instances: int
+
+    def row_tiles(self, tile: Tile) -> int:
+        return cdiv(self.rows, tile.block_m)
+
+    def column_tiles(self, tile: Tile) -> int:
+        return cdiv(self.columns, tile.block_n)
+
+    def programs(self, tile: Tile) -> int:
+        """Programs that one launch takes."""
+        return self.row_tiles(tile) * self.column_tiles(tile) * self.instances * tile.splits
+
+    def steps(self, tile: Tile) -> float:
+        """Steps of a program's loop, each ``block_k`` of the reduction."""
+        return self.taps * cdiv(cdiv(self.depth, tile.block_k), tile.splits)
+
+
+@lru_cache(maxsize=4096)
+def product_of(problem: Problem) -> Product:
+    """The product that ``problem`` is.
+
+    >>> from tconv.geometry import ConvGeometry
+    >>> layer = ConvGeometry.from_lecture("3x32x32", filters=10, extent=5, padding=2)
+    >>> product_of(Problem(layer, "fprop"))
+    Product(rows=1024, columns=10, depth=3, taps=25, instances=1)
+    """
+    shape = problem.geometry
+    filters, channels = shape.group_out_channels, shape.group_in_channels
+    pixels = shape.batch * shape.out_h * shape.out_w
+    if problem.direction == "fprop":
+        return Product(pixels, filters, channels, shape.taps, shape.groups)
+    if problem.direction == "wgrad":
+        return Product(filters, shape.taps * channels, pixels, 1, shape.groups)
+    phases = shape.stride_h * shape.stride_w
+    rows = shape.batch * cdiv(shape.in_h, shape.stride_h) * cdiv(shape.in_w, shape.stride_w)
+    taps = shape.taps / phases if phases > 1 else shape.taps
+    return Product(rows, channels, filters, taps, shape.groups * phases)

@@ -1,0 +1,190 @@
+"""The search space of the implicit matrix product: its axes, and which tiles are legal.
+
+Every rule is plain arithmetic with its derivation beside it; nothing is compiled here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from autotune.product import Product, cdiv, power_of_two, product_of
+from tconv.geometry import Pass
+from tconv.problem import Problem
+from tconv.target import Target
+from tconv.tile import Tile
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The values that each field of a tile may take."""
+
+    block_m: tuple[int, ...]
+    block_n: tuple[int, ...] = (16, 32, 64, 128, 256)
+    block_k: tuple[int, ...] = (16, 32, 64, 128)
+    stages: tuple[int, ...] = (1, 2, 3, 4, 5)
+    warps: tuple[int, ...] = (2, 4, 8)
+    swizzle: tuple[int, ...] = (1, 4, 8)
+    splits: tuple[int, ...] = (1,)
+
+
+PIXEL_AXES = Axes(block_m=(16, 32, 64, 128, 256, 512, 1024))
+# wgrad: few rows of tiles, so that no order of programs helps the L2; the reduction is long.
+WGRAD_AXES = Axes(
+    block_m=(16, 32, 64, 128, 256),
+    stages=(2, 3, 4),
+    swizzle=(8,),
+    splits=(1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512),
+)
+AXES: dict[Pass, Axes] = {"fprop": PIXEL_AXES, "dgrad": PIXEL_AXES, "wgrad": WGRAD_AXES}
+
+LEAST_DOT = 16  # the narrowest operand that tl.dot takes, on each axis
+MOST_THREADS = 1024  # a program, on NVIDIA and AMD alike
+MMA_OUTPUTS = 16 * 8  # of the smallest matrix instruction that a warp issues (m16n8)
+# A thread's architectural registers: 255 on NVIDIA (CUDA C++ Programming Guide, "Compute
+# Capabilities"); 512 vector and accumulation registers on CDNA3.
+REGISTERS_PER_THREAD = {"cuda": 255, "hip": 512}
+ROUNDS_OF_SPLITS = 8  # splits may fill the processors so many times; beyond, they only add traffic
+HIP_STAGES = 3  # local memory of 64 KiB holds no deeper pipeline of useful tiles
+DEFAULT_SWIZZLE = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a rule looks at besides the tile."""
+
+    problem: Problem
+    product: Product
+    target: Target
+
+
+def accumulator_words(problem: Problem) -> int:
+    """32-bit registers of one accumulator: fp64 takes two, all else accumulates in fp32."""
+    return 2 if problem.dtype == "float64" else 1
+
+
+def shared_bytes(tile: Tile, itemsize: int, target: Target) -> int:
+    """Shared memory of the software pipeline.
+
+    Each buffer holds block_m x block_k of one operand and block_k x block_n of the other.
+    From sm_90 the matrix unit reads a buffer that must outlive the step: ``stages`` buffers.
+    Before that, and on AMD, operands pass through registers: one buffer fewer.
+    """
+    elements = tile.block_m * tile.block_k + tile.block_k * tile.block_n
+    lasting = target.backend == "cuda" and int(target.arch[3:]) >= 90
+    buffers = tile.stages if lasting else max(1, tile.stages - 1)
+    return buffers * elements * itemsize
+
+
+def accumulator_registers(tile: Tile, problem: Problem, target: Target) -> int:
+    """Registers a thread that the block of outputs takes: its words over the threads."""
+    words = tile.block_m * tile.block_n * accumulator_words(problem)
+    return cdiv(words, tile.warps * target.warp_size)
+
+
+def _dot(tile: Tile, case: Case) -> bool:
+    return min(tile.block_m, tile.block_n, tile.block_k) >= LEAST_DOT
+
+
+def _within_geometry(tile: Tile, case: Case) -> bool:
+    # A block beyond the next power of two of its extent only computes masked elements.
+    extents = (case.product.rows, case.product.columns, case.product.depth)
+    blocks = (tile.block_m, tile.block_n, tile.block_k)
+    return all(b <= max(LEAST_DOT, power_of_two(e)) for b, e in zip(blocks, extents, strict=True))
+
+
+def _threads(tile: Tile, case: Case) -> bool:
+    # A warp without a matrix instruction of its own repeats another warp's work.
+    if tile.warps * case.target.warp_size > MOST_THREADS:
+        return False
+    return tile.block_m * tile.block_n >= tile.warps * MMA_OUTPUTS
+
+
+def _accumulator(tile: Tile, case: Case) -> bool:
+    # 128 x 256 outputs over 128 threads are 256 registers each: one more than there are.
+    limit = REGISTERS_PER_THREAD.get(case.target.backend, 1 << 30)
+    return accumulator_registers(tile, case.problem, case.target) <= limit
+
+
+def _shared_memory(tile: Tile, case: Case) -> bool:
+    # 3 stages of (128 x 64 + 64 x 128) fp16 are 98,304 B; sm_90 lends a program 232,448 B.
+    taken = shared_bytes(tile, case.problem.itemsize, case.target)
+    return taken <= case.target.shared_per_program
+
+
+def _pipeline(tile: Tile, case: Case) -> bool:
+    # A stage beyond the last step of the loop is never filled.
+    return tile.stages <= max(1, case.product.steps(tile))
+
+
+def _hip(tile: Tile, case: Case) -> bool:
+    return case.target.backend != "hip" or tile.stages <= HIP_STAGES
+
+
+def _splits(tile: Tile, case: Case) -> bool:
+    # Each split takes ceil(steps / splits) steps; the last must still find one.
+    steps = cdiv(case.product.depth, tile.block_k)
+    share = cdiv(steps, tile.splits)
+    if (tile.splits - 1) * share >= steps:
+        return False
+    # One split is always allowed; more only while programs are wanting.
+    most = ROUNDS_OF_SPLITS * case.target.processors
+    return tile.splits == 1 or case.product.programs(tile) <= most
+
+
+def _swizzle(tile: Tile, case: Case) -> bool:
+    # With one column, or one row, of tiles every order is the same order: keep one name for it.
+    tiles = (case.product.column_tiles(tile), case.product.row_tiles(tile))
+    return tile.swizzle == DEFAULT_SWIZZLE or min(tiles) > 1
+
+
+Rule = Callable[[Tile, Case], bool]
+RULES: tuple[tuple[str, Rule], ...] = (
+    ("dot extents", _dot),
+    ("within the geometry", _within_geometry),
+    ("threads", _threads),
+    ("accumulator registers", _accumulator),
+    ("shared memory", _shared_memory),
+    ("pipeline depth", _pipeline),
+    ("AMD limits", _hip),
+    ("splits", _splits),
+    ("swizzle", _swizzle),
+)
+
+
+@lru_cache(maxsize=4)
+def all_tiles(axes: Axes) -> tuple[Tile, ...]:
+    """Every combination of the axes, legal or not."""
+    fields = (axes.block_m, axes.block_n, axes.block_k, axes.stages, axes.warps)
+    return tuple(Tile(*values) for values in itertools.product(*fields, axes.swizzle, axes.splits))
+
+
+def _case(problem: Problem, target: Target) -> Case:
+    return Case(problem, product_of(problem), target)
+
+
+def broken_rule(tile: Tile, problem: Problem, target: Target) -> str | None:
+    """The first rule that ``tile`` breaks, by name; None for a legal one."""
+    case = _case(problem, target)
+    return next((name for name, allows in RULES if not allows(tile, case)), None)
+
+
+def candidates(problem: Problem, target: Target) -> list[Tile]:
+    """The legal tiles for ``problem`` on ``target``."""
+    case = _case(problem, target)
+    rules: Sequence[Rule] = [allows for _, allows in RULES]
+    tiles = all_tiles(AXES[problem.direction])
+    return [tile for tile in tiles if all(allows(tile, case) for allows in rules)]
+
+
+def rules_report(problem: Problem, target: Target) -> list[tuple[str, int]]:
+    """How many tiles remain after each rule; the first entry counts them all."""
+    case = _case(problem, target)
+    remaining = all_tiles(AXES[problem.direction])
+    report = [("every combination", len(remaining))]
+    for name, allows in RULES:
+        remaining = tuple(tile for tile in remaining if allows(tile, case))
+        report.append((name, len(remaining)))
+    return report

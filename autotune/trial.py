@@ -1,0 +1,46 @@
+"""One row of what the tuner found out: a problem, a tile, and how it fared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tconv.problem import Problem
+from tconv.table import Kind
+from tconv.tile import Tile
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the compiled code takes, read from the binary."""
+
+    registers: int  # a thread
+    spill_bytes: int  # a thread, on the stack
+    shared_bytes: int  # a program
+    instructions: int  # of the innermost matrix loop; 0 where it could not be read
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate for one problem on one target.
+
+    ``milliseconds`` is a median where ``kind`` is measured and the model's figure, from the
+    compiled code's resources, where it is predicted; None when the candidate failed.
+    """
+
+    target: str
+    problem: Problem
+    algorithm: str
+    tile: Tile
+    kind: Kind
+    status: str  # "ok", or why it failed: "spills", "shared memory", "wrong result", ...
+    milliseconds: float | None = None
+    p20: float | None = None
+    p80: float | None = None
+    ranked_milliseconds: float | None = None  # the model's figure before compilation
+    resources: Resources | None = None
+    occupancy: float | None = None  # warps resident, as a share of what a processor holds
+    error_fp64: float | None = None  # largest error against fp64, over the largest value
+    detail: str = ""  # the compiler's or the gate's own words, shortened
+    versions: str = ""  # torch, triton, driver
+    source: str = ""  # hash of the kernels' source
+    seconds: float = 0.0  # what the trial cost

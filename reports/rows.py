@@ -1,0 +1,273 @@
+"""Typed rows of the two tables a report is made of, and their CSV files.
+
+``layers.csv`` holds one row for each layer and pass, ``trials.csv`` one for each candidate the
+tuner looked at, in its order. Rows survive the way to a file and back unchanged: collectors
+round figures with ``rounded`` first.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_type_hints
+
+import pandas as pd
+
+from tconv.geometry import ConvGeometry, Pass
+from tconv.problem import ITEMSIZE, Problem
+from tconv.table import Kind
+from tconv.tile import Tile
+
+DIGITS = 4  # significant digits of every figure in a table
+
+
+class RowError(ValueError):
+    """A CSV that is no table of rows; the message names file, row and column."""
+
+
+def rounded(value: float | None) -> float | None:
+    """``value`` to the digits that a table shows.
+
+    >>> rounded(0.123456), rounded(98765.4)
+    (0.1235, 98770.0)
+    """
+    return None if value is None else float(f"{value:.{DIGITS}g}")
+
+
+def number_text(value: float) -> str:
+    """A figure as tables, CSV and pages write it.
+
+    >>> [number_text(value) for value in (0.1235, 98770.0, 0.00000123, 12.0)]
+    ['0.1235', '98770', '1.23e-06', '12']
+    """
+    if value and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.{DIGITS}g}"
+    return f"{value:.8f}".rstrip("0").rstrip(".") if value != int(value) else str(int(value))
+
+
+def pair_text(down: int, across: int) -> str:
+    """A hyperparameter of both axes: ``1`` where they agree, else ``1x2``."""
+    return str(down) if down == across else f"{down}x{across}"
+
+
+def pair_of(text: str) -> tuple[int, int]:
+    """The inverse of ``pair_text``."""
+    down, _, across = text.partition("x")
+    return int(down), int(across or down)
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One pass of one layer with the best choice found for it; None where unknown.
+
+    ``dtype`` is the arithmetic (``tf32`` where operands are rounded to it). ``kind`` says
+    whether ``tconv_ms`` was measured, or predicted by the model from compiled code.
+    """
+
+    suite: str
+    layer: str
+    direction: Pass  # column "pass"
+    dtype: str
+    batch: int
+    in_channels: int
+    in_h: int
+    in_w: int
+    filters: int | None
+    filter_h: int
+    filter_w: int
+    stride: str
+    padding: str
+    dilation: str
+    groups: int
+    algorithm: str
+    tile: str
+    kind: Kind
+    tconv_ms: float | None = None
+    tconv_ms_p20: float | None = None
+    tconv_ms_p80: float | None = None
+    cudnn_nhwc_ms: float | None = None
+    cudnn_nchw_ms: float | None = None
+    tflops: float | None = None
+    gbps: float | None = None
+    roofline_share: float | None = None
+    error_fp64: float | None = None
+    cudnn_error_fp64: float | None = None
+
+    @property
+    def geometry(self) -> ConvGeometry:
+        """The convolution; a pooling row, which has no filters, has none."""
+        assert self.filters is not None, self
+        window = (*pair_of(self.stride), *pair_of(self.padding), *pair_of(self.dilation))
+        volume = (self.batch, self.in_channels, self.in_h, self.in_w)
+        return ConvGeometry(
+            *volume, self.filters, self.filter_h, self.filter_w, *window, self.groups
+        )
+
+    @property
+    def problem(self) -> Problem:
+        dtype, precision = ("float32", "tf32") if self.dtype == "tf32" else (self.dtype, "ieee")
+        return Problem(self.geometry, self.direction, dtype, "nhwc", cast(Any, precision))
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One candidate for one problem. ``ms`` is of the report's kind; ``ranked_ms`` is what the
+    model said before it was compiled; ``status`` is ``ok`` or why it fell."""
+
+    problem: str
+    tile: str
+    status: str
+    ranked_ms: float | None = None
+    ms: float | None = None
+    registers: int | None = None
+    spill_bytes: int | None = None
+    shared_bytes: int | None = None
+    occupancy: float | None = None
+    instructions: int | None = None
+
+
+Row = TypeVar("Row", LayerRow, TrialRow)
+
+
+def column_of(field_name: str) -> str:
+    return "pass" if field_name == "direction" else field_name
+
+
+def columns_of(row_type: type[Row]) -> list[str]:
+    return [column_of(field.name) for field in fields(row_type)]
+
+
+def _text(cell: Any) -> str:
+    if cell is None:
+        return ""
+    return number_text(cell) if isinstance(cell, float) else str(cell)
+
+
+def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
+    """Write ``rows`` as CSV, header included when there are none."""
+    names = [field.name for field in fields(row_type)]
+    content = [[_text(getattr(row, name)) for name in names] for row in rows]
+    frame = pd.DataFrame(content, columns=columns_of(row_type), dtype=str)
+    frame.to_csv(path, index=False, lineterminator="\n")
+
+
+def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
+    """The rows of a CSV that ``write_rows`` or another tool wrote.
+
+    Raises:
+        RowError: naming the file, and the row (counted from 1 below the header) and column,
+            for a table that is missing, empty, cut off, of other columns, or of other values.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[], encoding="utf-8")
+    except pd.errors.EmptyDataError as error:
+        raise RowError(f"{path} is empty: not even a header") from error
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise RowError(f"{path} cannot be read: {str(error).strip()}") from error
+    expected = columns_of(row_type)
+    if missing := [column for column in expected if column not in frame.columns]:
+        raise RowError(f"{path}: header: column {missing[0]} is missing")
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus cells for an index
+        raise RowError(f"{path}: row 1 has more cells than the header has columns")
+    parsers = _parsers(row_type)
+    cells = frame[expected].itertuples(index=False, name=None)
+    return [_row(path, row_type, parsers, number, row) for number, row in enumerate(cells, 1)]
+
+
+def _row(
+    path: Path,
+    row_type: type[Row],
+    parsers: dict[str, Callable[[str], Any]],
+    number: int,
+    cells: Sequence[object],
+) -> Row:
+    values: list[Any] = []
+    for (column, parse), cell in zip(parsers.items(), cells, strict=True):
+        if not isinstance(cell, str):
+            raise RowError(f"{path}: row {number}, column {column}: the row ends before it")
+        try:
+            values.append(parse(cell))
+        except ValueError as error:
+            raise RowError(f"{path}: row {number}, column {column}: {error}") from error
+    return row_type(*values)
+
+
+def _parsers(row_type: type[Row]) -> dict[str, Callable[[str], Any]]:
+    """A parser for each column: by the column's name where it has rules, else by its type."""
+    hints = get_type_hints(row_type)
+    by_type: dict[object, Callable[[str], Any]] = {
+        int: _count,
+        int | None: _optional(_count),
+        float | None: _optional(_figure),
+    }
+    return {
+        column_of(name): RULES.get(name) or by_type.get(hint, _word)
+        for name, hint in hints.items()
+    }
+
+
+def _word(cell: str) -> str:
+    if not cell:
+        raise ValueError("it is empty")
+    return cell
+
+
+def _count(cell: str) -> int:
+    if not re.fullmatch(r"\d{1,15}", cell):
+        raise ValueError(f"{cell!r} is not a whole number")
+    return int(cell)
+
+
+def _figure(cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        raise ValueError(f"{cell!r} is not a number") from None
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{cell!r} is not a number from 0 up")
+    return value
+
+
+def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda cell: parse(cell) if cell else None
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(cell: str) -> str:
+        if cell not in words:
+            raise ValueError(f"{cell!r} is none of {', '.join(words)}")
+        return cell
+
+    return parse
+
+
+def _extent(cell: str) -> str:
+    if not re.fullmatch(r"\d{1,9}(x\d{1,9})?", cell):
+        raise ValueError(f"{cell!r} reads neither 1 nor 1x2")
+    return cell
+
+
+def _tile(cell: str) -> str:
+    return str(Tile.parse(cell))
+
+
+def _problem(cell: str) -> str:
+    try:
+        return Problem.from_key(cell).key
+    except ValueError:
+        raise ValueError(f"{cell!r} names no problem") from None
+
+
+RULES: dict[str, Callable[[str], Any]] = {
+    "direction": _one_of("fprop", "dgrad", "wgrad"),
+    "dtype": _one_of(*ITEMSIZE, "tf32"),
+    "kind": _one_of("measured", "predicted"),
+    "stride": _extent,
+    "padding": _extent,
+    "dilation": _extent,
+    "tile": _tile,
+    "problem": _problem,
+}

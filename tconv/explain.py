@@ -1,0 +1,104 @@
+"""Which kernel and tile would run, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
+from tconv.ops.conv_check import as_pair, check_conv2d
+from tconv.ops.launch import interpreting, runs_triton, target_for
+from tconv.ops.layout import layout_of, prefers_channels_last
+from tconv.problem import Layout, PoolProblem, Precision, Problem
+from tconv.select import Choice, choose
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What would run for each pass of a layer; ``choices`` is empty where torch's CPU
+    operators serve it."""
+
+    geometry: ConvGeometry | PoolGeometry
+    device: str
+    choices: tuple[tuple[str, Choice], ...]
+
+    def __str__(self) -> str:
+        if not self.choices:
+            return f"{self.geometry.key} on {self.device}: torch's own CPU operators"
+        lines = [f"{self.geometry.key} on {self.device}:"]
+        for direction, choice in self.choices:
+            lines.append(f"  {direction}: {choice.algorithm}, tile {choice.tile} ({choice.ground})")
+        return "\n".join(lines)
+
+
+def explain(
+    what: torch.nn.Module | ConvGeometry | PoolGeometry, input: Tensor | None = None
+) -> Explanation:
+    """The kernel and tile that would run for a layer, and on what ground.
+
+    Args:
+        what: a Conv2d or MaxPool2d module, or a geometry.
+        input: the tensor that a module would be given; a geometry needs none, but takes its
+            dtype, device and memory format from one.
+
+    Grounds are ``tuned`` (the user's measurements), ``shipped`` (ours, for this GPU),
+    ``predicted`` (by the tuner's model) and ``heuristic``. On a CPU without
+    ``TRITON_INTERPRET=1`` no Triton kernel runs, and the explanation says so.
+
+    Raises:
+        TypeError: for a module that is neither a convolution nor a max-pool, or without input.
+    """
+    geometry = what if isinstance(what, (ConvGeometry, PoolGeometry)) else _geometry(what, input)
+    if input is not None:
+        device, dtype = input.device, input.dtype
+        layout = layout_of(prefers_channels_last(input))
+    else:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype, layout = torch.float32, "nhwc"
+    if not runs_triton(device):
+        return Explanation(geometry, str(device), ())
+    where = "cpu, in Triton's interpreter" if interpreting() else target_for(device).product
+    return Explanation(geometry, where, _choices(geometry, device, dtype, layout))
+
+
+def _choices(
+    geometry: ConvGeometry | PoolGeometry, device: torch.device, dtype: torch.dtype, layout: Layout
+) -> tuple[tuple[str, Choice], ...]:
+    name = str(dtype).removeprefix("torch.")
+    target = target_for(device)
+    if isinstance(geometry, PoolGeometry):
+        pools = (PoolProblem(geometry, "fprop", name, layout), PoolProblem(geometry, "dgrad", name, layout))
+        return tuple((pool.direction, choose(pool, target)) for pool in pools)
+    tf32 = dtype == torch.float32 and device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    precision: Precision = "tf32" if tf32 else "ieee"
+    problems = (Problem(geometry, direction, name, layout, precision) for direction in PASSES)
+    return tuple((problem.direction, choose(problem, target)) for problem in problems)
+
+
+def _geometry(module: torch.nn.Module, input: Tensor | None) -> ConvGeometry | PoolGeometry:
+    if input is None:
+        raise TypeError(f"explain({type(module).__name__}) needs the input that it would be given")
+    x = input.unsqueeze(0) if input.dim() == 3 else input
+    if isinstance(module, torch.nn.Conv2d):
+        window = (module.stride, module.padding, module.dilation, module.groups)
+        x, (stride, pads, dilation, groups) = check_conv2d(
+            input, x, module.weight, module.bias, *window
+        )
+        return ConvGeometry.from_torch(
+            tuple(x.shape),
+            tuple(module.weight.shape),
+            (stride[0], stride[1]),
+            (pads[0], pads[1]),
+            (dilation[0], dilation[1]),
+            groups,
+        )
+    if isinstance(module, torch.nn.MaxPool2d):
+        window_h, window_w = as_pair(module.kernel_size, "kernel_size")
+        stride = as_pair(module.stride, "stride")
+        pads, dilation = as_pair(module.padding, "padding"), as_pair(module.dilation, "dilation")
+        batch, channels, in_h, in_w = x.shape
+        pool = (window_h, window_w, *stride, *pads, *dilation, module.ceil_mode)
+        return PoolGeometry(batch, channels, in_h, in_w, *pool)
+    raise TypeError(f"{type(module).__name__} is neither a Conv2d, a MaxPool2d nor a geometry")

@@ -1,0 +1,328 @@
+"""Shapes of a convolution or pooling layer, and the arithmetic that follows from them.
+
+This is the one translator between PyTorch's words (``in_channels``, ``kernel_size``,
+``padding``) and the lecture's (an input volume W1 x H1 x C, K filters of spatial
+extent F, stride S, zero padding P).
+
+>>> layer = ConvGeometry.from_lecture("3x32x32", filters=10, extent=5, stride=1, padding=2)
+>>> layer.output_volume
+'10x32x32'
+>>> layer.parameters()
+760
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from typing import Literal
+
+Pass = Literal["fprop", "dgrad", "wgrad"]
+PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad")
+
+
+def out_size(in_size: int, extent: int, stride: int, pad: int, dilation: int = 1) -> int:
+    """Output size of a sliding window: ``(W - F + 2P)/S + 1``, rounded down as torch does.
+
+    With a dilation D the window covers ``D (F - 1) + 1`` elements. Works on plain and
+    symbolic integers alike.
+
+    >>> out_size(32, extent=5, stride=1, pad=0)
+    28
+    >>> out_size(7, extent=3, stride=2, pad=0)
+    3
+    >>> out_size(7, extent=3, stride=3, pad=0)  # 2.33: the last column is dropped
+    2
+    """
+    return (in_size + 2 * pad - dilation * (extent - 1) - 1) // stride + 1
+
+
+def pool_out_size(
+    in_size: int, window: int, stride: int, pad: int, dilation: int, ceil_mode: bool
+) -> int:
+    """Output size of a pooling window; ``ceil_mode`` lets the last window overhang.
+
+    As in torch, a window must still start inside the input or its left padding.
+
+    >>> pool_out_size(5, window=2, stride=2, pad=0, dilation=1, ceil_mode=True)
+    3
+    """
+    span = in_size + 2 * pad - dilation * (window - 1) - 1
+    if not ceil_mode:
+        return span // stride + 1
+    out = (span + stride - 1) // stride + 1
+    return out - 1 if (out - 1) * stride >= in_size + pad else out
+
+
+def _parse_volume(text: str) -> tuple[int, int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    if match is None or 0 in (volume := tuple(int(part) for part in match.groups())):
+        raise ValueError(f"a volume reads CxHxW, as in 3x32x32, not {text!r}")
+    return volume[0], volume[1], volume[2]
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """The shape of one two-dimensional convolution.
+
+    x is (batch, in_channels, in_h, in_w), w is (out_channels, in_channels / groups,
+    filter_h, filter_w), y is (batch, out_channels, out_h, out_w).
+    """
+
+    batch: int
+    in_channels: int
+    in_h: int
+    in_w: int
+    out_channels: int
+    filter_h: int
+    filter_w: int
+    stride_h: int = 1
+    stride_w: int = 1
+    pad_h: int = 0
+    pad_w: int = 0
+    dilation_h: int = 1
+    dilation_w: int = 1
+    groups: int = 1
+
+    @classmethod
+    def from_torch(
+        cls,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+    ) -> ConvGeometry:
+        """From the shapes and arguments of ``torch.nn.functional.conv2d``."""
+        batch, in_channels, in_h, in_w = x_shape
+        out_channels, _, filter_h, filter_w = w_shape
+        window = (*stride, *padding, *dilation)
+        return cls(
+            batch, in_channels, in_h, in_w, out_channels, filter_h, filter_w, *window, groups
+        )
+
+    @classmethod
+    def from_lecture(
+        cls,
+        volume: str,
+        filters: int,
+        extent: int,
+        stride: int = 1,
+        padding: int = 0,
+        batch: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> ConvGeometry:
+        """From the lecture's hyperparameters K, F, S, P and a volume ``"CxHxW"``.
+
+        Raises:
+            ValueError: when the volume is no volume or the layer cannot exist.
+        """
+        channels, height, width = _parse_volume(volume)
+        geometry = cls(
+            batch,
+            channels,
+            height,
+            width,
+            filters,
+            extent,
+            extent,
+            stride,
+            stride,
+            padding,
+            padding,
+            dilation,
+            dilation,
+            groups,
+        )
+        geometry.validate()
+        return geometry
+
+    def validate(self) -> None:
+        """Raise ValueError, naming the value, for a layer that cannot exist."""
+        positive = ("in_channels", "in_h", "in_w", "out_channels", "filter_h", "filter_w")
+        positive += ("stride_h", "stride_w", "dilation_h", "dilation_w", "groups")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("batch", "pad_h", "pad_w"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must not be negative")
+        for name in ("in_channels", "out_channels"):
+            if getattr(self, name) % self.groups:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, which groups={self.groups} does not divide"
+                )
+        if self.out_h < 1 or self.out_w < 1:
+            reach_h = self.dilation_h * (self.filter_h - 1) + 1
+            reach_w = self.dilation_w * (self.filter_w - 1) + 1
+            raise ValueError(
+                f"a filter that covers {reach_h}x{reach_w} is larger than the padded input "
+                f"{self.in_h + 2 * self.pad_h}x{self.in_w + 2 * self.pad_w}"
+            )
+
+    @property
+    def out_h(self) -> int:
+        return out_size(self.in_h, self.filter_h, self.stride_h, self.pad_h, self.dilation_h)
+
+    @property
+    def out_w(self) -> int:
+        return out_size(self.in_w, self.filter_w, self.stride_w, self.pad_w, self.dilation_w)
+
+    @property
+    def group_in_channels(self) -> int:
+        return self.in_channels // self.groups
+
+    @property
+    def group_out_channels(self) -> int:
+        return self.out_channels // self.groups
+
+    @property
+    def taps(self) -> int:
+        """Places of a filter: F x F."""
+        return self.filter_h * self.filter_w
+
+    @property
+    def x_elements(self) -> int:
+        return self.batch * self.in_channels * self.in_h * self.in_w
+
+    @property
+    def w_elements(self) -> int:
+        return self.out_channels * self.group_in_channels * self.taps
+
+    @property
+    def y_elements(self) -> int:
+        return self.batch * self.out_channels * self.out_h * self.out_w
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one pass: 2 for each multiply and add.
+
+        The three passes do the same multiplications, so one figure serves them all;
+        those that meet the zero padding are counted, as is usual.
+        """
+        return 2 * self.y_elements * self.group_in_channels * self.taps
+
+    def parameters(self, bias: bool = True) -> int:
+        """Trainable parameters: F F C K weights and K biases."""
+        return self.w_elements + (self.out_channels if bias else 0)
+
+    def least_bytes(self, itemsize: int) -> int:
+        """Fewest bytes that a pass can move: x, w and y, each once. The same for all passes."""
+        return itemsize * (self.x_elements + self.w_elements + self.y_elements)
+
+    @property
+    def dropped(self) -> tuple[int, int]:
+        """Rows and columns at the bottom and right border that no window reaches.
+
+        >>> ConvGeometry.from_lecture("1x7x7", filters=1, extent=3, stride=3).dropped
+        (1, 1)
+        """
+        span_h = self.in_h + 2 * self.pad_h - self.dilation_h * (self.filter_h - 1) - 1
+        span_w = self.in_w + 2 * self.pad_w - self.dilation_w * (self.filter_w - 1) - 1
+        return span_h % self.stride_h, span_w % self.stride_w
+
+    @property
+    def input_volume(self) -> str:
+        return f"{self.in_channels}x{self.in_h}x{self.in_w}"
+
+    @property
+    def output_volume(self) -> str:
+        return f"{self.out_channels}x{self.out_h}x{self.out_w}"
+
+    @property
+    def key(self) -> str:
+        """A short text that names every field; ``from_key`` reads it back.
+
+        >>> ConvGeometry(64, 3, 224, 224, 64, 3, 3, pad_h=1, pad_w=1).key
+        'n64c3h224w224-k64f3x3-s1x1-p1x1-d1x1-g1'
+        """
+        return (
+            f"n{self.batch}c{self.in_channels}h{self.in_h}w{self.in_w}"
+            f"-k{self.out_channels}f{self.filter_h}x{self.filter_w}"
+            f"-s{self.stride_h}x{self.stride_w}-p{self.pad_h}x{self.pad_w}"
+            f"-d{self.dilation_h}x{self.dilation_w}-g{self.groups}"
+        )
+
+    @classmethod
+    def from_key(cls, key: str) -> ConvGeometry:
+        """The geometry that ``key`` names.
+
+        >>> key = "n64c3h224w224-k64f3x3-s1x1-p1x1-d1x1-g1"
+        >>> ConvGeometry.from_key(key).key == key
+        True
+        """
+        numbers = re.findall(r"\d+", key)
+        if len(numbers) != len(fields(cls)):
+            raise ValueError(f"{key!r} names no convolution")
+        geometry = cls(*map(int, numbers))
+        if geometry.key != key:
+            raise ValueError(f"{key!r} names no convolution")
+        return geometry
+
+    def describe(self) -> str:
+        """The layer in the lecture's words."""
+
+        def pair(a: int, b: int) -> str:
+            return str(a) if a == b else f"{a}x{b}"
+
+        text = (
+            f"K={self.out_channels} F={pair(self.filter_h, self.filter_w)} "
+            f"S={pair(self.stride_h, self.stride_w)} P={pair(self.pad_h, self.pad_w)}"
+        )
+        if (self.dilation_h, self.dilation_w) != (1, 1):
+            text += f" dilation {pair(self.dilation_h, self.dilation_w)}"
+        if self.groups > 1:
+            text += f" groups {self.groups}"
+        return text
+
+
+@dataclass(frozen=True)
+class PoolGeometry:
+    """The shape of one two-dimensional max-pool; x and y are (batch, channels, h, w)."""
+
+    batch: int
+    channels: int
+    in_h: int
+    in_w: int
+    window_h: int
+    window_w: int
+    stride_h: int
+    stride_w: int
+    pad_h: int = 0
+    pad_w: int = 0
+    dilation_h: int = 1
+    dilation_w: int = 1
+    ceil_mode: bool = False
+
+    @property
+    def out_h(self) -> int:
+        window = (self.window_h, self.stride_h, self.pad_h, self.dilation_h)
+        return pool_out_size(self.in_h, *window, self.ceil_mode)
+
+    @property
+    def out_w(self) -> int:
+        window = (self.window_w, self.stride_w, self.pad_w, self.dilation_w)
+        return pool_out_size(self.in_w, *window, self.ceil_mode)
+
+    @property
+    def x_elements(self) -> int:
+        return self.batch * self.channels * self.in_h * self.in_w
+
+    @property
+    def y_elements(self) -> int:
+        return self.batch * self.channels * self.out_h * self.out_w
+
+    def least_bytes(self, itemsize: int) -> int:
+        """Fewest bytes that the forward pass can move: x once and y once."""
+        return itemsize * (self.x_elements + self.y_elements)
+
+    @property
+    def key(self) -> str:
+        return (
+            f"n{self.batch}c{self.channels}h{self.in_h}w{self.in_w}"
+            f"-f{self.window_h}x{self.window_w}-s{self.stride_h}x{self.stride_w}"
+            f"-p{self.pad_h}x{self.pad_w}-d{self.dilation_h}x{self.dilation_w}"
+            f"-ceil{int(self.ceil_mode)}"
+        )

@@ -1,0 +1,1 @@
+"""Device code and its index arithmetic: no torch, no policy, no list of configurations."""

@@ -1,0 +1,99 @@
+"""What a model is made of: its convolution layers, and its twin in torch's own modules."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from tconv.geometry import ConvGeometry
+from tconv.modules import Conv2d, MaxPool2d
+
+
+def conv_layers(
+    model: nn.Module, input_shape: tuple[int, int, int, int]
+) -> list[tuple[str, ConvGeometry]]:
+    """Every call of a Conv2d (ours and torch's), in order, by the module's name.
+
+    A copy of the model runs once on the meta device, so nothing is computed and the model
+    stays as it is. A module that is called twice is listed twice.
+
+    Args:
+        model: any module that takes one tensor.
+        input_shape: (batch, channels, height, width).
+    """
+    ghost = _on_meta(model).eval()
+    layers: list[tuple[str, ConvGeometry]] = []
+
+    def watch(name: str, module: nn.Conv2d) -> None:
+        def note(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            layers.append((name, _geometry(module, tuple(arguments[0].shape))))
+
+        module.register_forward_pre_hook(note)
+
+    for name, module in ghost.named_modules():
+        if isinstance(module, nn.Conv2d):
+            watch(name, module)
+    dtype = next((p.dtype for p in ghost.parameters() if p.is_floating_point()), torch.float32)
+    with torch.no_grad():
+        ghost(torch.empty(input_shape, device="meta", dtype=dtype))
+    return layers
+
+
+def _on_meta(model: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers have shapes only: VGG-16's half GB is not copied."""
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        shell = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(shell, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def _geometry(module: nn.Conv2d, x_shape: tuple[int, ...]) -> ConvGeometry:
+    """The layer as computed: padding that is not symmetric zeros happens before it."""
+    batched = (1, *x_shape) if len(x_shape) == 3 else x_shape
+    left, right, top, bottom = module._reversed_padding_repeated_twice
+    pad_h, pad_w = (min(top, bottom), min(left, right))
+    if module.padding_mode != "zeros":
+        pad_h = pad_w = 0
+    in_h = batched[2] + top + bottom - 2 * pad_h
+    in_w = batched[3] + left + right - 2 * pad_w
+    stride, dilation = module.stride, module.dilation
+    return ConvGeometry.from_torch(
+        (batched[0], batched[1], in_h, in_w),
+        tuple(module.weight.shape),
+        (stride[0], stride[1]),
+        (pad_h, pad_w),
+        (dilation[0], dilation[1]),
+        module.groups,
+    )
+
+
+def torch_twin(model: nn.Module) -> nn.Module:
+    """A copy with the same weights in which torch's own modules stand where ours stood."""
+    twin = copy.deepcopy(model)
+    for name, module in list(twin.named_modules()):
+        plain = _plain(module)
+        if plain is None:
+            continue
+        if not name:
+            return plain
+        parent, _, child = name.rpartition(".")
+        setattr(twin.get_submodule(parent), child, plain)
+    return twin
+
+
+def _plain(module: nn.Module) -> nn.Module | None:
+    """torch's module in place of ``module``, with its very parameters; None to leave it."""
+    if isinstance(module, Conv2d):
+        plain: nn.Module = nn.Conv2d.__new__(nn.Conv2d)
+    elif isinstance(module, MaxPool2d):
+        plain = nn.MaxPool2d.__new__(nn.MaxPool2d)
+    else:
+        return None
+    # Ours are subclasses without state of their own: all of it carries over, hooks too.
+    plain.__dict__ = dict(module.__dict__)
+    return plain

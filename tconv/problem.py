@@ -1,0 +1,75 @@
+"""What is to be computed, apart from how: a geometry, a pass, a dtype, a layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tconv.geometry import ConvGeometry, Pass, PoolGeometry
+
+ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+Layout = Literal["nhwc", "nchw"]
+Precision = Literal["ieee", "tf32"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One pass of one convolution layer.
+
+    ``layout`` is that of the activations as the caller holds them (``nhwc`` is torch's
+    channels_last). ``precision`` says how a float32 product is formed: exactly, or with
+    operands rounded to tf32.
+    """
+
+    geometry: ConvGeometry
+    direction: Pass
+    dtype: str = "float16"
+    layout: Layout = "nhwc"
+    precision: Precision = "ieee"
+
+    @property
+    def itemsize(self) -> int:
+        return ITEMSIZE[self.dtype]
+
+    @property
+    def arithmetic(self) -> str:
+        """The arithmetic whose peak rate bounds the pass: the dtype, or ``tf32``."""
+        return "tf32" if self.precision == "tf32" else self.dtype
+
+    @property
+    def least_bytes(self) -> int:
+        return self.geometry.least_bytes(self.itemsize)
+
+    @property
+    def key(self) -> str:
+        """The name under which tuned choices are kept."""
+        return f"{self.direction}/{self.arithmetic}/{self.layout}/{self.geometry.key}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Problem:
+        """The problem that ``key`` names; ValueError when it names none."""
+        direction, arithmetic, layout, geometry = key.split("/")
+        if direction not in ("fprop", "dgrad", "wgrad") or layout not in ("nhwc", "nchw"):
+            raise ValueError(f"{key!r} names no problem")
+        dtype, precision = ("float32", "tf32") if arithmetic == "tf32" else (arithmetic, "ieee")
+        if dtype not in ITEMSIZE:
+            raise ValueError(f"{key!r} names no problem")
+        return cls(ConvGeometry.from_key(geometry), direction, dtype, layout, precision)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class PoolProblem:
+    """One pass of one max-pool layer."""
+
+    geometry: PoolGeometry
+    direction: Literal["fprop", "dgrad"]
+    dtype: str = "float16"
+    layout: Layout = "nhwc"
+
+    @property
+    def itemsize(self) -> int:
+        return ITEMSIZE[self.dtype]
+
+    @property
+    def key(self) -> str:
+        return f"pool_{self.direction}/{self.dtype}/{self.layout}/{self.geometry.key}"

@@ -1,0 +1,148 @@
+"""The machines a kernel may run on: their limits, and the rates that bound them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Target:
+    """A GPU as far as tiles and rooflines need it.
+
+    Rates are the vendor's dense peaks; ``peak_tflops`` is by arithmetic. ``name`` is a
+    GPU's own (``nvidia-h200``) or, where none is at hand, its architecture's (``sm_90``).
+    """
+
+    name: str
+    arch: str
+    backend: Literal["cuda", "hip", "interpreter"]
+    product: str  # whose figures these are
+    warp_size: int = 32
+    processors: int = 1  # SMs, or compute units
+    clock_ghz: float = 1.0
+    shared_per_program: int = 0  # bytes that one program may take
+    shared_per_processor: int = 0
+    registers_per_processor: int = 65536
+    warps_per_processor: int = 64
+    programs_per_processor: int = 32
+    bandwidth_gbps: float = 1.0  # DRAM, 1e9 bytes a second
+    l2_gbps: float = 1.0
+    l2_bytes: int = 0
+    peak_tflops: dict[str, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def capability(self) -> int | str:
+        """What Triton calls the architecture: 90, or ``gfx942``."""
+        return int(self.arch[3:]) if self.backend == "cuda" else self.arch
+
+    def roofline_seconds(self, flops: float, bytes_moved: float, arithmetic: str) -> float:
+        """The least time that the machine's peaks allow."""
+        return max(self.compute_seconds(flops, arithmetic), self.memory_seconds(bytes_moved))
+
+    def compute_seconds(self, flops: float, arithmetic: str) -> float:
+        return flops / (self.peak_tflops[arithmetic] * 1e12)
+
+    def memory_seconds(self, bytes_moved: float) -> float:
+        return bytes_moved / (self.bandwidth_gbps * 1e9)
+
+
+def _peaks(half: float, tf32: float, single: float, double: float) -> dict[str, float]:
+    return {"float16": half, "bfloat16": half, "tf32": tf32, "float32": single, "float64": double}
+
+
+# Limits: CUDA C++ Programming Guide, "Compute Capabilities"; AMD CDNA3 ISA guide.
+# Rates: the vendors' data sheets for the products named. L2 rates are round figures.
+TARGETS = {
+    "sm_80": Target(
+        "sm_80",
+        "sm_80",
+        "cuda",
+        "NVIDIA A100 80GB SXM",
+        processors=108,
+        clock_ghz=1.41,
+        shared_per_program=166912,
+        shared_per_processor=167936,
+        bandwidth_gbps=2039.0,
+        l2_gbps=5000.0,
+        l2_bytes=40 << 20,
+        peak_tflops=_peaks(312.0, 156.0, 19.5, 19.5),
+    ),
+    "sm_90": Target(
+        "sm_90",
+        "sm_90",
+        "cuda",
+        "NVIDIA H200 SXM",
+        processors=132,
+        clock_ghz=1.98,
+        shared_per_program=232448,
+        shared_per_processor=233472,
+        bandwidth_gbps=4800.0,
+        l2_gbps=7500.0,
+        l2_bytes=50 << 20,
+        peak_tflops=_peaks(989.0, 494.0, 67.0, 67.0),
+    ),
+    "sm_100": Target(
+        "sm_100",
+        "sm_100",
+        "cuda",
+        "NVIDIA B200",
+        processors=148,
+        clock_ghz=1.96,
+        shared_per_program=232448,
+        shared_per_processor=233472,
+        bandwidth_gbps=8000.0,
+        l2_gbps=12000.0,
+        l2_bytes=126 << 20,
+        peak_tflops=_peaks(2250.0, 1125.0, 75.0, 37.0),
+    ),
+    "gfx942": Target(
+        "gfx942",
+        "gfx942",
+        "hip",
+        "AMD Instinct MI300X",
+        warp_size=64,
+        processors=304,
+        clock_ghz=2.1,
+        shared_per_program=65536,
+        shared_per_processor=65536,
+        registers_per_processor=131072,
+        warps_per_processor=32,
+        programs_per_processor=32,
+        bandwidth_gbps=5300.0,
+        l2_gbps=10000.0,
+        l2_bytes=256 << 20,
+        peak_tflops=_peaks(1307.0, 654.0, 163.4, 163.4),
+    ),
+}
+DEFAULT_TARGET = "sm_90"
+
+# Triton's interpreter runs programs one after the other on the CPU: it has no limits but time.
+INTERPRETER = Target("interpreter", "interpreter", "interpreter", "Triton's interpreter")
+
+
+@lru_cache
+def target_of(device_index: int) -> Target:
+    """The target that CUDA (or ROCm) device ``device_index`` is."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(device_index)
+    name = re.sub(r"[^a-z0-9]+", "-", properties.name.lower()).strip("-")
+    if torch.version.hip:
+        nearest = TARGETS["gfx942"]
+        arch = properties.gcnArchName.split(":")[0]
+    else:
+        arch = f"sm_{properties.major}{properties.minor}"
+        known = [key for key in ("sm_80", "sm_90", "sm_100") if int(key[3:]) <= int(arch[3:])]
+        nearest = TARGETS[known[-1] if known else "sm_80"]
+    shared = getattr(properties, "shared_memory_per_block_optin", nearest.shared_per_program)
+    return replace(
+        nearest,
+        name=name,
+        arch=arch,
+        product=properties.name,
+        processors=properties.multi_processor_count,
+        shared_per_program=shared,
+    )

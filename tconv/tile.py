@@ -1,0 +1,55 @@
+"""A tuning choice: one frozen value that is passed at launch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass(frozen=True, order=True)
+class Tile:
+    """How a program cuts its work.
+
+    A convolution is a matrix product for each pass: ``block_m`` x ``block_n`` outputs a
+    program, ``block_k`` of the reduction a step. For max-pool ``block_m`` counts outputs
+    of one channel and ``block_n`` channels.
+
+    >>> str(Tile(128, 64, 32, stages=3, warps=4))
+    '128x64x32 s3 w4 g8 k1'
+    >>> Tile.parse("128x64x32 s3 w4 g8 k1") == Tile(128, 64, 32, stages=3, warps=4)
+    True
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
+    stages: int = 3  # depth of the software pipeline
+    warps: int = 8
+    swizzle: int = 8  # rows of tiles that share an L2 neighbourhood
+    splits: int = 1  # programs that share one reduction (wgrad)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or not 1 <= value <= 1 << 20:
+                raise ValueError(f"tile: {field.name} is {value!r}, not a number from 1 to 2^20")
+        for name in ("block_m", "block_n", "block_k", "warps"):
+            value = getattr(self, name)
+            if value & (value - 1):
+                raise ValueError(f"tile: {name} is {value}, not a power of two")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.block_m}x{self.block_n}x{self.block_k} "
+            f"s{self.stages} w{self.warps} g{self.swizzle} k{self.splits}"
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Tile:
+        match = re.fullmatch(r"(\d+)x(\d+)x(\d+) s(\d+) w(\d+) g(\d+) k(\d+)", text)
+        if match is None:
+            raise ValueError(f"{text!r} is no tile; one reads '128x64x32 s3 w4 g8 k1'")
+        return cls(*map(int, match.groups()))
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)

@@ -1,0 +1,57 @@
+"""Without a GPU the kernels run in Triton's interpreter; fresh tensors are poisoned."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.interpreter_bfloat16 import mend
+from tconv.ops.launch import interpreting
+
+if interpreting():
+    mend()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: needs a CUDA GPU; skipped, visibly, without one")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA GPU")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's tuned tables."""
+    monkeypatch.setenv("TCONV_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(autouse=True)
+def _poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fresh memory holds NaN, so that an element that no kernel wrote is seen."""
+    plain = torch.empty
+
+    def empty(*args: Any, **kwargs: Any) -> torch.Tensor:
+        tensor = plain(*args, **kwargs)
+        fake = isinstance(tensor, torch._subclasses.FakeTensor)
+        if tensor.is_floating_point() and tensor.device.type != "meta" and not fake:
+            with torch.no_grad():
+                tensor.fill_(float("nan"))
+        return tensor
+
+    monkeypatch.setattr(torch, "empty", empty)
+    yield
