@@ -48,7 +48,10 @@ class Problem:
     @classmethod
     def from_key(cls, key: str) -> Problem:
         """The problem that ``key`` names; ValueError when it names none."""
-        direction, arithmetic, layout, geometry = key.split("/")
+        parts = key.split("/")
+        if len(parts) != 4:
+            raise ValueError(f"{key!r} names no problem")
+        direction, arithmetic, layout, geometry = parts
         if direction not in ("fprop", "dgrad", "wgrad") or layout not in ("nhwc", "nchw"):
             raise ValueError(f"{key!r} names no problem")
         dtype, precision = ("float32", "tf32") if arithmetic == "tf32" else (arithmetic, "ieee")

@@ -87,14 +87,14 @@ def _pixel_tile(problem: Problem, target: Target) -> Tile:
         # It costs per program and step, not per element: one program, if it may be.
         block_n, block_k = _power_of_two(produced, 16, 128), _power_of_two(reduced, 16, 128)
         return Tile(_power_of_two(pixels, 16, (1 << 19) // max(block_n, block_k)), block_n, block_k)
-    if problem.arithmetic in ("float32", "float64"):  # no matrix unit, or a narrow one
+    # Exact products have no matrix unit, or a narrow one: larger tiles spill.
+    exact = problem.arithmetic in ("float32", "float64")
+    if exact:
         block_n, block_k = _power_of_two(produced, 16, 64), 16
     else:
         block_n = _power_of_two(produced, 16, 128)
         block_k = _power_of_two(reduced, 16, 128 // problem.itemsize)
-    block_m = 128 if block_n < 128 or problem.itemsize == 2 else 64
-    if problem.dtype == "float64":
-        block_m = 64
+    block_m = 64 if exact or (block_n == 128 and problem.itemsize == 4) else 128
     programs = -(-pixels // block_m) * -(-produced // block_n) * shape.groups
     while block_m > 32 and programs < target.processors:
         block_m, programs = block_m // 2, programs * 2
@@ -118,11 +118,11 @@ def _wgrad_tile(problem: Problem, target: Target) -> Tile:
         block_n //= 2  # a tile within one tap needs one address a pixel
     if shape.group_in_channels % block_n:
         block_n = _power_of_two(columns, 16, 64)
-    block_k = 64 // problem.itemsize if problem.itemsize > 2 else 64
+    block_k = 64 if problem.itemsize == 2 else 16
     programs = -(-rows // block_m) * -(-columns // block_n) * shape.groups
     steps = -(-pixels // block_k)
     splits = max(1, min(2 * target.processors // programs, steps // 8, 256))
-    warps = 8 if block_m * block_n >= 128 * 128 else 4
+    warps = 8 if block_m * block_n >= most * most else 4
     stages = 3 if target.backend == "cuda" else 2
     return Tile(block_m, block_n, block_k, stages=stages, warps=warps, splits=splits)
 

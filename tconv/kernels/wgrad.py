@@ -74,12 +74,18 @@ def implicit_gemm_wgrad(
     pixels = batch.to(INDEX) * out_h * out_w
     first = split * split_steps
     pixel = first.to(INDEX) * BLOCK_K + tl.arange(0, BLOCK_K)
+    image = pixel // (out_h * out_w)
+    place = (pixel % (out_h * out_w)).to(tl.int32)
+    p = place // out_w
+    q = place % out_w
+    # (image, p, q) are carried from step to step: three divisions a step cost twice the rest.
+    step_q = BLOCK_K % out_w
+    step_p = (BLOCK_K // out_w) % out_h
+    step_image = BLOCK_K // (out_w * out_h)
     for _ in range(first, tl.minimum(first + split_steps, steps)):
         exists = pixel < pixels
-        image = pixel // (out_h * out_w)
-        place = pixel % (out_h * out_w)
-        top = (place // out_w) * STRIDE_H
-        left = (place % out_w) * STRIDE_W
+        top = p * STRIDE_H
+        left = q * STRIDE_W
         x_offset = (((image * in_h + top) * in_w + left) * X_PIXEL)[:, None] + x_column[None, :]
         if ONE_TAP:
             inside = exists & is_inside(top + down, in_h) & is_inside(left + right, in_w)
@@ -101,6 +107,13 @@ def implicit_gemm_wgrad(
             input_precision=PRECISION, out_dtype=ACCUMULATOR,
         )  # fmt: skip
         pixel += BLOCK_K
+        q += step_q
+        row_done = q >= out_w
+        q = tl.where(row_done, q - out_w, q)
+        p += step_p + row_done.to(tl.int32)
+        image_done = p >= out_h
+        p = tl.where(image_done, p - out_h, p)
+        image += step_image + image_done.to(tl.int32)
 
     part = split.to(INDEX) * (GROUPS * OUT_CHANNELS)
     part_row = (part + group * OUT_CHANNELS + filter_index) * COLUMNS

@@ -50,33 +50,31 @@ def check_conv2d(
         raise RuntimeError(f"non-positive stride is not supported: stride={stride}")
     if min(dilation) <= 0:
         raise RuntimeError(f"dilation should be greater than zero: dilation={dilation}")
+    pads = [0, 0] if isinstance(padding, str) else as_pair(padding, "padding")
+    if min(pads) < 0:
+        raise RuntimeError(f"negative padding is not supported: padding={pads}")
     _check_channels(x, w, bias, groups)
     if isinstance(padding, str):
         x, pads = _named_padding(x, w, stride, padding, dilation)
-    else:
-        pads = as_pair(padding, "padding")
-        if min(pads) < 0:
-            raise RuntimeError(f"negative padding is not supported: padding={pads}")
     _check_extent(x, w, pads, dilation)
     return x, (stride, pads, dilation, groups)
 
 
 def _check_channels(x: Tensor, w: Tensor, bias: Tensor | None, groups: int) -> None:
     filters = w.shape[0]
-    given = f"Given groups={groups}"
     if filters < groups:
         raise RuntimeError(
-            f"{given}, expected weight to be at least {groups} at dimension 0, "
+            f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, "
             f"but got weight of size {list(w.shape)} instead"
         )
     if filters % groups:
         raise RuntimeError(
-            f"{given}, expected weight to be divisible by {groups} at dimension 0, "
+            f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, "
             f"but got weight of size {list(w.shape)} instead"
         )
     if x.shape[1] != w.shape[1] * groups:
         raise RuntimeError(
-            f"{given}, weight of size {list(w.shape)}, expected input{list(x.shape)} to have "
+            f"Given groups={groups}, weight of size {list(w.shape)}, expected input{list(x.shape)} to have "
             f"{w.shape[1] * groups} channels, but got {x.shape[1]} channels instead"
         )
     if bias is not None and (bias.dim() != 1 or bias.shape[0] != filters):

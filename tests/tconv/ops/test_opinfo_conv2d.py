@@ -1,0 +1,65 @@
+"""torch's own samples and error inputs for conv2d, through ours, each seen to launch a kernel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo.core import ErrorInput, OpInfo, SampleInput
+
+from tconv import functional
+from tconv.ops.launch import recorded
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+(CONV2D,) = [info for info in op_db if info.name == "nn.functional.conv2d"]
+assert isinstance(CONV2D, OpInfo)
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+TOLERANCES = {
+    torch.float64: (1e-12, 1e-12),
+    torch.float32: (1e-5, 1e-4),
+    torch.float16: (6e-3, 8e-2),
+    torch.bfloat16: (1.2e-2, 6e-1),
+}
+
+
+def samples(dtype: torch.dtype) -> list[SampleInput]:
+    return list(CONV2D.sample_inputs(DEVICE, dtype, requires_grad=True))
+
+
+def count(dtype: torch.dtype) -> range:
+    return range(len(samples(dtype)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("index", count(torch.float32))
+def test_sample(index: int, dtype: torch.dtype) -> None:
+    sample = samples(dtype)[index]
+    inputs = [sample.input, *(arg for arg in sample.args if isinstance(arg, torch.Tensor))]
+    with recorded() as log:
+        y = functional.conv2d(sample.input, *sample.args, **sample.kwargs)
+    assert [launch.kernel for launch in log] == ["fprop.implicit_gemm_fprop"]
+
+    exact_inputs = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    exact = torch.nn.functional.conv2d(*exact_inputs, **sample.kwargs)
+    rtol, atol = TOLERANCES[dtype]
+    torch.testing.assert_close(y.double(), exact, rtol=rtol, atol=atol)
+
+    dy = torch.randn_like(y)
+    with recorded() as log:
+        gradients = torch.autograd.grad(y, inputs, dy)
+    kernels = {launch.kernel for launch in log}
+    assert {"dgrad.implicit_gemm_dgrad", "wgrad.implicit_gemm_wgrad"} <= kernels
+    expected = torch.autograd.grad(exact, exact_inputs, dy.double())
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=rtol, atol=atol)
+
+
+ERRORS: list[ErrorInput] = list(CONV2D.error_inputs("cpu"))
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=[error.error_regex for error in ERRORS])
+def test_error_input(error: ErrorInput) -> None:
+    sample = error.sample_input
+    with pytest.raises(error.error_type, match=error.error_regex):
+        functional.conv2d(sample.input, *sample.args, **sample.kwargs)
