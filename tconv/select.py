@@ -94,7 +94,8 @@ def _pixel_tile(problem: Problem, target: Target) -> Tile:
     else:
         block_n = _power_of_two(produced, 16, 128)
         block_k = _power_of_two(reduced, 16, 128 // problem.itemsize)
-    block_m = 64 if exact or (block_n == 128 and problem.itemsize == 4) else 128
+    thin = block_n * block_k <= 16 * 16  # all addresses, no products: registers run out first
+    block_m = 64 if exact or thin or (block_n == 128 and problem.itemsize == 4) else 128
     programs = -(-pixels // block_m) * -(-produced // block_n) * shape.groups
     while block_m > 32 and programs < target.processors:
         block_m, programs = block_m // 2, programs * 2

@@ -1,0 +1,54 @@
+"""Sessions of the project: ``nox -l`` lists them, ``nox -s tune`` does the main thing."""
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+CODE = ("tconv", "autotune", "reports", "tests", "noxfile.py")
+
+
+def install(session: nox.Session, group: str | None = None) -> None:
+    """The project and one of its dependency groups, at the versions known to work."""
+    extra = nox.project.dependency_groups(PROJECT, group) if group else ()
+    session.install("-c", "constraints.txt", "-e", ".", *extra)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests: kernels in Triton's interpreter, or on a GPU where there is one."""
+    install(session, "test")
+    session.run("pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def tune(session: nox.Session) -> None:
+    """Tune LeNet-5 and VGG-16, all passes, and write the report. Takes the tuner's options."""
+    install(session)
+    session.run("python", "-m", "autotune", "tune", *session.posargs)
+    session.run("python", "-m", "reports", "render")
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Render the report from what is stored. Takes ``--target`` and ``--out``."""
+    install(session)
+    session.run("python", "-m", "reports", "render", *session.posargs)
+
+
+@nox.session
+def train(session: nox.Session) -> None:
+    """Train LeNet-5 on real handwritten digits. Takes the trainer's options."""
+    install(session, "train")
+    session.run("python", "-m", "tconv.models.train", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and types."""
+    session.install("-c", "constraints.txt", *nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+    session.run("mypy", "tconv", "autotune", "reports")
