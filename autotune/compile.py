@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.disassembly import amd_loop_instructions, matrix_loop_instructions
+from autotune.product import product_of
 from autotune.trial import Resources
 from tconv.problem import Problem
 from tconv.select import Choice
@@ -81,7 +82,7 @@ def _tool(name: str) -> str:
     return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
 
 
-def _cuda_resources(compiled: Any) -> Resources:
+def _cuda_resources(compiled: Any, steps: int) -> Resources:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
@@ -94,7 +95,7 @@ def _cuda_resources(compiled: Any) -> Resources:
         registers=int(match[1]),
         spill_bytes=int(match[2]),  # LOCAL stays 0: spills go to the stack
         shared_bytes=compiled.metadata.shared,
-        instructions=matrix_loop_instructions(listing),
+        instructions=matrix_loop_instructions(listing, steps),
     )
 
 
@@ -102,7 +103,7 @@ def _output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _hip_resources(compiled: Any) -> Resources:
+def _hip_resources(compiled: Any, steps: int) -> Resources:
     text = compiled.asm["amdgcn"]
 
     def number(name: str) -> int:
@@ -114,26 +115,28 @@ def _hip_resources(compiled: Any) -> Resources:
         registers=number("vgpr_count"),
         spill_bytes=4 * number("vgpr_spill_count"),
         shared_bytes=compiled.metadata.shared,
-        instructions=amd_loop_instructions(text),
+        instructions=amd_loop_instructions(text, steps),
     )
 
 
-READERS: dict[str, Callable[[Any], Resources]] = {"cuda": _cuda_resources, "hip": _hip_resources}
+Reader = Callable[[Any, int], Resources]
+READERS: dict[str, Reader] = {"cuda": _cuda_resources, "hip": _hip_resources}
 
 
-def _resources(launches: tuple[Launch, ...], target: Target) -> Iterator[Resources]:
+def _resources(launches: tuple[Launch, ...], target: Target, steps: int) -> Iterator[Resources]:
     import triton
 
     for launch in launches:
         compiled = triton.compile(
             source_of(launch), target=_gpu_target(target), options=launch.options
         )
-        yield READERS[target.backend](compiled)
+        yield READERS[target.backend](compiled, steps)
 
 
 def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled:
     """Compile every kernel of ``choice``; the first is the matrix product."""
     from tconv.ops.conv_launch import launches
 
-    product, *helpers = _resources(launches(problem, choice), target)
+    steps = int(product_of(problem).steps(choice.tile))
+    product, *helpers = _resources(launches(problem, choice), target, steps)
     return Compiled(product, max((helper.spill_bytes for helper in helpers), default=0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 # Opcodes that multiply matrices: mma.sync, wgmma, tcgen05 and fp64, by their SASS names.
@@ -49,39 +48,42 @@ def _amd(text: str) -> list[Line]:
     return lines
 
 
-def _innermost(lines: list[Line]) -> list[list[str]]:
-    """The opcodes of each loop that holds no other: from a label to a jump back to it."""
+def _loops(lines: list[Line]) -> list[list[str]]:
+    """The opcodes of each loop, from a label to a jump back to it; the shortest first."""
     places = {line.label: place for place, line in enumerate(lines) if line.label}
     spans = []
     for end, line in enumerate(lines):
         begin = places.get(line.jump, end) if line.jump else end
         if begin < end - 1:  # a jump to itself ends a program
             spans.append((begin, end))
-    inner = [
-        (begin, end)
-        for begin, end in spans
-        if not any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in spans)
-    ]
-    return [[line.opcode for line in lines[b : e + 1] if line.opcode] for b, e in inner]
+    loops = [[line.opcode for line in lines[b : e + 1] if line.opcode] for b, e in spans]
+    return sorted(loops, key=len)
 
 
-def _count(loops: list[list[str]], matrix: Iterable[str], scalar: Iterable[str]) -> int:
-    def uses(prefixes: Iterable[str]) -> Callable[[list[str]], int]:
-        names = tuple(prefixes)
-        return lambda loop: sum(opcode.startswith(names) for opcode in loop)
+def _count(lines: list[Line], matrix: tuple[str, ...], scalar: tuple[str, ...], steps: int) -> int:
+    """Instructions a step, of the shortest loop that multiplies matrices.
 
-    for counted in (uses(matrix), uses(scalar)):
-        best = max(loops, key=counted, default=[])
-        if best and counted(best):
-            return len(best)
-    return 0
+    It need not be innermost: waiting for a copy to arrive is a loop too. A loop of few,
+    known ``steps`` may have been unrolled: what lies between its products is then shared out.
+    """
+    loops = _loops(lines)
+    for loop in loops:
+        if any(opcode.startswith(matrix) for opcode in loop):
+            return len(loop)
+    opcodes = [line.opcode for line in lines if line.opcode]
+    products = [place for place, opcode in enumerate(opcodes) if opcode.startswith(matrix)]
+    if products:
+        return max(1, (products[-1] - products[0] + 1) // max(1, steps))
+    counts = [sum(opcode.startswith(scalar) for opcode in loop) for loop in loops]
+    most = max(counts, default=0)
+    return len(loops[counts.index(most)]) if most else 0
 
 
-def matrix_loop_instructions(listing: str) -> int:
+def matrix_loop_instructions(listing: str, steps: int = 1) -> int:
     """Instructions a step of the matrix loop in ``nvdisasm -c``'s listing; 0 where none is."""
-    return _count(_innermost(_sass(listing)), SASS_MATRIX, SASS_SCALAR)
+    return _count(_sass(listing), SASS_MATRIX, SASS_SCALAR, steps)
 
 
-def amd_loop_instructions(text: str) -> int:
+def amd_loop_instructions(text: str, steps: int = 1) -> int:
     """The same for AMDGPU assembly."""
-    return _count(_innermost(_amd(text)), AMD_MATRIX, AMD_SCALAR)
+    return _count(_amd(text), AMD_MATRIX, AMD_SCALAR, steps)

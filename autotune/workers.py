@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 GRACE = 5.0  # seconds between asking a task to stop and ending its process
+DIED = object()  # in place of a result: the process ended; a task may well return None
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Task:
     arguments: tuple[Any, ...]
 
 
-class TimeLimit(Exception):
+class TimeLimitError(Exception):
     """A task took longer than it may."""
 
 
 def _stop(signum: int, frame: object) -> None:
-    raise TimeLimit
+    raise TimeLimitError
 
 
 def _watch_parent() -> None:
@@ -78,7 +79,7 @@ def perform(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: f
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             return function(*arguments)
-        except TimeLimit:
+        except TimeLimitError:
             return Failure("time limit", f"stopped after {seconds:g} s")
         except Exception as error:
             return Failure("error", f"{type(error).__name__}: {error}")
@@ -156,7 +157,7 @@ class Workers:
                 for future in done:
                     task, began = running.pop(future)
                     result = self._result(future)
-                    if result is None:
+                    if result is DIED:
                         self.close()
                         if not alone:
                             suspects.append(task)
@@ -182,11 +183,11 @@ class Workers:
 
     @staticmethod
     def _result(future: Future[Any]) -> Any:
-        """A task's result; None when its process died."""
+        """A task's result, or ``DIED``."""
         try:
             return future.result()
         except BrokenProcessPool:
-            return None
+            return DIED
         except Exception as error:  # the result could not travel
             return Failure("error", f"{type(error).__name__}: {error}")
 
@@ -195,6 +196,13 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
+
+    def abandon(self) -> None:
+        """End the workers in the middle of their tasks."""
+        processes = dict(getattr(self._pool, "_processes", None) or {})
+        self.close()
+        for process in processes.values():
+            process.kill()
 
     def __enter__(self) -> Workers:
         return self

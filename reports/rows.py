@@ -1,8 +1,9 @@
-"""Typed rows of the two tables a report is made of, and their CSV files.
+"""Typed rows of the tables a report is made of, and their CSV files.
 
 ``layers.csv`` holds one row for each layer and pass, ``trials.csv`` one for each candidate the
-tuner looked at, in its order. Rows survive the way to a file and back unchanged: collectors
-round figures with ``rounded`` first.
+tuner tried, in the order of its ranking, ``space.csv`` how many tiles each rule left, ``map.csv``
+the model's figure for each shape of block. Rows survive the way to a file and
+back unchanged: collectors round figures with ``rounded`` first.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints, overload
 
 import pandas as pd
 
@@ -28,6 +29,10 @@ class RowError(ValueError):
     """A CSV that is no table of rows; the message names file, row and column."""
 
 
+@overload
+def rounded(value: float) -> float: ...
+@overload
+def rounded(value: None) -> None: ...
 def rounded(value: float | None) -> float | None:
     """``value`` to the digits that a table shows.
 
@@ -114,22 +119,50 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One candidate for one problem. ``ms`` is of the report's kind; ``ranked_ms`` is what the
-    model said before it was compiled; ``status`` is ``ok`` or why it fell."""
+    """One candidate for one problem. ``ms`` is of ``kind``; ``ranked_ms`` is what the model
+    said before it was compiled; ``status`` is ``ok`` or why it fell; without an error
+    it was never checked, and cannot win; ``bound`` is the resource
+    that the model holds to be the narrowest, ``waves`` how often the programs fill the GPU.
+    """
 
     problem: str
     tile: str
+    kind: Kind
     status: str
     ranked_ms: float | None = None
     ms: float | None = None
+    error_fp64: float | None = None
     registers: int | None = None
     spill_bytes: int | None = None
     shared_bytes: int | None = None
     occupancy: float | None = None
     instructions: int | None = None
+    programs: int | None = None
+    waves: float | None = None
+    bound: str = ""
 
 
-Row = TypeVar("Row", LayerRow, TrialRow)
+@dataclass(frozen=True)
+class SpaceRow:
+    """How many tiles of one problem ``rule`` left; rules are applied in the rows' order."""
+
+    problem: str
+    rule: str
+    remaining: int
+
+
+@dataclass(frozen=True)
+class MapRow:
+    """The model's best figure, before anything was compiled, of all tiles of one block shape."""
+
+    problem: str
+    block_m: int
+    block_n: int
+    tile: str
+    ranked_ms: float
+
+
+Row = TypeVar("Row", LayerRow, TrialRow, SpaceRow, MapRow)
 
 
 def column_of(field_name: str) -> str:
@@ -201,11 +234,11 @@ def _parsers(row_type: type[Row]) -> dict[str, Callable[[str], Any]]:
     by_type: dict[object, Callable[[str], Any]] = {
         int: _count,
         int | None: _optional(_count),
+        float: _figure,
         float | None: _optional(_figure),
     }
     return {
-        column_of(name): RULES.get(name) or by_type.get(hint, _word)
-        for name, hint in hints.items()
+        column_of(name): RULES.get(name) or by_type.get(hint, _word) for name, hint in hints.items()
     }
 
 
@@ -270,4 +303,5 @@ RULES: dict[str, Callable[[str], Any]] = {
     "dilation": _extent,
     "tile": _tile,
     "problem": _problem,
+    "bound": str,
 }

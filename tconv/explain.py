@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
+from tconv.ops.conv2d import float32_precision
 from tconv.ops.conv_check import as_pair, check_conv2d
 from tconv.ops.launch import interpreting, runs_triton, target_for
 from tconv.ops.layout import layout_of, prefers_channels_last
-from tconv.problem import Layout, PoolProblem, Precision, Problem
+from tconv.problem import Layout, PoolProblem, Problem
 from tconv.select import Choice, choose
 
 
 @dataclass(frozen=True)
 class Explanation:
     """What would run for each pass of a layer; ``choices`` is empty where torch's CPU
-    operators serve it."""
+    operators serve it.
+    """
 
     geometry: ConvGeometry | PoolGeometry
     device: str
@@ -69,10 +71,12 @@ def _choices(
     name = str(dtype).removeprefix("torch.")
     target = target_for(device)
     if isinstance(geometry, PoolGeometry):
-        pools = (PoolProblem(geometry, "fprop", name, layout), PoolProblem(geometry, "dgrad", name, layout))
+        pools = (
+            PoolProblem(geometry, "fprop", name, layout),
+            PoolProblem(geometry, "dgrad", name, layout),
+        )
         return tuple((pool.direction, choose(pool, target)) for pool in pools)
-    tf32 = dtype == torch.float32 and device.type == "cuda" and torch.backends.cudnn.allow_tf32
-    precision: Precision = "tf32" if tf32 else "ieee"
+    precision = float32_precision(dtype, device)
     problems = (Problem(geometry, direction, name, layout, precision) for direction in PASSES)
     return tuple((problem.direction, choose(problem, target)) for problem in problems)
 
@@ -83,22 +87,11 @@ def _geometry(module: torch.nn.Module, input: Tensor | None) -> ConvGeometry | P
     x = input.unsqueeze(0) if input.dim() == 3 else input
     if isinstance(module, torch.nn.Conv2d):
         window = (module.stride, module.padding, module.dilation, module.groups)
-        x, (stride, pads, dilation, groups) = check_conv2d(
-            input, x, module.weight, module.bias, *window
-        )
-        return ConvGeometry.from_torch(
-            tuple(x.shape),
-            tuple(module.weight.shape),
-            (stride[0], stride[1]),
-            (pads[0], pads[1]),
-            (dilation[0], dilation[1]),
-            groups,
-        )
+        x, full = check_conv2d(input, x, module.weight, module.bias, *window)
+        return ConvGeometry.from_torch(x.shape, module.weight.shape, *full)
     if isinstance(module, torch.nn.MaxPool2d):
-        window_h, window_w = as_pair(module.kernel_size, "kernel_size")
-        stride = as_pair(module.stride, "stride")
-        pads, dilation = as_pair(module.padding, "padding"), as_pair(module.dilation, "dilation")
-        batch, channels, in_h, in_w = x.shape
-        pool = (window_h, window_w, *stride, *pads, *dilation, module.ceil_mode)
-        return PoolGeometry(batch, channels, in_h, in_w, *pool)
+        names = ("kernel_size", "stride", "padding", "dilation")
+        pairs = (as_pair(getattr(module, name), name) for name in names)
+        window_and_stride = [number for pair in pairs for number in pair]
+        return PoolGeometry(*x.shape, *window_and_stride, ceil_mode=module.ceil_mode)  # type: ignore[misc]
     raise TypeError(f"{type(module).__name__} is neither a Conv2d, a MaxPool2d nor a geometry")

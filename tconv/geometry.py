@@ -14,6 +14,7 @@ extent F, stride S, zero padding P).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -87,20 +88,21 @@ class ConvGeometry:
     @classmethod
     def from_torch(
         cls,
-        x_shape: tuple[int, ...],
-        w_shape: tuple[int, ...],
-        stride: tuple[int, int] = (1, 1),
-        padding: tuple[int, int] = (0, 0),
-        dilation: tuple[int, int] = (1, 1),
+        x_shape: Sequence[int],
+        w_shape: Sequence[int],
+        stride: Sequence[int] = (1, 1),
+        padding: Sequence[int] = (0, 0),
+        dilation: Sequence[int] = (1, 1),
         groups: int = 1,
     ) -> ConvGeometry:
-        """From the shapes and arguments of ``torch.nn.functional.conv2d``."""
+        """From the shapes and arguments of ``torch.nn.functional.conv2d``, in full."""
         batch, in_channels, in_h, in_w = x_shape
         out_channels, _, filter_h, filter_w = w_shape
-        window = (*stride, *padding, *dilation)
-        return cls(
-            batch, in_channels, in_h, in_w, out_channels, filter_h, filter_w, *window, groups
-        )
+        (stride_h, stride_w), (pad_h, pad_w) = stride, padding
+        dilation_h, dilation_w = dilation
+        layer = (batch, in_channels, in_h, in_w, out_channels, filter_h, filter_w)
+        window = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w)
+        return cls(*layer, *window, groups)
 
     @classmethod
     def from_lecture(
@@ -141,9 +143,9 @@ class ConvGeometry:
 
     def validate(self) -> None:
         """Raise ValueError, naming the value, for a layer that cannot exist."""
-        positive = ("in_channels", "in_h", "in_w", "out_channels", "filter_h", "filter_w")
-        positive += ("stride_h", "stride_w", "dilation_h", "dilation_w", "groups")
-        for name in positive:
+        volumes = ("in_channels", "in_h", "in_w", "out_channels", "filter_h", "filter_w")
+        window = ("stride_h", "stride_w", "dilation_h", "dilation_w", "groups")
+        for name in volumes + window:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
         for name in ("batch", "pad_h", "pad_w"):

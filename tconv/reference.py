@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tconv.geometry import ConvGeometry
+from tconv.geometry import ConvGeometry, PoolGeometry
 
 
 def _arguments(geometry: ConvGeometry) -> tuple[list[int], list[int], list[int]]:
@@ -17,7 +17,7 @@ def _arguments(geometry: ConvGeometry) -> tuple[list[int], list[int], list[int]]
 
 
 def conv2d(x: Tensor, w: Tensor, bias: Tensor | None, geometry: ConvGeometry) -> Tensor:
-    """y in fp64, on the device of the tensors: torch's own convolution of the inputs raised to fp64."""
+    """y in fp64, on the device of the tensors, by torch's own convolution."""
     bias64 = None if bias is None else bias.double()
     stride, padding, dilation = _arguments(geometry)
     return torch.nn.functional.conv2d(
@@ -62,3 +62,49 @@ def tolerance(dtype: str, reduction: int, precision: str = "ieee") -> tuple[floa
         return max(rtol, eps), max(8 * eps, 10 * eps * reduction**0.5)
     eps = 2.0**-11 if precision == "tf32" else torch.finfo(getattr(torch, dtype)).eps
     return 16 * eps, 10 * eps * max(reduction, 1) ** 0.5
+
+
+# ---- max-pool -------------------------------------------------------------------------------
+
+
+def _window_places(
+    in_size: int, out: int, extent: int, stride: int, pad: int, dilation: int
+) -> tuple[Tensor, Tensor]:
+    """(places, inside), (out, extent), of the windows along one axis; places are clamped."""
+    start = torch.arange(out)[:, None] * stride - pad
+    places = start + torch.arange(extent) * dilation
+    return places.clamp(0, in_size - 1), (places >= 0) & (places < in_size)
+
+
+def max_pool2d(x: Tensor, geometry: PoolGeometry) -> tuple[Tensor, Tensor]:
+    """(y, indices) of x (batch, channels, in_h, in_w): y in fp64, indices as torch counts them.
+
+    The first maximum wins, a NaN over any number, and of several NaN the last. A window of
+    nothing but -inf has the index of its first element; one of nothing but padding has -1.
+    """
+    shape = geometry
+    down = (shape.in_h, shape.out_h, shape.window_h, shape.stride_h, shape.pad_h, shape.dilation_h)
+    across = (
+        shape.in_w, shape.out_w, shape.window_w, shape.stride_w, shape.pad_w, shape.dilation_w
+    )  # fmt: skip
+    rows, row_inside = (t.to(x.device)[:, None, :, None] for t in _window_places(*down))
+    columns, column_inside = (t.to(x.device)[None, :, None, :] for t in _window_places(*across))
+    # (..., out_h, out_w, taps), taps in the order in which they are compared
+    inside = (row_inside & column_inside).flatten(-2)
+    places = (rows * shape.in_w + columns).flatten(-2)
+    taken = x.double()[..., rows, columns].flatten(-2)
+    values = torch.where(inside, taken, -torch.inf)
+    y = values.amax(-1)
+    first_maximum = ((values == y[..., None]) & inside).long().argmax(-1)
+    last_nan = values.shape[-1] - 1 - values.isnan().flip(-1).long().argmax(-1)
+    winner = torch.where(y.isnan(), last_nan, first_maximum)
+    indices = places.expand(values.shape).gather(-1, winner[..., None]).squeeze(-1)
+    return y, torch.where(inside.any(-1), indices, -1)
+
+
+def max_pool2d_dgrad(dy: Tensor, indices: Tensor, geometry: PoolGeometry) -> Tensor:
+    """dx in fp64: each element of dy is added where its index points; index -1 is dropped."""
+    dx = dy.new_zeros((*dy.shape[:-2], geometry.in_h * geometry.in_w), dtype=torch.float64)
+    spread = torch.where(indices >= 0, dy.double(), 0.0).flatten(-2)
+    dx.scatter_add_(-1, indices.clamp(min=0).flatten(-2), spread)
+    return dx.unflatten(-1, (geometry.in_h, geometry.in_w))

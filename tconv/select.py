@@ -7,7 +7,7 @@ user's predictions for this architecture, and at last a rule of thumb.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal
 
 from tconv.problem import PoolProblem, Problem
@@ -29,7 +29,7 @@ class Choice:
     ground: Ground = "heuristic"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tables(name: str, arch: str) -> tuple[tuple[Ground, dict[str, Winner]], ...]:
     tables: list[tuple[Ground, dict[str, Winner]]] = [
         ("tuned", load_table(user_table(name))),
@@ -85,7 +85,8 @@ def _pixel_tile(problem: Problem, target: Target) -> Tile:
         pixels = shape.batch * shape.in_h * shape.in_w // (shape.stride_h * shape.stride_w)
     if target.backend == "interpreter":
         # It costs per program and step, not per element: one program, if it may be.
-        block_n, block_k = _power_of_two(produced, 16, 128), _power_of_two(reduced, 16, 128)
+        # Nor does it ask for 16 of anything, as a matrix unit does.
+        block_n, block_k = _power_of_two(produced, 1, 128), _power_of_two(reduced, 1, 128)
         return Tile(_power_of_two(pixels, 16, (1 << 19) // max(block_n, block_k)), block_n, block_k)
     # Exact products have no matrix unit, or a narrow one: larger tiles spill.
     exact = problem.arithmetic in ("float32", "float64")
@@ -110,8 +111,8 @@ def _wgrad_tile(problem: Problem, target: Target) -> Tile:
     rows, columns = shape.group_out_channels, shape.taps * shape.group_in_channels
     pixels = shape.batch * shape.out_h * shape.out_w
     if target.backend == "interpreter":
-        block_m, block_n = _power_of_two(rows, 16, 128), _power_of_two(columns, 16, 256)
-        return Tile(block_m, block_n, _power_of_two(pixels, 16, (1 << 19) // max(block_m, block_n)))
+        block_m, block_n = _power_of_two(rows, 1, 128), _power_of_two(columns, 1, 256)
+        return Tile(block_m, block_n, _power_of_two(pixels, 16, (1 << 17) // max(block_m, block_n)))
     most = 128 if problem.itemsize == 2 else 64
     block_m = _power_of_two(rows, 16, most)
     block_n = most

@@ -125,7 +125,9 @@ def write_table(path: Path, target_name: str, winners: Mapping[str, Winner]) -> 
         }
         for key, winner in sorted(merged.items())
     }
-    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(entry)}" for key, entry in entries.items())
+    lines = ",\n".join(
+        f"  {json.dumps(key)}: {json.dumps(entry)}" for key, entry in entries.items()
+    )
     head = f'"format": {FORMAT}, "target": {json.dumps(target_name)}'
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")

@@ -9,13 +9,12 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.interpreter_bfloat16 import mend
 from tconv.ops.launch import interpreting
+from tests.interpreter_bfloat16 import mend
 
 if interpreting():
     mend()
@@ -41,7 +40,7 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(autouse=True)
-def _poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh memory holds NaN, so that an element that no kernel wrote is seen."""
     plain = torch.empty
 
@@ -54,4 +53,3 @@ def _poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return tensor
 
     monkeypatch.setattr(torch, "empty", empty)
-    yield

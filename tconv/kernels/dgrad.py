@@ -126,9 +126,7 @@ def implicit_gemm_dgrad(
                 if EVEN_N:
                     w_tile = tl.load(w_pointers + w_offset)
                 else:
-                    w_tile = tl.load(
-                        w_pointers + w_offset, mask=channel_exists[None, :], other=0.0
-                    )
+                    w_tile = tl.load(w_pointers + w_offset, mask=channel_exists[None, :], other=0.0)
             else:
                 left_over = filter_index + k < OUT_CHANNELS
                 dy_mask = inside[:, None] & left_over[None, :]

@@ -53,9 +53,7 @@ def implicit_gemm_fprop(
 
     pixels = batch.to(INDEX) * out_h * out_w
     tiles_m = tl.cdiv(pixels, BLOCK_M).to(tl.int32)
-    row, column = swizzled_tile(
-        tl.program_id(0), tiles_m, tl.cdiv(OUT_CHANNELS, BLOCK_N), SWIZZLE
-    )
+    row, column = swizzled_tile(tl.program_id(0), tiles_m, tl.cdiv(OUT_CHANNELS, BLOCK_N), SWIZZLE)
     group = tl.program_id(1)
 
     pixel = row.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)

@@ -1,6 +1,7 @@
 """Max-pool, its gradient, and the pick that the gradient of its gradient needs.
 
-    y[n, p, q, c] = max over r, s of x[n, p stride - pad + r dilation, q stride - pad + s dilation, c]
+    y[n, p, q, c] = max over r, s of
+        x[n, p stride - pad + r dilation, q stride - pad + s dilation, c]
 
 Tensors are taken as [images, height, width, CHANNELS]. Memory with channels before pixels is
 the same with one channel and batch * channels images, so one kernel reads both in place. Rows
@@ -42,36 +43,42 @@ def first_inside(position, DILATION: tl.constexpr, PAD: tl.constexpr):
 
 
 @triton.jit
-def greater_tap(
+def greater_row(
     best,
     place,
     corner,  # pointers to the window's first element
+    origin,  # its place
     top,
     left,
     live,
-    tap,
+    down,  # from the window's first row to this one
+    start,  # from the window's first column to the first that is taken
     IN_H: tl.constexpr,
     IN_W: tl.constexpr,
     CHANNELS: tl.constexpr,
-    WINDOW_W: tl.constexpr,
-    DILATION_H: tl.constexpr,
+    COLUMNS: tl.constexpr,
     DILATION_W: tl.constexpr,
     EDGES: tl.constexpr,
     WRITE_INDICES: tl.constexpr,
 ):
-    """One step of the maximum: (best, place) after the window's element ``tap``."""
-    down, right = tap // WINDOW_W * DILATION_H, tap % WINDOW_W * DILATION_W
+    """(best, place) after COLUMNS elements of one row of the window."""
     inside = live
     if EDGES:
-        inside = live & (is_inside(top + down, IN_H) & is_inside(left + right, IN_W))
-    step = (down * IN_W + right) * CHANNELS
-    value = tl.load(corner + step, mask=inside, other=float("-inf")).to(best.dtype)
-    if WRITE_INDICES:
-        wins = (value > best) | (value != value)
-        best = tl.where(wins, value, best)
-        place = tl.where(wins, (top + down) * IN_W + left + right, place)
-    else:
-        best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
+        inside = live & (top >= -down) & (top < IN_H - down)
+    for s in tl.static_range(COLUMNS):
+        right = start + s * DILATION_W
+        mask = inside
+        if EDGES:
+            mask = inside & ((left >= -right) & (left < IN_W - right))
+        step = down * IN_W + right
+        value = tl.load(corner + step * CHANNELS, mask=mask, other=float("-inf")).to(best.dtype)
+        # PTX has no max.NaN of float64, and its emulation is twice as long as this.
+        if WRITE_INDICES or best.dtype == tl.float64:
+            wins = (value > best) | (value != value)
+            best = tl.where(wins, value, best)
+            place = tl.where(wins, origin + step, place)
+        else:
+            best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
     return best, place
 
 
@@ -113,17 +120,19 @@ def max_pool_fprop(
     # A window of nothing but -inf has no winner: its first element stands for it.
     first = first_inside(top, DILATION_H, PAD_H) * IN_W + first_inside(left, DILATION_W, PAD_W)
     place = first + tl.zeros([BLOCK_M, BLOCK_N], INDEX)
+    origin = top * IN_W + left
     if UNROLL:
-        for tap in tl.static_range(WINDOW_H * WINDOW_W):
-            best, place = greater_tap(
-                best, place, corner, top, left, live, tap, IN_H, IN_W, CHANNELS,
-                WINDOW_W, DILATION_H, DILATION_W, EDGES, WRITE_INDICES,
+        for r in tl.static_range(WINDOW_H):
+            best, place = greater_row(
+                best, place, corner, origin, top, left, live, r * DILATION_H, 0,
+                IN_H, IN_W, CHANNELS, WINDOW_W, DILATION_W, EDGES, WRITE_INDICES,
             )  # fmt: skip
     else:
         for tap in range(WINDOW_H * WINDOW_W):
-            best, place = greater_tap(
-                best, place, corner, top, left, live, tap, IN_H, IN_W, CHANNELS,
-                WINDOW_W, DILATION_H, DILATION_W, EDGES, WRITE_INDICES,
+            down, right = tap // WINDOW_W * DILATION_H, tap % WINDOW_W * DILATION_W
+            best, place = greater_row(
+                best, place, corner, origin, top, left, live, down, right,
+                IN_H, IN_W, CHANNELS, 1, DILATION_W, EDGES, WRITE_INDICES,
             )  # fmt: skip
 
     target = pixel * CHANNELS + channel
@@ -133,7 +142,7 @@ def max_pool_fprop(
 
 
 @triton.jit
-def add_window(
+def add_windows(
     total,
     dy,  # pointers to the last window that reaches the element
     indices,
@@ -142,25 +151,29 @@ def add_window(
     last_w,
     offset_w,
     live,
-    back,
+    up,  # rows of windows from the last to this one
+    start,  # columns of windows from the last to the first that is taken
     OUT_H: tl.constexpr,
     OUT_W: tl.constexpr,
     CHANNELS: tl.constexpr,
     STRIDE_W: tl.constexpr,
     DILATION_W: tl.constexpr,
-    WINDOWS_W: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    """``total`` with the gradient of the window ``back`` windows before the last, if it won."""
-    up, left = back // WINDOWS_W, back % WINDOWS_W
-    reaches = live & (is_inside(last_h - up, OUT_H) & is_inside(last_w - left, OUT_W))
-    if DILATION_W > 1:
-        # A dilated window may hold only padding; its index may then name an element of the
-        # next row, which lies between the window's columns.
-        reaches = reaches & ((offset_w + left * STRIDE_W) % DILATION_W == 0)
-    step = (up * OUT_W + left) * CHANNELS
-    winner = tl.load(indices - step, mask=reaches, other=-1)
-    gradient = tl.load(dy - step, mask=reaches, other=0.0).to(total.dtype)
-    return total + tl.where(winner == place, gradient, 0.0)
+    """``total`` with the gradient of those of COLUMNS windows of one row that the element won."""
+    inside = live & (last_h >= up) & (last_h < OUT_H + up)
+    for count in tl.static_range(COLUMNS):
+        back = start - count
+        mask = inside & ((last_w >= back) & (last_w < OUT_W + back))
+        if DILATION_W > 1:
+            # A dilated window may hold only padding; its index may then name an element of the
+            # next row, which lies between the window's columns.
+            mask = mask & ((offset_w + back * STRIDE_W) % DILATION_W == 0)
+        step = (up * OUT_W + back) * CHANNELS
+        winner = tl.load(indices - step, mask=mask, other=-1).to(place.dtype)
+        gradient = tl.load(dy - step, mask=mask, other=0.0).to(total.dtype)
+        total += tl.where(winner == place, gradient, 0.0)
+    return total
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -179,7 +192,7 @@ def max_pool_dgrad(
     PAD_H: tl.constexpr,
     PAD_W: tl.constexpr,
     DILATION_W: tl.constexpr,
-    WINDOWS_H: tl.constexpr,  # most windows that reach one row
+    WINDOWS_H: tl.constexpr,  # most windows that reach one row of x
     WINDOWS_W: tl.constexpr,
     UNROLL: tl.constexpr,
     COMPUTE: tl.constexpr,
@@ -188,7 +201,6 @@ def max_pool_dgrad(
     BLOCK_N: tl.constexpr,
 ):
     """Each element of dx gathers from the windows that reach it, in order: no atomics."""
-    WINDOWS: tl.constexpr = WINDOWS_H * WINDOWS_W
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
     live = (pixel < pixels) & (channel < CHANNELS)
     image, place = pixel // (IN_H * IN_W), pixel % (IN_H * IN_W)
@@ -199,16 +211,19 @@ def max_pool_dgrad(
 
     total = tl.zeros([BLOCK_M, BLOCK_N], COMPUTE)
     if UNROLL:
-        for count in tl.static_range(WINDOWS):
-            total = add_window(
+        for count in tl.static_range(WINDOWS_H):
+            total = add_windows(
                 total, dy + source, indices + source, place, last_h, last_w, offset_w, live,
-                WINDOWS - 1 - count, OUT_H, OUT_W, CHANNELS, STRIDE_W, DILATION_W, WINDOWS_W,
+                WINDOWS_H - 1 - count, WINDOWS_W - 1,
+                OUT_H, OUT_W, CHANNELS, STRIDE_W, DILATION_W, WINDOWS_W,
             )  # fmt: skip
     else:
-        for count in range(WINDOWS):
-            total = add_window(
+        for count in range(WINDOWS_H * WINDOWS_W):
+            behind = WINDOWS_H * WINDOWS_W - 1 - count
+            total = add_windows(
                 total, dy + source, indices + source, place, last_h, last_w, offset_w, live,
-                WINDOWS - 1 - count, OUT_H, OUT_W, CHANNELS, STRIDE_W, DILATION_W, WINDOWS_W,
+                behind // WINDOWS_W, behind % WINDOWS_W,
+                OUT_H, OUT_W, CHANNELS, STRIDE_W, DILATION_W, 1,
             )  # fmt: skip
     tl.store(dx + pixel * CHANNELS + channel, total.to(dx.dtype.element_ty), mask=live)
 

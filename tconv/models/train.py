@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -164,7 +163,8 @@ def write_log(path: Path, epochs: Iterable[Epoch], **run: object) -> None:
         writer.writerows({**run, **asdict(epoch)} for epoch in epochs)
 
 
-def _watched(console: Console, total: int, epochs: int, run: Callable[[Ticker], Iterator[Epoch]]
+def _watched(
+    console: Console, total: int, epochs: int, run: Callable[[Ticker], Iterator[Epoch]]
 ) -> list[Epoch]:
     """Run under a progress bar and print each epoch's result as it comes."""
     done: list[Epoch] = []
@@ -191,9 +191,7 @@ def main(
     epochs: Annotated[int, typer.Option(min=1)] = 3,
     batch: Annotated[int, typer.Option(min=1, help="images a step")] = 64,
     lr: Annotated[float, typer.Option(min=0.0, help="Adam's learning rate")] = 5e-3,
-    backend: Annotated[
-        str, typer.Option(help="tconv or torch", callback=_known_backend)
-    ] = "tconv",
+    backend: Annotated[str, typer.Option(help="tconv or torch", callback=_known_backend)] = "tconv",
     seed: Annotated[int, typer.Option(help="of weights, split and order")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     log: Annotated[Path | None, typer.Option(help="CSV file, a row an epoch")] = None,
@@ -229,4 +227,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(typer.run(main))
+    typer.run(main)

@@ -30,9 +30,11 @@ from tconv.select import Choice, choose
 
 def run(problem: Problem, choice: Choice, **tensors: Any) -> Tensor:
     """One pass with a given choice: (x, w, bias) -> y, (dy, w) -> dx, or (x, dy) -> dw."""
-    return {"fprop": run_fprop, "dgrad": run_dgrad, "wgrad": run_wgrad}[problem.direction](
-        problem, choice, **tensors
-    )
+    if problem.direction == "fprop":
+        return run_fprop(problem, choice, **tensors)
+    if problem.direction == "dgrad":
+        return run_dgrad(problem, choice, **tensors)
+    return run_wgrad(problem, choice, **tensors)
 
 
 def run_fprop(
@@ -127,9 +129,9 @@ def _dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _float32_precision(tensor: Tensor) -> Precision:
+def float32_precision(dtype: torch.dtype, device: torch.device) -> Precision:
     """torch's own switch for convolutions decides whether float32 may be rounded to tf32."""
-    allowed = tensor.dtype == torch.float32 and tensor.is_cuda
+    allowed = dtype == torch.float32 and device.type == "cuda"
     return "tf32" if allowed and torch.backends.cudnn.allow_tf32 else "ieee"
 
 
@@ -142,16 +144,13 @@ def _chosen(
     channels_last: bool,
 ) -> tuple[Problem, Choice]:
     """The problem that ``tensor`` poses, and the choice for its device."""
-    stride, padding, dilation, groups = window
-    geometry = ConvGeometry.from_torch(
-        tuple(x_size), tuple(w_size), tuple(stride), tuple(padding), tuple(dilation), groups
-    )  # type: ignore[arg-type]
+    geometry = ConvGeometry.from_torch(x_size, w_size, *window)
     problem = Problem(
         geometry,
         direction,
         _dtype_name(tensor),
         layout_of(channels_last),
-        _float32_precision(tensor),
+        float32_precision(tensor.dtype, tensor.device),
     )
     return problem, choose(problem, target_for(tensor.device))
 
@@ -168,9 +167,7 @@ def _conv2d(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
         problem, choice = _chosen("fprop", x.shape, w.shape, window, x, channels_last)
         return run_fprop(problem, choice, x, w, bias)
     stride, padding, dilation, groups = window
-    y = torch.ops.aten.convolution(
-        x, w, bias, stride, padding, dilation, False, [0, 0], groups
-    )
+    y = torch.ops.aten.convolution(x, w, bias, stride, padding, dilation, False, [0, 0], groups)
     return y.contiguous(memory_format=memory_format(layout_of(channels_last)))
 
 
@@ -312,9 +309,7 @@ for _name, _backward, _save in (
     ("conv2d_weight_grad", _weight_grad_backward, _save_weight_grad),
     ("conv2d_bias_grad", _bias_grad_backward, _save_bias_grad),
 ):
-    torch.library.register_autograd(
-        f"tconv::{_name}", _backward, setup_context=_save, lib=_library
-    )
+    torch.library.register_autograd(f"tconv::{_name}", _backward, setup_context=_save, lib=_library)
 
 
 # ---- autocast -------------------------------------------------------------------------------

@@ -74,8 +74,9 @@ def _check_channels(x: Tensor, w: Tensor, bias: Tensor | None, groups: int) -> N
         )
     if x.shape[1] != w.shape[1] * groups:
         raise RuntimeError(
-            f"Given groups={groups}, weight of size {list(w.shape)}, expected input{list(x.shape)} to have "
-            f"{w.shape[1] * groups} channels, but got {x.shape[1]} channels instead"
+            f"Given groups={groups}, weight of size {list(w.shape)}, "
+            f"expected input{list(x.shape)} to have {w.shape[1] * groups} channels, "
+            f"but got {x.shape[1]} channels instead"
         )
     if bias is not None and (bias.dim() != 1 or bias.shape[0] != filters):
         raise RuntimeError(

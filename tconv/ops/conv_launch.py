@@ -176,9 +176,7 @@ def _sum_launch(
     )
 
 
-def bias_launches(
-    dtype: str, pixels: int, channels: int, target: Target
-) -> tuple[Launch, Launch]:
+def bias_launches(dtype: str, pixels: int, channels: int, target: Target) -> tuple[Launch, Launch]:
     """The bias gradient: dy summed over pixels in splits, then the splits."""
     tile = bias_tile(pixels, channels, target)
     split_pixels = max(1, cdiv(cdiv(pixels, tile.splits), tile.block_k)) * tile.block_k

@@ -32,7 +32,11 @@ def test_pools_and_geometries() -> None:
     pool = tconv.explain(tconv.MaxPool2d(3, 2), torch.randn(1, 4, 9, 9))
     assert [direction for direction, _ in pool.choices] == ["fprop", "dgrad"]
     layer = tconv.ConvGeometry.from_lecture("3x32x32", filters=10, extent=5, padding=2)
-    assert [direction for direction, _ in tconv.explain(layer).choices] == ["fprop", "dgrad", "wgrad"]
+    assert [direction for direction, _ in tconv.explain(layer).choices] == [
+        "fprop",
+        "dgrad",
+        "wgrad",
+    ]
 
 
 def test_refuses_by_name() -> None:

@@ -62,7 +62,9 @@ def test_refuses_by_name(change: dict[str, object], words: str) -> None:
 small = st.integers(1, 5)
 
 
-@given(*[st.integers(1, 12)] * 2, *[small] * 2, *[small] * 2, *[st.integers(0, 3)] * 2, *[small] * 2)
+@given(
+    *[st.integers(1, 12)] * 2, *[small] * 2, *[small] * 2, *[st.integers(0, 3)] * 2, *[small] * 2
+)
 @settings(max_examples=150, deadline=None)
 def test_output_size_is_torchs(
     in_h: int, in_w: int, filter_h: int, filter_w: int, stride_h: int, stride_w: int,

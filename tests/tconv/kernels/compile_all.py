@@ -14,7 +14,6 @@ from collections.abc import Iterator
 import triton
 
 from autotune.compile import READERS, _gpu_target, source_of
-
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.ops import max_pool2d as pool
 from tconv.ops.conv_launch import bias_launches, launches

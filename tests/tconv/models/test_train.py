@@ -71,21 +71,22 @@ def test_without_scikit_learn_the_error_says_what_to_install(
 
 
 def test_torch_learns_the_digits() -> None:
-    epochs = list(train(build("lenet5", Backend.torch, 0), load_digits()))
-    assert epochs[-1].test_accuracy > 0.9
-    assert epochs[0].loss > epochs[1].loss > epochs[2].loss
+    first, second = train(build("lenet5", Backend.torch, 0), load_digits(), epochs=2)
+    assert second.test_accuracy > 0.9
+    assert second.loss < first.loss
 
 
 def test_loss_curve_is_torchs_to_rounding() -> None:
     if not interpreting():
         pytest.skip("needs TRITON_INTERPRET=1")
-    digits = few(load_digits(), 48, 16)
+    digits = few(load_digits(), 24, 8)
     with recorded() as launches:
-        ours = list(train(build("lenet5", Backend.tconv, 0), digits, epochs=2, batch=12))
-    theirs = list(train(build("lenet5", Backend.torch, 0), digits, epochs=2, batch=12))
+        ours = list(train(build("lenet5", Backend.tconv, 0), digits, epochs=2, batch=8))
+    theirs = list(train(build("lenet5", Backend.torch, 0), digits, epochs=2, batch=8))
     ran = {launch.kernel for launch in launches}
     assert any("fprop" in kernel for kernel in ran), ran
     assert any("wgrad" in kernel for kernel in ran), ran
+    assert any("max_pool" in kernel for kernel in ran), ran
     for mine, twin in zip(ours, theirs, strict=True):
         # Adam divides by the gradient's size: rounding grows over steps.
         torch.testing.assert_close(
@@ -109,10 +110,11 @@ def test_where_it_runs_is_said() -> None:
 
 def test_command_trains_and_logs(tmp_path: Path) -> None:
     log = tmp_path / "run.csv"
-    arguments = ("--model", "lenet5", "--backend", "torch", "--epochs", "2", "--log", str(log))
-    code, output = invoke(*arguments, "--device", "cpu")
+    arguments = ("--model", "lenet5", "--backend", "torch", "--epochs", "2", "--batch", "256")
+    code, output = invoke(*arguments, "--device", "cpu", "--log", str(log))
     assert code == 0, output
-    assert "epoch 2/2" in output and "test accuracy" in output and "torch's own" in output
+    for words in ("torch's own", "epoch 2/2", "test accuracy"):
+        assert words in output
     with log.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]

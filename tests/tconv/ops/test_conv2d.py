@@ -266,7 +266,9 @@ def test_compiles_as_one_graph() -> None:
         y = compiled(x, w, bias, **SMALL_CASE)
         ours = torch.autograd.grad(y.sum(), (x, w, bias))
     torch.testing.assert_close(y, torch.conv2d(x, w, bias, **SMALL_CASE))  # type: ignore[arg-type]
-    torch.testing.assert_close(ours, torch.autograd.grad(conv2d(x, w, bias, **SMALL_CASE).sum(), (x, w, bias)))  # type: ignore[arg-type]  # noqa: E501
+    torch.testing.assert_close(
+        ours, torch.autograd.grad(conv2d(x, w, bias, **SMALL_CASE).sum(), (x, w, bias))
+    )  # type: ignore[arg-type]
     assert any("dgrad" in launch.kernel for launch in log)
 
 
