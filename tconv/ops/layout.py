@@ -13,9 +13,9 @@ def prefers_channels_last(tensor: Tensor) -> bool:
 
     By its strides, as ``suggest_memory_format`` in c10/core/MemoryFormat.h: channels vary
     fastest, then columns, then rows. Where both formats fit (one channel, say), torch says
-    contiguous.
+    contiguous, as it does of channels that are expanded from one.
     """
-    if tensor.dim() != 4:
+    if tensor.dim() != 4 or tensor.stride(1) == 0:
         return False
     least = 0
     for dim in (1, 3, 2, 0):

@@ -1,0 +1,179 @@
+"""The command line: ``tune``, ``layer``, ``space`` and ``suites``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from autotune import show
+from autotune.search import DEFAULT_EFFORT
+from autotune.suites import DEFAULT_BATCH, SUITES
+from tconv.geometry import PASSES, ConvGeometry
+from tconv.problem import ITEMSIZE
+from tconv.target import DEFAULT_TARGET, TARGETS, Target
+
+DTYPES = (*ITEMSIZE, "tf32")  # tf32 is float32 whose operands are rounded
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+ALL_PASSES = ",".join(PASSES)
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+EXIT_FAILED = 1
+
+
+def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
+    """Say what is wrong and end."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def known(kind: str, value: str, values: Iterable[str]) -> str:
+    """``value``, if it is one of ``values``; else exit code 2 and the list."""
+    allowed = list(values)
+    if value not in allowed:
+        fail(f"unknown {kind} {value!r}; there are: {', '.join(allowed)}")
+    return value
+
+
+def known_passes(text: str) -> list[str]:
+    """The passes that a comma-separated text names, in the order of computation."""
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    for part in wanted:
+        known("pass", part, PASSES)
+    if not wanted:
+        fail(f"no pass named; there are: {', '.join(PASSES)}")
+    return [direction for direction in PASSES if direction in wanted]
+
+
+def positive(name: str, value: int) -> int:
+    if value < 1:
+        fail(f"{name} is {value}, it must be at least 1")
+    return value
+
+
+SuiteOption = Annotated[
+    list[str] | None, typer.Option("--suite", help="A model's layers; may be given again.")
+]
+PassesOption = Annotated[str, typer.Option("--passes", help="Of fprop, dgrad, wgrad, by commas.")]
+TargetOption = Annotated[
+    str | None,
+    typer.Option("--target", help="Predict for this GPU; by default measure on the one here."),
+]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="Of activations and filters.")]
+BatchOption = Annotated[int, typer.Option("--batch", help="Images at a time.")]
+
+
+def _suites(wanted: list[str] | None) -> list[str]:
+    from autotune.suites import names
+
+    chosen = list(dict.fromkeys(wanted or SUITES))
+    for suite in chosen:
+        known("suite", suite, names())
+    return chosen
+
+
+def _target(name: str | None) -> tuple[Target, str]:
+    """The target and how its figures come about: a named one is predicted for."""
+    from autotune.tune import machine
+
+    if name is None:
+        here = machine()
+        return here if here is not None else (TARGETS[DEFAULT_TARGET], "predicted")
+    return TARGETS[known("target", name, TARGETS)], "predicted"
+
+
+@app.command()
+def tune(
+    suite: SuiteOption = None,
+    passes: PassesOption = ALL_PASSES,
+    target: TargetOption = None,
+    dtype: DtypeOption = "float16",
+    batch: BatchOption = DEFAULT_BATCH,
+    candidates: Annotated[
+        int, typer.Option("--candidates", help="Tried for each problem.")
+    ] = DEFAULT_EFFORT.candidates,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Processes that compile.")
+    ] = DEFAULT_EFFORT.workers,
+) -> None:
+    """Find the best tile for each layer and pass; print and keep the winners."""
+    from autotune.suites import suite as layers
+    from autotune.tune import jobs, with_changes
+    from autotune.tune import tune as run
+
+    suites, directions = _suites(suite), known_passes(passes)
+    known("dtype", dtype, DTYPES)
+    positive("--batch", batch)
+    effort = with_changes(
+        DEFAULT_EFFORT,
+        candidates=positive("--candidates", candidates),
+        workers=positive("--workers", workers),
+    )
+    gpu, kind = _target(target)
+    console = Console()
+    console.print(show.announcement(gpu, kind, dtype))
+    found = [layer for name in suites for layer in layers(name, batch)]
+    outcome = run(jobs(found, directions, dtype), gpu, kind, effort)  # type: ignore[arg-type]
+    show.print_outcome(outcome, console)
+    if outcome.interrupted:
+        fail("stopped; what was found is kept, and the next run goes on", EXIT_INTERRUPTED)
+    if outcome.trouble or any(finding.winner is None for finding in outcome.findings):
+        fail("; ".join(outcome.trouble) or "some problems have no winner", EXIT_FAILED)
+
+
+@app.command()
+def layer(
+    input: Annotated[str, typer.Option("--input", help="Input volume, CxHxW.")],
+    filters: Annotated[int, typer.Option("--filters", help="K, how many.")],
+    extent: Annotated[int, typer.Option("--extent", help="F, of a filter.")],
+    stride: Annotated[int, typer.Option("--stride", help="S.")] = 1,
+    padding: Annotated[int, typer.Option("--padding", help="P, of zeros.")] = 0,
+    batch: BatchOption = DEFAULT_BATCH,
+    dtype: DtypeOption = "float16",
+    target: TargetOption = None,
+    dilation: Annotated[int, typer.Option("--dilation", help="Between taps.")] = 1,
+    groups: Annotated[int, typer.Option("--groups", help="That share the channels.")] = 1,
+) -> None:
+    """What a layer is, what bounds it, and which kernel and tile would run."""
+    known("dtype", dtype, DTYPES)
+    gpu, _ = _target(target)
+    try:
+        geometry = ConvGeometry.from_lecture(
+            input, filters, extent, stride, padding, positive("--batch", batch), dilation, groups
+        )
+    except ValueError as error:
+        fail(str(error))
+    show.print_layer(geometry, dtype, gpu, Console(highlight=False, soft_wrap=True))
+
+
+@app.command()
+def space(
+    suite: SuiteOption = None,
+    passes: PassesOption = ALL_PASSES,
+    target: TargetOption = None,
+    dtype: DtypeOption = "float16",
+    batch: BatchOption = DEFAULT_BATCH,
+) -> None:
+    """How many tiles remain after each rule."""
+    from autotune.suites import suite as layers
+    from autotune.tune import jobs
+
+    suites, directions = _suites(suite), known_passes(passes)
+    known("dtype", dtype, DTYPES)
+    positive("--batch", batch)
+    gpu, _ = _target(target)
+    found = [each for name in suites for each in layers(name, batch)]
+    show.print_space(jobs(found, directions, dtype), gpu, Console())  # type: ignore[arg-type]
+
+
+@app.command()
+def suites() -> None:
+    """The suites that exist, and their distinct layers."""
+    from autotune.suites import names
+    from autotune.suites import suite as layers
+
+    show.print_suites([layers(name) for name in names()], Console())

@@ -1,0 +1,111 @@
+"""What compiled code will probably take, before it is compiled; and how much fits a processor."""
+
+from __future__ import annotations
+
+import math
+
+from autotune.space import REGISTERS_PER_THREAD, accumulator_registers, shared_bytes
+from autotune.trial import Resources
+from tconv.problem import Problem
+from tconv.target import Target
+from tconv.tile import Tile
+
+# Hardware facts: CUDA C++ Programming Guide ("Compute Capabilities"), CDNA3 ISA guide.
+REGISTER_GRAIN = {"cuda": 8, "hip": 8}  # a thread's registers are allotted in eights
+SCHEDULERS = 4  # a processor's register file and warps are shared among four, evenly
+RESERVED_SHARED = {"cuda": 1024, "hip": 0}  # bytes a program, for the system
+SHARED_GRAIN = 128  # bytes
+WGMMA_ROWS = 64  # of one warp group's matrix instruction; it reads both operands from shared memory
+# Fitted to 126 compiled kernels (sm_90, layers of LeNet-5 and VGG-16, random tiles). A load
+# brings its mask and address; wgrad finds both for each pixel of x anew at every step.
+LOOP_INSTRUCTIONS = {"fprop": 60.0, "dgrad": 66.0, "wgrad": 70.0}
+INSTRUCTIONS_PER_LOAD = {"fprop": (6.0, 6.0), "dgrad": (8.0, 6.0), "wgrad": (9.0, 34.0)}
+INSTRUCTIONS_ACROSS_TAPS = 20.0  # of wgrad's load of one element, where a tile spans taps
+REGISTERS_BESIDE_ACCUMULATOR = 40
+REGISTERS_PER_LOAD = {"fprop": 4, "dgrad": 8, "wgrad": 4}
+
+
+def loads_per_step(tile: Tile, problem: Problem, target: Target) -> tuple[float, float]:
+    """Load instructions a thread and step for either operand, each of up to 16 bytes.
+
+    Neighbours lie along channels; where channels end before 16 bytes do, or a tile spans
+    several taps, a load fetches less.
+    """
+    shape = problem.geometry
+    widest = 16 // problem.itemsize
+    threads = tile.warps * target.warp_size
+
+    def width(neighbours: int, block: int) -> int:
+        return math.gcd(widest, neighbours) if neighbours % block else min(widest, block)
+
+    reduced, produced = shape.group_in_channels, shape.group_out_channels
+    if problem.direction == "fprop":
+        widths = width(reduced, tile.block_k), width(reduced, tile.block_k)
+    elif problem.direction == "dgrad":
+        widths = width(produced, tile.block_k), width(reduced, tile.block_n)
+    else:
+        columns = 1 if spans_taps(tile, problem) else width(reduced, tile.block_n)
+        widths = width(produced, tile.block_m), columns
+    first = tile.block_m * tile.block_k / widths[0] / threads
+    return first, tile.block_k * tile.block_n / widths[1] / threads
+
+
+def spans_taps(tile: Tile, problem: Problem) -> bool:
+    """Whether a tile of wgrad's columns lies across filter taps."""
+    columns = problem.geometry.group_in_channels
+    return problem.direction == "wgrad" and columns % tile.block_n != 0
+
+
+def estimated_resources(tile: Tile, problem: Problem, target: Target) -> Resources:
+    """What the compiled code will probably take; the compiler's own figures replace this."""
+    first, second = loads_per_step(tile, problem, target)
+    per_first, per_second = INSTRUCTIONS_PER_LOAD[problem.direction]
+    if spans_taps(tile, problem):
+        per_second = INSTRUCTIONS_ACROSS_TAPS
+    instructions = LOOP_INSTRUCTIONS[problem.direction] + per_first * first + per_second * second
+    instructions += matrix_instructions(tile, problem, target)
+    registers = accumulator_registers(tile, problem, target) + REGISTERS_BESIDE_ACCUMULATOR
+    registers += round(REGISTERS_PER_LOAD[problem.direction] * (first + second))
+    limit = REGISTERS_PER_THREAD.get(target.backend, 255)
+    return Resources(
+        registers=min(limit, registers),
+        spill_bytes=max(0, registers - limit) * 4,
+        shared_bytes=shared_bytes(tile, problem.itemsize, target),
+        instructions=round(instructions),
+    )
+
+
+def matrix_instructions(tile: Tile, problem: Problem, target: Target) -> float:
+    """Multiply instructions a warp and step."""
+    products = tile.block_m * tile.block_n * tile.block_k
+    if problem.arithmetic == "float32" and target.backend == "cuda":
+        return products / (tile.warps * target.warp_size)  # one multiply-add a thread
+    if uses_wgmma(tile, problem, target):
+        return max(1.0, products * problem.itemsize / (WGMMA_ROWS * tile.block_n * 32)) / (
+            tile.warps / 4
+        )
+    depth = 32 // problem.itemsize  # m16n8k16 in 16 bits, k8 in tf32, k4 in fp64
+    return products / (16 * 8 * depth) / tile.warps
+
+
+def uses_wgmma(tile: Tile, problem: Problem, target: Target) -> bool:
+    """Whether the matrix unit reads shared memory itself: a warp group, 64 rows, not fp64."""
+    if target.backend != "cuda" or int(target.arch[3:]) < 90:
+        return False
+    suitable = problem.arithmetic not in ("float32", "float64")
+    return suitable and tile.warps % 4 == 0 and tile.block_m >= WGMMA_ROWS
+
+
+def resident_programs(resources: Resources, warps: int, target: Target) -> int:
+    """Programs that one processor holds at once; 0 where one alone is too large."""
+    if resources.shared_bytes > target.shared_per_program:
+        return 0
+    grain = REGISTER_GRAIN.get(target.backend, 8)
+    registers = math.ceil(max(resources.registers, 1) / grain) * grain * target.warp_size
+    # Each scheduler serves its own quarter of the register file.
+    warps_by_registers = target.registers_per_processor // SCHEDULERS // registers * SCHEDULERS
+    taken = resources.shared_bytes + RESERVED_SHARED.get(target.backend, 0)
+    taken = math.ceil(taken / SHARED_GRAIN) * SHARED_GRAIN
+    by_shared = target.shared_per_processor // taken if taken else target.programs_per_processor
+    by_warps = target.warps_per_processor // warps
+    return min(by_warps, warps_by_registers // warps, by_shared, target.programs_per_processor)

@@ -1,0 +1,157 @@
+"""The correctness gate: no tile wins before its results agree with the reference.
+
+On a GPU the real geometry is computed, on inputs drawn afresh. Without one a scaled-down
+geometry that takes the same branches runs in Triton's interpreter, in a worker process of its
+own (``ENVIRONMENT``), for interpreted and compiled kernels do not mix in one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from autotune.measure import inputs
+from autotune.product import cdiv
+from tconv import reference
+from tconv.problem import Problem
+from tconv.select import Choice
+from tconv.tile import Tile
+
+ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": "1"}
+SMALL_BATCH = 2  # images: a tile then spans the border between two
+SMALL_SPLITS = 3  # of a reduction: a first, a middle and a last
+SMALL_GROUPS = 2
+BLOCKS_ACROSS = 2  # blocks along each axis of the product: a whole one and a rest
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a result is right; ``error`` is its largest error over the largest true value."""
+
+    passed: bool
+    error: float
+    detail: str = ""
+
+
+def reduction_length(problem: Problem) -> int:
+    """How many products are summed for one output, at most."""
+    shape = problem.geometry
+    if problem.direction == "wgrad":
+        return shape.batch * shape.out_h * shape.out_w
+    channels = shape.group_in_channels if problem.direction == "fprop" else shape.group_out_channels
+    return shape.taps * channels
+
+
+def expected(problem: Problem, tensors: dict[str, Tensor]) -> Tensor:
+    """What the pass must give, in fp64."""
+    shape = problem.geometry
+    if problem.direction == "fprop":
+        return reference.conv2d(tensors["x"], tensors["w"], None, shape)
+    if problem.direction == "dgrad":
+        return reference.conv2d_dgrad(tensors["dy"], tensors["w"], shape)
+    return reference.conv2d_wgrad(tensors["x"], tensors["dy"], shape)
+
+
+def compare(result: Tensor, wanted: Tensor, problem: Problem) -> Verdict:
+    """Hold ``result`` against the reference, within the tolerance of its dtype."""
+    length = reduction_length(problem)
+    rtol, atol = reference.tolerance(problem.dtype, length, problem.precision)
+    error = (result.double() - wanted).abs()
+    largest = float(error.max()) / max(float(wanted.abs().max()), 1e-30)
+    # Written so that a NaN fails: it is within no bound.
+    wrong = int((~(error <= atol + rtol * wanted.abs())).sum())
+    if wrong == 0:
+        return Verdict(True, largest)
+    share = f"{wrong} of {wanted.numel()} values beyond rtol {rtol:.2g}, atol {atol:.2g}"
+    return Verdict(False, largest if math.isfinite(largest) else math.inf, share)
+
+
+@contextlib.contextmanager
+def _poisoned() -> Iterator[None]:
+    """Fresh tensors hold NaN, so that an output that no program wrote is seen."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # with it torch.empty fills (a flag, on by default)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _checked(problem: Problem, choice: Choice, device: str) -> Verdict:
+    """Run ``choice`` on fresh random tensors on ``device`` and compare with the reference."""
+    from tconv.ops.conv2d import run
+
+    tensors = inputs(problem, device, secrets.randbits(31))
+    with _poisoned():
+        result = run(problem, choice, **tensors)
+    return compare(result, expected(problem, tensors), problem)
+
+
+def check_on_gpu(problem: Problem, choice: Choice) -> Verdict:
+    """The verdict on the real geometry, computed on the current GPU."""
+    return _checked(problem, choice, "cuda")
+
+
+def check(problem: Problem, choice: Choice) -> Verdict:
+    """The verdict on a scaled-down geometry in the interpreter, where it costs about a second."""
+    small, tile = scaled_down(problem, choice.tile)
+    if small.dtype == "bfloat16":
+        # The interpreter's bfloat16 product multiplies the raw bits. The kernel is the same
+        # text for both dtypes, so float16 stands in.
+        small = replace(small, dtype="float16")
+    return _checked(small, replace(choice, tile=tile), "cpu")
+
+
+def scaled_down(problem: Problem, tile: Tile) -> tuple[Problem, Tile]:
+    """The smallest geometry that takes ``tile`` through the same branches.
+
+    Filter, stride, padding, dilation, the remainders of channels by their blocks and the
+    dropped border stay; the rest shrinks to about two blocks along each axis.
+
+    >>> from tconv.geometry import ConvGeometry
+    >>> layer = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
+    >>> scaled_down(Problem(layer, "fprop"), Tile(128, 128, 64))[0].geometry.key
+    'n2c128h10w10-k256f3x3-s1x1-p1x1-d1x1-g1'
+    """
+    shape = problem.geometry
+    splits = min(tile.splits, SMALL_SPLITS)
+    block_in, block_out, pixels = {
+        "fprop": (tile.block_k, tile.block_n, tile.block_m),
+        "dgrad": (tile.block_n, tile.block_k, tile.block_m),
+        "wgrad": (tile.block_n, tile.block_m, tile.block_k * splits),
+    }[problem.direction]
+    groups = min(shape.groups, SMALL_GROUPS)
+    wanted = pixels + pixels // 2  # a whole block and part of another
+    image = cdiv(wanted, SMALL_BATCH)
+    out_h = min(shape.out_h, math.ceil(math.sqrt(image)))
+    out_w = min(shape.out_w, cdiv(image, out_h))
+    batch = min(shape.batch, max(SMALL_BATCH, cdiv(wanted, out_h * out_w)))
+    small = replace(
+        shape,
+        batch=batch,
+        in_channels=groups * _fewer(shape.group_in_channels, block_in),
+        out_channels=groups * _fewer(shape.group_out_channels, block_out),
+        groups=groups,
+        # As many strides less as outputs less: the dropped border stays.
+        in_h=_least(shape.in_h - (shape.out_h - out_h) * shape.stride_h, shape.in_h),
+        in_w=_least(shape.in_w - (shape.out_w - out_w) * shape.stride_w, shape.in_w),
+    )
+    return replace(problem, geometry=small), replace(tile, splits=splits)
+
+
+def _fewer(channels: int, block: int) -> int:
+    """At most two blocks of channels, with the same remainder."""
+    if channels <= BLOCKS_ACROSS * block:
+        return channels
+    return block + channels % block if channels % block else BLOCKS_ACROSS * block
+
+
+def _least(size: int, whole: int) -> int:
+    """``size``, or the whole where so little padding and filter alone would cover it."""
+    return size if size >= 1 else whole

@@ -1,0 +1,143 @@
+"""Time a call on a CUDA GPU: a graph replayed with the L2 flushed before each run; medians.
+
+Host costs do not count: while the flush runs, the CPU has long queued what follows. Where a
+call cannot be captured it is timed as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from autotune.search import Effort
+from tconv.geometry import Pass
+from tconv.problem import Problem
+
+FLUSH_FACTOR = 2  # the flush writes so many times the L2's bytes
+LEAST_FLUSH = 64 << 20  # bytes
+CALIBRATION_RUNS = 3
+OPERANDS: dict[Pass, tuple[str, str]] = {
+    "fprop": ("x", "w"),
+    "dgrad": ("dy", "w"),
+    "wgrad": ("x", "dy"),
+}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds: the median, the quantiles that frame the middle 60%, and how many runs."""
+
+    median: float
+    p20: float
+    p80: float
+    repeats: int
+
+
+class Timer(Protocol):
+    """Runs a call ``repeats`` times and tells the milliseconds of each run."""
+
+    def __call__(self, repeats: int) -> Sequence[float]: ...
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value below which ``share`` of ``ordered`` lies, between neighbours in proportion.
+
+    >>> quantile([1.0, 2.0, 3.0, 4.0], 0.5)
+    2.5
+    """
+    if not ordered:
+        raise ValueError("no samples")
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def summary(samples: Sequence[float]) -> Timing:
+    """The figures that a trial keeps of its runs."""
+    ordered = sorted(samples)
+    quantiles = (quantile(ordered, 0.5), quantile(ordered, 0.2), quantile(ordered, 0.8))
+    return Timing(*quantiles, len(ordered))
+
+
+def repeats_for(milliseconds: float, budget: float, least: int, most: int) -> int:
+    """How many runs of ``milliseconds`` fill ``budget``, within bounds.
+
+    >>> repeats_for(0.5, budget=50.0, least=10, most=200)
+    100
+    >>> repeats_for(40.0, budget=50.0, least=10, most=200)
+    10
+    """
+    if milliseconds <= 0:
+        return most
+    return min(max(int(budget / milliseconds), least), most)
+
+
+def measure(timer: Timer, effort: Effort) -> Timing:
+    """Calibrate, warm up, then time as often as ``effort`` allows."""
+    once = statistics.median(timer(CALIBRATION_RUNS))
+    timer(repeats_for(once, effort.warmup_milliseconds, 1, effort.most_repeats))
+    bounds = (effort.least_repeats, effort.most_repeats)
+    return summary(timer(repeats_for(once, effort.measure_milliseconds, *bounds)))
+
+
+class CudaTimer:
+    """Times ``call`` on the current CUDA device, each run with cold caches."""
+
+    def __init__(self, call: Callable[[], Any], l2_bytes: int) -> None:
+        size = max(LEAST_FLUSH, FLUSH_FACTOR * l2_bytes)
+        self._flush = torch.empty(size, dtype=torch.int8, device="cuda")
+        self._stream = torch.cuda.Stream()
+        self._run = self._captured(call)
+
+    def _captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """``call`` as a graph; warmed up before on the same stream, as capture demands."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(2):
+                call()
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                call()
+        except RuntimeError:  # not every launch can be captured
+            torch.cuda.synchronize()
+            return call
+        return graph.replay
+
+    def __call__(self, repeats: int) -> list[float]:
+        begins = [torch.cuda.Event(enable_timing=True) for _ in range(repeats)]
+        ends = [torch.cuda.Event(enable_timing=True) for _ in range(repeats)]
+        with torch.cuda.stream(self._stream):
+            for begin, end in zip(begins, ends, strict=True):
+                self._flush.zero_()
+                begin.record()
+                self._run()
+                end.record()
+        self._stream.synchronize()
+        return [begin.elapsed_time(end) for begin, end in zip(begins, ends, strict=True)]
+
+
+def inputs(problem: Problem, device: str, seed: int = 0) -> dict[str, Tensor]:
+    """The pass's two operands, of unit variance, by name; x and dy in the problem's layout."""
+    shape = problem.geometry
+    generator = torch.Generator(device=device).manual_seed(seed)
+    sizes = {
+        "x": (shape.batch, shape.in_channels, shape.in_h, shape.in_w),
+        "w": (shape.out_channels, shape.group_in_channels, shape.filter_h, shape.filter_w),
+        "dy": (shape.batch, shape.out_channels, shape.out_h, shape.out_w),
+    }
+    tensors = {}
+    for name in OPERANDS[problem.direction]:
+        drawn = torch.randn(sizes[name], generator=generator, device=device)
+        nhwc = name == "w" or problem.layout == "nhwc"
+        layout = torch.channels_last if nhwc else torch.contiguous_format
+        tensors[name] = drawn.to(getattr(torch, problem.dtype)).to(memory_format=layout)
+    return tensors

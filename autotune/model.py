@@ -1,0 +1,254 @@
+"""What a tile costs, in milliseconds, from arithmetic alone.
+
+A program's loop is bound by whichever of its resources takes longest for one step: the matrix
+unit, the issue of instructions, shared memory, L2, or the latency that too shallow a pipeline
+leaves open. Programs run in waves, as many at once as registers, shared memory and warps
+allow. What DRAM must deliver bounds the whole.
+
+Every constant is named, with its unit. Those marked *assumed* are to be refitted from
+measurements; nothing here has been measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from autotune.estimate import (
+    WGMMA_ROWS,
+    estimated_resources,
+    resident_programs,
+    uses_wgmma,
+)
+from autotune.product import Product, cdiv, product_of
+from autotune.space import accumulator_words
+from autotune.trial import Resources
+from tconv.problem import Problem
+from tconv.target import Target
+from tconv.tile import Tile
+
+
+@dataclass(frozen=True)
+class Constants:
+    """The figures that hold for no tile in particular; all *assumed* unless a source is named."""
+
+    matrix_share: float = 0.8  # of the matrix unit's peak, sustained on random data
+    issue_per_clock: float = 4.0  # instructions a processor issues: one for each scheduler
+    issue_share: float = 0.7  # of those slots that can be filled
+    clocks_per_instruction: float = 2.5  # between two instructions of one warp, on average
+    memory_latency_clocks: float = 700.0  # from DRAM or a distant L2 slice to shared memory
+    shared_bytes_per_clock: float = 128.0  # a processor (CUDA C++ Programming Guide: 32 banks x 4)
+    l2_share: float = 0.9  # of the L2's rate
+    l2_bytes_per_clock: float = 64.0  # that one processor can take
+    dram_share: float = 0.88  # of the DRAM's rate
+    dram_l2_share: float = 0.5  # of the L2's bytes that hold operands for reuse
+    prologue_clocks: float = 1500.0  # addresses, masks, and the pipeline's first fill
+    launch_milliseconds: float = 0.003  # a kernel's start and end, as a CUDA graph replays it
+    overlap_loss: float = 0.1  # of what the slowest resource should hide, and does not
+    spill_clocks: float = 8.0  # a step, for each spilled byte a thread
+    overlap: float = 4.0  # power of the mean that joins resources; infinite: perfect overlap
+
+
+CONSTANTS = Constants()
+MMA_REUSE = 64  # outputs a side that a warp holds in registers with mma.sync or MFMA
+
+
+@dataclass(frozen=True)
+class Round:
+    """``count`` waves alike: programs on each processor at once, and processors at work."""
+
+    count: int
+    resident: int
+    processors: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The model's account of one tile. ``parts`` are the milliseconds each resource needs."""
+
+    milliseconds: float
+    bound: str
+    occupancy: float
+    waves: float
+    programs: int
+    parts: dict[str, float]
+
+
+def _shared_traffic(tile: Tile, problem: Problem, target: Target) -> float:
+    """Bytes that a step reads from shared memory for the matrix unit, and writes to it."""
+    m, n, k = tile.block_m, tile.block_n, tile.block_k
+    rows, columns = (WGMMA_ROWS, n) if uses_wgmma(tile, problem, target) else (MMA_REUSE,) * 2
+    reads = m * k * max(1.0, n / columns) + k * n * max(1.0, m / rows)
+    return (reads + m * k + k * n) * problem.itemsize
+
+
+def _step_clocks(
+    tile: Tile,
+    problem: Problem,
+    target: Target,
+    resources: Resources,
+    resident: int,
+    processors: int,
+) -> dict[str, float]:
+    """Clocks for one step of each of ``resident`` programs on one processor, by resource.
+
+    ``processors`` are those at work: the L2's rate is shared among them.
+    """
+    known = CONSTANTS
+    flops = 2.0 * tile.block_m * tile.block_n * tile.block_k * resident
+    # Below 64 rows, or a whole warp group, sm_90 falls back to an instruction of half the rate.
+    newer = target.backend == "cuda" and int(target.arch[3:]) >= 90
+    tensor = problem.arithmetic not in ("float32", "float64")
+    narrow = 2.0 if newer and tensor and not uses_wgmma(tile, problem, target) else 1.0
+    peak = target.peak_tflops[problem.arithmetic] * 1e3 / target.processors / target.clock_ghz
+    l2_rate = target.l2_gbps * known.l2_share / processors / target.clock_ghz
+    l2_rate = min(l2_rate, known.l2_bytes_per_clock)
+    fetched = _fetched_bytes(tile, problem) * resident
+    instructions = resources.instructions * tile.warps * resident
+    deep = max(1, tile.stages - 1)
+    alone = resources.instructions * known.clocks_per_instruction
+    alone += resources.spill_bytes * known.spill_clocks
+    open_latency = known.memory_latency_clocks / deep
+    return {
+        "tensor cores": flops * narrow / (peak * known.matrix_share),
+        "issue": instructions / (known.issue_per_clock * known.issue_share),
+        "shared memory": _shared_traffic(tile, problem, target)
+        * resident
+        / known.shared_bytes_per_clock,
+        "L2": fetched / l2_rate,
+        "latency": max(alone, open_latency) if tile.stages > 1 else alone + open_latency,
+    }
+
+
+def _fetched_bytes(tile: Tile, problem: Problem) -> float:
+    """Bytes that a step asks of L2. Masked elements, beyond the extents, are not fetched."""
+    product = product_of(problem)
+
+    def filled(extent: int, block: int) -> float:
+        return extent / cdiv(extent, block)
+
+    rows = filled(product.rows, tile.block_m)
+    columns = filled(product.columns, tile.block_n)
+    return (rows + columns) * filled(product.depth, tile.block_k) * problem.itemsize
+
+
+def _dram_bytes(tile: Tile, problem: Problem, product: Product, target: Target, wave: int) -> float:
+    """Bytes between DRAM and L2: each tensor once, and again what L2 cannot keep.
+
+    Programs of one wave share operands. ``swizzle`` rows of tiles are walked together, so a
+    wave touches about ``rows`` row panels and ``columns`` column panels.
+    """
+    shape, itemsize = problem.geometry, problem.itemsize
+    keeps = target.l2_bytes * CONSTANTS.dram_l2_share
+    least = float(problem.least_bytes)
+    if problem.direction == "wgrad":
+        # All tiles of one split walk the same pixels at the same time: each read once, unless
+        # more tiles than a wave holds come round for a second look.
+        panels = product.row_tiles(tile) * product.column_tiles(tile) * product.instances
+        looks = math.ceil(panels / max(1, wave))
+        operands = (shape.x_elements + shape.y_elements) * itemsize
+        return least + (looks - 1) * operands
+    rows = min(product.row_tiles(tile), tile.swizzle)
+    columns = product.column_tiles(tile)
+    panel = product.rows * product.instances * product.depth * itemsize  # the gathered tensor
+    filters = shape.w_elements * itemsize
+    stripe = rows * tile.block_m * product.depth * itemsize
+    again = 0.0
+    if stripe > keeps and columns > 1:  # a stripe is gone before its next column comes
+        again += (columns - 1) * panel
+    if filters > keeps:  # the filters are read again for each stripe
+        again += (product.row_tiles(tile) / max(rows, wave / columns) - 1) * filters
+    return least + max(0.0, again)
+
+
+def _workspace_milliseconds(tile: Tile, problem: Problem, target: Target) -> float:
+    """wgrad's parts, written by the product and read by the sum that follows it."""
+    if problem.direction != "wgrad":
+        return 0.0
+    parts = 4.0 * accumulator_words(problem) * problem.geometry.w_elements * tile.splits
+    if parts > target.l2_bytes * CONSTANTS.dram_l2_share:
+        return 2e3 * target.memory_seconds(parts) / CONSTANTS.dram_share
+    return 2e-6 * parts / (target.l2_gbps * CONSTANTS.l2_share)
+
+
+def _epilogue_clocks(tile: Tile, problem: Problem, target: Target) -> float:
+    """Clocks to write a program's outputs, each processor at its share of the L2."""
+    written = tile.block_m * tile.block_n * problem.itemsize
+    if problem.direction == "wgrad":
+        written = tile.block_m * tile.block_n * 4 * accumulator_words(problem)
+    return written * target.processors * target.clock_ghz / target.l2_gbps
+
+
+def predict(
+    problem: Problem, tile: Tile, target: Target, resources: Resources | None = None
+) -> Prediction:
+    """Milliseconds of ``problem`` with ``tile`` on ``target``, and what bounds them.
+
+    ``resources`` are those of the compiled code; without them they are estimated.
+    """
+    product = product_of(problem)
+    estimate = estimated_resources(tile, problem, target)
+    if resources is None:
+        resources = estimate
+    elif resources.instructions == 0:  # no loop was found: it was unrolled
+        resources = replace(resources, instructions=estimate.instructions)
+    resident = resident_programs(resources, tile.warps, target)
+    programs = product.programs(tile)
+    if resident == 0:
+        return Prediction(math.inf, "does not fit", 0.0, math.inf, programs, {})
+    wave = resident * target.processors
+    full, rest = divmod(programs, wave)
+    rounds = [Round(full, resident, target.processors)] if full else []
+    if rest:  # the last wave is spread over the processors
+        busiest = cdiv(rest, target.processors)
+        rounds.append(Round(1, busiest, min(rest, target.processors)))
+    parts = _time_parts(problem, tile, target, resources, rounds)
+    dram = _dram_bytes(tile, problem, product, target, wave)
+    parts["DRAM"] = 1e3 * target.memory_seconds(dram) / CONSTANTS.dram_share
+    launches = 2 if problem.direction == "wgrad" else 1
+    overhead = launches * CONSTANTS.launch_milliseconds
+    parts["workspace"] = _workspace_milliseconds(tile, problem, target)
+    longest = _joined((parts["loop"], parts["DRAM"]))
+    bounds = {name: value for name, value in parts.items() if name not in ("loop", "ends")}
+    bound = max(bounds, key=lambda name: bounds[name])
+    if overhead > longest + parts["ends"]:
+        bound = "launch"
+    occupancy = resident * tile.warps / target.warps_per_processor
+    milliseconds = longest + parts["ends"] + parts["workspace"] + overhead
+    return Prediction(milliseconds, bound, occupancy, programs / wave, programs, parts)
+
+
+def _joined(times: Iterable[float]) -> float:
+    """Time of resources used side by side: the longest, and more where others come near it.
+
+    The others never hide wholly, so that of two tiles with the same longest part the one
+    that loads the rest less is the better.
+    """
+    power = CONSTANTS.overlap
+    return float(sum(time**power for time in times) ** (1 / power))
+
+
+def _time_parts(
+    problem: Problem,
+    tile: Tile,
+    target: Target,
+    resources: Resources,
+    rounds: list[Round],
+) -> dict[str, float]:
+    """Milliseconds by resource over all waves; "loop" joins them, "ends" what frames it."""
+    steps = product_of(problem).steps(tile)
+    per_millisecond = target.clock_ghz * 1e6
+    totals: dict[str, float] = {"loop": 0.0, "ends": 0.0}
+    epilogue = _epilogue_clocks(tile, problem, target)
+    for wave in rounds:
+        step = _step_clocks(tile, problem, target, resources, wave.resident, wave.processors)
+        for name, clocks in step.items():
+            totals[name] = totals.get(name, 0.0) + wave.count * steps * clocks / per_millisecond
+        longest = max(step.values())
+        exposed = CONSTANTS.overlap_loss * (sum(step.values()) - longest)
+        totals["loop"] += wave.count * steps * (longest + exposed) / per_millisecond
+        # With several programs resident, one's ends hide behind another's loop.
+        ends = (CONSTANTS.prologue_clocks + epilogue * wave.resident) / wave.resident
+        totals["ends"] += wave.count * ends / per_millisecond
+    return totals

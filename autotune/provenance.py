@@ -1,0 +1,47 @@
+"""What a trial's validity hangs on: the kernels' source and the compiler's version."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+import tconv
+
+
+@lru_cache
+def source_hash() -> str:
+    """A short hash of everything that decides a kernel's code: device code and launches."""
+    root = Path(tconv.__file__).parent
+    files = [*sorted((root / "kernels").glob("*.py")), root / "ops" / "conv_launch.py"]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@lru_cache
+def versions(driver: str = "") -> str:
+    """Versions of torch, triton and, where a GPU measured, its driver."""
+    parts = [f"{package} {_version(package)}" for package in ("torch", "triton")]
+    return ", ".join(parts + ([f"driver {driver}"] if driver else []))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # some builds name triton's package otherwise
+        return str(getattr(__import__(package), "__version__", "unknown"))
+
+
+def driver_version() -> str:
+    """The GPU driver's version, where one can be asked."""
+    import subprocess
+
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return output.stdout.splitlines()[0].strip() if output.stdout.strip() else ""

@@ -1,0 +1,174 @@
+"""What the command line prints: tables of winners, and a layer in the lecture's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from autotune.model import predict
+from autotune.space import rules_report
+from autotune.suites import Layer
+from autotune.tune import Finding, Job, Outcome, problem_of
+from tconv.geometry import PASSES, ConvGeometry
+from tconv.select import choose, forget
+from tconv.target import Target
+
+FILE_WIDTH = 200  # columns, where output goes to a file and tables should not be broken
+
+
+def announcement(target: Target, kind: str, dtype: str) -> str:
+    """What a run is about to do, in a line."""
+    if kind == "measured":
+        return f"Measuring {dtype} on this machine's {target.product}."
+    return (
+        f"Predicting {dtype} for {target.name} ({target.product}): candidates are compiled for "
+        "it and costed by a model. Nothing is measured."
+    )
+
+
+def roofline_share(finding: Finding, target: Target) -> float | None:
+    """Least time that the machine's peaks allow, over the winner's time."""
+    if finding.winner is None or not finding.winner.milliseconds:
+        return None
+    problem = finding.job.problem
+    seconds = target.roofline_seconds(
+        problem.geometry.flops, problem.least_bytes, problem.arithmetic
+    )
+    return 1e3 * seconds / finding.winner.milliseconds
+
+
+def winners_table(outcome: Outcome) -> Table:
+    """A row for each problem."""
+    share = f"roofline share, {outcome.kind}"
+    headings = ("layer", "input", "K F S P", "pass", "tile", f"{outcome.kind} ms", share)
+    table = Table(*headings, "registers", "spills", "occupancy", "bound (model)")
+    for finding in outcome.findings:
+        job, winner = finding.job, finding.winner
+        shape = job.problem.geometry
+        name = f"{job.layer.suite} {job.layer.name}"
+        head = (name, shape.input_volume, shape.describe(), job.problem.direction)
+        if winner is None:
+            failed = finding.trials[0].status if finding.trials else "no candidate"
+            table.add_row(*head, f"none: {failed}", *("-",) * 6)
+            continue
+        assert winner.resources is not None
+        assert winner.milliseconds is not None
+        bound = predict(job.problem, winner.tile, outcome.target, winner.resources).bound
+        portion = roofline_share(finding, outcome.target)
+        figures = (
+            f"{winner.milliseconds:.4f}",
+            "-" if portion is None else f"{portion:.0%}",
+            str(winner.resources.registers),
+            f"{winner.resources.spill_bytes} B",
+            "-" if winner.occupancy is None else f"{winner.occupancy:.0%}",
+        )
+        table.add_row(*head, str(winner.tile), *figures, bound)
+    return table
+
+
+def print_outcome(outcome: Outcome, console: Console) -> None:
+    """Winners, and where they and the trials are kept."""
+    # Wide enough for the table when output goes to a file.
+    wide = console if console.is_terminal else Console(file=console.file, width=FILE_WIDTH)
+    wide.print(winners_table(outcome))
+    trials = [trial for finding in outcome.findings for trial in finding.trials]
+    failed = sum(trial.status != "ok" for trial in trials)
+    console.print(
+        f"{len(outcome.findings)} problems, {len(trials)} candidates: {outcome.compiled} compiled "
+        f"now, {outcome.recalled} known from before, {failed} failed."
+    )
+    if outcome.table is not None:
+        console.print(f"Winners ({outcome.kind}): {outcome.table}", soft_wrap=True)
+    where = outcome.store if outcome.store is not None else "in memory only, and now gone"
+    console.print(f"Trials: {where}", soft_wrap=True)
+
+
+def _output_line(name: str, size: int, stride: int, pad: int, reach: int) -> str:
+    """(W - F + 2P)/S + 1 with numbers; a dilated filter covers ``reach`` rather than F."""
+    span = size - reach + 2 * pad
+    exact = span / stride + 1
+    formula = f"({size} - {reach} + 2*{pad})/{stride} + 1"
+    if span % stride == 0:
+        return f"{name}: {formula} = {exact:g}"
+    plain = f"({size}-{reach}{f'+2*{pad}' if pad else ''})/{stride}+1"
+    left = span % stride
+    lines = "row" if name == "height" else "column"
+    side = "bottom" if name == "height" else "right"
+    return (
+        f"{name}: {plain} = {exact:.2f} does not fit; torch rounds down to {span // stride + 1}, "
+        f"and the last {left} {lines}{'s' if left > 1 else ''} at the {side} border "
+        f"{'are' if left > 1 else 'is'} dropped"
+    )
+
+
+def layer_lines(geometry: ConvGeometry, dtype: str, target: Target) -> list[str]:
+    """A layer in the lecture's words, and what bounds it on ``target``."""
+    shape = geometry
+    reach_h = shape.dilation_h * (shape.filter_h - 1) + 1
+    reach_w = shape.dilation_w * (shape.filter_w - 1) + 1
+    weights = f"{shape.filter_h}*{shape.filter_w}*{shape.group_in_channels}"
+    count = shape.parameters()
+    posed = problem_of(shape, "fprop", dtype)
+    arithmetic, least = posed.arithmetic, posed.least_bytes
+    intensity = shape.flops / least if least else 0.0
+    ridge = target.peak_tflops[arithmetic] * 1e3 / target.bandwidth_gbps
+    side = "compute-bound" if intensity >= ridge else "memory-bound"
+    limit = 1e3 * target.roofline_seconds(shape.flops, least, arithmetic)
+    return [
+        f"input volume {shape.input_volume}, {shape.describe()}, batch {shape.batch}, {dtype}",
+        f"output volume {shape.output_volume}: (W - F + 2P)/S + 1",
+        "  " + _output_line("height", shape.in_h, shape.stride_h, shape.pad_h, reach_h),
+        "  " + _output_line("width", shape.in_w, shape.stride_w, shape.pad_w, reach_w),
+        f"{count} parameters: ({weights} + 1) * {shape.out_channels}",
+        f"{shape.flops:,} FLOPs a pass, at least {least:,} bytes moved",
+        f"arithmetic intensity {intensity:.1f} FLOPs a byte; {target.name} ({target.product}) "
+        f"turns at {ridge:.0f}: {side}",
+        f"the roofline allows no less than {limit:.4f} ms a pass (data-sheet peaks)",
+    ]
+
+
+def print_layer(geometry: ConvGeometry, dtype: str, target: Target, console: Console) -> None:
+    """``layer_lines``, and the kernel and tile of each pass with their ground."""
+    for line in layer_lines(geometry, dtype, target):
+        console.print(line, markup=False)
+    forget()  # a table may have been written since
+    console.print(f"what would run on {target.name}:")
+    for direction in PASSES:
+        problem = problem_of(geometry, direction, dtype)
+        choice = choose(problem, target)
+        console.print(
+            f"  {direction}: {choice.algorithm}, tile {choice.tile} ({choice.ground})",
+            markup=False,
+        )
+
+
+def print_space(jobs: Sequence[Job], target: Target, console: Console) -> None:
+    """How many tiles remain after each rule, a row for each problem."""
+    table: Table | None = None
+    for job in jobs:
+        report = rules_report(job.problem, target)
+        if table is None:
+            table = Table("layer", "pass", *(name for name, _ in report))
+        name = f"{job.layer.suite} {job.layer.name}"
+        table.add_row(name, job.problem.direction, *(str(count) for _, count in report))
+    wide = console if console.is_terminal else Console(file=console.file, width=FILE_WIDTH)
+    wide.print(table)
+
+
+def print_suites(suites: Iterable[Sequence[Layer]], console: Console) -> None:
+    """Every suite's distinct layers."""
+    table = Table("suite", "layer", "input volume", "K F S P", "output volume", "layers alike")
+    for layers in suites:
+        for layer in layers:
+            shape = layer.geometry
+            table.add_row(
+                layer.suite,
+                layer.name,
+                shape.input_volume,
+                shape.describe(),
+                shape.output_volume,
+                str(layer.repeats),
+            )
+    console.print(table)

@@ -1,0 +1,210 @@
+"""Tune suites: enumerate, rank, compile, gate, measure where there is a GPU, and write winners."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from autotune import compile as compiling
+from autotune import gate as gating
+from autotune import provenance
+from autotune.evaluate import (
+    ALGORITHM,
+    Bench,
+    Gate,
+    Measure,
+    Setting,
+    worker_gate,
+    worker_measure,
+)
+from autotune.search import DEFAULT_EFFORT, STRATEGIES, Effort
+from autotune.space import candidates
+from autotune.store import Store
+from autotune.suites import Layer
+from autotune.trial import Trial
+from autotune.workers import Workers
+from tconv.geometry import ConvGeometry, Pass
+from tconv.problem import Problem
+from tconv.table import Kind, TableError, Winner, user_table, write_table
+from tconv.target import Target
+
+
+@dataclass(frozen=True)
+class Job:
+    """One problem of a run, and the layer that poses it."""
+
+    layer: Layer
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of a job: its winner, None where every candidate failed, and all trials."""
+
+    job: Job
+    winner: Trial | None
+    trials: tuple[Trial, ...]
+
+
+@dataclass
+class Outcome:
+    """A run as far as it came."""
+
+    target: Target
+    kind: Kind
+    findings: list[Finding] = field(default_factory=list)
+    compiled: int = 0
+    recalled: int = 0
+    interrupted: bool = False
+    table: Path | None = None  # None where it could not be written
+    store: Path | None = None
+    trouble: list[str] = field(default_factory=list)
+
+
+def problem_of(geometry: ConvGeometry, direction: Pass, dtype: str) -> Problem:
+    """The problem that a pass of ``geometry`` poses; ``tf32`` is float32, operands rounded."""
+    if dtype == "tf32":
+        return Problem(geometry, direction, "float32", precision="tf32")
+    return Problem(geometry, direction, dtype)
+
+
+def jobs(layers: Iterable[Layer], passes: Sequence[Pass], dtype: str) -> list[Job]:
+    """A job for each layer and pass. Layers that suites share are tuned once."""
+    seen: dict[str, Job] = {}
+    for layer in layers:
+        for direction in passes:
+            problem = problem_of(layer.geometry, direction, dtype)
+            seen.setdefault(problem.key, Job(layer, problem))
+    return list(seen.values())
+
+
+def workers_for(effort: Effort) -> int:
+    """Processes that compile at once: no more than there are cores."""
+    return max(1, min(effort.workers, os.cpu_count() or 1))
+
+
+def tune(
+    work: Sequence[Job],
+    target: Target,
+    kind: Kind,
+    effort: Effort = DEFAULT_EFFORT,
+    console: Console | None = None,
+    strategy: str = "ranked",
+    gate: Gate | None = None,
+    measure: Measure | None = None,
+) -> Outcome:
+    """Find a winner for each of ``work``; trials go to the store as they are made.
+
+    ``gate`` and ``measure`` stand in for the machine's own. Ctrl-C ends the run early and
+    keeps what was found; the next run goes on from there.
+    """
+    outcome = Outcome(target, kind)
+    with ExitStack() as stack:
+        store = stack.enter_context(Store())
+        outcome.store = store.path
+        compilers = stack.enter_context(Workers(workers_for(effort), compiling.ENVIRONMENT))
+        gpu = kind == "measured"
+        checkers = stack.enter_context(
+            Workers(1, compiling.ENVIRONMENT if gpu else gating.ENVIRONMENT)
+        )
+        gate = gate or worker_gate(checkers, effort, gpu)
+        if gpu and measure is None:
+            measure = worker_measure(checkers, target, effort)
+        driver = provenance.driver_version() if kind == "measured" else ""
+        versions = provenance.versions(driver)
+        setting = Setting(target, kind, versions, provenance.source_hash(), effort)
+        bench = Bench(setting, store, compilers, gate, measure)
+        progress = stack.enter_context(_progress(console or Console(stderr=True)))
+        try:
+            _run(work, bench, strategy, progress, outcome)
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+            compilers.abandon()  # else the interpreter waits at its end for what they began
+            checkers.abandon()
+        outcome.compiled, outcome.recalled = bench.compiled, bench.recalled
+    return outcome
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=console, transient=False)
+
+
+def _run(
+    work: Sequence[Job], bench: Bench, strategy: str, progress: Progress, outcome: Outcome
+) -> None:
+    setting = bench.setting
+    bar = progress.add_task("tuning", total=len(work))
+    for job in work:
+        name = f"{job.layer.suite} {job.layer.name} {job.problem.direction}"
+        progress.update(bar, description=name)
+        finding = _solve(job, bench, strategy)
+        outcome.findings.append(finding)
+        progress.advance(bar)
+        if finding.winner is None:
+            progress.console.print(f"{name}: no candidate passed, the heuristic stands")
+            continue
+        best = f"{finding.winner.milliseconds:.4f} ms {setting.kind}, {finding.winner.tile}"
+        progress.update(bar, description=f"{name}: {best}")
+        if not progress.console.is_terminal:
+            progress.console.print(f"{len(outcome.findings)}/{len(work)} {name}: {best}")
+        _publish([finding.winner], outcome)
+
+
+def _solve(job: Job, bench: Bench, strategy: str) -> Finding:
+    """Search one problem's space; the winner has passed the gate."""
+    setting = bench.setting
+    tried: list[Trial] = []
+
+    def evaluate(tiles: Sequence[Any]) -> list[Trial]:
+        trials = bench.try_all(job.problem, tiles)
+        if setting.kind == "measured":
+            trials = [bench.measured(trial) for trial in trials]
+        tried.extend(trials)
+        return trials
+
+    space = candidates(job.problem, setting.target)
+    STRATEGIES[strategy](job.problem, setting.target, space, evaluate, setting.effort.candidates)
+    winner = bench.winner(tried)
+    return Finding(job, winner, tuple(tried))
+
+
+def _publish(winners: Iterable[Trial], outcome: Outcome) -> None:
+    """Add ``winners`` to the user's table; a table that cannot be used is said, and left."""
+    if outcome.trouble:
+        return
+    path = user_table(outcome.target.name)
+    entries = {
+        trial.problem.key: Winner(ALGORITHM, trial.tile, trial.kind, trial.milliseconds or 0.0)
+        for trial in winners
+    }
+    try:
+        write_table(path, outcome.target.name, entries)
+    except (TableError, OSError) as error:
+        outcome.table = None
+        outcome.trouble.append(f"winners were not written, {path} is left alone: {error}")
+    else:
+        outcome.table = path
+
+
+def machine() -> tuple[Target, Kind] | None:
+    """The GPU of this machine, whose times are measured; None where there is none."""
+    import torch
+
+    from tconv.target import target_of
+
+    if not torch.cuda.is_available():
+        return None
+    return target_of(torch.cuda.current_device()), "measured"
+
+
+def with_changes(effort: Effort, **changes: Any) -> Effort:
+    """``effort`` with those of ``changes`` that are not None."""
+    return replace(effort, **{name: value for name, value in changes.items() if value is not None})

@@ -1,0 +1,91 @@
+"""Render reports from the tuner's trials, or again from their own tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn, cast
+
+import typer
+
+from autotune.store import Store, default_path
+from reports.collect import Tables, collect, read_tables
+from reports.render import default_folder, render
+from reports.rows import RowError
+from tconv.table import Kind
+from tconv.target import DEFAULT_TARGET, TARGETS, Target, target_of
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+COMMANDS = (
+    "python -m autotune tune --target {target}",
+    "python -m reports render --target {target}",
+)
+
+
+@app.callback()
+def reports() -> None:
+    """Reports of what was tuned: predicted or measured, never both in one."""
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(2)
+
+
+def known_targets() -> dict[str, Target]:
+    """The architectures that can be predicted for, and the GPUs at hand."""
+    import torch
+
+    here = (target_of(index) for index in range(torch.cuda.device_count()))
+    return {**TARGETS, **{target.name: target for target in here}}
+
+
+def _from_store(name: str, kind: str | None, path: Path) -> Tables:
+    targets = known_targets()
+    if name not in targets:
+        _refuse(f"no target {name!r}; there are: {', '.join(targets)}")
+    if kind not in (None, "predicted", "measured"):
+        _refuse(f"no kind {kind!r}; there are: predicted, measured")
+    wanted = cast(Kind, kind or ("predicted" if name in TARGETS else "measured"))
+    commands = tuple(command.format(target=name) for command in COMMANDS)
+    nothing = f"no {wanted} trials for {name} in {path}; make some: {commands[0]}"
+    if not path.exists():  # opening would make an empty one
+        _refuse(nothing)
+    with Store(path) as store:
+        if store.path is None:
+            _refuse(f"{path} cannot be used as a store of trials")
+        trials = list(store.trials(target=name, kind=wanted))
+    if not trials:
+        _refuse(nothing)
+    return collect(trials, targets[name], wanted, commands)
+
+
+@app.command("render")
+def render_command(
+    target: Annotated[str, typer.Option(help="architecture, or name of a GPU")] = DEFAULT_TARGET,
+    kind: Annotated[str | None, typer.Option(help="predicted or measured")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder; by default one in reports/published")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="the tuner's store of trials")] = None,
+    tables: Annotated[
+        Path | None, typer.Option(help="render again from the tables in this folder")
+    ] = None,
+) -> None:
+    """Write index.html, index.md, SVG figures and CSV tables for one target."""
+    try:
+        if tables is not None:
+            content = read_tables(tables)
+        else:
+            content = _from_store(target, kind, store or default_path())
+        pages = render(content, out or default_folder(content))[:2]
+    except RowError as error:
+        _refuse(str(error))
+    except OSError as error:
+        typer.echo(f"the report cannot be written: {error}", err=True)
+        raise typer.Exit(1) from error
+    about = content.about
+    typer.echo(f"{about.kind} report on {about.target}: {', '.join(map(str, pages))}")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m reports")

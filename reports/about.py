@@ -1,0 +1,108 @@
+"""What a report must say of its numbers: the machine, the kind, the versions, the date."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reports.rows import RowError
+from tconv.table import Kind
+from tconv.target import Target
+
+
+@dataclass(frozen=True)
+class About:
+    """Head of a report; stored beside its tables as ``about.json``.
+
+    ``peaks`` are dense TFLOP/s by arithmetic, ``bandwidth_gbps`` is DRAM's, both the vendor's.
+    """
+
+    target: str
+    arch: str
+    product: str
+    kind: Kind
+    processors: int
+    bandwidth_gbps: float
+    peaks: dict[str, float] = field(hash=False)
+    versions: str  # torch, triton, driver
+    date: str  # of the newest trial where known, else of collecting
+    commands: tuple[str, ...]
+
+    @property
+    def machine(self) -> Target:
+        """As much of the target as rooflines need."""
+        return Target(
+            self.target,
+            self.arch,
+            "cuda",
+            self.product,
+            processors=self.processors,
+            bandwidth_gbps=self.bandwidth_gbps,
+            peak_tflops=self.peaks,
+        )
+
+    @classmethod
+    def of(
+        cls, target: Target, kind: Kind, versions: str, date: str, commands: tuple[str, ...]
+    ) -> About:
+        return cls(
+            target.name,
+            target.arch,
+            target.product,
+            kind,
+            target.processors,
+            target.bandwidth_gbps,
+            dict(target.peak_tflops),
+            versions,
+            date,
+            commands,
+        )
+
+
+def write_about(path: Path, about: About) -> None:
+    path.write_text(json.dumps(asdict(about), indent=2) + "\n", encoding="utf-8")
+
+
+def read_about(path: Path) -> About:
+    """The head of a stored report.
+
+    Raises:
+        RowError: naming the file, and the entry that is missing or wrong.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RowError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise RowError(f"{path}: not a table of entries")
+    texts = {name: _entry(path, content, name, str) for name in TEXTS}
+    if texts["kind"] not in ("measured", "predicted"):
+        raise RowError(f"{path}: kind is {texts['kind']!r}, neither measured nor predicted")
+    peaks = _entry(path, content, "peaks", dict)
+    commands = _entry(path, content, "commands", list)
+    return About(
+        **texts,
+        processors=_entry(path, content, "processors", int),
+        bandwidth_gbps=float(_entry(path, content, "bandwidth_gbps", int, float)),
+        peaks={str(name): _peak(path, name, value) for name, value in peaks.items()},
+        commands=tuple(str(command) for command in commands),
+    )
+
+
+TEXTS = ("target", "arch", "product", "kind", "versions", "date")
+
+
+def _entry(path: Path, content: dict[str, Any], name: str, *types: type) -> Any:
+    if name not in content:
+        raise RowError(f"{path}: {name} is missing")
+    if not isinstance(content[name], types):
+        raise RowError(f"{path}: {name} is {content[name]!r}")
+    return content[name]
+
+
+def _peak(path: Path, name: str, value: object) -> float:
+    if not isinstance(value, (int, float)) or value <= 0:
+        raise RowError(f"{path}: peaks: {name} is {value!r}, not a rate")
+    return float(value)

@@ -1,0 +1,197 @@
+"""Plots as SVG text that follows the page's light or dark colours.
+
+Text and lines are drawn in ``currentColor``; marks in Okabe and Ito's colours, which readers
+of every colour vision tell apart, each with a shape of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports.collect import Tables
+from reports.rows import number_text
+from reports.story import geometric_mean, name_of
+from tconv.geometry import PASSES
+from tconv.problem import Problem
+from tconv.tile import Tile
+
+INK = "#010203"  # replaced by currentColor
+COLOURS = {"fprop": "#0072b2", "dgrad": "#d55e00", "wgrad": "#009e73"}
+BARS = 60  # layers that a bar chart can hold
+CURVES = 120  # problems that a plot of curves can hold
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tconv",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+}
+# A file of its own has no page to take its colours from.
+ALONE = (
+    "<style>svg{color:#1b1f24;background:#fff}@media screen and (prefers-color-scheme:dark)"
+    "{svg{color:#e6e9ee;background:#16191d}}</style>"
+)
+
+
+def as_svg(figure: Figure, name: str, title: str) -> str:
+    """``figure`` as an ``svg`` element to stand in a page; its ids begin with ``name``."""
+    buffer = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = text.replace(INK, "currentColor")
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
+
+
+def alone(svg: str) -> str:
+    """The element as a file: with its own colours, light and dark."""
+    end = svg.index(">") + 1
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg[:end]}{ALONE}{svg[end:]}'
+
+
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty plot, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def shares(tables: Tables) -> Figure | None:
+    """Share of the roofline, a group of bars a layer."""
+    rows = [row for row in tables.layers if row.roofline_share]
+    layers = list(dict.fromkeys((name_of(row, tables), row.dtype, row.batch) for row in rows))
+    if not layers:
+        return None
+    layers, kind = layers[:BARS], tables.about.kind
+    place = {layer: index for index, layer in enumerate(layers)}
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(10, 1.4 + 0.62 * len(layers))
+        for offset, direction in enumerate(PASSES):
+            bars = [
+                (place[layer], 100 * (row.roofline_share or 0.0))
+                for row in rows
+                if row.direction == direction
+                and (layer := (name_of(row, tables), row.dtype, row.batch)) in place
+            ]
+            y = [at + 0.27 * (offset - 1) for at, _ in bars]
+            lengths = [length for _, length in bars]
+            marks = axes.barh(y, lengths, 0.25, color=COLOURS[direction], label=direction)
+            axes.bar_label(marks, [f"{length:.3g}%" for length in lengths], padding=3, fontsize=10)
+        axes.set_yticks(range(len(layers)), [name for name, _, _ in layers])
+        axes.set(xlim=(0, 100), ylim=(len(layers) - 0.4, -0.6))
+        axes.set_xlabel(f"{kind} share of the roofline, %")
+        axes.set_title(f"How near each layer comes to the roof: {kind}", pad=24)
+        where: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}
+        axes.legend(**where, frameon=False, labelcolor=INK)
+    return figure
+
+
+def progress(tables: Tables) -> Figure | None:
+    """The best figure so far over the final best, against candidates tried."""
+    curves = best_so_far(tables)
+    if not curves:
+        return None
+    kind, longest = tables.about.kind, max(len(curve) for curve in curves.values())
+    padded = {key: curve + curve[-1:] * (longest - len(curve)) for key, curve in curves.items()}
+    steps = range(1, longest + 1)
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(10, 4.6)
+        for key, curve in list(padded.items())[:CURVES]:
+            axes.plot(steps, curve, color=COLOURS[key.split("/")[0]], alpha=0.35, linewidth=1)
+        means = [geometric_mean([curve[i] for curve in padded.values()]) for i in range(longest)]
+        axes.plot(steps, means, color=INK, linewidth=2.5, label="geometric mean of all")
+        for direction in PASSES:
+            axes.plot([], [], color=COLOURS[direction], label=f"one problem, {direction}")
+        axes.set_xlabel("candidates in the order of the ranking, those that failed included")
+        axes.set_ylabel(f"{kind} ms, over the best in the end")
+        axes.set_title(f"Best so far: {kind} time against candidates tried")
+        axes.set_xticks(range(1, longest + 1, max(1, longest // 16)))
+        axes.legend(frameon=False, labelcolor=INK)
+    return figure
+
+
+def best_so_far(tables: Tables) -> dict[str, list[float]]:
+    """By problem: after each trial, the best time so far over the best of all.
+
+    Until one has passed, the first that does stands in.
+    """
+    times: dict[str, list[float | None]] = {}
+    for trial in tables.trials:
+        times.setdefault(trial.problem, []).append(trial.ms if trial.status == "ok" else None)
+    curves: dict[str, list[float]] = {}
+    for key, series in times.items():
+        passed = [ms for ms in series if ms]
+        if not passed:
+            continue
+        best, curve = passed[0], []
+        for ms in series:
+            best = min(best, ms) if ms else best
+            curve.append(best / min(passed))
+        curves[key] = curve
+    return curves
+
+
+def mapped_problems(tables: Tables) -> list[str]:
+    return list(dict.fromkeys(cell.problem for cell in tables.map))
+
+
+def tile_map(tables: Tables, key: str) -> Figure | None:
+    """block_m by block_n: the best time of all tiles with these blocks, in milliseconds."""
+    cells = _map_cells(tables, key)
+    if not cells:
+        return None
+    kind, problem = tables.about.kind, Problem.from_key(key)
+    rows, columns = sorted({m for m, _ in cells}), sorted({n for _, n in cells})
+    logs = np.full((len(rows), len(columns)), np.nan)
+    for (block_m, block_n), ms in cells.items():
+        logs[rows.index(block_m), columns.index(block_n)] = np.log(ms)
+    won = next((r.tile for r in tables.layers if r.filters and r.problem.key == key), None)
+    chosen = (Tile.parse(won).block_m, Tile.parse(won).block_n) if won else None
+    middle = (np.nanmin(logs) + np.nanmax(logs)) / 2
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(10, 1.8 + 0.5 * len(rows))
+        edges = (np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5)
+        axes.pcolormesh(*edges, logs, cmap="cividis_r")  # an image would be no vector graphic
+        axes.invert_yaxis()
+        for cell, ms in cells.items():
+            ink = "#ffffff" if np.log(ms) > middle else "#000000"
+            text = number_text(float(f"{ms:.3g}")) + (" (winner)" if cell == chosen else "")
+            at = columns.index(cell[1]), rows.index(cell[0])
+            weight = "bold" if cell == chosen else "normal"
+            axes.text(*at, text, ha="center", va="center", color=ink, fontsize=10, weight=weight)
+        axes.set_xticks(range(len(columns)), [str(value) for value in columns])
+        axes.set_yticks(range(len(rows)), [str(value) for value in rows])
+        axes.set(xlabel="block_n", ylabel="block_m")
+        shape = problem.geometry
+        where = f"{problem.direction}, {shape.input_volume}, {shape.describe()}"
+        axes.set_title(f"Tile map, {kind} ms: {where}")
+    return figure
+
+
+def _map_cells(tables: Tables, key: str) -> dict[tuple[int, int], float]:
+    """Predicted: the model over the whole space. Measured: only what was measured."""
+    if tables.about.kind == "predicted":
+        chosen = (cell for cell in tables.map if cell.problem == key)
+        return {(cell.block_m, cell.block_n): cell.ranked_ms for cell in chosen}
+    cells: dict[tuple[int, int], float] = {}
+    for trial in tables.trials:
+        if trial.problem == key and trial.status == "ok" and trial.ms:
+            tile = Tile.parse(trial.tile)
+            at = tile.block_m, tile.block_n
+            cells[at] = min(trial.ms, cells.get(at, trial.ms))
+    return cells

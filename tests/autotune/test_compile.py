@@ -1,0 +1,59 @@
+"""Real compilation for GPUs that are not here, in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from autotune.compile import ENVIRONMENT, Compiled, compile_choice
+from autotune.workers import Failure, Task, Workers
+from tconv.geometry import ConvGeometry, Pass
+from tconv.problem import Problem
+from tconv.select import Choice, heuristic
+from tconv.target import TARGETS
+from tconv.tile import Tile
+
+LAYER = ConvGeometry(8, 256, 28, 28, 128, 3, 3, pad_h=1, pad_w=1)
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    with Workers(2, ENVIRONMENT) as pool:
+        yield pool
+
+
+def compiled(workers: Workers, name: str, *problems: tuple[Problem, Tile]) -> list[object]:
+    tasks = [
+        Task(number, compile_choice, (problem, Choice("implicit_gemm", tile), TARGETS[name]))
+        for number, (problem, tile) in enumerate(problems)
+    ]
+    results = {task.key: result for task, result, _ in workers.run(tasks, 120.0)}
+    return [results[number] for number in range(len(problems))]
+
+
+@pytest.mark.parametrize("name", ["sm_80", "sm_90", "gfx942"])
+def test_registers_shared_memory_and_loop(workers: Workers, name: str) -> None:
+    directions: tuple[Pass, ...] = ("fprop", "wgrad")
+    posed = [Problem(LAYER, direction) for direction in directions]
+    tiles = [(problem, heuristic(problem, TARGETS[name])) for problem in posed]
+    for result in compiled(workers, name, *tiles):
+        assert isinstance(result, Compiled), result
+        taken = result.resources
+        assert 16 < taken.registers <= 512
+        assert taken.spill_bytes == result.helper_spill_bytes == 0
+        assert 0 < taken.shared_bytes <= TARGETS[name].shared_per_program
+        assert 20 < taken.instructions < 1500
+
+
+def test_spills_are_seen(workers: Workers) -> None:
+    exact = Problem(LAYER, "fprop", "float64")
+    (result,) = compiled(workers, "sm_90", (exact, Tile(128, 128, 16, stages=2, warps=4)))
+    assert isinstance(result, Compiled), result
+    assert result.resources.spill_bytes > 0
+
+
+def test_a_tile_that_no_compiler_takes_is_a_failure(workers: Workers) -> None:
+    (result,) = compiled(workers, "sm_90", (Problem(LAYER, "fprop"), Tile(128, 128, 8)))
+    assert isinstance(result, Failure)
+    assert result.reason == "error"

@@ -1,0 +1,109 @@
+"""The gate lets right results pass and refuses broken ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from autotune import gate
+from autotune.gate import check, compare, scaled_down
+from autotune.space import candidates
+from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.ops import conv2d as conv2d_module
+from tconv.ops.launch import Launch, interpreting
+from tconv.problem import Problem
+from tconv.select import Choice
+from tconv.target import TARGETS
+from tconv.tile import Tile
+
+VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
+C3 = ConvGeometry(64, 6, 14, 14, 16, 5, 5)
+STRIDED = ConvGeometry(64, 48, 15, 13, 40, 3, 5, 2, 3, 1, 2, 1, 1, groups=4)
+SHAPES = {"vgg": VGG, "c3": C3, "strided": STRIDED}
+PASSING = Choice("implicit_gemm", Tile(64, 32, 16, splits=1))
+
+interpreted = pytest.mark.skipif(not interpreting(), reason="needs Triton's interpreter")
+
+
+@interpreted
+@pytest.mark.parametrize("direction", PASSES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_right_results_pass(shape: ConvGeometry, direction: Pass) -> None:
+    problem = Problem(shape, direction)
+    tiles = candidates(problem, TARGETS["sm_90"])
+    verdict = check(problem, Choice("implicit_gemm", tiles[len(tiles) // 2]))
+    assert verdict.passed, verdict
+    assert 0 < verdict.error < 1e-2
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_other_dtypes(dtype: str) -> None:
+    assert check(Problem(C3, "fprop", dtype), PASSING).passed
+
+
+@interpreted
+@pytest.mark.parametrize("direction", PASSES)
+def test_a_program_that_never_ran_is_refused(
+    direction: Pass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Launch.run
+
+    def lazy(self: Launch, **tensors: torch.Tensor) -> None:
+        plain(replace(self, grid=(self.grid[0] - 1, *self.grid[1:])), **tensors)
+
+    assert check(Problem(VGG, direction), PASSING).passed
+    monkeypatch.setattr(Launch, "run", lazy)
+    verdict = check(Problem(VGG, direction), PASSING)
+    assert not verdict.passed
+    assert "values beyond" in verdict.detail
+
+
+@interpreted
+def test_a_wrong_tap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = conv2d_module.run
+
+    def wrong(problem: Problem, choice: Choice, **tensors: Any) -> torch.Tensor:
+        tensors["w"] = tensors["w"].flip(3)
+        return plain(problem, choice, **tensors)
+
+    monkeypatch.setattr(conv2d_module, "run", wrong)
+    assert not check(Problem(VGG, "fprop"), PASSING).passed
+
+
+def test_nan_and_one_wrong_value_are_refused() -> None:
+    problem = Problem(C3, "fprop")
+    wanted = torch.randn(2, 16, 10, 10, dtype=torch.float64)
+    assert compare(wanted.half(), wanted, problem).passed
+    for value in (float("nan"), float("inf"), 100.0):
+        broken = wanted.half()
+        broken[1, 3, 4, 5] = value
+        assert not compare(broken, wanted, problem).passed
+
+
+@pytest.mark.parametrize("direction", PASSES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_the_small_geometry_takes_the_same_branches(shape: ConvGeometry, direction: Pass) -> None:
+    problem = Problem(shape, direction)
+    for tile in candidates(problem, TARGETS["sm_90"])[::53]:
+        posed, cut = scaled_down(problem, tile)
+        small = posed.geometry
+        small.validate()
+        assert small.dropped == shape.dropped
+        blocks = (tile.block_k, tile.block_n) if direction == "fprop" else (tile.block_n,)
+        for block in blocks[:1]:
+            if direction != "dgrad" or block == tile.block_n:
+                left = shape.group_in_channels % block
+                assert small.group_in_channels % block == left
+        assert small.flops <= shape.flops
+        assert cut.splits <= tile.splits
+        assert replace(cut, splits=tile.splits) == tile
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("direction", PASSES)
+def test_real_geometry_on_a_gpu(direction: Pass) -> None:
+    assert gate.check_on_gpu(Problem(C3, direction), PASSING).passed

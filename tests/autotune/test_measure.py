@@ -1,0 +1,67 @@
+"""Statistics of timings, with a timer that only pretends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from autotune.measure import inputs, measure, quantile, summary
+from autotune.search import DEFAULT_EFFORT
+from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.problem import Problem
+
+
+class FakeTimer:
+    """Each run takes ``milliseconds``, but for the first, which is slow, and every fifth."""
+
+    def __init__(self, milliseconds: float) -> None:
+        self.milliseconds = milliseconds
+        self.asked: list[int] = []
+        self.runs = 0
+
+    def __call__(self, repeats: int) -> Sequence[float]:
+        self.asked.append(repeats)
+        samples = []
+        for _ in range(repeats):
+            slow = self.runs == 0 or self.runs % 5 == 4
+            samples.append(self.milliseconds * (10 if slow else 1))
+            self.runs += 1
+        return samples
+
+
+def test_median_and_quantiles() -> None:
+    timing = summary([5.0, 1.0, 3.0, 2.0, 4.0])
+    assert (timing.median, timing.repeats) == (3.0, 5)
+    assert (timing.p20, timing.p80) == (pytest.approx(1.8), pytest.approx(4.2))
+    with pytest.raises(ValueError, match="no samples"):
+        quantile([], 0.5)
+
+
+def test_outliers_do_not_move_the_median() -> None:
+    timing = measure(FakeTimer(0.5), DEFAULT_EFFORT)
+    assert timing.median == 0.5
+    assert timing.p20 <= timing.median <= timing.p80
+
+
+@pytest.mark.parametrize(("milliseconds", "repeats"), [(1e-6, 200), (1.0, 100), (500.0, 10)])
+def test_repeats_follow_the_effort(milliseconds: float, repeats: int) -> None:
+    timer = FakeTimer(milliseconds)
+    effort = replace(DEFAULT_EFFORT, measure_milliseconds=100.0, least_repeats=10, most_repeats=200)
+    assert measure(timer, effort).repeats == timer.asked[-1] == repeats
+    assert len(timer.asked) == 3  # calibration, warm-up, measurement
+
+
+@pytest.mark.parametrize("direction", PASSES)
+def test_inputs_are_as_the_launcher_takes_them(direction: Pass) -> None:
+    shape = ConvGeometry(2, 6, 9, 7, 4, 3, 3, groups=2)
+    tensors = inputs(Problem(shape, direction), "cpu", seed=3)
+    again = inputs(Problem(shape, direction), "cpu", seed=3)
+    for name, tensor in tensors.items():
+        assert tensor.dtype == torch.float16
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(tensor, again[name])
+    if "w" in tensors:
+        assert tensors["w"].shape == (4, 3, 3, 3)

@@ -1,0 +1,92 @@
+"""The model answers as the hardware's arithmetic would, and fast enough to rank a space."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+
+from autotune.estimate import estimated_resources, resident_programs
+from autotune.model import predict
+from autotune.space import candidates
+from autotune.trial import Resources
+from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.problem import Problem
+from tconv.target import TARGETS
+from tconv.tile import Tile
+
+H200 = TARGETS["sm_90"]
+VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
+TILE = Tile(128, 128, 64, stages=3, warps=8)
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared", "warps", "resident"),
+    [
+        (90, 98304, 8, 2),  # 20 warps by registers, 2 programs by shared memory
+        (154, 147480, 8, 1),
+        (58, 65568, 4, 3),
+        (32, 0, 4, 16),  # 64 warps
+        (255, 884736, 8, 0),  # every stage of nine taps: does not fit
+    ],
+)
+def test_occupancy(registers: int, shared: int, warps: int, resident: int) -> None:
+    assert resident_programs(Resources(registers, 0, shared, 100), warps, H200) == resident
+
+
+@pytest.mark.parametrize("direction", PASSES)
+def test_never_faster_than_the_roofline(direction: Pass) -> None:
+    problem = Problem(VGG, direction)
+    least = 1e3 * H200.roofline_seconds(VGG.flops, problem.least_bytes, "float16")
+    for tile in candidates(problem, H200)[::37]:
+        assert predict(problem, tile, H200).milliseconds > least
+
+
+def test_what_does_not_fit_takes_for_ever() -> None:
+    prediction = predict(Problem(VGG, "fprop"), TILE, H200, Resources(90, 0, 300_000, 100))
+    assert math.isinf(prediction.milliseconds)
+    assert prediction.bound == "does not fit"
+
+
+def test_a_small_layer_is_bound_by_its_launch() -> None:
+    tiny = ConvGeometry(1, 16, 5, 5, 120, 1, 1)
+    assert predict(Problem(tiny, "fprop"), Tile(16, 64, 16, warps=4), H200).bound == "launch"
+
+
+def test_more_instructions_and_spills_cost_more() -> None:
+    problem = Problem(VGG, "fprop")
+
+    def cost(instructions: int, spilled: int) -> float:
+        taken = Resources(128, spilled, 98304, instructions)
+        return predict(problem, TILE, H200, taken).milliseconds
+
+    assert cost(100, 0) < cost(600, 0)
+    assert cost(100, 0) < cost(100, 512)
+
+
+def test_exact_products_are_slower() -> None:
+    times = []
+    for dtype, precision in (("float16", "ieee"), ("float32", "tf32"), ("float32", "ieee")):
+        problem = Problem(VGG, "fprop", dtype, precision=precision)  # type: ignore[arg-type]
+        times.append(predict(problem, Tile(64, 64, 16, 3, 4), H200).milliseconds)
+    assert times == sorted(times)
+
+
+def test_partial_waves_are_counted() -> None:
+    prediction = predict(Problem(VGG, "fprop"), TILE, H200)
+    programs = (64 * 56 * 56 // 128) * 2
+    assert prediction.programs == programs
+    resident = resident_programs(estimated_resources(TILE, Problem(VGG, "fprop"), H200), 8, H200)
+    assert prediction.waves == pytest.approx(programs / (resident * H200.processors))
+    assert prediction.occupancy == pytest.approx(resident * 8 / 64)
+
+
+def test_ranks_two_thousand_tiles_at_once() -> None:
+    problem = Problem(VGG, "fprop")
+    tiles = candidates(problem, H200)[:2000]
+    began = time.process_time()
+    for tile in tiles:
+        predict(problem, tile, H200)
+    assert len(tiles) == 2000
+    assert time.process_time() - began < 1.0

@@ -1,0 +1,106 @@
+"""Legal tiles, and nothing that would only fail at launch."""
+
+from __future__ import annotations
+
+import pytest
+
+from autotune.product import product_of
+from autotune.space import (
+    accumulator_registers,
+    broken_rule,
+    candidates,
+    rules_report,
+    shared_bytes,
+)
+from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.ops.conv_launch import launches
+from tconv.problem import Problem
+from tconv.select import Choice
+from tconv.target import TARGETS
+from tconv.tile import Tile
+
+H200 = TARGETS["sm_90"]
+VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
+C1 = ConvGeometry(64, 1, 32, 32, 6, 5, 5)
+STRIDED = ConvGeometry(8, 48, 15, 13, 40, 3, 5, 2, 3, 1, 2, 1, 1, groups=4)
+
+# (M, N, K, stages, warps) that FINDINGS counts as worth having.
+WORTH_HAVING = [
+    (128, 128, 64, 3, 8),
+    (64, 128, 64, 4, 4),
+    (128, 64, 64, 4, 4),
+    (256, 128, 64, 2, 8),
+    (128, 256, 64, 2, 8),
+    (128, 128, 128, 2, 8),
+    (64, 256, 32, 2, 4),
+    (256, 64, 32, 4, 4),
+]
+
+
+@pytest.mark.parametrize("tile", WORTH_HAVING, ids=str)
+def test_tiles_worth_having_are_in_the_space(tile: tuple[int, ...]) -> None:
+    assert Tile(*tile) in candidates(Problem(VGG, "fprop"), H200)
+
+
+def test_the_tall_tile_serves_few_filters() -> None:
+    few = ConvGeometry(64, 16, 64, 64, 16, 3, 3, pad_h=1, pad_w=1)
+    assert Tile(1024, 16, 16, 1, 8) in candidates(Problem(few, "fprop"), H200)
+
+
+@pytest.mark.parametrize(
+    ("tile", "rule"),
+    [
+        (Tile(128, 128, 8), "dot extents"),
+        (Tile(128, 512, 64), "within the geometry"),
+        (Tile(16, 16, 64, warps=8), "threads"),
+        (Tile(256, 256, 64, stages=2, warps=4), "accumulator registers"),
+        (Tile(256, 128, 128, stages=3, warps=8), "shared memory"),
+        (Tile(128, 128, 64, splits=2), None),
+    ],
+    ids=str,
+)
+def test_the_rule_that_is_broken_is_named(tile: Tile, rule: str | None) -> None:
+    assert broken_rule(tile, Problem(VGG, "wgrad" if tile.splits > 1 else "fprop"), H200) == rule
+
+
+def test_shared_memory_is_that_of_the_compiled_kernel() -> None:
+    assert shared_bytes(Tile(128, 128, 64, stages=3), 2, H200) == 98304
+
+
+@pytest.mark.parametrize("direction", PASSES)
+@pytest.mark.parametrize("shape", [VGG, C1, STRIDED], ids=["vgg", "c1", "strided"])
+@pytest.mark.parametrize("name", ["sm_80", "sm_90", "gfx942"])
+def test_every_candidate_keeps_the_limits(name: str, shape: ConvGeometry, direction: Pass) -> None:
+    target, problem = TARGETS[name], Problem(shape, direction)
+    found = candidates(problem, target)
+    assert found
+    for tile in found:
+        assert shared_bytes(tile, 2, target) <= target.shared_per_program
+        assert tile.warps * target.warp_size <= 1024
+        assert accumulator_registers(tile, problem, target) <= 512
+        assert broken_rule(tile, problem, target) is None
+
+
+@pytest.mark.parametrize("shape", [VGG, C1, STRIDED], ids=["vgg", "c1", "strided"])
+def test_no_split_of_a_reduction_is_empty(shape: ConvGeometry) -> None:
+    problem = Problem(shape, "wgrad")
+    for tile in candidates(problem, H200):
+        product, _ = launches(problem, Choice("implicit_gemm", tile))
+        assert product.grid[2] == tile.splits
+
+
+@pytest.mark.parametrize("direction", PASSES)
+@pytest.mark.parametrize("shape", [VGG, C1, STRIDED], ids=["vgg", "c1", "strided"])
+def test_programs_are_those_of_the_launch(shape: ConvGeometry, direction: Pass) -> None:
+    problem = Problem(shape, direction)
+    for tile in candidates(problem, H200)[::97]:
+        launch = launches(problem, Choice("implicit_gemm", tile))[0]
+        programs = launch.grid[0] * launch.grid[1] * (launch.grid[2] if launch.grid[2:] else 1)
+        assert product_of(problem).programs(tile) == programs
+
+
+def test_the_report_ends_with_the_candidates() -> None:
+    problem = Problem(VGG, "dgrad")
+    counts = [count for _, count in rules_report(problem, H200)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] == len(candidates(problem, H200))

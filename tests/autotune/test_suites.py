@@ -1,0 +1,26 @@
+"""Suites hold each distinct layer once."""
+
+from __future__ import annotations
+
+import pytest
+
+from autotune import suites
+from autotune.suites import suite
+
+
+def test_lenet5_in_the_lectures_volumes() -> None:
+    found = [(layer.name, layer.geometry.output_volume) for layer in suite("lenet5")]
+    assert found == [("c1", "6x28x28"), ("c3", "16x10x10"), ("c5", "120x1x1")]
+
+
+def test_vgg16_counts_its_repeats() -> None:
+    found = suite("vgg16", 2)
+    assert len(found) == 9
+    assert sum(layer.repeats for layer in found) == 13
+    assert {layer.geometry.batch for layer in found} == {2}
+    assert (found[0].name, found[0].geometry.input_volume) == ("features.0", "3x224x224")
+
+
+def test_unknown_suite_lists_those_that_exist() -> None:
+    with pytest.raises(suites.UnknownSuiteError, match="lenet5, vgg16"):
+        suite("lenet6")

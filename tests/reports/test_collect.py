@@ -1,0 +1,82 @@
+"""Trials become rows: named by suite, won by the fastest that was checked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autotune.trial import Trial
+from reports.collect import OTHER, Tables, collect, read_tables, write_tables
+from reports.rows import RowError
+from tconv.geometry import PASSES
+from tconv.target import TARGETS
+
+SM_90 = TARGETS["sm_90"]
+
+
+def test_layers_are_named_and_ordered_by_suite(tables: Tables) -> None:
+    named = [(row.suite, row.layer, row.direction) for row in tables.layers]
+    assert named[:3] == [("lenet5", "c3", direction) for direction in PASSES]
+    assert [name[0] for name in named[3:]] == [OTHER] * 3
+
+
+def test_figures_follow_from_the_time(tables: Tables) -> None:
+    row = tables.layers[0]
+    assert row.tconv_ms == 0.01235
+    assert row.tile == "32x16x16 s2 w4 g8 k1"
+    assert row.tflops == pytest.approx(row.geometry.flops / 0.0123456e-3 / 1e12, rel=1e-3)
+    least = SM_90.roofline_seconds(row.geometry.flops, row.problem.least_bytes, "float16")
+    assert row.roofline_share == pytest.approx(least / 0.0123456e-3, rel=1e-3)
+
+
+def test_candidate_that_was_never_checked_cannot_win(trials: list[Trial]) -> None:
+    unchecked = [replace(t, error_fp64=None) if t.tile.block_m == 32 else t for t in trials]
+    made = collect(unchecked, SM_90, "predicted")
+    assert {row.tile for row in made.layers} == {"64x16x16 s2 w4 g8 k1"}
+
+
+def test_trials_of_older_kernels_do_not_count(trials: list[Trial]) -> None:
+    older = [replace(t, source="old", milliseconds=1e-6) for t in trials]
+    assert (
+        collect([*older, *trials], SM_90, "predicted").layers
+        == collect(trials, SM_90, "predicted").layers
+    )
+
+
+def test_other_kinds_and_targets_stay_out(trials: list[Trial]) -> None:
+    measured = [replace(t, kind="measured", milliseconds=1e-6) for t in trials]
+    foreign = [replace(t, target="sm_80", milliseconds=1e-6) for t in trials]
+    made = collect([*measured, *trials, *foreign], SM_90, "predicted")
+    assert {row.kind for row in (*made.layers, *made.trials)} == {"predicted"}
+    assert len(made.trials) == len(trials)
+
+
+def test_without_trials_there_is_nothing_to_collect() -> None:
+    with pytest.raises(LookupError, match="no predicted trials for sm_90"):
+        collect([], SM_90, "predicted")
+
+
+def test_tables_survive_a_folder(tmp_path: Path, tables: Tables) -> None:
+    write_tables(tmp_path, tables)
+    assert read_tables(tmp_path) == tables
+
+
+def test_kinds_never_mix(tmp_path: Path, tables: Tables) -> None:
+    mixed = [*tables.layers[:2], replace(tables.layers[2], kind="measured")]
+    write_tables(tmp_path, replace(tables, layers=mixed))
+    with pytest.raises(RowError, match=r"layers\.csv: row 3, column kind: measured"):
+        read_tables(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("", "cannot be read"), ("[]", "not a table"), ("{}", "target is missing")],
+    ids=["empty", "list", "partial"],
+)
+def test_damaged_head_is_named(tmp_path: Path, tables: Tables, content: str, words: str) -> None:
+    write_tables(tmp_path, tables)
+    (tmp_path / "about.json").write_text(content)
+    with pytest.raises(RowError, match=rf"about\.json.*{words}"):
+        read_tables(tmp_path)

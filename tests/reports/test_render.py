@@ -1,0 +1,251 @@
+"""The pages say what the tables say, and say "predicted" wherever it is."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from autotune.store import Store
+from autotune.trial import Trial
+from reports.__main__ import app
+from reports.collect import Tables, write_tables
+from reports.render import default_folder, render
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]\d+)?")
+
+
+class Page(HTMLParser):
+    """The cells and headings of the tables of one class; tags that need a network."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[tuple[str, list[str], list[str]]] = []  # class, headings, cells
+        self.title = ""
+        self._open: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag == "table":
+            self.tables.append((named.get("class") or "", [], []))
+        if tag in ("td", "th"):
+            self.tables[-1][1 if tag == "th" else 2].append("")
+        self.links += [named[name] or "" for name in ("src", "href") if name in named]
+        self.links += [named[name] or "" for name in ("xlink:href",) if name in named]
+        self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._open:
+            while self._open.pop() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        tag = self._open[-1] if self._open else ""
+        if tag == "title":
+            self.title += data
+        elif tag in ("td", "th"):
+            self.tables[-1][1 if tag == "th" else 2][-1] += data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Path:
+    path = tmp_path_factory.mktemp("report")
+    render(tables, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "index.html").read_text(encoding="utf-8"))
+
+
+def test_every_number_of_the_layer_table_is_one_of_the_csv(
+    folder: Path, page: Page, tables: Tables
+) -> None:
+    known = set()
+    for name in ("layers.csv", "trials.csv"):
+        known |= set(NUMBER.findall((folder / name).read_text(encoding="utf-8")))
+    for row in tables.layers:  # these two follow from the layer alone
+        known |= set(NUMBER.findall(f"{row.geometry.output_volume} {row.geometry.describe()}"))
+    cells = [cell for kind, _, found in page.tables if kind == "layers" for cell in found]
+    numbers = {number for cell in cells for number in NUMBER.findall(cell)}
+    assert len(numbers) > 40
+    assert numbers <= known, numbers - known
+
+
+def test_every_layer_stands_in_the_table_with_its_time(page: Page, tables: Tables) -> None:
+    cells = [cell for kind, _, found in page.tables if kind == "layers" for cell in found]
+    for row in tables.layers:
+        assert row.layer in cells
+        assert row.tile in cells
+        assert str(row.tconv_ms) in cells
+
+
+def test_predicted_stands_in_title_and_headings(page: Page) -> None:
+    assert "predicted" in page.title
+    headings = [word for kind, words, _ in page.tables if kind == "layers" for word in words]
+    rates = [word for word in headings if re.search(r"\bms\b|TFLOP|GB/s|roofline", word)]
+    assert len(rates) >= 4
+    assert all(word.startswith("predicted") for word in rates)
+    assert not any("measured" in word for word in headings)
+
+
+def test_predicted_stands_at_every_figure(folder: Path) -> None:
+    figures = sorted(folder.glob("*.svg"))
+    assert {figure.stem for figure in figures} >= {"roofline", "shares", "progress", "tiles-1"}
+    for figure in figures:
+        text = "".join(ElementTree.parse(figure).getroot().itertext())
+        assert "predicted" in text, figure.name
+        assert "measured" not in text, figure.name
+
+
+def test_page_needs_no_network_and_no_script(folder: Path, page: Page) -> None:
+    assert all(link.startswith("#") or (folder / link).is_file() for link in page.links)
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "@import" not in text
+    assert "url(http" not in text
+
+
+def test_ids_of_figures_do_not_meet(folder: Path) -> None:
+    def ids(path: Path) -> set[str]:
+        return set(re.findall(r'\bid="([^"]+)"', path.read_text(encoding="utf-8")))
+
+    roofline, shares = ids(folder / "roofline.svg"), ids(folder / "shares.svg")
+    assert roofline
+    assert shares
+    assert not roofline & shares
+
+
+def test_roofline_names_every_layer(folder: Path, tables: Tables) -> None:
+    text = "".join(ElementTree.parse(folder / "roofline.svg").getroot().itertext())
+    assert all(f"{row.suite} {row.layer}" in text for row in tables.layers)
+
+
+def test_markdown_says_the_same(folder: Path, tables: Tables) -> None:
+    text = (folder / "index.md").read_text(encoding="utf-8")
+    assert text.startswith("# tconv on sm_90")
+    assert "predicted" in text.splitlines()[0]
+    assert "| predicted ms |" in text
+    assert "(roofline.svg)" in text
+    for row in tables.layers:
+        assert f"| {row.tile} | {row.tconv_ms} |" in text
+
+
+def test_rejections_are_counted_by_reason(page: Page) -> None:
+    cells = next(cells for kind, _, cells in page.tables if kind == "search")
+    at = cells.index("rejected: spills")
+    assert cells[at + 1 : at + 4] == ["2", "2", "2"]
+
+
+def test_same_tables_give_the_same_pages(folder: Path, tmp_path: Path, tables: Tables) -> None:
+    for path in render(tables, tmp_path):
+        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+
+
+def test_words_of_a_table_are_not_markup(tmp_path: Path, tables: Tables) -> None:
+    odd = replace(tables.layers[0], layer="<b>|x")
+    render(replace(tables, layers=[odd]), tmp_path)
+    assert "<b>|x" not in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "&lt;b>\\|x" in (tmp_path / "index.md").read_text(encoding="utf-8")
+
+
+def test_empty_report_says_what_is_missing(tmp_path: Path, tables: Tables) -> None:
+    render(replace(tables, layers=[], map=[]), tmp_path)
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "No candidate has passed" in text
+    assert "of which no candidate passed: 6" in text
+
+
+def test_report_without_the_tuners_story_says_so(tmp_path: Path, tables: Tables) -> None:
+    render(replace(tables, trials=[], space=[], map=[]), tmp_path)
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "trials are missing" in text
+    assert "registers, compiled" not in text
+
+
+def test_measured_report_says_measured(tmp_path: Path, tables: Tables) -> None:
+    about = replace(tables.about, kind="measured", target="nvidia-h200")
+    measured = replace(
+        tables,
+        about=about,
+        layers=[replace(row, kind="measured", cudnn_nhwc_ms=0.01) for row in tables.layers],
+        trials=[replace(row, kind="measured") for row in tables.trials],
+    )
+    render(measured, tmp_path)
+    page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
+    headings = [word for kind, words, _ in page.tables if kind == "layers" for word in words]
+    assert "measured ms" in headings
+    assert "measured cuDNN ms, channels_last" in headings
+    assert not any("predicted" in word for word in headings)
+    assert default_folder(measured).name == "nvidia-h200"
+
+
+def test_predictions_lie_under_their_own_name(tables: Tables) -> None:
+    assert default_folder(tables).name == "sm_90-predicted"
+
+
+def test_many_rows_are_rendered_in_time(tmp_path: Path, tables: Tables) -> None:
+    rows = [
+        replace(row, layer=f"{row.layer} {number}")
+        for number in range(350)
+        for row in tables.layers
+    ]
+    start = time.process_time()
+    render(replace(tables, layers=rows), tmp_path)
+    assert time.process_time() - start < 8
+    assert "the roofline names 40" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["render", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+def test_command_renders_from_the_store_and_again_from_tables(
+    tmp_path: Path, trials: list[Trial]
+) -> None:
+    path = tmp_path / "trials.sqlite"
+    with Store(path) as store:
+        for trial in trials:
+            store.add(trial)
+    code, output = invoke("--target", "sm_90", "--store", path, "--out", tmp_path / "a")
+    assert code == 0, output
+    code, output = invoke("--tables", tmp_path / "a", "--out", tmp_path / "b")
+    assert code == 0, output
+    pages = [(tmp_path / name / "index.html").read_text("utf-8") for name in ("a", "b")]
+    assert pages[0] == pages[1]
+
+
+def test_unknown_target_exits_2_and_lists_what_exists(tmp_path: Path) -> None:
+    code, output = invoke("--target", "sm_17", "--store", tmp_path / "none.sqlite")
+    assert code == 2
+    assert "sm_17" in output
+    assert "sm_90, sm_100, gfx942" in output
+
+
+def test_no_trials_exits_2_and_says_how_to_make_some(tmp_path: Path) -> None:
+    path = tmp_path / "none.sqlite"
+    code, output = invoke("--target", "sm_80", "--store", path)
+    assert code == 2
+    assert "no predicted trials for sm_80" in output
+    assert "python -m autotune tune --target sm_80" in output
+    assert not path.exists()
+
+
+def test_damaged_table_exits_2_and_is_named(tmp_path: Path, tables: Tables) -> None:
+    write_tables(tmp_path, tables)
+    path = tmp_path / "layers.csv"
+    path.write_text(path.read_text().replace("lenet5,c3,dgrad", "lenet5,c3,backward"))
+    code, output = invoke("--tables", tmp_path, "--out", tmp_path / "out")
+    assert code == 2
+    assert "layers.csv: row 2, column pass: 'backward'" in output
+    assert not (tmp_path / "out").exists()

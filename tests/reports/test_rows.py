@@ -1,0 +1,131 @@
+"""Rows survive the way to a file and back; damaged files are named, with row and column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reports.collect import Tables
+from reports.rows import (
+    LayerRow,
+    MapRow,
+    RowError,
+    SpaceRow,
+    TrialRow,
+    columns_of,
+    read_rows,
+    write_rows,
+)
+
+SCHEMA = [
+    "suite",
+    "layer",
+    "pass",
+    "dtype",
+    "batch",
+    "in_channels",
+    "in_h",
+    "in_w",
+    "filters",
+    "filter_h",
+    "filter_w",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "algorithm",
+    "tile",
+    "kind",
+    "tconv_ms",
+    "tconv_ms_p20",
+    "tconv_ms_p80",
+    "cudnn_nhwc_ms",
+    "cudnn_nchw_ms",
+    "tflops",
+    "gbps",
+    "roofline_share",
+    "error_fp64",
+    "cudnn_error_fp64",
+]
+
+
+def test_layer_columns_are_the_schema_that_other_tools_read() -> None:
+    assert columns_of(LayerRow) == SCHEMA
+
+
+@pytest.mark.parametrize("name", ["layers", "trials", "space", "map"])
+def test_rows_survive_a_file(tmp_path: Path, tables: Tables, name: str) -> None:
+    rows = getattr(tables, name)
+    row_type = {"layers": LayerRow, "trials": TrialRow, "space": SpaceRow, "map": MapRow}[name]
+    write_rows(tmp_path / "x.csv", row_type, rows)
+    assert rows
+    assert read_rows(tmp_path / "x.csv", row_type) == rows
+
+
+def test_no_rows_survive_a_file(tmp_path: Path) -> None:
+    write_rows(tmp_path / "x.csv", LayerRow, [])
+    assert read_rows(tmp_path / "x.csv", LayerRow) == []
+
+
+def damage(path: Path, row: int, column: str, cell: str) -> None:
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    lines[row][lines[0].index(column)] = cell
+    path.write_text("\n".join(",".join(line) for line in lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("batch", "many"),
+        ("batch", "-1"),
+        ("filters", "6.5"),
+        ("pass", "sideways"),
+        ("dtype", "int4"),
+        ("tile", "128"),
+        ("kind", "guessed"),
+        ("stride", "2 x 2"),
+        ("tconv_ms", "fast"),
+        ("tflops", "nan"),
+        ("suite", ""),
+    ],
+)
+def test_damaged_cell_is_named(tmp_path: Path, tables: Tables, column: str, cell: str) -> None:
+    path = tmp_path / "layers.csv"
+    write_rows(path, LayerRow, tables.layers)
+    damage(path, 2, column, cell)
+    with pytest.raises(RowError, match=rf"layers\.csv: row 2, column {column}: "):
+        read_rows(path, LayerRow)
+
+
+def test_row_that_is_cut_off_is_named(tmp_path: Path, tables: Tables) -> None:
+    path = tmp_path / "layers.csv"
+    write_rows(path, LayerRow, tables.layers)
+    text = path.read_text()
+    path.write_text(text[: text.rindex("implicit_gemm")])
+    with pytest.raises(
+        RowError, match=rf"row {len(tables.layers)}, column algorithm: it is empty|"
+    ):
+        read_rows(path, LayerRow)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"suite,layer\na,b\n", "header: column pass is missing"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+    ids=["empty", "other columns", "no text"],
+)
+def test_file_that_is_no_table_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "layers.csv"
+    path.write_bytes(content)
+    with pytest.raises(RowError, match=words) as caught:
+        read_rows(path, LayerRow)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RowError, match=r"none\.csv"):
+        read_rows(tmp_path / "none.csv", LayerRow)
