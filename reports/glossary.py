@@ -45,6 +45,16 @@ def glossary(kind: Kind) -> list[tuple[str, str]]:
             "perfect. A layer with few FLOPs a byte lies under the memory roof.",
         ),
         (
+            "error against fp64",
+            "The largest difference from the same pass in fp64, over the largest value. "
+            + (
+                "No GPU ran the layer: a copy of it, shrunk until the interpreter can compute it, "
+                "took the same tile through the same branches."
+                if kind == "predicted"
+                else "Of the layer itself, on fresh random inputs."
+            ),
+        ),
+        (
             "registers, spills, shared memory, occupancy",
             "Read from the compiled code: registers and spilled bytes a thread, shared memory a "
             "program. Occupancy is the share of a processor's warps that these let run at once. "

@@ -86,6 +86,7 @@ def _figure(value: float | None) -> str:
 
 
 def _figure_columns(kind: str) -> list[tuple[str, Cell]]:
+    on_what = "a small copy, interpreted" if kind == "predicted" else "measured"
     return [
         (f"{kind} ms", lambda row, _: _figure(row.tconv_ms)),
         (f"{kind} ms, 20th percentile", lambda row, _: _figure(row.tconv_ms_p20)),
@@ -95,7 +96,7 @@ def _figure_columns(kind: str) -> list[tuple[str, Cell]]:
         (f"{kind} TFLOP/s", lambda row, _: _figure(row.tflops)),
         (f"{kind} GB/s", lambda row, _: _figure(row.gbps)),
         (f"{kind} share of roofline", lambda row, _: _figure(row.roofline_share)),
-        ("error against fp64", lambda row, _: _figure(row.error_fp64)),
+        (f"error against fp64, {on_what}", lambda row, _: _figure(row.error_fp64)),
         ("cuDNN's error against fp64", lambda row, _: _figure(row.cudnn_error_fp64)),
     ]
 

@@ -6,7 +6,7 @@ import csv
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,7 @@ from tconv.ops.launch import interpreting, runs_triton
 Ticker = Callable[[int, float], None]  # batches done in this epoch, loss of the last
 
 
-class Backend(StrEnum):
+class Backend(str, Enum):
     """Whose convolution and max-pool run."""
 
     tconv = "tconv"

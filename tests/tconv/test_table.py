@@ -48,7 +48,8 @@ DAMAGED = {
     "no table": "[1, 2]",
     "newer": '{"format": 2, "target": "sm_90", "winners": {}}',
     "bytes": "\udcff\udcfe",
-    "no tile": '{"format": 1, "winners": {"a": {"algorithm": "x", "tile": "big", "kind": "measured", "ms": 1}}}',
+    "no tile": '{"format": 1, "winners": {"a": {"algorithm": "x", "kind": "measured", "ms": 1, '
+    '"tile": "big"}}}',
     "huge tile": '{"format": 1, "winners": {"a": {"algorithm": "x", "kind": "measured", "ms": 1, '
     '"tile": "1099511627776x16x16 s1 w4 g1 k1"}}}',
     "no time": '{"format": 1, "winners": {"a": {"algorithm": "x", "tile": "16x16x16 s1 w4 g1 k1", '

@@ -23,7 +23,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CASES: dict[str, dict[str, Any]] = {
     "7x5-odd-channels": {"x": (2, 3, 7, 5), "w": (5, 3, 3, 3), "padding": 1},
     "stride-3-does-not-fit": {"x": (1, 3, 7, 7), "w": (2, 3, 3, 3), "stride": 3},
-    "strides-differ": {"x": (2, 17, 9, 13), "w": (19, 17, 3, 5), "stride": (2, 1), "padding": (1, 2)},
+    "strides-differ": {
+        "x": (2, 17, 9, 13), "w": (19, 17, 3, 5), "stride": (2, 1), "padding": (1, 2),
+    },
     "1x1": {"x": (2, 33, 5, 7), "w": (17, 33, 1, 1)},
     "1x1-stride-2": {"x": (2, 6, 7, 8), "w": (5, 6, 1, 1), "stride": 2},
     "stride-beyond-filter": {"x": (1, 2, 11, 13), "w": (3, 2, 2, 2), "stride": 3},
