@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,14 +123,12 @@ Reader = Callable[[Any, int], Resources]
 READERS: dict[str, Reader] = {"cuda": _cuda_resources, "hip": _hip_resources}
 
 
-def _resources(launches: tuple[Launch, ...], target: Target, steps: int) -> Iterator[Resources]:
+def compile_launch(launch: Launch, target: Target, steps: int = 1) -> Resources:
+    """Compile one kernel; ``steps`` is how often its loop runs, should it be unrolled."""
     import triton
 
-    for launch in launches:
-        compiled = triton.compile(
-            source_of(launch), target=_gpu_target(target), options=launch.options
-        )
-        yield READERS[target.backend](compiled, steps)
+    compiled = triton.compile(source_of(launch), target=_gpu_target(target), options=launch.options)
+    return READERS[target.backend](compiled, steps)
 
 
 def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled:
@@ -138,5 +136,7 @@ def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled
     from tconv.ops.conv_launch import launches
 
     steps = int(product_of(problem).steps(choice.tile))
-    product, *helpers = _resources(launches(problem, choice), target, steps)
+    product, *helpers = (
+        compile_launch(launch, target, steps) for launch in launches(problem, choice)
+    )
     return Compiled(product, max((helper.spill_bytes for helper in helpers), default=0))

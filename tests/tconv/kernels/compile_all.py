@@ -11,9 +11,7 @@ import json
 import sys
 from collections.abc import Iterator
 
-import triton
-
-from autotune.compile import READERS, _gpu_target, source_of
+from autotune.compile import compile_launch
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.ops import max_pool2d as pool
 from tconv.ops.conv_launch import bias_launches, launches
@@ -73,10 +71,7 @@ def main(name: str) -> None:
     target = TARGETS[name]
     found = {}
     for label, launch in cases(target):
-        compiled = triton.compile(
-            source_of(launch), target=_gpu_target(target), options=launch.options
-        )
-        found[f"{launch.kernel} {label}"] = dataclasses.asdict(READERS[target.backend](compiled))
+        found[f"{launch.kernel} {label}"] = dataclasses.asdict(compile_launch(launch, target))
     print(json.dumps(found))
 
 
