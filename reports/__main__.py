@@ -12,7 +12,7 @@ from reports.collect import Tables, collect, read_tables
 from reports.render import default_folder, render
 from reports.rows import RowError
 from tconv.table import Kind
-from tconv.target import DEFAULT_TARGET, TARGETS, Target, target_of
+from tconv.target import TARGETS, Target, target_of
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 COMMANDS = (
@@ -59,9 +59,27 @@ def _from_store(name: str, kind: str | None, path: Path) -> Tables:
     return collect(trials, targets[name], wanted, commands)
 
 
+def _stored(kind: str | None, path: Path) -> list[Tables]:
+    """A report's content for each target and kind that the store holds."""
+    if not path.exists():
+        _refuse(f"no trials in {path}; make some: python -m autotune tune")
+    with Store(path) as store:
+        found = sorted({(trial.target, trial.kind) for trial in store.trials()})
+    targets = known_targets()
+    for name in sorted({name for name, _ in found if name not in targets}):
+        typer.echo(f"{name} is not at hand: its trials are left out", err=True)
+    wanted = [(name, k) for name, k in found if name in targets and kind in (None, k)]
+    if not wanted:
+        _refuse(f"no trials to report in {path}; make some: python -m autotune tune")
+    return [_from_store(name, k, path) for name, k in wanted]
+
+
 @app.command("render")
 def render_command(
-    target: Annotated[str, typer.Option(help="architecture, or name of a GPU")] = DEFAULT_TARGET,
+    target: Annotated[
+        str | None,
+        typer.Option(help="architecture or GPU; by default all that is stored"),
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="predicted or measured")] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder; by default one in reports/published")
@@ -71,20 +89,27 @@ def render_command(
         Path | None, typer.Option(help="render again from the tables in this folder")
     ] = None,
 ) -> None:
-    """Write index.html, index.md, SVG figures and CSV tables for one target."""
+    """Write index.html, index.md, SVG figures and CSV tables: a folder a target and kind."""
+    path = store or default_path()
     try:
         if tables is not None:
-            content = read_tables(tables)
+            contents = [read_tables(tables)]
+        elif target is not None:
+            contents = [_from_store(target, kind, path)]
         else:
-            content = _from_store(target, kind, store or default_path())
-        pages = render(content, out or default_folder(content))[:2]
+            contents = _stored(kind, path)
+        if out is not None and len(contents) > 1:
+            names = ", ".join(content.about.target for content in contents)
+            _refuse(f"--out takes one report and there are several: name its --target ({names})")
+        for content in contents:
+            pages = render(content, out or default_folder(content))[:2]
+            about = content.about
+            typer.echo(f"{about.kind} report on {about.target}: {', '.join(map(str, pages))}")
     except RowError as error:
         _refuse(str(error))
     except OSError as error:
         typer.echo(f"the report cannot be written: {error}", err=True)
         raise typer.Exit(1) from error
-    about = content.about
-    typer.echo(f"{about.kind} report on {about.target}: {', '.join(map(str, pages))}")
 
 
 if __name__ == "__main__":
