@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from autotune.suites import DEFAULT_BATCH, SUITES
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.problem import ITEMSIZE
 from tconv.target import DEFAULT_TARGET, TARGETS, Target
+
+if TYPE_CHECKING:
+    from autotune.tune import Job
 
 DTYPES = (*ITEMSIZE, "tf32")  # tf32 is float32 whose operands are rounded
 
@@ -76,6 +79,18 @@ def _suites(wanted: list[str] | None) -> list[str]:
     return chosen
 
 
+def _work(suite: list[str] | None, passes: str, dtype: str, batch: int) -> list[Job]:
+    """A job for each layer and pass that the options name."""
+    from autotune.suites import suite as layers
+    from autotune.tune import jobs
+
+    suites, directions = _suites(suite), known_passes(passes)
+    known("dtype", dtype, DTYPES)
+    positive("--batch", batch)
+    found = [layer for name in suites for layer in layers(name, batch)]
+    return jobs(found, directions, dtype)  # type: ignore[arg-type]
+
+
 def _target(name: str | None) -> tuple[Target, str]:
     """The target and how its figures come about: a named one is predicted for."""
     from autotune.tune import machine
@@ -101,13 +116,10 @@ def tune(
     ] = DEFAULT_EFFORT.workers,
 ) -> None:
     """Find the best tile for each layer and pass; print and keep the winners."""
-    from autotune.suites import suite as layers
-    from autotune.tune import jobs, with_changes
     from autotune.tune import tune as run
+    from autotune.tune import with_changes
 
-    suites, directions = _suites(suite), known_passes(passes)
-    known("dtype", dtype, DTYPES)
-    positive("--batch", batch)
+    work = _work(suite, passes, dtype, batch)
     effort = with_changes(
         DEFAULT_EFFORT,
         candidates=positive("--candidates", candidates),
@@ -116,8 +128,7 @@ def tune(
     gpu, kind = _target(target)
     console = Console()
     console.print(show.announcement(gpu, kind, dtype))
-    found = [layer for name in suites for layer in layers(name, batch)]
-    outcome = run(jobs(found, directions, dtype), gpu, kind, effort)  # type: ignore[arg-type]
+    outcome = run(work, gpu, kind, effort)  # type: ignore[arg-type]
     show.print_outcome(outcome, console)
     if outcome.interrupted:
         fail("stopped; what was found is kept, and the next run goes on", EXIT_INTERRUPTED)
@@ -159,15 +170,9 @@ def space(
     batch: BatchOption = DEFAULT_BATCH,
 ) -> None:
     """How many tiles remain after each rule."""
-    from autotune.suites import suite as layers
-    from autotune.tune import jobs
-
-    suites, directions = _suites(suite), known_passes(passes)
-    known("dtype", dtype, DTYPES)
-    positive("--batch", batch)
+    work = _work(suite, passes, dtype, batch)
     gpu, _ = _target(target)
-    found = [each for name in suites for each in layers(name, batch)]
-    show.print_space(jobs(found, directions, dtype), gpu, Console())  # type: ignore[arg-type]
+    show.print_space(work, gpu, Console())
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn, cast
 import typer
 
 from autotune.store import Store, default_path
+from autotune.trial import Trial
 from reports.collect import Tables, collect, read_tables
 from reports.render import default_folder, render
 from reports.rows import RowError
@@ -19,6 +20,11 @@ COMMANDS = (
     "python -m autotune tune --target {target}",
     "python -m reports render --target {target}",
 )
+
+
+def commands_for(target: str) -> tuple[str, ...]:
+    """What makes a report on ``target`` anew."""
+    return tuple(command.format(target=target) for command in COMMANDS)
 
 
 @app.callback()
@@ -39,39 +45,41 @@ def known_targets() -> dict[str, Target]:
     return {**TARGETS, **{target.name: target for target in here}}
 
 
+def _trials(path: Path) -> list[Trial]:
+    """All trials of the store at ``path``; none where there is no store."""
+    if not path.exists():  # opening would make an empty one
+        return []
+    with Store(path) as store:
+        if store.path is None:
+            _refuse(f"{path} cannot be used as a store of trials")
+        return list(store.trials())
+
+
 def _from_store(name: str, kind: str | None, path: Path) -> Tables:
+    """A report's content for one target."""
     targets = known_targets()
     if name not in targets:
         _refuse(f"no target {name!r}; there are: {', '.join(targets)}")
     if kind not in (None, "predicted", "measured"):
         _refuse(f"no kind {kind!r}; there are: predicted, measured")
     wanted = cast(Kind, kind or ("predicted" if name in TARGETS else "measured"))
-    commands = tuple(command.format(target=name) for command in COMMANDS)
-    nothing = f"no {wanted} trials for {name} in {path}; make some: {commands[0]}"
-    if not path.exists():  # opening would make an empty one
-        _refuse(nothing)
-    with Store(path) as store:
-        if store.path is None:
-            _refuse(f"{path} cannot be used as a store of trials")
-        trials = list(store.trials(target=name, kind=wanted))
-    if not trials:
-        _refuse(nothing)
-    return collect(trials, targets[name], wanted, commands)
+    commands = commands_for(name)
+    try:
+        return collect(_trials(path), targets[name], wanted, commands)
+    except LookupError:
+        _refuse(f"no {wanted} trials for {name} in {path}; make some: {commands[0]}")
 
 
 def _stored(kind: str | None, path: Path) -> list[Tables]:
     """A report's content for each target and kind that the store holds."""
-    if not path.exists():
-        _refuse(f"no trials in {path}; make some: python -m autotune tune")
-    with Store(path) as store:
-        found = sorted({(trial.target, trial.kind) for trial in store.trials()})
-    targets = known_targets()
+    trials, targets = _trials(path), known_targets()
+    found = sorted({(trial.target, trial.kind) for trial in trials})
     for name in sorted({name for name, _ in found if name not in targets}):
         typer.echo(f"{name} is not at hand: its trials are left out", err=True)
     wanted = [(name, k) for name, k in found if name in targets and kind in (None, k)]
     if not wanted:
         _refuse(f"no trials to report in {path}; make some: python -m autotune tune")
-    return [_from_store(name, k, path) for name, k in wanted]
+    return [collect(trials, targets[name], k, commands_for(name)) for name, k in wanted]
 
 
 @app.command("render")

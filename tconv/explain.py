@@ -12,7 +12,7 @@ from tconv.ops.conv2d import float32_precision
 from tconv.ops.conv_check import as_pair, check_conv2d
 from tconv.ops.launch import interpreting, runs_triton, target_for
 from tconv.ops.layout import layout_of, prefers_channels_last
-from tconv.problem import Layout, PoolProblem, Problem
+from tconv.problem import Layout, PoolProblem, Problem, dtype_name
 from tconv.select import Choice, choose
 
 
@@ -68,7 +68,7 @@ def explain(
 def _choices(
     geometry: ConvGeometry | PoolGeometry, device: torch.device, dtype: torch.dtype, layout: Layout
 ) -> tuple[tuple[str, Choice], ...]:
-    name = str(dtype).removeprefix("torch.")
+    name = dtype_name(dtype)
     target = target_for(device)
     if isinstance(geometry, PoolGeometry):
         pools = (

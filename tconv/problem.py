@@ -12,6 +12,11 @@ Layout = Literal["nhwc", "nchw"]
 Precision = Literal["ieee", "tf32"]
 
 
+def dtype_name(dtype: object) -> str:
+    """torch's name of a dtype, without torch: a key of ``ITEMSIZE`` where kernels know it."""
+    return str(dtype).removeprefix("torch.")
+
+
 @dataclass(frozen=True)
 class Problem:
     """One pass of one convolution layer.

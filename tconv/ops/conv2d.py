@@ -19,10 +19,10 @@ from torch import Tensor
 
 from tconv.geometry import ConvGeometry, Pass, out_size
 from tconv.ops.conv_check import check_conv2d, check_types
-from tconv.ops.conv_launch import bias_launches, launches, wgrad_sum_launch
+from tconv.ops.conv_launch import bias_launches, launches
 from tconv.ops.launch import runs_triton, target_for
-from tconv.ops.layout import layout_of, memory_format, nhwc, prefers_channels_last
-from tconv.problem import Precision, Problem
+from tconv.ops.layout import dense, empty, layout_of, nhwc, prefers_channels_last
+from tconv.problem import Precision, Problem, dtype_name
 from tconv.select import Choice, choose
 
 # ---- launchers ------------------------------------------------------------------------------
@@ -41,12 +41,8 @@ def run_fprop(
     problem: Problem, choice: Choice, x: Tensor, w: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     shape = problem.geometry
-    y = torch.empty(
-        (shape.batch, shape.out_channels, shape.out_h, shape.out_w),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=memory_format(problem.layout),
-    )
+    size = (shape.batch, shape.out_channels, shape.out_h, shape.out_w)
+    y = empty(x, size, problem.layout)
     tensors = {"x": nhwc(x), "w": nhwc(w)}
     if bias is not None:
         tensors["bias"] = bias.contiguous()
@@ -57,12 +53,8 @@ def run_fprop(
 
 def run_dgrad(problem: Problem, choice: Choice, dy: Tensor, w: Tensor) -> Tensor:
     shape = problem.geometry
-    dx = torch.empty(
-        (shape.batch, shape.in_channels, shape.in_h, shape.in_w),
-        dtype=dy.dtype,
-        device=dy.device,
-        memory_format=memory_format(problem.layout),
-    )
+    size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
+    dx = empty(dy, size, problem.layout)
     (launch,) = launches(problem, choice)
     launch.run(dy=nhwc(dy), w=nhwc(w), dx=dx)
     return dx
@@ -73,16 +65,10 @@ def run_wgrad(
 ) -> Tensor:
     """dw, which follows the filter's own format rather than that of the activations."""
     shape = problem.geometry
-    dw = torch.empty(
-        (shape.out_channels, shape.group_in_channels, shape.filter_h, shape.filter_w),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=memory_format(layout_of(channels_last)),
-    )
-    product, _ = launches(problem, choice)
-    splits = product.grid[2]
-    total = wgrad_sum_launch(problem, splits, taps_first=channels_last)
-    workspace = _workspace(splits * shape.w_elements, x)
+    size = (shape.out_channels, shape.group_in_channels, shape.filter_h, shape.filter_w)
+    dw = empty(x, size, layout_of(channels_last))
+    product, total = launches(problem, choice, taps_first=channels_last)
+    workspace = _workspace(product.grid[2] * shape.w_elements, x)
     product.run(x=nhwc(x), dy=nhwc(dy), workspace=workspace)
     total.run(workspace=workspace, total=dw)
     return dw
@@ -97,7 +83,7 @@ def run_bias_grad(dy: Tensor) -> Tensor:
     """The gradient of the bias: dy summed over all but its channels."""
     batch, channels, out_h, out_w = dy.shape
     parts, total = bias_launches(
-        _dtype_name(dy), batch * out_h * out_w, channels, target_for(dy.device)
+        dtype_name(dy.dtype), batch * out_h * out_w, channels, target_for(dy.device)
     )
     workspace = _workspace(parts.grid[1] * channels, dy)
     parts.run(dy=nhwc(dy), workspace=workspace)
@@ -125,10 +111,6 @@ _ops = torch.ops.tconv
 Window = tuple[Sequence[int], Sequence[int], Sequence[int], int]
 
 
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 def float32_precision(dtype: torch.dtype, device: torch.device) -> Precision:
     """torch's own switch for convolutions decides whether float32 may be rounded to tf32."""
     allowed = dtype == torch.float32 and device.type == "cuda"
@@ -148,7 +130,7 @@ def _chosen(
     problem = Problem(
         geometry,
         direction,
-        _dtype_name(tensor),
+        dtype_name(tensor.dtype),
         layout_of(channels_last),
         float32_precision(tensor.dtype, tensor.device),
     )
@@ -168,7 +150,7 @@ def _conv2d(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
         return run_fprop(problem, choice, x, w, bias)
     stride, padding, dilation, groups = window
     y = torch.ops.aten.convolution(x, w, bias, stride, padding, dilation, False, [0, 0], groups)
-    return y.contiguous(memory_format=memory_format(layout_of(channels_last)))
+    return dense(y, layout_of(channels_last))
 
 
 def _conv2d_input_grad(
@@ -179,7 +161,7 @@ def _conv2d_input_grad(
         problem, choice = _chosen("dgrad", x_size, w.shape, tuple(window), dy, channels_last)
         return run_dgrad(problem, choice, dy, w)
     dx, _, _ = _torch_gradients(dy, dy.new_empty(x_size), w, window, [True, False, False])
-    return dx.contiguous(memory_format=memory_format(layout_of(channels_last)))
+    return dense(dx, layout_of(channels_last))
 
 
 def _conv2d_weight_grad(
@@ -191,7 +173,7 @@ def _conv2d_weight_grad(
         problem, choice = _chosen("wgrad", x.shape, w_size, tuple(window), x, x_channels_last)
         return run_wgrad(problem, choice, x, dy, channels_last)
     _, dw, _ = _torch_gradients(dy, x, x.new_empty(w_size), window, [False, True, False])
-    return dw.contiguous(memory_format=memory_format(layout_of(channels_last)))
+    return dense(dw, layout_of(channels_last))
 
 
 def _torch_gradients(
@@ -214,11 +196,6 @@ for _key in ("CPU", "CUDA"):
     _library.impl("conv2d_bias_grad", _conv2d_bias_grad, _key)
 
 
-def _empty(like: Tensor, size: Sequence[int], channels_last: bool) -> Tensor:
-    format_ = memory_format(layout_of(channels_last))
-    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=format_)
-
-
 @torch.library.register_fake("tconv::conv2d", lib=_library)
 def _(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
     check_types(x, w, bias)
@@ -227,17 +204,17 @@ def _(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
         out_size(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i])
         for i in range(2)
     ]
-    return _empty(x, (x.shape[0], w.shape[0], *sizes), _y_channels_last(x, w))
+    return empty(x, (x.shape[0], w.shape[0], *sizes), layout_of(_y_channels_last(x, w)))
 
 
 @torch.library.register_fake("tconv::conv2d_input_grad", lib=_library)
 def _(dy: Tensor, w: Tensor, x_size: Sequence[int], *window_and_format: Any) -> Tensor:
-    return _empty(dy, x_size, window_and_format[-1])
+    return empty(dy, x_size, layout_of(window_and_format[-1]))
 
 
 @torch.library.register_fake("tconv::conv2d_weight_grad", lib=_library)
 def _(x: Tensor, dy: Tensor, w_size: Sequence[int], *window_and_format: Any) -> Tensor:
-    return _empty(x, w_size, window_and_format[-1])
+    return empty(x, w_size, layout_of(window_and_format[-1]))
 
 
 @torch.library.register_fake("tconv::conv2d_bias_grad", lib=_library)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-Pair = list[int]
+from tconv.problem import ITEMSIZE, dtype_name
 
-SUPPORTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+Pair = list[int]
 
 
 def as_pair(value: int | Sequence[int], name: str) -> Pair:
@@ -125,7 +124,7 @@ def check_types(x: Tensor, w: Tensor, bias: Tensor | None) -> None:
             continue
         if other.dtype != x.dtype:
             raise RuntimeError(
-                f"Input type ({_type_name(x)}) and {name} type ({_type_name(other)}) "
+                f"Input type ({dtype_name(x.dtype)}) and {name} type ({dtype_name(other.dtype)}) "
                 "should be the same"
             )
         if other.device != x.device:
@@ -133,9 +132,5 @@ def check_types(x: Tensor, w: Tensor, bias: Tensor | None) -> None:
                 f"Expected all tensors to be on the same device, but input is on {x.device} "
                 f"and {name} is on {other.device}"
             )
-    if x.dtype not in SUPPORTED:
-        raise NotImplementedError(f"\"tconv::conv2d\" not implemented for '{_type_name(x)}'")
-
-
-def _type_name(tensor: Any) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    if dtype_name(x.dtype) not in ITEMSIZE:
+        raise NotImplementedError(f"\"tconv::conv2d\" not implemented for '{dtype_name(x.dtype)}'")

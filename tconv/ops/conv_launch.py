@@ -33,15 +33,17 @@ def accumulator_type(dtype: str) -> Any:
     return tl.float64 if dtype == "float64" else tl.float32
 
 
-def launches(problem: Problem, choice: Choice, has_bias: bool = False) -> tuple[Launch, ...]:
-    """What ``choice`` launches for ``problem``, in order."""
+def launches(
+    problem: Problem, choice: Choice, has_bias: bool = False, taps_first: bool = True
+) -> tuple[Launch, ...]:
+    """What ``choice`` launches for ``problem``, in order; ``taps_first``: a channels_last dw."""
     assert choice.algorithm == "implicit_gemm", choice
     if problem.direction == "fprop":
         return (fprop_launch(problem, choice.tile, has_bias),)
     if problem.direction == "dgrad":
         return (dgrad_launch(problem, choice.tile),)
     product = wgrad_launch(problem, choice.tile)
-    return product, wgrad_sum_launch(problem, product.grid[2], taps_first=True)
+    return product, wgrad_sum_launch(problem, product.grid[2], taps_first)
 
 
 def _scalars(problem: Problem) -> dict[str, int]:

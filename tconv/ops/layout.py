@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,23 @@ def memory_format(layout: Layout) -> torch.memory_format:
     return torch.channels_last if layout == "nhwc" else torch.contiguous_format
 
 
+def empty(
+    like: Tensor, size: Sequence[int], layout: Layout, dtype: torch.dtype | None = None
+) -> Tensor:
+    """A fresh tensor in ``layout``, of the dtype (unless another is given) and device of one."""
+    return torch.empty(
+        tuple(size),
+        dtype=dtype or like.dtype,
+        device=like.device,
+        memory_format=memory_format(layout),
+    )
+
+
+def dense(tensor: Tensor, layout: Layout) -> Tensor:
+    """The tensor itself where it is dense in ``layout``, or else a copy that is."""
+    return tensor.contiguous(memory_format=memory_format(layout))
+
+
 def nhwc(tensor: Tensor) -> Tensor:
     """The tensor dense in channels_last order, which the convolution kernels read."""
-    return tensor.contiguous(memory_format=torch.channels_last)
+    return dense(tensor, "nhwc")

@@ -18,9 +18,9 @@ from torch import Tensor
 from tconv.geometry import PoolGeometry
 from tconv.ops.conv_launch import accumulator_type, index_type
 from tconv.ops.launch import Launch, cdiv, runs_triton, target_for
-from tconv.ops.layout import layout_of, memory_format, prefers_channels_last
+from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import as_pair, check_dtype, pool_geometry
-from tconv.problem import PoolProblem
+from tconv.problem import PoolProblem, dtype_name
 from tconv.select import choose
 from tconv.tile import Tile
 
@@ -127,23 +127,11 @@ def pick_launch(problem: PoolProblem, tile: Tile) -> Launch:
     return _launch("max_pool.max_pool_pick", problem, tile, "x indices y", pixels, {})
 
 
-def _empty(
-    like: Tensor, size: Sequence[int], channels_last: bool, dtype: torch.dtype | None = None
-) -> Tensor:
-    return torch.empty(
-        tuple(size),
-        dtype=dtype or like.dtype,
-        device=like.device,
-        memory_format=memory_format(layout_of(channels_last)),
-    )
-
-
 def _launch_inputs(
     shape: PoolGeometry, direction: Literal["fprop", "dgrad"], x: Tensor, channels_last: bool
 ) -> tuple[PoolProblem, Tile]:
     """The problem that a tensor of values poses, and the tile that is chosen for it."""
-    dtype = str(x.dtype).removeprefix("torch.")
-    problem = PoolProblem(shape, direction, dtype, layout_of(channels_last))
+    problem = PoolProblem(shape, direction, dtype_name(x.dtype), layout_of(channels_last))
     return problem, choose(problem, target_for(x.device)).tile
 
 
@@ -164,11 +152,6 @@ _library.define(
 )
 
 
-def _dense(tensor: Tensor, channels_last: bool) -> Tensor:
-    """The tensor itself where it is dense in its layout, or else a copy that is."""
-    return tensor.contiguous(memory_format=memory_format(layout_of(channels_last)))
-
-
 def _outputs(
     x: Tensor, *arguments: Any, write_indices: bool
 ) -> tuple[PoolGeometry, bool, Tensor, Tensor | None]:
@@ -177,14 +160,14 @@ def _outputs(
     check_dtype(x)
     channels_last = prefers_channels_last(x)
     size = (*x.shape[:-2], shape.out_h, shape.out_w)
-    y = _empty(x, size, channels_last)
-    indices = _empty(x, size, channels_last, torch.int64) if write_indices else None
+    y = empty(x, size, layout_of(channels_last))
+    indices = empty(x, size, layout_of(channels_last), torch.int64) if write_indices else None
     return shape, channels_last, y, indices
 
 
 def _fprop(x: Tensor, *arguments: Any, write_indices: bool) -> tuple[Tensor, Tensor | None]:
     shape, channels_last, y, indices = _outputs(x, *arguments, write_indices=write_indices)
-    x = _dense(x, channels_last)
+    x = dense(x, layout_of(channels_last))
     problem, tile = _launch_inputs(shape, "fprop", x, channels_last)
     launch = fprop_launch(problem, tile, write_indices)
     launch.run(x=x, y=y, **({"indices": indices} if indices is not None else {}))
@@ -208,12 +191,12 @@ def _max_pool2d_values(x: Tensor, *arguments: Any) -> Tensor:
 
 def _input_grad(dy: Tensor, indices: Tensor, input_size: Sequence[int], *arguments: Any) -> Tensor:
     *window, channels_last = arguments
-    dx = _empty(dy, input_size, channels_last)
+    dx = empty(dy, input_size, layout_of(channels_last))
     if not runs_triton(dy.device):
         dx = torch.ops.aten.max_pool2d_with_indices_backward(dy, dx, *window, indices)
-        return _dense(dx, channels_last)
-    dy = _dense(dy, channels_last)
-    indices = _dense(indices, channels_last)
+        return dense(dx, layout_of(channels_last))
+    dy = dense(dy, layout_of(channels_last))
+    indices = dense(indices, layout_of(channels_last))
     shape = pool_geometry(input_size, *window)
     launch = dgrad_launch(*_launch_inputs(shape, "dgrad", dy, channels_last))
     launch.run(dy=dy, indices=indices, dx=dx)
@@ -224,10 +207,10 @@ def _pick(x: Tensor, indices: Tensor, *arguments: Any) -> Tensor:
     *window, channels_last = arguments
     if not runs_triton(x.device):
         y = x.flatten(-2).gather(-1, indices.flatten(-2)).view(indices.shape)
-        return _dense(y, channels_last)
-    y = _empty(x, indices.shape, channels_last)
-    x = _dense(x, channels_last)
-    indices = _dense(indices, channels_last)
+        return dense(y, layout_of(channels_last))
+    y = empty(x, indices.shape, layout_of(channels_last))
+    x = dense(x, layout_of(channels_last))
+    indices = dense(indices, layout_of(channels_last))
     shape = pool_geometry(x.shape, *window)
     launch = pick_launch(*_launch_inputs(shape, "fprop", x, channels_last))
     launch.run(x=x, indices=indices, y=y)
@@ -253,12 +236,12 @@ def _(x: Tensor, *arguments: Any) -> Tensor:
 
 @torch.library.register_fake("tconv::max_pool2d_input_grad", lib=_library)
 def _(dy: Tensor, indices: Tensor, input_size: Sequence[int], *arguments: Any) -> Tensor:
-    return _empty(dy, input_size, arguments[-1])
+    return empty(dy, input_size, layout_of(arguments[-1]))
 
 
 @torch.library.register_fake("tconv::max_pool2d_pick", lib=_library)
 def _(x: Tensor, indices: Tensor, *arguments: Any) -> Tensor:
-    return _empty(x, indices.shape, arguments[-1])
+    return empty(x, indices.shape, layout_of(arguments[-1]))
 
 
 # ---- gradients ------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from tconv.geometry import PoolGeometry
-
-SUPPORTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from tconv.problem import ITEMSIZE, dtype_name
 
 # torch's position of each argument, and its words for a wrong number of values.
 _PAIRS = {
@@ -50,7 +49,7 @@ def as_pair(name: str, value: Any) -> tuple[int, int]:
 
 def check_dtype(x: Tensor) -> None:
     """Floating types only, as torch has it on CUDA."""
-    if x.dtype not in SUPPORTED:
+    if dtype_name(x.dtype) not in ITEMSIZE:
         name = x.type().split(".")[-1].removesuffix("Tensor")  # torch.LongTensor
         raise NotImplementedError(f"\"max_pool2d\" not implemented for '{name}'")
 
