@@ -47,7 +47,7 @@ def source_of(launch: Launch) -> Any:
     """Triton's description of ``launch``, specialised as its JIT would on aligned tensors."""
     from triton.compiler import ASTSource
 
-    from tconv.ops.launch import TRITON_DTYPE
+    from tconv.ops.launch import TRITON_DTYPE, Pointer
 
     function = launch.function
     signature: dict[str, str] = {}
@@ -55,9 +55,13 @@ def source_of(launch: Launch) -> Any:
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for position, parameter in enumerate(function.params):
         name = parameter.name
-        if name in launch.pointers:
-            signature[name] = f"*{TRITON_DTYPE[launch.pointers[name]]}"
+        operand = launch.operands.get(name)
+        if isinstance(operand, Pointer):
+            signature[name] = f"*{TRITON_DTYPE[operand.dtype]}"
             attributes[(position,)] = DIVISIBLE
+        elif operand is not None:
+            box = ",".join(map(str, operand.box))
+            signature[name] = f"tensordesc<{TRITON_DTYPE[operand.dtype]}[{box}]>"
         elif name in launch.scalars:
             value = launch.scalars[name]
             signature[name] = "i32" if abs(value) <= LARGEST_INT32 else "i64"
@@ -133,10 +137,9 @@ def compile_launch(launch: Launch, target: Target, steps: int = 1) -> Resources:
 
 def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled:
     """Compile every kernel of ``choice``; the first is the matrix product."""
-    from tconv.ops.conv_launch import launches
+    from tconv.algorithms import ALGORITHMS
 
     steps = int(product_of(problem).steps(choice.tile))
-    product, *helpers = (
-        compile_launch(launch, target, steps) for launch in launches(problem, choice)
-    )
+    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target)
+    product, *helpers = (compile_launch(launch, target, steps) for launch in plan.launches)
     return Compiled(product, max((helper.spill_bytes for helper in helpers), default=0))

@@ -85,7 +85,7 @@ def _poisoned() -> Iterator[None]:
 
 def _checked(problem: Problem, choice: Choice, device: str) -> Verdict:
     """Run ``choice`` on fresh random tensors on ``device`` and compare with the reference."""
-    from tconv.ops.conv2d import run
+    from tconv.ops.conv_run import run
 
     tensors = inputs(problem, device, secrets.randbits(31))
     with _poisoned():

@@ -39,7 +39,7 @@ def check(problem: Problem, choice: Choice) -> Verdict:
 
 def timing(problem: Problem, choice: Choice, l2_bytes: int, effort: Effort) -> Timing:
     """How long ``choice`` takes on this process's GPU."""
-    from tconv.ops.conv2d import run
+    from tconv.ops.conv_run import run
 
     with _mortal():
         tensors = inputs(problem, "cuda")

@@ -60,7 +60,7 @@ def shortlist(
     problem: Problem, target: Target, candidates: Sequence[Tile], count: int
 ) -> list[Tile]:
     """``count`` tiles by predicted time, no more than ``SAME_SHAPE`` of one shape."""
-    thumb = heuristic(problem, target)
+    thumb = heuristic(problem, target).tile
     chosen = [thumb] if count and broken_rule(thumb, problem, target) is None else []
     order = [(*_merit(problem, tile, target), tile) for tile in candidates]
     shapes: Counter[tuple[int, int, int]] = Counter()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
-from tconv.ops.conv2d import float32_precision
 from tconv.ops.conv_check import as_pair, check_conv2d
+from tconv.ops.conv_run import precision_of
 from tconv.ops.launch import interpreting, runs_triton, target_for
 from tconv.ops.layout import layout_of, prefers_channels_last
 from tconv.problem import Layout, PoolProblem, Problem, dtype_name
@@ -54,29 +54,29 @@ def explain(
     """
     geometry = what if isinstance(what, (ConvGeometry, PoolGeometry)) else _geometry(what, input)
     if input is not None:
-        device, dtype = input.device, input.dtype
         layout = layout_of(prefers_channels_last(input))
     else:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype, layout = torch.float32, "nhwc"
+        input = torch.empty(0, device="cuda" if torch.cuda.is_available() else "cpu")
+        layout = "nhwc"
+    device = input.device
     if not runs_triton(device):
         return Explanation(geometry, str(device), ())
     where = "cpu, in Triton's interpreter" if interpreting() else target_for(device).product
-    return Explanation(geometry, where, _choices(geometry, device, dtype, layout))
+    return Explanation(geometry, where, _choices(geometry, input, layout))
 
 
 def _choices(
-    geometry: ConvGeometry | PoolGeometry, device: torch.device, dtype: torch.dtype, layout: Layout
+    geometry: ConvGeometry | PoolGeometry, like: Tensor, layout: Layout
 ) -> tuple[tuple[str, Choice], ...]:
-    name = dtype_name(dtype)
-    target = target_for(device)
+    name = dtype_name(like.dtype)
+    target = target_for(like.device)
     if isinstance(geometry, PoolGeometry):
         pools = (
             PoolProblem(geometry, "fprop", name, layout),
             PoolProblem(geometry, "dgrad", name, layout),
         )
         return tuple((pool.direction, choose(pool, target)) for pool in pools)
-    precision = float32_precision(dtype, device)
+    precision = precision_of(like, None)
     problems = (Problem(geometry, direction, name, layout, precision) for direction in PASSES)
     return tuple((problem.direction, choose(problem, target)) for problem in problems)
 
@@ -87,8 +87,10 @@ def _geometry(module: torch.nn.Module, input: Tensor | None) -> ConvGeometry | P
     x = input.unsqueeze(0) if input.dim() == 3 else input
     if isinstance(module, torch.nn.Conv2d):
         window = (module.stride, module.padding, module.dilation, module.groups)
-        x, full = check_conv2d(input, x, module.weight, module.bias, *window)
-        return ConvGeometry.from_torch(x.shape, module.weight.shape, *full)
+        bias = None if module.bias is None else module.bias.shape
+        full, (rows, columns) = check_conv2d(x.shape, module.weight.shape, bias, *window)
+        size = (*x.shape[:2], x.shape[2] + rows, x.shape[3] + columns)
+        return ConvGeometry.from_torch(size, module.weight.shape, *full)
     if isinstance(module, torch.nn.MaxPool2d):
         names = ("kernel_size", "stride", "padding", "dilation")
         pairs = (as_pair(getattr(module, name), name) for name in names)

@@ -9,7 +9,8 @@ from tconv.geometry import ConvGeometry, Pass, PoolGeometry
 
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 Layout = Literal["nhwc", "nchw"]
-Precision = Literal["ieee", "tf32"]
+Precision = Literal["ieee", "tf32", "tf32x3"]
+PRECISIONS: tuple[Precision, ...] = ("tf32", "tf32x3", "ieee")
 
 
 def dtype_name(dtype: object) -> str:
@@ -22,8 +23,8 @@ class Problem:
     """One pass of one convolution layer.
 
     ``layout`` is that of the activations as the caller holds them (``nhwc`` is torch's
-    channels_last). ``precision`` says how a float32 product is formed: exactly, or with
-    operands rounded to tf32.
+    channels_last). ``precision`` says how a float32 product is formed: exactly, with operands
+    rounded to tf32, or as three products of such parts (tf32x3).
     """
 
     geometry: ConvGeometry
@@ -38,8 +39,8 @@ class Problem:
 
     @property
     def arithmetic(self) -> str:
-        """The arithmetic whose peak rate bounds the pass: the dtype, or ``tf32``."""
-        return "tf32" if self.precision == "tf32" else self.dtype
+        """The arithmetic whose peak rate bounds the pass: the dtype, ``tf32`` or ``tf32x3``."""
+        return self.dtype if self.precision == "ieee" else self.precision
 
     @property
     def least_bytes(self) -> int:
@@ -59,7 +60,8 @@ class Problem:
         direction, arithmetic, layout, geometry = parts
         if direction not in ("fprop", "dgrad", "wgrad") or layout not in ("nhwc", "nchw"):
             raise ValueError(f"{key!r} names no problem")
-        dtype, precision = ("float32", "tf32") if arithmetic == "tf32" else (arithmetic, "ieee")
+        emulated = arithmetic in ("tf32", "tf32x3")
+        dtype, precision = ("float32", arithmetic) if emulated else (arithmetic, "ieee")
         if dtype not in ITEMSIZE:
             raise ValueError(f"{key!r} names no problem")
         return cls(ConvGeometry.from_key(geometry), direction, dtype, layout, precision)  # type: ignore[arg-type]

@@ -50,7 +50,14 @@ class Target:
 
 
 def _peaks(half: float, tf32: float, single: float, double: float) -> dict[str, float]:
-    return {"float16": half, "bfloat16": half, "tf32": tf32, "float32": single, "float64": double}
+    return {
+        "float16": half,
+        "bfloat16": half,
+        "tf32": tf32,
+        "tf32x3": tf32 / 3,  # three products for one
+        "float32": single,
+        "float64": double,
+    }
 
 
 # Limits: CUDA C++ Programming Guide, "Compute Capabilities"; AMD CDNA3 ISA guide.

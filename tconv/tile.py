@@ -26,30 +26,33 @@ class Tile:
     stages: int = 3  # depth of the software pipeline
     warps: int = 8
     swizzle: int = 8  # rows of tiles that share an L2 neighbourhood
-    splits: int = 1  # programs that share one reduction (wgrad)
+    splits: int = 1  # programs that share one reduction
+    persistent: int = 0  # programs on each processor that share the tiles out; 0: one a tile
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) is not int or not 1 <= value <= 1 << 20:
-                raise ValueError(f"tile: {field.name} is {value!r}, not a number from 1 to 2^20")
+            value, least = getattr(self, field.name), 0 if field.name == "persistent" else 1
+            if type(value) is not int or not least <= value <= 1 << 20:
+                raise ValueError(f"tile: {field.name} is {value!r}, no number from {least} to 2^20")
         for name in ("block_m", "block_n", "block_k", "warps"):
             value = getattr(self, name)
             if value & (value - 1):
                 raise ValueError(f"tile: {name} is {value}, not a power of two")
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.block_m}x{self.block_n}x{self.block_k} "
             f"s{self.stages} w{self.warps} g{self.swizzle} k{self.splits}"
         )
+        return f"{text} p{self.persistent}" if self.persistent else text
 
     @classmethod
     def parse(cls, text: str) -> Tile:
-        match = re.fullmatch(r"(\d+)x(\d+)x(\d+) s(\d+) w(\d+) g(\d+) k(\d+)", text)
+        pattern = r"(\d+)x(\d+)x(\d+) s(\d+) w(\d+) g(\d+) k(\d+)(?: p(\d+))?"
+        match = re.fullmatch(pattern, text)
         if match is None:
             raise ValueError(f"{text!r} is no tile; one reads '128x64x32 s3 w4 g8 k1'")
-        return cls(*map(int, match.groups()))
+        return cls(*map(int, match.groups(default="0")))
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Gradient of a convolution with respect to its filters and its bias.
+"""Gradient of a convolution with respect to its filters.
 
     dw[k, r, s, c] = sum over n, p, q of
         dy[n, p, q, k] x[n, p stride - pad + r dilation, q stride - pad + s dilation, c]
@@ -119,33 +119,6 @@ def implicit_gemm_wgrad(
     part_row = (part + group * OUT_CHANNELS + filter_index) * COLUMNS
     mask = filter_exists[:, None] & column_exists[None, :]
     tl.store(workspace + part_row[:, None] + column[None, :], accumulator, mask=mask)
-
-
-@triton.jit(do_not_specialize=["pixels", "split_pixels"])
-def bias_wgrad(
-    dy,  # [pixels, CHANNELS]
-    workspace,  # [splits, CHANNELS]
-    pixels,
-    split_pixels,
-    CHANNELS: tl.constexpr,
-    ACCUMULATOR: tl.constexpr,
-    INDEX: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Sums of dy over the pixels of one split, for each channel."""
-    channel = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    exists = channel < CHANNELS
-    first = tl.program_id(1).to(INDEX) * split_pixels
-    last = tl.minimum(first + split_pixels, pixels)
-    total = tl.zeros((BLOCK_N,), ACCUMULATOR)
-    pixel = first + tl.arange(0, BLOCK_K)
-    for _ in range(first, last, BLOCK_K):
-        mask = (pixel < last)[:, None] & exists[None, :]
-        tile = tl.load(dy + pixel[:, None] * CHANNELS + channel[None, :], mask=mask, other=0.0)
-        total += tl.sum(tile.to(ACCUMULATOR), axis=0)
-        pixel += BLOCK_K
-    tl.store(workspace + tl.program_id(1) * CHANNELS + channel, total, mask=exists)
 
 
 @triton.jit(do_not_specialize=["elements", "splits"])

@@ -17,176 +17,122 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tconv.geometry import ConvGeometry, Pass, out_size
-from tconv.ops.conv_check import check_conv2d, check_types
-from tconv.ops.conv_launch import bias_launches, launches
-from tconv.ops.launch import runs_triton, target_for
-from tconv.ops.layout import dense, empty, layout_of, nhwc, prefers_channels_last
-from tconv.problem import Precision, Problem, dtype_name
-from tconv.select import Choice, choose
-
-# ---- launchers ------------------------------------------------------------------------------
-
-
-def run(problem: Problem, choice: Choice, **tensors: Any) -> Tensor:
-    """One pass with a given choice: (x, w, bias) -> y, (dy, w) -> dx, or (x, dy) -> dw."""
-    if problem.direction == "fprop":
-        return run_fprop(problem, choice, **tensors)
-    if problem.direction == "dgrad":
-        return run_dgrad(problem, choice, **tensors)
-    return run_wgrad(problem, choice, **tensors)
-
-
-def run_fprop(
-    problem: Problem, choice: Choice, x: Tensor, w: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    shape = problem.geometry
-    size = (shape.batch, shape.out_channels, shape.out_h, shape.out_w)
-    y = empty(x, size, problem.layout)
-    tensors = {"x": nhwc(x), "w": nhwc(w)}
-    if bias is not None:
-        tensors["bias"] = bias.contiguous()
-    (launch,) = launches(problem, choice, has_bias=bias is not None)
-    launch.run(**tensors, y=y)
-    return y
-
-
-def run_dgrad(problem: Problem, choice: Choice, dy: Tensor, w: Tensor) -> Tensor:
-    shape = problem.geometry
-    size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
-    dx = empty(dy, size, problem.layout)
-    (launch,) = launches(problem, choice)
-    launch.run(dy=nhwc(dy), w=nhwc(w), dx=dx)
-    return dx
-
-
-def run_wgrad(
-    problem: Problem, choice: Choice, x: Tensor, dy: Tensor, channels_last: bool = True
-) -> Tensor:
-    """dw, which follows the filter's own format rather than that of the activations."""
-    shape = problem.geometry
-    size = (shape.out_channels, shape.group_in_channels, shape.filter_h, shape.filter_w)
-    dw = empty(x, size, layout_of(channels_last))
-    product, total = launches(problem, choice, taps_first=channels_last)
-    workspace = _workspace(product.grid[2] * shape.w_elements, x)
-    product.run(x=nhwc(x), dy=nhwc(dy), workspace=workspace)
-    total.run(workspace=workspace, total=dw)
-    return dw
-
-
-def _workspace(elements: int, like: Tensor) -> Tensor:
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return torch.empty(elements, dtype=dtype, device=like.device)
-
-
-def run_bias_grad(dy: Tensor) -> Tensor:
-    """The gradient of the bias: dy summed over all but its channels."""
-    batch, channels, out_h, out_w = dy.shape
-    parts, total = bias_launches(
-        dtype_name(dy.dtype), batch * out_h * out_w, channels, target_for(dy.device)
-    )
-    workspace = _workspace(parts.grid[1] * channels, dy)
-    parts.run(dy=nhwc(dy), workspace=workspace)
-    dbias = torch.empty(channels, dtype=dy.dtype, device=dy.device)
-    total.run(workspace=workspace, total=dbias)
-    return dbias
-
+from tconv.geometry import out_size
+from tconv.ops.conv_check import check_types, checked
+from tconv.ops.conv_run import precision_of, prepared, prepared_bias_grad
+from tconv.ops.launch import runs_triton
+from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
+from tconv.problem import Layout
 
 # ---- operators ------------------------------------------------------------------------------
 
 _library = torch.library.Library("tconv", "FRAGMENT")
 _WINDOW = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
-_library.define(f"conv2d(Tensor x, Tensor w, Tensor? bias, {_WINDOW}) -> Tensor")
 _library.define(
-    f"conv2d_input_grad(Tensor dy, Tensor w, SymInt[] x_size, {_WINDOW}, bool channels_last)"
-    " -> Tensor"
+    f"conv2d(Tensor x, Tensor w, Tensor? bias, {_WINDOW}, str? precision=None) -> Tensor"
 )
-_library.define(
-    f"conv2d_weight_grad(Tensor x, Tensor dy, SymInt[] w_size, {_WINDOW}, bool channels_last)"
-    " -> Tensor"
-)
+_GRADIENT = f"{_WINDOW}, bool channels_last, str? precision=None"
+_library.define(f"conv2d_input_grad(Tensor dy, Tensor w, SymInt[] x_size, {_GRADIENT}) -> Tensor")
+_library.define(f"conv2d_weight_grad(Tensor x, Tensor dy, SymInt[] w_size, {_GRADIENT}) -> Tensor")
 _library.define("conv2d_bias_grad(Tensor dy) -> Tensor")
 _ops = torch.ops.tconv
 
-Window = tuple[Sequence[int], Sequence[int], Sequence[int], int]
+Sizes = Sequence[int]
+CHANNELS_LAST = 4  # its place after stride, padding, dilation and groups
 
 
-def float32_precision(dtype: torch.dtype, device: torch.device) -> Precision:
-    """torch's own switch for convolutions decides whether float32 may be rounded to tf32."""
-    allowed = dtype == torch.float32 and device.type == "cuda"
-    return "tf32" if allowed and torch.backends.cudnn.allow_tf32 else "ieee"
+def _layout(tensor: Tensor) -> Layout:
+    return layout_of(prefers_channels_last(tensor))
 
 
-def _chosen(
-    direction: Pass,
-    x_size: Sequence[int],
-    w_size: Sequence[int],
-    window: Window,
-    tensor: Tensor,
-    channels_last: bool,
-) -> tuple[Problem, Choice]:
-    """The problem that ``tensor`` poses, and the choice for its device."""
-    geometry = ConvGeometry.from_torch(x_size, w_size, *window)
-    problem = Problem(
-        geometry,
-        direction,
-        dtype_name(tensor.dtype),
-        layout_of(channels_last),
-        float32_precision(tensor.dtype, tensor.device),
-    )
-    return problem, choose(problem, target_for(tensor.device))
-
-
-def _y_channels_last(x: Tensor, w: Tensor) -> bool:
+def _y_layout(x: Tensor, w: Tensor) -> Layout:
     """torch's rule: the result is channels_last where the input or the filter is."""
-    return prefers_channels_last(x) or prefers_channels_last(w)
+    return layout_of(prefers_channels_last(x) or prefers_channels_last(w))
 
 
-def _conv2d(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
+def _conv2d(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+    precision: str | None = None,
+) -> Tensor:
     check_types(x, w, bias)
-    channels_last = _y_channels_last(x, w)
-    if runs_triton(x.device):
-        problem, choice = _chosen("fprop", x.shape, w.shape, window, x, channels_last)
-        return run_fprop(problem, choice, x, w, bias)
-    stride, padding, dilation, groups = window
-    y = torch.ops.aten.convolution(x, w, bias, stride, padding, dilation, False, [0, 0], groups)
-    return dense(y, layout_of(channels_last))
+    if not runs_triton(x.device):
+        window = (stride, padding, dilation, False, [0, 0], groups)
+        return dense(torch.ops.aten.convolution(x, w, bias, *window), _y_layout(x, w))
+    call = prepared(
+        "fprop",
+        x.shape,
+        w.shape,
+        (tuple(stride), tuple(padding), tuple(dilation), groups),
+        _y_layout(x, w),
+        _layout(w),
+        x.dtype,
+        x.device,
+        precision_of(x, precision),
+        bias is not None,
+    )
+    return call.run(x=x, w=w) if bias is None else call.run(x=x, w=w, bias=bias)
 
 
 def _conv2d_input_grad(
-    dy: Tensor, w: Tensor, x_size: Sequence[int], *window_and_format: Any
+    dy: Tensor,
+    w: Tensor,
+    x_size: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+    channels_last: bool,
+    precision: str | None = None,
 ) -> Tensor:
-    *window, channels_last = window_and_format
-    if runs_triton(dy.device):
-        problem, choice = _chosen("dgrad", x_size, w.shape, tuple(window), dy, channels_last)
-        return run_dgrad(problem, choice, dy, w)
-    dx, _, _ = _torch_gradients(dy, dy.new_empty(x_size), w, window, [True, False, False])
-    return dense(dx, layout_of(channels_last))
+    layout = layout_of(channels_last)
+    if not runs_triton(dy.device):
+        window = (stride, padding, dilation, groups)
+        return dense(_torch_gradient(0, dy, dy.new_empty(x_size), w, window), layout)
+    window = (tuple(stride), tuple(padding), tuple(dilation), groups)
+    places = (layout, _layout(w), dy.dtype, dy.device)
+    call = prepared("dgrad", tuple(x_size), w.shape, window, *places, precision_of(dy, precision))
+    return call.run(dy=dy, w=w)
 
 
 def _conv2d_weight_grad(
-    x: Tensor, dy: Tensor, w_size: Sequence[int], *window_and_format: Any
+    x: Tensor,
+    dy: Tensor,
+    w_size: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+    channels_last: bool,
+    precision: str | None = None,
 ) -> Tensor:
-    *window, channels_last = window_and_format
-    if runs_triton(x.device):
-        x_channels_last = prefers_channels_last(x)
-        problem, choice = _chosen("wgrad", x.shape, w_size, tuple(window), x, x_channels_last)
-        return run_wgrad(problem, choice, x, dy, channels_last)
-    _, dw, _ = _torch_gradients(dy, x, x.new_empty(w_size), window, [False, True, False])
-    return dense(dw, layout_of(channels_last))
+    layout = layout_of(channels_last)
+    if not runs_triton(x.device):
+        window = (stride, padding, dilation, groups)
+        return dense(_torch_gradient(1, dy, x, x.new_empty(w_size), window), layout)
+    window = (tuple(stride), tuple(padding), tuple(dilation), groups)
+    places = (_layout(x), layout, x.dtype, x.device)
+    call = prepared("wgrad", x.shape, tuple(w_size), window, *places, precision_of(x, precision))
+    return call.run(x=x, dy=dy)
 
 
-def _torch_gradients(
-    dy: Tensor, x: Tensor, w: Tensor, window: Sequence[Any], mask: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    stride, padding, dilation, groups = window
-    return torch.ops.aten.convolution_backward(
-        dy, x, w, None, stride, padding, dilation, False, [0, 0], groups, mask
-    )  # type: ignore[no-any-return]
+def _torch_gradient(which: int, dy: Tensor, x: Tensor, w: Tensor, window: Sequence[Any]) -> Tensor:
+    """torch's own gradient of a convolution on the CPU: 0 for dx, 1 for dw."""
+    *pairs, groups = window
+    mask = [which == 0, which == 1, False]
+    both = torch.ops.aten.convolution_backward(dy, x, w, None, *pairs, False, [0, 0], groups, mask)
+    return both[which]  # type: ignore[no-any-return]
 
 
 def _conv2d_bias_grad(dy: Tensor) -> Tensor:
-    return run_bias_grad(dy) if runs_triton(dy.device) else dy.sum((0, 2, 3))
+    if not runs_triton(dy.device):
+        return dy.sum((0, 2, 3))
+    return prepared_bias_grad(dy.shape, _layout(dy), dy.dtype, dy.device).run(dy=dy)
 
 
 for _key in ("CPU", "CUDA"):
@@ -199,22 +145,22 @@ for _key in ("CPU", "CUDA"):
 @torch.library.register_fake("tconv::conv2d", lib=_library)
 def _(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
     check_types(x, w, bias)
-    stride, padding, dilation, _ = window
+    stride, padding, dilation = window[:3]
     sizes = [
         out_size(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i])
         for i in range(2)
     ]
-    return empty(x, (x.shape[0], w.shape[0], *sizes), layout_of(_y_channels_last(x, w)))
+    return empty(x, (x.shape[0], w.shape[0], *sizes), _y_layout(x, w))
 
 
 @torch.library.register_fake("tconv::conv2d_input_grad", lib=_library)
-def _(dy: Tensor, w: Tensor, x_size: Sequence[int], *window_and_format: Any) -> Tensor:
-    return empty(dy, x_size, layout_of(window_and_format[-1]))
+def _(dy: Tensor, w: Tensor, x_size: Sizes, *window: Any) -> Tensor:
+    return empty(dy, x_size, layout_of(window[CHANNELS_LAST]))
 
 
 @torch.library.register_fake("tconv::conv2d_weight_grad", lib=_library)
-def _(x: Tensor, dy: Tensor, w_size: Sequence[int], *window_and_format: Any) -> Tensor:
-    return empty(x, w_size, layout_of(window_and_format[-1]))
+def _(x: Tensor, dy: Tensor, w_size: Sizes, *window: Any) -> Tensor:
+    return empty(x, w_size, layout_of(window[CHANNELS_LAST]))
 
 
 @torch.library.register_fake("tconv::conv2d_bias_grad", lib=_library)
@@ -226,7 +172,7 @@ def _(dy: Tensor) -> Tensor:
 
 
 def _save_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, w, _, *ctx.window = inputs
+    x, w, _, *ctx.window, ctx.precision = inputs
     ctx.save_for_backward(x, w)
 
 
@@ -234,42 +180,46 @@ def _conv2d_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     x, w = ctx.saved_tensors
     dx = dw = dbias = None
     if ctx.needs_input_grad[0]:
-        dx = _ops.conv2d_input_grad(dy, w, x.shape, *ctx.window, _y_channels_last(x, w))
+        channels_last = prefers_channels_last(x) or prefers_channels_last(w)
+        dx = _ops.conv2d_input_grad(dy, w, x.shape, *ctx.window, channels_last, ctx.precision)
     if ctx.needs_input_grad[1]:
-        dw = _ops.conv2d_weight_grad(x, dy, w.shape, *ctx.window, prefers_channels_last(w))
+        dw = _weight_grad(ctx, x, dy, w)
     if ctx.needs_input_grad[2]:
         dbias = _ops.conv2d_bias_grad(dy)
-    return dx, dw, dbias, None, None, None, None
+    return dx, dw, dbias, None, None, None, None, None
 
 
-def _save_input_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    dy, w, _, *ctx.window, _ = inputs
-    ctx.save_for_backward(dy, w)
+def _weight_grad(ctx: Any, x: Tensor, dy: Tensor, w: Tensor) -> Tensor:
+    """dw, in the format of w."""
+    window = (*ctx.window, prefers_channels_last(w), ctx.precision)
+    return _ops.conv2d_weight_grad(x, dy, w.shape, *window)  # type: ignore[no-any-return]
+
+
+def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Of conv2d_input_grad (dy, w) and conv2d_weight_grad (x, dy) alike."""
+    first, second, _, *ctx.window, _, ctx.precision = inputs
+    ctx.save_for_backward(first, second)
 
 
 def _input_grad_backward(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
     dy, w = ctx.saved_tensors
     ddy = dw = None
     if ctx.needs_input_grad[0]:
-        ddy = _ops.conv2d(ddx, w, None, *ctx.window)
+        ddy = _ops.conv2d(ddx, w, None, *ctx.window, ctx.precision)
     if ctx.needs_input_grad[1]:
-        dw = _ops.conv2d_weight_grad(ddx, dy, w.shape, *ctx.window, prefers_channels_last(w))
-    return ddy, dw, None, None, None, None, None, None
-
-
-def _save_weight_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, dy, _, *ctx.window, _ = inputs
-    ctx.save_for_backward(x, dy)
+        dw = _weight_grad(ctx, ddx, dy, w)
+    return ddy, dw, None, None, None, None, None, None, None
 
 
 def _weight_grad_backward(ctx: Any, ddw: Tensor) -> tuple[Any, ...]:
     x, dy = ctx.saved_tensors
     dx = ddy = None
     if ctx.needs_input_grad[0]:
-        dx = _ops.conv2d_input_grad(dy, ddw, x.shape, *ctx.window, prefers_channels_last(x))
+        window = (*ctx.window, prefers_channels_last(x), ctx.precision)
+        dx = _ops.conv2d_input_grad(dy, ddw, x.shape, *window)
     if ctx.needs_input_grad[1]:
-        ddy = _ops.conv2d(x, ddw, None, *ctx.window)
-    return dx, ddy, None, None, None, None, None, None
+        ddy = _ops.conv2d(x, ddw, None, *ctx.window, ctx.precision)
+    return dx, ddy, None, None, None, None, None, None, None
 
 
 def _save_bias_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -282,8 +232,8 @@ def _bias_grad_backward(ctx: Any, ddbias: Tensor) -> Tensor:
 
 for _name, _backward, _save in (
     ("conv2d", _conv2d_backward, _save_conv2d),
-    ("conv2d_input_grad", _input_grad_backward, _save_input_grad),
-    ("conv2d_weight_grad", _weight_grad_backward, _save_weight_grad),
+    ("conv2d_input_grad", _input_grad_backward, _save_gradient),
+    ("conv2d_weight_grad", _weight_grad_backward, _save_gradient),
     ("conv2d_bias_grad", _bias_grad_backward, _save_bias_grad),
 ):
     torch.library.register_autograd(f"tconv::{_name}", _backward, setup_context=_save, lib=_library)
@@ -323,6 +273,8 @@ def conv2d(
     padding: int | Sequence[int] | str = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
+    *,
+    precision: str | None = None,
 ) -> Tensor:
     """Two-dimensional convolution, as ``torch.nn.functional.conv2d``.
 
@@ -337,6 +289,9 @@ def conv2d(
         padding: P, likewise, or ``"valid"`` (none) or ``"same"`` (keeps the size at stride 1).
         dilation: D, distance between the taps of a filter.
         groups: layers side by side that share the channels out among them.
+        precision: how float32 products are formed: ``"tf32"`` (operands rounded to 10 bits),
+            ``"tf32x3"`` (three such products, near float32), ``"ieee"`` (exact, without the
+            matrix unit); None follows ``torch.backends.cudnn.conv.fp32_precision``.
 
     Returns:
         y, (batch, out_channels, out_h, out_w) with out = (in - D (F - 1) - 1 + 2 P) // S + 1;
@@ -345,8 +300,8 @@ def conv2d(
     Raises:
         RuntimeError: for shapes, dtypes or devices that do not go together, in torch's words.
 
-    float16 and bfloat16 are summed in float32, float64 exactly; float32 is rounded to tf32
-    where ``torch.backends.cudnn.allow_tf32`` says so. Repeated calls give the same bits.
+    float16 and bfloat16 are summed in float32, float64 in float64; float32 is rounded to tf32
+    where torch's switch allows it, and else formed as tf32x3. Repeated calls give the same bits.
 
     >>> import torch
     >>> conv2d(torch.zeros(1, 3, 32, 32), torch.zeros(10, 3, 5, 5), padding=2).shape
@@ -354,6 +309,9 @@ def conv2d(
     """
     batched = input.dim() != 3
     x = input if batched else input.unsqueeze(0)
-    x, window = check_conv2d(input, x, weight, bias, stride, padding, dilation, groups)
-    y = _ops.conv2d(x, weight, bias, *window)
+    sizes = (input.shape, weight.shape, None if bias is None else bias.shape)
+    window, (rows, columns) = checked(*sizes, stride, padding, dilation, groups)
+    if rows or columns:
+        x = torch.nn.functional.pad(x, (0, columns, 0, rows))
+    y = _ops.conv2d.default(x, weight, bias, *window, precision)
     return y if batched else y.squeeze(0)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from tconv.problem import ITEMSIZE, dtype_name
 
-Pair = list[int]
+Pair = tuple[int, int]
 
 
-def as_pair(value: int | Sequence[int], name: str) -> Pair:
+def as_pair(value: int | Sequence[int], name: str) -> list[int]:
     """One number or one for each of height and width."""
     numbers = [value, value] if isinstance(value, (int, torch.SymInt)) else list(value)
     if len(numbers) == 1:
@@ -23,98 +24,119 @@ def as_pair(value: int | Sequence[int], name: str) -> Pair:
     return numbers
 
 
+Window = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
+Sizes = Sequence[int]
+
+
 def check_conv2d(
-    input: Tensor,
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    stride: int | Sequence[int],
-    padding: int | Sequence[int] | str,
-    dilation: int | Sequence[int],
+    input: Sizes,
+    weight: Sizes,
+    bias: Sizes | None,
+    stride: int | Sizes,
+    padding: int | Sizes | str,
+    dilation: int | Sizes,
     groups: int,
-) -> tuple[Tensor, tuple[Pair, Pair, Pair, int]]:
-    """The batched input and the window in full, or an error that names what does not fit."""
-    if w.dim() != 4 or x.dim() != 4:
-        if w.dim() in (3, 4):
+) -> tuple[Window, tuple[int, int]]:
+    """The window in full, or an error that names what does not fit.
+
+    Beside it: by how many rows at the bottom and columns at the right x must grow first, since
+    ``"same"`` may pad by an odd number.
+    """
+    x = (1, *input) if len(input) == 3 else input
+    if len(weight) != 4 or len(x) != 4:
+        if len(weight) in (3, 4):
             raise RuntimeError(
-                f"Expected {w.dim()}-dimensional input for {w.dim()}-dimensional weight "
-                f"{list(w.shape)}, but got {input.dim()}-dimensional input of size "
-                f"{list(input.shape)} instead"
+                f"Expected {len(weight)}-dimensional input for {len(weight)}-dimensional weight "
+                f"{list(weight)}, but got {len(input)}-dimensional input of size "
+                f"{list(input)} instead"
             )
-        raise RuntimeError(f"weight should have 4 dimensions, but has size {list(w.shape)}")
+        raise RuntimeError(f"weight should have 4 dimensions, but has size {list(weight)}")
     if groups <= 0:
         raise RuntimeError(f"non-positive groups is not supported: groups={groups}")
-    stride, dilation = as_pair(stride, "stride"), as_pair(dilation, "dilation")
-    if min(stride) <= 0:
-        raise RuntimeError(f"non-positive stride is not supported: stride={stride}")
-    if min(dilation) <= 0:
-        raise RuntimeError(f"dilation should be greater than zero: dilation={dilation}")
+    strides, dilations = as_pair(stride, "stride"), as_pair(dilation, "dilation")
+    if min(strides) <= 0:
+        raise RuntimeError(f"non-positive stride is not supported: stride={strides}")
+    if min(dilations) <= 0:
+        raise RuntimeError(f"dilation should be greater than zero: dilation={dilations}")
     pads = [0, 0] if isinstance(padding, str) else as_pair(padding, "padding")
     if min(pads) < 0:
         raise RuntimeError(f"negative padding is not supported: padding={pads}")
-    _check_channels(x, w, bias, groups)
+    _check_channels(x, weight, bias, groups)
+    more = (0, 0)
     if isinstance(padding, str):
-        x, pads = _named_padding(x, w, stride, padding, dilation)
-    _check_extent(x, w, pads, dilation)
-    return x, (stride, pads, dilation, groups)
+        pads, more = _named_padding(weight, strides, padding, dilations)
+    grown = (*x[:2], x[2] + more[0], x[3] + more[1])
+    _check_extent(grown, weight, pads, dilations)
+    return (tuple(strides), tuple(pads), tuple(dilations), groups), more  # type: ignore[return-value]
 
 
-def _check_channels(x: Tensor, w: Tensor, bias: Tensor | None, groups: int) -> None:
-    filters = w.shape[0]
+def _check_channels(x: Sizes, w: Sizes, bias: Sizes | None, groups: int) -> None:
+    filters = w[0]
     if filters < groups:
         raise RuntimeError(
             f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, "
-            f"but got weight of size {list(w.shape)} instead"
+            f"but got weight of size {list(w)} instead"
         )
     if filters % groups:
         raise RuntimeError(
             f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, "
-            f"but got weight of size {list(w.shape)} instead"
+            f"but got weight of size {list(w)} instead"
         )
-    if x.shape[1] != w.shape[1] * groups:
+    if x[1] != w[1] * groups:
         raise RuntimeError(
-            f"Given groups={groups}, weight of size {list(w.shape)}, "
-            f"expected input{list(x.shape)} to have {w.shape[1] * groups} channels, "
-            f"but got {x.shape[1]} channels instead"
+            f"Given groups={groups}, weight of size {list(w)}, "
+            f"expected input{list(x)} to have {w[1] * groups} channels, "
+            f"but got {x[1]} channels instead"
         )
-    if bias is not None and (bias.dim() != 1 or bias.shape[0] != filters):
+    if bias is not None and (len(bias) != 1 or bias[0] != filters):
         raise RuntimeError(
-            f"Given weight of size {list(w.shape)}, expected bias to be 1-dimensional with "
-            f"{filters} elements, but got bias of size {list(bias.shape)} instead"
+            f"Given weight of size {list(w)}, expected bias to be 1-dimensional with "
+            f"{filters} elements, but got bias of size {list(bias)} instead"
         )
 
 
 def _named_padding(
-    x: Tensor, w: Tensor, stride: Pair, padding: str, dilation: Pair
-) -> tuple[Tensor, Pair]:
-    """``valid`` or ``same``; what is odd of the latter is padded at the bottom and right."""
+    w: Sizes, stride: Sizes, padding: str, dilation: Sizes
+) -> tuple[list[int], tuple[int, int]]:
+    """``valid`` or ``same``; what is odd of the latter goes to the bottom and right."""
     if padding == "valid":
-        return x, [0, 0]
+        return [0, 0], (0, 0)
     if padding != "same":
         raise RuntimeError(f"Invalid padding string: '{padding}'; it is 'valid' or 'same'")
     if max(stride) != 1:
         raise RuntimeError(f"padding='same' is not supported for strided convolutions: {stride}")
-    totals = [dilation[i] * (w.shape[2 + i] - 1) for i in range(2)]
-    if totals[0] % 2 or totals[1] % 2:
-        x = pad(x, (0, totals[1] % 2, 0, totals[0] % 2))
-    return x, [total // 2 for total in totals]
+    totals = [dilation[i] * (w[2 + i] - 1) for i in range(2)]
+    return [total // 2 for total in totals], (totals[0] % 2, totals[1] % 2)
 
 
-def _check_extent(x: Tensor, w: Tensor, pads: Pair, dilation: Pair) -> None:
-    if min(w.shape[1:]) == 0:
-        raise RuntimeError(f"weight should have no dimension of size 0, but has {list(w.shape)}")
-    if x.shape[1] == 0 or (min(x.shape[2:]) == 0 and max(pads) == 0):
+def _check_extent(x: Sizes, w: Sizes, pads: Sizes, dilation: Sizes) -> None:
+    if min(w[1:]) == 0:
+        raise RuntimeError(f"weight should have no dimension of size 0, but has {list(w)}")
+    if x[1] == 0 or (min(x[2:]) == 0 and max(pads) == 0):
         raise RuntimeError(
-            f"non-empty 3D or 4D input tensor expected but got a tensor with sizes {list(x.shape)}"
+            f"non-empty 3D or 4D input tensor expected but got a tensor with sizes {list(x)}"
         )
-    padded = [x.shape[2 + i] + 2 * pads[i] for i in range(2)]
-    reach = [dilation[i] * (w.shape[2 + i] - 1) + 1 for i in range(2)]
+    padded = [x[2 + i] + 2 * pads[i] for i in range(2)]
+    reach = [dilation[i] * (w[2 + i] - 1) + 1 for i in range(2)]
     if padded[0] < reach[0] or padded[1] < reach[1]:
         raise RuntimeError(
             f"Calculated padded input size per channel: ({padded[0]} x {padded[1]}). "
             f"Kernel size: ({reach[0]} x {reach[1]}). "
             "Kernel size can't be greater than actual input size"
         )
+
+
+_known = lru_cache(maxsize=4096)(check_conv2d)
+
+
+def checked(*sizes_and_window: Any) -> tuple[Window, tuple[int, int]]:
+    """``check_conv2d``, found again where the same was asked before."""
+    if torch.compiler.is_compiling():
+        return check_conv2d(*sizes_and_window)
+    try:
+        return _known(*sizes_and_window)
+    except TypeError:  # a list or a symbolic size has no hash
+        return check_conv2d(*sizes_and_window)
 
 
 def check_types(x: Tensor, w: Tensor, bias: Tensor | None) -> None:

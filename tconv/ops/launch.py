@@ -1,8 +1,9 @@
 """The one place where kernels are launched.
 
 A ``Launch`` says all of it without a tensor in sight: the kernel, its grid, its compile-time
-constants, its integers. A launcher runs it on tensors; the tuner compiles it for a GPU that
-is not there.
+constants, its integers. A ``Plan`` is the launches that compute one result, in order, and the
+memory that they hand on to each other. An operator runs a plan on tensors; the tuner compiles
+it for a GPU that is not there.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 import triton
+from triton.compiler import CompiledKernel
+from triton.runtime import driver
 from triton.runtime.interpreter import InterpretedFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tconv.target import INTERPRETER, Target, target_of
 
@@ -28,6 +33,47 @@ TRITON_DTYPE = {
     "int8": "i8",
     "int64": "i64",
 }
+ALIGNMENT = 16  # bytes: what Triton takes for granted of a pointer that was so at first
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """An operand that a kernel takes by its address."""
+
+    tensor: str  # which tensor of the plan
+    dtype: str  # of its elements
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """An operand of which a kernel takes boxes, by tensor memory access (TMA)."""
+
+    tensor: str
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements
+    box: tuple[int, ...]
+
+    def on(self, tensor: torch.Tensor) -> TensorDescriptor:
+        """Triton's descriptor of ``tensor``: a dozen attributes, already known to be sound."""
+        made = TensorDescriptor.__new__(TensorDescriptor)
+        made.__dict__.update(self._attributes, base=tensor)
+        return made
+
+    @cached_property
+    def _attributes(self) -> dict[str, Any]:
+        """Checked once, by Triton's own constructor, on memory that is never touched."""
+        sample = torch.empty(0, dtype=getattr(torch, self.dtype))
+        lists = (list(self.shape), list(self.strides), list(self.box))
+        return dict(vars(TensorDescriptor(sample, *lists)))
+
+
+Operand = Pointer | Descriptor
+
+
+def pointers(dtype: str, *names: str) -> dict[str, Pointer]:
+    """Operands whose kernel arguments are called as their tensors are."""
+    return {name: Pointer(name, dtype) for name in names}
 
 
 @dataclass(frozen=True)
@@ -36,13 +82,16 @@ class Launch:
 
     kernel: str
     grid: tuple[int, ...]
-    pointers: Mapping[str, str]  # argument -> dtype of its elements
+    operands: Mapping[str, Operand]  # by kernel argument
     scalars: Mapping[str, int]  # run-time integers
     constants: Mapping[str, Any]  # compile-time values
     warps: int = 4
     stages: int = 1
+    _compiled: dict[torch.device, CompiledKernel] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    @property
+    @cached_property
     def function(self) -> Any:
         module, name = self.kernel.split(".")
         return getattr(importlib.import_module(f"tconv.kernels.{module}"), name)
@@ -57,16 +106,99 @@ class Launch:
         }
 
     def run(self, **tensors: torch.Tensor) -> None:
-        """Run on ``tensors``, one for each of ``pointers``."""
-        assert tensors.keys() == self.pointers.keys(), (tensors.keys(), self.pointers.keys())
+        """Run on ``tensors``, by the names that the operands give them; others are ignored."""
         if 0 in self.grid:
             return
-        arguments = {**tensors, **self.scalars, **self.constants, **self.options}
-        anchor = next(iter(tensors.values()))
+        anchor = tensors[self._anchor]
+        compiled = self._compiled.get(anchor.device)
         with _device(anchor):
-            self.function[self.grid](**arguments)
+            if compiled is None or not self._aligned(tensors):
+                self._first_run(tensors, anchor.device)
+            else:
+                self._again(compiled, tensors)
         for log in _logs:
             log.append(self)
+
+    def _first_run(self, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
+        """By way of Triton's JIT, which compiles; what it compiled is kept for next time."""
+        values = {name: _value(operand, tensors) for name, operand in self.operands.items()}
+        arguments = {**values, **self.scalars, **self.constants, **self.options}
+        compiled = self.function[self.grid](**arguments)
+        if isinstance(compiled, CompiledKernel) and self._aligned(tensors):
+            self._compiled[device] = compiled
+
+    def _again(self, compiled: CompiledKernel, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Straight to the driver: the JIT would find the same kernel in ten microseconds."""
+        arguments = list(self._arguments)
+        for place, operand in self._places:
+            arguments[place] = _value(operand, tensors)
+        active = driver.active
+        stream = active.get_current_stream(active.get_current_device())
+        hooks = triton.knobs.runtime
+        enter = hooks.launch_enter_hook
+        grid = self._grid
+        told = compiled.launch_metadata(grid, stream, *arguments) if enter is not None else None
+        compiled.run(*grid, stream, compiled.function, compiled.packed_metadata, told,
+                     enter, hooks.launch_exit_hook, *arguments)  # fmt: skip
+
+    @cached_property
+    def _anchor(self) -> str:
+        return next(iter(self.operands.values())).tensor
+
+    @cached_property
+    def _grid(self) -> tuple[int, ...]:
+        return (*self.grid, 1, 1)[:3]
+
+    @cached_property
+    def _arguments(self) -> list[Any]:
+        """The kernel's arguments in order, with gaps where the operands go."""
+        known = {**self.scalars, **self.constants}
+        return [known.get(name) for name in self.function.arg_names]
+
+    @cached_property
+    def _places(self) -> list[tuple[int, Operand]]:
+        names = self.function.arg_names
+        return [(names.index(name), operand) for name, operand in self.operands.items()]
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple({operand.tensor for operand in self.operands.values()})
+
+    def _aligned(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        addresses = 0
+        for name in self._names:
+            addresses |= tensors[name].data_ptr()
+        return addresses % ALIGNMENT == 0
+
+
+def _value(operand: Operand, tensors: Mapping[str, torch.Tensor]) -> Any:
+    tensor = tensors[operand.tensor]
+    return operand.on(tensor) if isinstance(operand, Descriptor) else tensor
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory that launches of one plan hand on to each other."""
+
+    elements: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The launches that compute one result, in order."""
+
+    launches: tuple[Launch, ...]
+    buffers: Mapping[str, Buffer] = field(default_factory=dict)
+
+    def run(self, **tensors: torch.Tensor) -> None:
+        """Run on ``tensors``, inputs and result alike; buffers are made here."""
+        for name, buffer in self.buffers.items():
+            device = next(iter(tensors.values())).device
+            dtype = getattr(torch, buffer.dtype)
+            tensors[name] = torch.empty(buffer.elements, dtype=dtype, device=device)
+        for launch in self.launches:
+            launch.run(**tensors)
 
 
 _logs: list[list[Launch]] = []

@@ -17,16 +17,20 @@ def prefers_channels_last(tensor: Tensor) -> bool:
     fastest, then columns, then rows. Where both formats fit (one channel, say), torch says
     contiguous, as it does of channels that are expanded from one.
     """
-    if tensor.dim() != 4 or tensor.stride(1) == 0:
+    return strides_prefer_channels_last(tensor.shape, tensor.stride())
+
+
+def strides_prefer_channels_last(size: Sequence[int], strides: Sequence[int]) -> bool:
+    """The same, of a tensor with this ``size`` and these ``strides``."""
+    if len(size) != 4 or strides[1] == 0:
         return False
     least = 0
     for dim in (1, 3, 2, 0):
-        size, stride = tensor.size(dim), tensor.stride(dim)
-        if size == 0 or stride < least:
+        if size[dim] == 0 or strides[dim] < least:
             return False
-        if dim == 0 and least == tensor.stride(1):
+        if dim == 0 and least == strides[1]:
             return False
-        least = stride * size if size > 1 else stride
+        least = strides[dim] * size[dim] if size[dim] > 1 else strides[dim]
     return True
 
 
@@ -53,8 +57,3 @@ def empty(
 def dense(tensor: Tensor, layout: Layout) -> Tensor:
     """The tensor itself where it is dense in ``layout``, or else a copy that is."""
     return tensor.contiguous(memory_format=memory_format(layout))
-
-
-def nhwc(tensor: Tensor) -> Tensor:
-    """The tensor dense in channels_last order, which the convolution kernels read."""
-    return dense(tensor, "nhwc")

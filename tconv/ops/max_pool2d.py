@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tconv.algorithms.common import accumulator_type, index_type
 from tconv.geometry import PoolGeometry
-from tconv.ops.conv_launch import accumulator_type, index_type
-from tconv.ops.launch import Launch, cdiv, runs_triton, target_for
+from tconv.ops.launch import Launch, Pointer, cdiv, runs_triton, target_for
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import as_pair, check_dtype, pool_geometry
 from tconv.problem import PoolProblem, dtype_name
@@ -68,10 +68,11 @@ def _launch(
     constants = {**_constants(problem, tile), **constants}
     programs = cdiv(images * pixels, constants["BLOCK_M"])
     programs *= cdiv(constants["CHANNELS"], constants["BLOCK_N"])
-    pointers = {name: "int64" if name == "indices" else problem.dtype for name in tensors.split()}
+    dtypes = {name: "int64" if name == "indices" else problem.dtype for name in tensors.split()}
+    operands = {name: Pointer(name, dtype) for name, dtype in dtypes.items()}
     scalars = {"pixels": images * pixels}
     grid = (programs,)
-    return Launch(kernel, grid, pointers, scalars, constants, tile.warps, tile.stages)
+    return Launch(kernel, grid, operands, scalars, constants, tile.warps, tile.stages)
 
 
 @lru_cache(maxsize=4096)

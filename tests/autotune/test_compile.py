@@ -36,7 +36,7 @@ def compiled(workers: Workers, name: str, *problems: tuple[Problem, Tile]) -> li
 def test_registers_shared_memory_and_loop(workers: Workers, name: str) -> None:
     directions: tuple[Pass, ...] = ("fprop", "wgrad")
     posed = [Problem(LAYER, direction) for direction in directions]
-    tiles = [(problem, heuristic(problem, TARGETS[name])) for problem in posed]
+    tiles = [(problem, heuristic(problem, TARGETS[name]).tile) for problem in posed]
     for result in compiled(workers, name, *tiles):
         assert isinstance(result, Compiled), result
         taken = result.resources

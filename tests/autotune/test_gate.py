@@ -12,7 +12,7 @@ from autotune import gate
 from autotune.gate import check, compare, scaled_down
 from autotune.space import candidates
 from tconv.geometry import PASSES, ConvGeometry, Pass
-from tconv.ops import conv2d as conv2d_module
+from tconv.ops import conv_run
 from tconv.ops.launch import Launch, interpreting
 from tconv.problem import Problem
 from tconv.select import Choice
@@ -64,13 +64,13 @@ def test_a_program_that_never_ran_is_refused(
 
 @interpreted
 def test_a_wrong_tap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = conv2d_module.run
+    plain = conv_run.run
 
     def wrong(problem: Problem, choice: Choice, **tensors: Any) -> torch.Tensor:
         tensors["w"] = tensors["w"].flip(3)
         return plain(problem, choice, **tensors)
 
-    monkeypatch.setattr(conv2d_module, "run", wrong)
+    monkeypatch.setattr(conv_run, "run", wrong)
     assert not check(Problem(VGG, "fprop"), PASSING).passed
 
 

@@ -12,10 +12,9 @@ from autotune.space import (
     rules_report,
     shared_bytes,
 )
+from tconv.algorithms import pointers
 from tconv.geometry import PASSES, ConvGeometry, Pass
-from tconv.ops.conv_launch import launches
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.target import TARGETS
 from tconv.tile import Tile
 
@@ -85,7 +84,7 @@ def test_every_candidate_keeps_the_limits(name: str, shape: ConvGeometry, direct
 def test_no_split_of_a_reduction_is_empty(shape: ConvGeometry) -> None:
     problem = Problem(shape, "wgrad")
     for tile in candidates(problem, H200):
-        product, _ = launches(problem, Choice("implicit_gemm", tile))
+        product, _ = pointers.plan(problem, tile, H200).launches
         assert product.grid[2] == tile.splits
 
 
@@ -94,7 +93,7 @@ def test_no_split_of_a_reduction_is_empty(shape: ConvGeometry) -> None:
 def test_programs_are_those_of_the_launch(shape: ConvGeometry, direction: Pass) -> None:
     problem = Problem(shape, direction)
     for tile in candidates(problem, H200)[::97]:
-        launch = launches(problem, Choice("implicit_gemm", tile))[0]
+        launch = pointers.plan(problem, tile, H200).launches[0]
         programs = launch.grid[0] * launch.grid[1] * (launch.grid[2] if launch.grid[2:] else 1)
         assert product_of(problem).programs(tile) == programs
 

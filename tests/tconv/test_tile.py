@@ -48,7 +48,7 @@ def test_heuristic_tiles_can_be_launched(target, dtype: str) -> None:  # type: i
     for layer in LAYERS:
         for direction in ("fprop", "dgrad", "wgrad"):
             problem = Problem(layer, direction, dtype)  # type: ignore[arg-type]
-            tile = heuristic(problem, target)
+            tile = heuristic(problem, target).tile
             operands = (tile.block_m + tile.block_n) * tile.block_k * problem.itemsize
             assert min(tile.block_m, tile.block_n, tile.block_k) >= 16  # the least of tl.dot
             assert tile.stages * operands <= target.shared_per_program

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator
 
 from autotune.compile import compile_launch
+from tconv.algorithms import ALGORITHMS, bias
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.ops import max_pool2d as pool
-from tconv.ops.conv_launch import bias_launches, launches
 from tconv.ops.launch import Launch
 from tconv.problem import PoolProblem, Problem
 from tconv.select import choose
@@ -45,7 +45,8 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
             for direction in PASSES:
                 problem = Problem(shape, direction, dtype, "nhwc", precision)  # type: ignore[arg-type]
                 choice = choose(problem, target)
-                for launch in launches(problem, choice, has_bias=True):
+                plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target, bias=True)
+                for launch in plan.launches:
                     label = f"{name} {problem.arithmetic} {choice.tile}"
                     yield label, launch
     for name, pooling in POOLS.items():
@@ -61,10 +62,12 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
                     yield f"{label} pick", pool.pick_launch(task, tile)
                     for indices in (True, False):
                         yield f"{label} indices={indices}", pool.fprop_launch(task, tile, indices)
-    yield "float16", bias_launches("float16", 64 * 56 * 56, 256, target)[0]
+    for layout in ("nhwc", "nchw"):
+        for launch in bias.plan("float16", layout, 64, 256, 56 * 56, target).launches:  # type: ignore[arg-type]
+            yield f"float16 {layout}", launch
 
 
-KERNELS = 8  # three products, their sum, the bias sum; max-pool forward, backward, picking
+KERNELS = 9  # three products, their sum, two of the bias; max-pool forward, backward, picking
 
 
 def main(name: str) -> None:

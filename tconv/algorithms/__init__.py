@@ -1,0 +1,53 @@
+"""The kernel families that can serve a convolution: one module each, three functions alike.
+
+    unserved(problem, target)   None, or one line that says why the family cannot serve it
+    heuristic(problem, target)  the tile of an untuned layer
+    plan(problem, tile, ...)    the launches that compute it
+
+All of it is arithmetic: no tensor, no GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tconv.algorithms import pointers
+from tconv.ops.launch import Plan
+from tconv.problem import Layout, Problem
+from tconv.target import Target
+from tconv.tile import Tile
+
+
+class Unserved(Protocol):
+    def __call__(self, problem: Problem, target: Target) -> str | None: ...
+
+
+class Heuristic(Protocol):
+    def __call__(self, problem: Problem, target: Target) -> Tile: ...
+
+
+class Planner(Protocol):
+    def __call__(
+        self,
+        problem: Problem,
+        tile: Tile,
+        target: Target,
+        bias: bool = False,
+        w_layout: Layout = "nhwc",
+    ) -> Plan: ...
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One kernel family."""
+
+    unserved: Unserved
+    heuristic: Heuristic
+    plan: Planner
+
+
+GENERAL = "implicit_gemm"  # serves everything
+ALGORITHMS = {
+    GENERAL: Algorithm(pointers.unserved, pointers.heuristic, pointers.plan),
+}
