@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.ops.conv_check import as_pair, check_conv2d
-from tconv.ops.conv_run import precision_of
+from tconv.ops.conv_run import geometry_of, precision_of
 from tconv.ops.launch import interpreting, runs_triton, target_for
 from tconv.ops.layout import layout_of, prefers_channels_last
 from tconv.problem import Layout, PoolProblem, Problem, dtype_name
@@ -90,7 +90,7 @@ def _geometry(module: torch.nn.Module, input: Tensor | None) -> ConvGeometry | P
         bias = None if module.bias is None else module.bias.shape
         full, (rows, columns) = check_conv2d(x.shape, module.weight.shape, bias, *window)
         size = (*x.shape[:2], x.shape[2] + rows, x.shape[3] + columns)
-        return ConvGeometry.from_torch(size, module.weight.shape, *full)
+        return geometry_of(size, module.weight.shape, full)
     if isinstance(module, torch.nn.MaxPool2d):
         names = ("kernel_size", "stride", "padding", "dilation")
         pairs = (as_pair(getattr(module, name), name) for name in names)

@@ -9,6 +9,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,14 +43,17 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh memory holds NaN, so that an element that no kernel wrote is seen."""
-    plain = torch.empty
 
-    def empty(*args: Any, **kwargs: Any) -> torch.Tensor:
-        tensor = plain(*args, **kwargs)
-        fake = isinstance(tensor, torch._subclasses.FakeTensor)
-        if tensor.is_floating_point() and tensor.device.type != "meta" and not fake:
-            with torch.no_grad():
-                tensor.fill_(float("nan"))
-        return tensor
+    def poisoning(plain: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def empty(*args: Any, **kwargs: Any) -> torch.Tensor:
+            tensor = plain(*args, **kwargs)
+            fake = isinstance(tensor, torch._subclasses.FakeTensor)
+            if tensor.is_floating_point() and tensor.device.type != "meta" and not fake:
+                with torch.no_grad():
+                    tensor.fill_(float("nan"))
+            return tensor
 
-    monkeypatch.setattr(torch, "empty", empty)
+        return empty
+
+    for name in ("empty", "empty_strided"):
+        monkeypatch.setattr(torch, name, poisoning(getattr(torch, name)))

@@ -19,26 +19,27 @@ from torch import Tensor
 
 from tconv.geometry import out_size
 from tconv.ops.conv_check import check_types, checked
-from tconv.ops.conv_run import precision_of, prepared, prepared_bias_grad
+from tconv.ops.conv_run import precision_of, prepared, prepared_bias_grad, prepared_fprop
 from tconv.ops.launch import runs_triton
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
+from tconv.ops.registration import register
 from tconv.problem import Layout
 
 # ---- operators ------------------------------------------------------------------------------
 
 _library = torch.library.Library("tconv", "FRAGMENT")
-_WINDOW = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
+# A window is one list, (stride, padding, dilation) for height and width each, then groups: every
+# argument costs the dispatcher half a microsecond.
 _library.define(
-    f"conv2d(Tensor x, Tensor w, Tensor? bias, {_WINDOW}, str? precision=None) -> Tensor"
+    "conv2d(Tensor x, Tensor w, Tensor? bias, SymInt[] window, str? precision) -> Tensor"
 )
-_GRADIENT = f"{_WINDOW}, bool channels_last, str? precision=None"
+_GRADIENT = "SymInt[] window, bool channels_last, str? precision"
 _library.define(f"conv2d_input_grad(Tensor dy, Tensor w, SymInt[] x_size, {_GRADIENT}) -> Tensor")
 _library.define(f"conv2d_weight_grad(Tensor x, Tensor dy, SymInt[] w_size, {_GRADIENT}) -> Tensor")
 _library.define("conv2d_bias_grad(Tensor dy) -> Tensor")
 _ops = torch.ops.tconv
 
 Sizes = Sequence[int]
-CHANNELS_LAST = 4  # its place after stride, padding, dilation and groups
 
 
 def _layout(tensor: Tensor) -> Layout:
@@ -46,121 +47,111 @@ def _layout(tensor: Tensor) -> Layout:
 
 
 def _y_layout(x: Tensor, w: Tensor) -> Layout:
+    return layout_of(_y_channels_last(x, w))
+
+
+def _y_channels_last(x: Tensor, w: Tensor) -> bool:
     """torch's rule: the result is channels_last where the input or the filter is."""
-    return layout_of(prefers_channels_last(x) or prefers_channels_last(w))
+    return prefers_channels_last(x) or prefers_channels_last(w)
 
 
 def _conv2d(
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    stride: Sizes,
-    padding: Sizes,
-    dilation: Sizes,
-    groups: int,
-    precision: str | None = None,
+    x: Tensor, w: Tensor, bias: Tensor | None, window: Sizes, precision: str | None
 ) -> Tensor:
+    dtype, device = x.dtype, x.device
     check_types(x, w, bias)
-    if not runs_triton(x.device):
-        window = (stride, padding, dilation, False, [0, 0], groups)
-        return dense(torch.ops.aten.convolution(x, w, bias, *window), _y_layout(x, w))
-    call = prepared(
-        "fprop",
+    if not runs_triton(device):
+        pairs = torchs_window(window)
+        return dense(torch.ops.aten.convolution(x, w, bias, *pairs), _y_layout(x, w))
+    call = prepared_fprop(
         x.shape,
+        x.stride(),
         w.shape,
-        (tuple(stride), tuple(padding), tuple(dilation), groups),
-        _y_layout(x, w),
-        _layout(w),
-        x.dtype,
-        x.device,
+        w.stride(),
+        tuple(window),
+        dtype,
+        device,
         precision_of(x, precision),
         bias is not None,
     )
-    return call.run(x=x, w=w) if bias is None else call.run(x=x, w=w, bias=bias)
+    return call.run({"x": x, "w": w} if bias is None else {"x": x, "w": w, "bias": bias})
 
 
 def _conv2d_input_grad(
     dy: Tensor,
     w: Tensor,
     x_size: Sizes,
-    stride: Sizes,
-    padding: Sizes,
-    dilation: Sizes,
-    groups: int,
+    window: Sizes,
     channels_last: bool,
-    precision: str | None = None,
+    precision: str | None,
 ) -> Tensor:
     layout = layout_of(channels_last)
     if not runs_triton(dy.device):
-        window = (stride, padding, dilation, groups)
         return dense(_torch_gradient(0, dy, dy.new_empty(x_size), w, window), layout)
-    window = (tuple(stride), tuple(padding), tuple(dilation), groups)
+    shapes = (tuple(x_size), w.shape, tuple(window))
     places = (layout, _layout(w), dy.dtype, dy.device)
-    call = prepared("dgrad", tuple(x_size), w.shape, window, *places, precision_of(dy, precision))
-    return call.run(dy=dy, w=w)
+    call = prepared("dgrad", *shapes, *places, precision_of(dy, precision))
+    return call.run({"dy": dy, "w": w})
 
 
 def _conv2d_weight_grad(
     x: Tensor,
     dy: Tensor,
     w_size: Sizes,
-    stride: Sizes,
-    padding: Sizes,
-    dilation: Sizes,
-    groups: int,
+    window: Sizes,
     channels_last: bool,
-    precision: str | None = None,
+    precision: str | None,
 ) -> Tensor:
     layout = layout_of(channels_last)
     if not runs_triton(x.device):
-        window = (stride, padding, dilation, groups)
         return dense(_torch_gradient(1, dy, x, x.new_empty(w_size), window), layout)
-    window = (tuple(stride), tuple(padding), tuple(dilation), groups)
+    shapes = (x.shape, tuple(w_size), tuple(window))
     places = (_layout(x), layout, x.dtype, x.device)
-    call = prepared("wgrad", x.shape, tuple(w_size), window, *places, precision_of(x, precision))
-    return call.run(x=x, dy=dy)
+    call = prepared("wgrad", *shapes, *places, precision_of(x, precision))
+    return call.run({"x": x, "dy": dy})
 
 
-def _torch_gradient(which: int, dy: Tensor, x: Tensor, w: Tensor, window: Sequence[Any]) -> Tensor:
+def torchs_window(window: Sizes) -> tuple[Any, ...]:
+    """aten's stride, padding, dilation, transposed, output_padding, groups."""
+    return window[0:2], window[2:4], window[4:6], False, [0, 0], window[6]
+
+
+def _torch_gradient(which: int, dy: Tensor, x: Tensor, w: Tensor, window: Sizes) -> Tensor:
     """torch's own gradient of a convolution on the CPU: 0 for dx, 1 for dw."""
-    *pairs, groups = window
     mask = [which == 0, which == 1, False]
-    both = torch.ops.aten.convolution_backward(dy, x, w, None, *pairs, False, [0, 0], groups, mask)
+    operands = (dy, x, w, None)
+    both = torch.ops.aten.convolution_backward(*operands, *torchs_window(window), mask)
     return both[which]  # type: ignore[no-any-return]
 
 
 def _conv2d_bias_grad(dy: Tensor) -> Tensor:
     if not runs_triton(dy.device):
         return dy.sum((0, 2, 3))
-    return prepared_bias_grad(dy.shape, _layout(dy), dy.dtype, dy.device).run(dy=dy)
-
-
-for _key in ("CPU", "CUDA"):
-    _library.impl("conv2d", _conv2d, _key)
-    _library.impl("conv2d_input_grad", _conv2d_input_grad, _key)
-    _library.impl("conv2d_weight_grad", _conv2d_weight_grad, _key)
-    _library.impl("conv2d_bias_grad", _conv2d_bias_grad, _key)
+    return prepared_bias_grad(dy.shape, _layout(dy), dy.dtype, dy.device).run({"dy": dy})
 
 
 @torch.library.register_fake("tconv::conv2d", lib=_library)
-def _(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
+def _(x: Tensor, w: Tensor, bias: Tensor | None, window: Sizes, precision: str | None) -> Tensor:
     check_types(x, w, bias)
-    stride, padding, dilation = window[:3]
+    stride, pad, dilation = window[0:2], window[2:4], window[4:6]
     sizes = [
-        out_size(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i])
-        for i in range(2)
+        out_size(x.shape[2 + i], w.shape[2 + i], stride[i], pad[i], dilation[i]) for i in range(2)
     ]
     return empty(x, (x.shape[0], w.shape[0], *sizes), _y_layout(x, w))
 
 
 @torch.library.register_fake("tconv::conv2d_input_grad", lib=_library)
-def _(dy: Tensor, w: Tensor, x_size: Sizes, *window: Any) -> Tensor:
-    return empty(dy, x_size, layout_of(window[CHANNELS_LAST]))
+def _(
+    dy: Tensor, w: Tensor, x_size: Sizes, window: Sizes, channels_last: bool, precision: str | None
+) -> Tensor:
+    return empty(dy, x_size, layout_of(channels_last))
 
 
 @torch.library.register_fake("tconv::conv2d_weight_grad", lib=_library)
-def _(x: Tensor, dy: Tensor, w_size: Sizes, *window: Any) -> Tensor:
-    return empty(x, w_size, layout_of(window[CHANNELS_LAST]))
+def _(
+    x: Tensor, dy: Tensor, w_size: Sizes, window: Sizes, channels_last: bool, precision: str | None
+) -> Tensor:
+    return empty(x, w_size, layout_of(channels_last))
 
 
 @torch.library.register_fake("tconv::conv2d_bias_grad", lib=_library)
@@ -172,7 +163,7 @@ def _(dy: Tensor) -> Tensor:
 
 
 def _save_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, w, _, *ctx.window, ctx.precision = inputs
+    x, w, _, ctx.window, ctx.precision = inputs
     ctx.save_for_backward(x, w)
 
 
@@ -180,24 +171,24 @@ def _conv2d_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     x, w = ctx.saved_tensors
     dx = dw = dbias = None
     if ctx.needs_input_grad[0]:
-        channels_last = prefers_channels_last(x) or prefers_channels_last(w)
-        dx = _ops.conv2d_input_grad(dy, w, x.shape, *ctx.window, channels_last, ctx.precision)
+        window = (ctx.window, _y_channels_last(x, w), ctx.precision)
+        dx = _ops.conv2d_input_grad(dy, w, x.shape, *window)
     if ctx.needs_input_grad[1]:
         dw = _weight_grad(ctx, x, dy, w)
     if ctx.needs_input_grad[2]:
         dbias = _ops.conv2d_bias_grad(dy)
-    return dx, dw, dbias, None, None, None, None, None
+    return dx, dw, dbias, None, None
 
 
 def _weight_grad(ctx: Any, x: Tensor, dy: Tensor, w: Tensor) -> Tensor:
     """dw, in the format of w."""
-    window = (*ctx.window, prefers_channels_last(w), ctx.precision)
+    window = (ctx.window, prefers_channels_last(w), ctx.precision)
     return _ops.conv2d_weight_grad(x, dy, w.shape, *window)  # type: ignore[no-any-return]
 
 
 def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Of conv2d_input_grad (dy, w) and conv2d_weight_grad (x, dy) alike."""
-    first, second, _, *ctx.window, _, ctx.precision = inputs
+    first, second, _, ctx.window, _, ctx.precision = inputs
     ctx.save_for_backward(first, second)
 
 
@@ -205,21 +196,21 @@ def _input_grad_backward(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
     dy, w = ctx.saved_tensors
     ddy = dw = None
     if ctx.needs_input_grad[0]:
-        ddy = _ops.conv2d(ddx, w, None, *ctx.window, ctx.precision)
+        ddy = _ops.conv2d(ddx, w, None, ctx.window, ctx.precision)
     if ctx.needs_input_grad[1]:
         dw = _weight_grad(ctx, ddx, dy, w)
-    return ddy, dw, None, None, None, None, None, None, None
+    return ddy, dw, None, None, None, None
 
 
 def _weight_grad_backward(ctx: Any, ddw: Tensor) -> tuple[Any, ...]:
     x, dy = ctx.saved_tensors
     dx = ddy = None
     if ctx.needs_input_grad[0]:
-        window = (*ctx.window, prefers_channels_last(x), ctx.precision)
+        window = (ctx.window, prefers_channels_last(x), ctx.precision)
         dx = _ops.conv2d_input_grad(dy, ddw, x.shape, *window)
     if ctx.needs_input_grad[1]:
-        ddy = _ops.conv2d(x, ddw, None, *ctx.window, ctx.precision)
-    return dx, ddy, None, None, None, None, None, None, None
+        ddy = _ops.conv2d(x, ddw, None, ctx.window, ctx.precision)
+    return dx, ddy, None, None, None, None
 
 
 def _save_bias_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -230,13 +221,13 @@ def _bias_grad_backward(ctx: Any, ddbias: Tensor) -> Tensor:
     return ddbias[None, :, None, None].expand(ctx.shape)
 
 
-for _name, _backward, _save in (
-    ("conv2d", _conv2d_backward, _save_conv2d),
-    ("conv2d_input_grad", _input_grad_backward, _save_gradient),
-    ("conv2d_weight_grad", _weight_grad_backward, _save_gradient),
-    ("conv2d_bias_grad", _bias_grad_backward, _save_bias_grad),
+for _name, _run, _gradient, _save in (
+    ("conv2d", _conv2d, _conv2d_backward, _save_conv2d),
+    ("conv2d_input_grad", _conv2d_input_grad, _input_grad_backward, _save_gradient),
+    ("conv2d_weight_grad", _conv2d_weight_grad, _weight_grad_backward, _save_gradient),
+    ("conv2d_bias_grad", _conv2d_bias_grad, _bias_grad_backward, _save_bias_grad),
 ):
-    torch.library.register_autograd(f"tconv::{_name}", _backward, setup_context=_save, lib=_library)
+    register(_library, _name, _run, _gradient, _save)
 
 
 # ---- autocast -------------------------------------------------------------------------------
@@ -313,5 +304,5 @@ def conv2d(
     window, (rows, columns) = checked(*sizes, stride, padding, dilation, groups)
     if rows or columns:
         x = torch.nn.functional.pad(x, (0, columns, 0, rows))
-    y = _ops.conv2d.default(x, weight, bias, *window, precision)
+    y = _ops.conv2d.default(x, weight, bias, window, precision)
     return y if batched else y.squeeze(0)

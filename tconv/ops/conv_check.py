@@ -11,8 +11,6 @@ from torch import Tensor
 
 from tconv.problem import ITEMSIZE, dtype_name
 
-Pair = tuple[int, int]
-
 
 def as_pair(value: int | Sequence[int], name: str) -> list[int]:
     """One number or one for each of height and width."""
@@ -24,8 +22,9 @@ def as_pair(value: int | Sequence[int], name: str) -> list[int]:
     return numbers
 
 
-Window = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
+Window = tuple[int, ...]  # stride, padding, dilation, for height and width each; groups
 Sizes = Sequence[int]
+DTYPES = frozenset(getattr(torch, name) for name in ITEMSIZE)
 
 
 def check_conv2d(
@@ -67,7 +66,7 @@ def check_conv2d(
         pads, more = _named_padding(weight, strides, padding, dilations)
     grown = (*x[:2], x[2] + more[0], x[3] + more[1])
     _check_extent(grown, weight, pads, dilations)
-    return (tuple(strides), tuple(pads), tuple(dilations), groups), more  # type: ignore[return-value]
+    return (*strides, *pads, *dilations, groups), more
 
 
 def _check_channels(x: Sizes, w: Sizes, bias: Sizes | None, groups: int) -> None:
@@ -141,18 +140,19 @@ def checked(*sizes_and_window: Any) -> tuple[Window, tuple[int, int]]:
 
 def check_types(x: Tensor, w: Tensor, bias: Tensor | None) -> None:
     """One dtype and one device for all, and a dtype that the kernels know."""
+    dtype, device = x.dtype, x.device
     for name, other in (("weight", w), ("bias", bias)):
         if other is None:
             continue
-        if other.dtype != x.dtype:
+        if other.dtype is not dtype:
             raise RuntimeError(
-                f"Input type ({dtype_name(x.dtype)}) and {name} type ({dtype_name(other.dtype)}) "
+                f"Input type ({dtype_name(dtype)}) and {name} type ({dtype_name(other.dtype)}) "
                 "should be the same"
             )
-        if other.device != x.device:
+        if other.device != device:
             raise RuntimeError(
-                f"Expected all tensors to be on the same device, but input is on {x.device} "
+                f"Expected all tensors to be on the same device, but input is on {device} "
                 f"and {name} is on {other.device}"
             )
-    if dtype_name(x.dtype) not in ITEMSIZE:
-        raise NotImplementedError(f"\"tconv::conv2d\" not implemented for '{dtype_name(x.dtype)}'")
+    if dtype not in DTYPES:
+        raise NotImplementedError(f"\"tconv::conv2d\" not implemented for '{dtype_name(dtype)}'")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tconv.algorithms import ALGORITHMS, bias
 from tconv.geometry import ConvGeometry, Pass
+from tconv.ops.conv_check import Window
 from tconv.ops.launch import Plan, target_for
-from tconv.ops.layout import dense, empty
+from tconv.ops.layout import (
+    layout_of,
+    memory_format,
+    strides_of,
+    strides_prefer_channels_last,
+)
 from tconv.problem import PRECISIONS, Layout, Precision, Problem, dtype_name
 from tconv.select import Choice, choose, when_forgotten
 from tconv.target import Target
@@ -23,18 +29,22 @@ class Prepared:
     """A plan with all that a call needs besides its tensors."""
 
     plan: Plan
-    result: str  # y, dx or dw
+    result: str  # y, dx, dw or dbias
     size: tuple[int, ...]  # of the result
-    layout: Layout  # of the result
-    reads: dict[str, Layout]  # the format that each operand must have
+    strides: tuple[int, ...]
+    reads: tuple[tuple[str, torch.memory_format], ...]  # the format that operands must have
 
-    def run(self, **tensors: Tensor) -> Tensor:
-        """The result, in fresh memory."""
-        operands = {name: dense(tensors[name], layout) for name, layout in self.reads.items()}
-        if "bias" in tensors:
-            operands["bias"] = tensors["bias"].contiguous()
-        result = empty(next(iter(operands.values())), self.size, self.layout)
-        self.plan.run(**operands, **{self.result: result})
+    def run(self, tensors: dict[str, Tensor]) -> Tensor:
+        """The result, in fresh memory; ``tensors`` are the operands by name."""
+        for name, form in self.reads:
+            tensor = tensors[name]
+            if not tensor.is_contiguous(memory_format=form):
+                tensors[name] = tensor.contiguous(memory_format=form)
+        result = torch.empty_strided(
+            self.size, self.strides, dtype=tensor.dtype, device=tensor.device
+        )
+        tensors[self.result] = result
+        self.plan.run(tensors)
         return result
 
 
@@ -51,17 +61,20 @@ def prepare(
     x_size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
     w_size = (shape.out_channels, shape.group_in_channels, shape.filter_h, shape.filter_w)
     y_size = (shape.batch, shape.out_channels, shape.out_h, shape.out_w)
+    w = ("w", memory_format("nhwc"))
+    x, dy = (("x", memory_format("nhwc")), ("dy", memory_format("nhwc")))
     if problem.direction == "fprop":
-        return Prepared(plan, "y", y_size, layout, {"x": "nhwc", "w": "nhwc"})
+        reads = (("bias", torch.contiguous_format), x, w) if has_bias else (x, w)
+        return Prepared(plan, "y", y_size, strides_of(y_size, layout), reads)
     if problem.direction == "dgrad":
-        return Prepared(plan, "dx", x_size, layout, {"dy": "nhwc", "w": "nhwc"})
-    return Prepared(plan, "dw", w_size, w_layout, {"x": "nhwc", "dy": "nhwc"})
+        return Prepared(plan, "dx", x_size, strides_of(x_size, layout), (dy, w))
+    return Prepared(plan, "dw", w_size, strides_of(w_size, w_layout), (x, dy))
 
 
 def run(problem: Problem, choice: Choice, **tensors: Tensor) -> Tensor:
     """One pass with a given choice: (x, w, bias) -> y, (dy, w) -> dx, or (x, dy) -> dw."""
     target = target_for(next(iter(tensors.values())).device)
-    return prepare(problem, choice, target, has_bias="bias" in tensors).run(**tensors)
+    return prepare(problem, choice, target, has_bias="bias" in tensors).run(tensors)
 
 
 def precision_of(tensor: Tensor, asked: str | None) -> Precision:
@@ -85,12 +98,18 @@ def precision_of(tensor: Tensor, asked: str | None) -> Precision:
     return "tf32x3" if target.backend == "cuda" else "ieee"
 
 
+def geometry_of(x_size: Sequence[int], w_size: Sequence[int], window: Window) -> ConvGeometry:
+    batch, in_channels, in_h, in_w = x_size
+    out_channels, _, filter_h, filter_w = w_size
+    return ConvGeometry(batch, in_channels, in_h, in_w, out_channels, filter_h, filter_w, *window)
+
+
 @lru_cache(maxsize=4096)
 def prepared(
     direction: Pass,
     x_size: tuple[int, ...],
     w_size: tuple[int, ...],
-    window: tuple[Any, ...],
+    window: Window,
     layout: Layout,
     w_layout: Layout,
     dtype: torch.dtype,
@@ -99,13 +118,33 @@ def prepared(
     has_bias: bool = False,
 ) -> Prepared:
     """The plan of a pass, as chosen for ``device``; made at the first call, then found here."""
-    geometry = ConvGeometry.from_torch(x_size, w_size, *window)
+    geometry = geometry_of(x_size, w_size, window)
     problem = Problem(geometry, direction, dtype_name(dtype), layout, precision)
     target = target_for(device)
     return prepare(problem, choose(problem, target), target, has_bias, w_layout)
 
 
+@lru_cache(maxsize=4096)
+def prepared_fprop(
+    x_size: tuple[int, ...],
+    x_strides: tuple[int, ...],
+    w_size: tuple[int, ...],
+    w_strides: tuple[int, ...],
+    window: Window,
+    dtype: torch.dtype,
+    device: torch.device,
+    precision: Precision,
+    has_bias: bool,
+) -> Prepared:
+    """The forward pass; torch's rule: y is channels_last where x or w is."""
+    w_last = strides_prefer_channels_last(w_size, w_strides)
+    layout = layout_of(w_last or strides_prefer_channels_last(x_size, x_strides))
+    sizes = (x_size, w_size, window, layout, layout_of(w_last))
+    return prepared("fprop", *sizes, dtype, device, precision, has_bias)
+
+
 when_forgotten(prepared.cache_clear)
+when_forgotten(prepared_fprop.cache_clear)
 
 
 @lru_cache(maxsize=4096)
@@ -115,4 +154,4 @@ def prepared_bias_grad(
     batch, channels, out_h, out_w = size
     target = target_for(device)
     plan = bias.plan(dtype_name(dtype), layout, batch, channels, out_h * out_w, target)
-    return Prepared(plan, "dbias", (channels,), layout, {"dy": layout})
+    return Prepared(plan, "dbias", (channels,), (1,), (("dy", memory_format(layout)),))

@@ -43,6 +43,10 @@ class Pointer:
     tensor: str  # which tensor of the plan
     dtype: str  # of its elements
 
+    def on(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What the kernel is given: the tensor itself."""
+        return tensor
+
 
 @dataclass(frozen=True)
 class Descriptor:
@@ -105,41 +109,60 @@ class Launch:
             "enable_fp_fusion": True,
         }
 
-    def run(self, **tensors: torch.Tensor) -> None:
+    def run(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Run on ``tensors``, by the names that the operands give them; others are ignored."""
         if 0 in self.grid:
             return
-        anchor = tensors[self._anchor]
-        compiled = self._compiled.get(anchor.device)
-        with _device(anchor):
-            if compiled is None or not self._aligned(tensors):
-                self._first_run(tensors, anchor.device)
-            else:
-                self._again(compiled, tensors)
+        device = tensors[self._anchor].device
+        compiled = self._compiled.get(device)
+        if compiled is None:
+            with _current(device):
+                self._first_run(tensors, device)
+        elif device.type == "cuda" and device.index != torch.cuda.current_device():
+            with _current(device):
+                self._again(compiled, tensors, device)
+        else:
+            self._again(compiled, tensors, device)
         for log in _logs:
             log.append(self)
 
     def _first_run(self, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
         """By way of Triton's JIT, which compiles; what it compiled is kept for next time."""
-        values = {name: _value(operand, tensors) for name, operand in self.operands.items()}
+        values = {
+            name: operand.on(tensors[operand.tensor]) for name, operand in self.operands.items()
+        }
         arguments = {**values, **self.scalars, **self.constants, **self.options}
         compiled = self.function[self.grid](**arguments)
-        if isinstance(compiled, CompiledKernel) and self._aligned(tensors):
+        names = {operand.tensor for operand in self.operands.values()}
+        aligned = all(tensors[name].data_ptr() % ALIGNMENT == 0 for name in names)
+        if isinstance(compiled, CompiledKernel) and aligned:
             self._compiled[device] = compiled
 
-    def _again(self, compiled: CompiledKernel, tensors: Mapping[str, torch.Tensor]) -> None:
+    def _again(
+        self,
+        compiled: CompiledKernel,
+        tensors: Mapping[str, torch.Tensor],
+        device: torch.device,
+    ) -> None:
         """Straight to the driver: the JIT would find the same kernel in ten microseconds."""
-        arguments = list(self._arguments)
+        arguments = self._arguments.copy()
+        addresses = 0
         for place, operand in self._places:
-            arguments[place] = _value(operand, tensors)
+            tensor = tensors[operand.tensor]
+            addresses |= tensor.data_ptr()
+            arguments[place] = operand.on(tensor)
+        if addresses % ALIGNMENT:  # compiled for aligned memory
+            return self._first_run(tensors, device)
         active = driver.active
         stream = active.get_current_stream(active.get_current_device())
         hooks = triton.knobs.runtime
-        enter = hooks.launch_enter_hook
-        grid = self._grid
-        told = compiled.launch_metadata(grid, stream, *arguments) if enter is not None else None
-        compiled.run(*grid, stream, compiled.function, compiled.packed_metadata, told,
-                     enter, hooks.launch_exit_hook, *arguments)  # fmt: skip
+        enter, leave, told = hooks.launch_enter_hook, hooks.launch_exit_hook, None
+        if enter.calls or leave.calls:  # a profiler listens
+            told = compiled.launch_metadata(self._grid, stream, *arguments)
+        else:
+            enter = leave = None
+        compiled.run(*self._grid, stream, compiled.function, compiled.packed_metadata, told,
+                     enter, leave, *arguments)  # fmt: skip
 
     @cached_property
     def _anchor(self) -> str:
@@ -160,21 +183,6 @@ class Launch:
         names = self.function.arg_names
         return [(names.index(name), operand) for name, operand in self.operands.items()]
 
-    @cached_property
-    def _names(self) -> tuple[str, ...]:
-        return tuple({operand.tensor for operand in self.operands.values()})
-
-    def _aligned(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        addresses = 0
-        for name in self._names:
-            addresses |= tensors[name].data_ptr()
-        return addresses % ALIGNMENT == 0
-
-
-def _value(operand: Operand, tensors: Mapping[str, torch.Tensor]) -> Any:
-    tensor = tensors[operand.tensor]
-    return operand.on(tensor) if isinstance(operand, Descriptor) else tensor
-
 
 @dataclass(frozen=True)
 class Buffer:
@@ -191,14 +199,14 @@ class Plan:
     launches: tuple[Launch, ...]
     buffers: Mapping[str, Buffer] = field(default_factory=dict)
 
-    def run(self, **tensors: torch.Tensor) -> None:
-        """Run on ``tensors``, inputs and result alike; buffers are made here."""
+    def run(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Run on ``tensors``, inputs and result alike; buffers are added to them here."""
         for name, buffer in self.buffers.items():
             device = next(iter(tensors.values())).device
             dtype = getattr(torch, buffer.dtype)
             tensors[name] = torch.empty(buffer.elements, dtype=dtype, device=device)
         for launch in self.launches:
-            launch.run(**tensors)
+            launch.run(tensors)
 
 
 _logs: list[list[Launch]] = []
@@ -216,11 +224,9 @@ def recorded() -> Iterator[list[Launch]]:
         _logs[:] = [other for other in _logs if other is not log]
 
 
-def _device(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Triton launches on the current device, which need not be the tensor's."""
-    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
-        return torch.cuda.device(tensor.device)
-    return contextlib.nullcontext()
+def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be the tensors' own."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def interpreting() -> bool:

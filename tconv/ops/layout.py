@@ -42,6 +42,15 @@ def memory_format(layout: Layout) -> torch.memory_format:
     return torch.channels_last if layout == "nhwc" else torch.contiguous_format
 
 
+def strides_of(size: Sequence[int], layout: Layout) -> tuple[int, ...]:
+    """The strides that torch gives a fresh tensor of four dimensions in ``layout``.
+
+    >>> strides_of((2, 3, 5, 7), "nhwc")
+    (105, 1, 21, 3)
+    """
+    return torch.empty(size, device="meta", memory_format=memory_format(layout)).stride()
+
+
 def empty(
     like: Tensor, size: Sequence[int], layout: Layout, dtype: torch.dtype | None = None
 ) -> Tensor:

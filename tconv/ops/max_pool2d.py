@@ -20,6 +20,7 @@ from tconv.geometry import PoolGeometry
 from tconv.ops.launch import Launch, Pointer, cdiv, runs_triton, target_for
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import as_pair, check_dtype, pool_geometry
+from tconv.ops.registration import register
 from tconv.problem import PoolProblem, dtype_name
 from tconv.select import choose
 from tconv.tile import Tile
@@ -171,7 +172,7 @@ def _fprop(x: Tensor, *arguments: Any, write_indices: bool) -> tuple[Tensor, Ten
     x = dense(x, layout_of(channels_last))
     problem, tile = _launch_inputs(shape, "fprop", x, channels_last)
     launch = fprop_launch(problem, tile, write_indices)
-    launch.run(x=x, y=y, **({"indices": indices} if indices is not None else {}))
+    launch.run({"x": x, "y": y} | ({} if indices is None else {"indices": indices}))
     return y, indices
 
 
@@ -200,7 +201,7 @@ def _input_grad(dy: Tensor, indices: Tensor, input_size: Sequence[int], *argumen
     indices = dense(indices, layout_of(channels_last))
     shape = pool_geometry(input_size, *window)
     launch = dgrad_launch(*_launch_inputs(shape, "dgrad", dy, channels_last))
-    launch.run(dy=dy, indices=indices, dx=dx)
+    launch.run({"dy": dy, "indices": indices, "dx": dx})
     return dx
 
 
@@ -214,15 +215,8 @@ def _pick(x: Tensor, indices: Tensor, *arguments: Any) -> Tensor:
     indices = dense(indices, layout_of(channels_last))
     shape = pool_geometry(x.shape, *window)
     launch = pick_launch(*_launch_inputs(shape, "fprop", x, channels_last))
-    launch.run(x=x, indices=indices, y=y)
+    launch.run({"x": x, "indices": indices, "y": y})
     return y
-
-
-for _key in ("CPU", "CUDA"):
-    _library.impl("max_pool2d", _max_pool2d, _key)
-    _library.impl("max_pool2d_values", _max_pool2d_values, _key)
-    _library.impl("max_pool2d_input_grad", _input_grad, _key)
-    _library.impl("max_pool2d_pick", _pick, _key)
 
 
 @torch.library.register_fake("tconv::max_pool2d", lib=_library)
@@ -302,13 +296,13 @@ def _pick_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, *(None,) * 7
 
 
-for _name, _gradient, _save in (
-    ("max_pool2d", _forward_gradient, _save_forward),
-    ("max_pool2d_values", _values_gradient, _save_values),
-    ("max_pool2d_input_grad", _input_grad_gradient, _save_input_grad),
-    ("max_pool2d_pick", _pick_gradient, _save_pick),
+for _name, _run, _gradient, _save in (
+    ("max_pool2d", _max_pool2d, _forward_gradient, _save_forward),
+    ("max_pool2d_values", _max_pool2d_values, _values_gradient, _save_values),
+    ("max_pool2d_input_grad", _input_grad, _input_grad_gradient, _save_input_grad),
+    ("max_pool2d_pick", _pick, _pick_gradient, _save_pick),
 ):
-    torch.library.register_autograd(f"tconv::{_name}", _gradient, setup_context=_save, lib=_library)
+    register(_library, _name, _run, _gradient, _save)
 
 
 # ---- public function ------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -52,8 +53,8 @@ def test_a_program_that_never_ran_is_refused(
 ) -> None:
     plain = Launch.run
 
-    def lazy(self: Launch, **tensors: torch.Tensor) -> None:
-        plain(replace(self, grid=(self.grid[0] - 1, *self.grid[1:])), **tensors)
+    def lazy(self: Launch, tensors: Mapping[str, torch.Tensor]) -> None:
+        plain(replace(self, grid=(self.grid[0] - 1, *self.grid[1:])), tensors)
 
     assert check(Problem(VGG, direction), PASSING).passed
     monkeypatch.setattr(Launch, "run", lazy)

@@ -242,14 +242,14 @@ def test_gradcheck_and_gradgradcheck() -> None:
 
 def operator_samples() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     x, w, bias = small_inputs()
-    rest = ([2, 1], [1, 2], [1, 2], 2)
-    dy = torch.randn_like(conv2d(x, w, bias, *rest)).requires_grad_()
+    rest = ([2, 1, 1, 2, 1, 2, 2],)
+    dy = torch.randn_like(conv2d(x, w, bias, (2, 1), (1, 2), (1, 2), 2)).requires_grad_()
     ops = torch.ops.tconv
     return {
-        "conv2d": (ops.conv2d, (x, w, bias, *rest)),
-        "conv2d-no-bias": (ops.conv2d, (x, w, None, *rest)),
-        "conv2d_input_grad": (ops.conv2d_input_grad, (dy, w, list(x.shape), *rest, False)),
-        "conv2d_weight_grad": (ops.conv2d_weight_grad, (x, dy, list(w.shape), *rest, True)),
+        "conv2d": (ops.conv2d, (x, w, bias, *rest, None)),
+        "conv2d-no-bias": (ops.conv2d, (x, w, None, *rest, "tf32x3")),
+        "conv2d_input_grad": (ops.conv2d_input_grad, (dy, w, list(x.shape), *rest, False, None)),
+        "conv2d_weight_grad": (ops.conv2d_weight_grad, (x, dy, list(w.shape), *rest, True, "ieee")),
         "conv2d_bias_grad": (ops.conv2d_bias_grad, (dy,)),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -194,9 +194,9 @@ def test_dense_inputs_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     run = Launch.run
 
-    def spy(launch: Launch, **tensors: Tensor) -> None:
+    def spy(launch: Launch, tensors: Mapping[str, Tensor]) -> None:
         seen.extend(value.data_ptr() for value in tensors.values())
-        run(launch, **tensors)
+        run(launch, tensors)
 
     monkeypatch.setattr(Launch, "run", spy)
     for memory_format in FORMATS.values():
@@ -223,11 +223,11 @@ def test_many_programs(layout: Any) -> None:
     y, indices = torch.empty_like(expected), torch.empty_like(places)
     launch = fprop_launch(PoolProblem(layer, "fprop", "float32", layout), tile, True)
     assert launch.grid[0] > 3
-    launch.run(x=x, y=y, indices=indices)
+    launch.run({"x": x, "y": y, "indices": indices})
     assert_close((y, indices), (expected, places), rtol=0, atol=0)
     dx = torch.full_like(x, torch.nan)
     dgrad_launch(PoolProblem(layer, "dgrad", "float32", layout), tile).run(
-        dy=y, indices=indices, dx=dx
+        {"dy": y, "indices": indices, "dx": dx}
     )
     assert_close(dx.double(), reference.max_pool2d_dgrad(y, indices, layer))
 
@@ -277,7 +277,7 @@ def test_wide_offsets_compute_the_same() -> None:
     wide = dataclasses.replace(launch, constants={**launch.constants, "INDEX": wide_type})
     expected, places = functional.max_pool2d(x, 3, 2, return_indices=True)
     y, indices = torch.empty_like(expected), torch.empty_like(places)
-    wide.run(x=x, y=y, indices=indices)
+    wide.run({"x": x, "y": y, "indices": indices})
     assert_close((y, indices), (expected, places), rtol=0, atol=0)
 
 

@@ -1,0 +1,186 @@
+"""What one convolution costs the host, on a machine with no GPU: the driver is faked.
+
+    python -m benchmarks.host_call
+
+Kernels are really compiled, for sm_90, and every layer of the call runs as on a GPU, down to
+the launch itself, which does nothing. So the figures are those of the host alone: what lies
+above the driver's own launch. Beside them stands ``torch.nn.functional.conv2d`` on a tensor of
+one element, whose cost on the CPU is mostly torch's own way to the operator.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+if os.environ.get("TRITON_INTERPRET"):
+    sys.exit("unset TRITON_INTERPRET: this measures the compiled path")
+
+import torch
+import triton
+import typer
+from rich.console import Console
+from rich.table import Table
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from tconv import functional
+from tconv.algorithms import ALGORITHMS
+from tconv.geometry import ConvGeometry
+from tconv.ops import conv2d, conv_run, launch
+from tconv.ops.launch import recorded
+from tconv.problem import Problem
+from tconv.select import choose
+from tconv.target import TARGETS
+
+TARGET = TARGETS["sm_90"]
+ROUNDS = 9
+LAYERS = {
+    "LeNet-5 C1": ConvGeometry(64, 1, 32, 32, 6, 5, 5),
+    "VGG-16 conv5, batch 1": ConvGeometry(1, 512, 14, 14, 512, 3, 3, pad_h=1, pad_w=1),
+}
+
+
+class FakeUtils:
+    """The driver's calls, each of which returns at once."""
+
+    launched = 0
+
+    def load_binary(self, *_: Any) -> tuple[int, ...]:
+        return 1, 1, 90, 0, 1024  # module, function, registers, spills, threads
+
+    def get_device_properties(self, _: int) -> dict[str, int]:
+        return {"max_shared_mem": TARGET.shared_per_program, "warpSize": 32,
+                "multiprocessor_count": TARGET.processors}  # fmt: skip
+
+    def launch(self, *_: Any) -> None:
+        FakeUtils.launched += 1
+
+    def fill_tma_descriptor_tiled(self, *_: Any) -> int:
+        return 1
+
+    def build_signature_metadata(self, *_: Any) -> bytes:
+        return b""
+
+
+class FakeDriver:
+    """A driver with one sm_90 device, as Triton's runtime asks for it."""
+
+    utils = FakeUtils()
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_device_interface(self) -> Any:
+        return torch.cpu
+
+    @property
+    def launcher_cls(self) -> Any:
+        from triton.backends.nvidia.driver import CudaLauncher
+
+        return CudaLauncher
+
+    def is_active(self) -> bool:
+        return True
+
+    def map_python_to_cpp_type(self, ty: str) -> str:
+        return ty
+
+
+def install() -> None:
+    """Have Triton launch on the fake, and tconv take CPU tensors for its own."""
+    import triton.backends.nvidia.driver as nvidia
+
+    driver.set_active(FakeDriver())
+    # Made by the C helper, which is built against a CUDA that is not here.
+    nvidia.PyKernelArg = lambda **fields: fields
+    for name in ("ARG_KERNEL", "ARG_CONSTEXPR", "ARG_TUPLE"):
+        setattr(nvidia, name, 0)
+    for module in (conv2d, conv_run, launch):
+        for name, value in (("runs_triton", True), ("target_for", TARGET)):
+            if hasattr(module, name):
+                setattr(module, name, lambda _, value=value: value)
+
+
+def microseconds(call: Callable[[], Any], calls: int) -> float:
+    """Median over rounds of the mean of many calls."""
+    for _ in range(calls // 10):
+        call()
+    rounds = []
+    for _ in range(ROUNDS):
+        begin = time.process_time()  # of this process: other work on the machine does not count
+        for _ in range(calls):
+            call()
+        rounds.append((time.process_time() - begin) / calls * 1e6)
+    return statistics.median(rounds)
+
+
+def measure(shape: ConvGeometry, calls: int) -> dict[str, float]:
+    """Microseconds of each way to the same convolution, channels_last float16."""
+    size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
+    filters = (shape.out_channels, shape.in_channels, shape.filter_h, shape.filter_w)
+    x = torch.zeros(size, dtype=torch.float16).to(memory_format=torch.channels_last)
+    w = torch.zeros(filters, dtype=torch.float16).to(memory_format=torch.channels_last)
+    bias = torch.zeros(shape.out_channels, dtype=torch.float16)
+    padding = (shape.pad_h, shape.pad_w)
+
+    def ours() -> Any:
+        return functional.conv2d(x, w, bias, padding=padding)
+
+    problem = Problem(shape, "fprop")
+    choice = choose(problem, TARGET)
+    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, TARGET, bias=True)
+    tensors = {"x": x, "w": w, "bias": bias, "y": ours()}
+    plan.run(tensors)
+    before = FakeUtils.launched
+    with recorded() as log:
+        ours()
+    assert FakeUtils.launched - before == len(log) > 0, "no kernel was launched"
+    one = log[0]
+    compiled = one._compiled[x.device]
+    arguments = (*one._grid, 0, compiled.function, compiled.packed_metadata, None, None, None)
+    # Of one element, torch computes nearly nothing: what remains is its way there.
+    small = torch.zeros(1, 1, 1, 1)
+
+    def torchs() -> Any:
+        return torch.nn.functional.conv2d(small, small, small[0, 0, 0])
+
+    with torch.inference_mode():
+        figures = {
+            "the driver's own launch": microseconds(
+                lambda: compiled.run(*arguments, *one._arguments), calls
+            ),
+            "tconv's plan": microseconds(lambda: plan.run(tensors), calls),
+            "tconv, no gradient": microseconds(ours, calls),
+            "torch, no gradient": microseconds(torchs, calls),
+        }
+    w.requires_grad_()
+    small.requires_grad_()
+    figures["tconv, recorded for backward"] = microseconds(ours, calls)
+    figures["torch, recorded for backward"] = microseconds(torchs, calls)
+    return figures | {"launches": float(len(log))}
+
+
+def main(calls: int = 2000) -> None:
+    """Print the table; ``calls`` of each kind are timed, nine times over."""
+    install()
+    found = {name: measure(shape, calls) for name, shape in LAYERS.items()}
+    versions = f"torch {torch.__version__}, triton {triton.__version__}"
+    table = Table("microseconds a call", *found, title=f"Host cost, driver faked ({versions})")
+    for row in next(iter(found.values())):
+        table.add_row(row, *(f"{figures[row]:.1f}" for figures in found.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

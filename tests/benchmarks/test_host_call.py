@@ -1,0 +1,51 @@
+"""The host benchmark runs, and what it times does launch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PROBE = """
+import torch
+from benchmarks import host_call
+
+host_call.install()
+from tconv import functional
+
+x = torch.zeros(2, 16, 9, 9, dtype=torch.float16).to(memory_format=torch.channels_last)
+w = torch.zeros(8, 16, 3, 3, dtype=torch.float16).to(memory_format=torch.channels_last)
+odd = torch.zeros(x.numel() + 1, dtype=torch.float16)[1:]  # 2 bytes past the alignment
+odd = odd.as_strided(x.shape, x.stride())
+assert odd.data_ptr() % 16
+from triton.runtime.jit import JITFunction
+plain, jitted = JITFunction.run, []
+JITFunction.run = lambda *a, **k: jitted.append(1) or plain(*a, **k)
+for tensor in (x, x, x, odd, x):
+    functional.conv2d(tensor, w)
+print(len(jitted), host_call.FakeUtils.launched)
+"""
+
+
+def run(*command: str) -> str:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, *command], env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def test_the_benchmark_prints_its_table() -> None:
+    text = run("-m", "benchmarks.host_call", "--calls", "10")
+    for row in ("the driver's own launch", "tconv, no gradient", "torch, no gradient"):
+        assert row in text
+
+
+def test_a_call_is_compiled_once_and_unaligned_memory_is_not_taken_for_aligned() -> None:
+    # By the JIT: the first call, and the one whose memory the kept kernel would misread.
+    jitted, launched = map(int, run("-c", PROBE).split())
+    assert (jitted, launched) == (2, 5)
