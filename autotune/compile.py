@@ -136,10 +136,11 @@ def compile_launch(launch: Launch, target: Target, steps: int = 1) -> Resources:
 
 
 def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled:
-    """Compile every kernel of ``choice``; the first is the matrix product."""
+    """Compile every kernel of ``choice``."""
     from tconv.algorithms import ALGORITHMS
 
-    steps = int(product_of(problem).steps(choice.tile))
+    steps = int(product_of(problem, choice.algorithm).steps(choice.tile))
     plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target)
-    product, *helpers = (compile_launch(launch, target, steps) for launch in plan.launches)
-    return Compiled(product, max((helper.spill_bytes for helper in helpers), default=0))
+    found = [compile_launch(launch, target, steps) for launch in plan.launches]
+    product = found.pop(plan.product)
+    return Compiled(product, max((helper.spill_bytes for helper in found), default=0))

@@ -7,6 +7,7 @@ import math
 from autotune.space import REGISTERS_PER_THREAD, accumulator_registers, shared_bytes
 from autotune.trial import Resources
 from tconv.problem import Problem
+from tconv.select import Choice
 from tconv.target import Target
 from tconv.tile import Tile
 
@@ -56,8 +57,9 @@ def spans_taps(tile: Tile, problem: Problem) -> bool:
     return problem.direction == "wgrad" and columns % tile.block_n != 0
 
 
-def estimated_resources(tile: Tile, problem: Problem, target: Target) -> Resources:
+def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Resources:
     """What the compiled code will probably take; the compiler's own figures replace this."""
+    tile = choice.tile
     first, second = loads_per_step(tile, problem, target)
     per_first, per_second = INSTRUCTIONS_PER_LOAD[problem.direction]
     if spans_taps(tile, problem):

@@ -21,9 +21,7 @@ from tconv.problem import Problem
 from tconv.select import Choice
 from tconv.table import Kind
 from tconv.target import Target
-from tconv.tile import Tile
 
-ALGORITHM = "implicit_gemm"
 LONGEST_DETAIL = 300  # characters of a compiler's words that a trial keeps
 MOST_SPILLED = 0  # bytes a thread: a loop that spills loses to one that does not
 
@@ -71,42 +69,41 @@ class Bench:
         self._gate = gate
         self._measure = measure
 
-    def try_all(self, problem: Problem, tiles: Sequence[Tile]) -> list[Trial]:
-        """A trial for each of ``tiles``: recalled where nothing has changed, else compiled."""
+    def try_all(self, problem: Problem, choices: Sequence[Choice]) -> list[Trial]:
+        """A trial for each of ``choices``: recalled where nothing has changed, else compiled."""
         setting = self.setting
         where = (setting.target.name, problem, setting.kind, setting.versions, setting.source)
         known = self._store.find(*where)
-        trials: dict[Tile, Trial] = {}
+        trials: dict[Choice, Trial] = {}
         tasks = []
-        for tile in tiles:
-            earlier = known.get((ALGORITHM, tile))
+        for choice in choices:
+            earlier = known.get((choice.algorithm, choice.tile))
             if earlier is not None and earlier.status not in ("time limit", "crash"):
-                trials[tile] = self._judged_again(earlier)
+                trials[choice] = self._judged_again(earlier)
                 self.recalled += 1
                 continue
-            choice = Choice(ALGORITHM, tile)
             arguments = (problem, choice, setting.target)
-            tasks.append(Task(tile, compiling.compile_choice, arguments))
+            tasks.append(Task(choice, compiling.compile_choice, arguments))
         results = self._compilers.run(tasks, setting.effort.compile_seconds)
         for task, result, seconds in results:
-            assert isinstance(task.key, Tile)
+            assert isinstance(task.key, Choice)
             trials[task.key] = self._keep(self._judged(problem, task.key, result, seconds))
             self.compiled += 1
-        return [trials[tile] for tile in tiles]
+        return [trials[choice] for choice in choices]
 
     def _keep(self, trial: Trial) -> Trial:
         self._store.add(trial)
         return trial
 
-    def _judged(self, problem: Problem, tile: Tile, result: Any, seconds: float) -> Trial:
+    def _judged(self, problem: Problem, choice: Choice, result: Any, seconds: float) -> Trial:
         """The trial that a compilation amounts to."""
         setting = self.setting
-        ranked = predict(problem, tile, setting.target).milliseconds
+        ranked = predict(problem, choice, setting.target).milliseconds
         blank = Trial(
             target=setting.target.name,
             problem=problem,
-            algorithm=ALGORITHM,
-            tile=tile,
+            algorithm=choice.algorithm,
+            tile=choice.tile,
             kind=setting.kind,
             status="ok",
             ranked_milliseconds=ranked if math.isfinite(ranked) else None,
@@ -128,7 +125,7 @@ class Bench:
         assert taken is not None
         if reason := self._unfit(taken):
             return replace(trial, status=reason[0], detail=reason[1], milliseconds=None)
-        prediction = predict(trial.problem, trial.tile, self.setting.target, taken)
+        prediction = predict(trial.problem, trial.choice, self.setting.target, taken)
         if self.setting.kind == "measured":
             return replace(trial, occupancy=prediction.occupancy)
         return replace(trial, milliseconds=prediction.milliseconds, occupancy=prediction.occupancy)
@@ -152,7 +149,7 @@ class Bench:
         """``trial`` after the correctness gate; one that passed before is not run again."""
         if trial.status != "ok" or trial.error_fp64 is not None:
             return trial
-        verdict = self._gate(trial.problem, Choice(trial.algorithm, trial.tile))
+        verdict = self._gate(trial.problem, trial.choice)
         if isinstance(verdict, Failure):
             words = shortened(verdict.detail)
             failed = replace(trial, status=f"gate: {verdict.reason}", detail=words)
@@ -168,7 +165,7 @@ class Bench:
         passed = self.gated(trial)
         if passed.status != "ok" or passed.milliseconds is not None or self._measure is None:
             return passed
-        timing = self._measure(passed.problem, Choice(passed.algorithm, passed.tile))
+        timing = self._measure(passed.problem, passed.choice)
         if isinstance(timing, Failure):  # no memory left, or no resources at launch
             words = shortened(timing.detail)
             return self._keep(replace(passed, status=f"measuring: {timing.reason}", detail=words))
@@ -192,7 +189,7 @@ def worker_gate(workers: Workers, effort: Effort, gpu: bool) -> Gate:
     function = on_gpu.check if gpu else gate.check
 
     def run(problem: Problem, choice: Choice) -> Verdict | Failure:
-        task = Task(choice.tile, function, (problem, choice))
+        task = Task(choice, function, (problem, choice))
         ((_, verdict, _),) = workers.run([task], effort.gate_seconds)
         assert isinstance(verdict, (Verdict, Failure))
         return verdict
@@ -204,7 +201,7 @@ def worker_measure(workers: Workers, target: Target, effort: Effort) -> Measure:
     """Times a choice in a worker on its GPU."""
 
     def run(problem: Problem, choice: Choice) -> Timing | Failure:
-        task = Task(choice.tile, on_gpu.timing, (problem, choice, target.l2_bytes, effort))
+        task = Task(choice, on_gpu.timing, (problem, choice, target.l2_bytes, effort))
         ((_, timing, _),) = workers.run([task], effort.gate_seconds)
         assert isinstance(timing, (Timing, Failure))
         return timing

@@ -100,7 +100,7 @@ def check_on_gpu(problem: Problem, choice: Choice) -> Verdict:
 
 def check(problem: Problem, choice: Choice) -> Verdict:
     """The verdict on a scaled-down geometry in the interpreter, where it costs about a second."""
-    small, tile = scaled_down(problem, choice.tile)
+    small, tile = scaled_down(problem, choice)
     if small.dtype == "bfloat16":
         # The interpreter's bfloat16 product multiplies the raw bits. The kernel is the same
         # text for both dtypes, so float16 stands in.
@@ -108,18 +108,19 @@ def check(problem: Problem, choice: Choice) -> Verdict:
     return _checked(small, replace(choice, tile=tile), "cpu")
 
 
-def scaled_down(problem: Problem, tile: Tile) -> tuple[Problem, Tile]:
-    """The smallest geometry that takes ``tile`` through the same branches.
+def scaled_down(problem: Problem, choice: Choice) -> tuple[Problem, Tile]:
+    """The smallest geometry that takes ``choice`` through the same branches.
 
     Filter, stride, padding, dilation, the remainders of channels by their blocks and the
     dropped border stay; the rest shrinks to about two blocks along each axis.
 
     >>> from tconv.geometry import ConvGeometry
     >>> layer = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
-    >>> scaled_down(Problem(layer, "fprop"), Tile(128, 128, 64))[0].geometry.key
+    >>> choice = Choice("implicit_gemm", Tile(128, 128, 64))
+    >>> scaled_down(Problem(layer, "fprop"), choice)[0].geometry.key
     'n2c128h10w10-k256f3x3-s1x1-p1x1-d1x1-g1'
     """
-    shape = problem.geometry
+    shape, tile = problem.geometry, choice.tile
     splits = min(tile.splits, SMALL_SPLITS)
     block_in, block_out, pixels = {
         "fprop": (tile.block_k, tile.block_n, tile.block_m),

@@ -25,6 +25,7 @@ from autotune.product import Product, cdiv, product_of
 from autotune.space import accumulator_words
 from autotune.trial import Resources
 from tconv.problem import Problem
+from tconv.select import Choice
 from tconv.target import Target
 from tconv.tile import Tile
 
@@ -86,6 +87,7 @@ def _shared_traffic(tile: Tile, problem: Problem, target: Target) -> float:
 def _step_clocks(
     tile: Tile,
     problem: Problem,
+    product: Product,
     target: Target,
     resources: Resources,
     resident: int,
@@ -104,7 +106,7 @@ def _step_clocks(
     peak = target.peak_tflops[problem.arithmetic] * 1e3 / target.processors / target.clock_ghz
     l2_rate = target.l2_gbps * known.l2_share / processors / target.clock_ghz
     l2_rate = min(l2_rate, known.l2_bytes_per_clock)
-    fetched = _fetched_bytes(tile, problem) * resident
+    fetched = _fetched_bytes(tile, problem, product) * resident
     instructions = resources.instructions * tile.warps * resident
     deep = max(1, tile.stages - 1)
     alone = resources.instructions * known.clocks_per_instruction
@@ -121,9 +123,8 @@ def _step_clocks(
     }
 
 
-def _fetched_bytes(tile: Tile, problem: Problem) -> float:
+def _fetched_bytes(tile: Tile, problem: Problem, product: Product) -> float:
     """Bytes that a step asks of L2. Masked elements, beyond the extents, are not fetched."""
-    product = product_of(problem)
 
     def filled(extent: int, block: int) -> float:
         return extent / cdiv(extent, block)
@@ -181,14 +182,15 @@ def _epilogue_clocks(tile: Tile, problem: Problem, target: Target) -> float:
 
 
 def predict(
-    problem: Problem, tile: Tile, target: Target, resources: Resources | None = None
+    problem: Problem, choice: Choice, target: Target, resources: Resources | None = None
 ) -> Prediction:
-    """Milliseconds of ``problem`` with ``tile`` on ``target``, and what bounds them.
+    """Milliseconds of ``problem`` with ``choice`` on ``target``, and what bounds them.
 
     ``resources`` are those of the compiled code; without them they are estimated.
     """
-    product = product_of(problem)
-    estimate = estimated_resources(tile, problem, target)
+    tile = choice.tile
+    product = product_of(problem, choice.algorithm)
+    estimate = estimated_resources(choice, problem, target)
     if resources is None:
         resources = estimate
     elif resources.instructions == 0:  # no loop was found: it was unrolled
@@ -203,7 +205,7 @@ def predict(
     if rest:  # the last wave is spread over the processors
         busiest = cdiv(rest, target.processors)
         rounds.append(Round(1, busiest, min(rest, target.processors)))
-    parts = _time_parts(problem, tile, target, resources, rounds)
+    parts = _time_parts(problem, tile, product, target, resources, rounds)
     dram = _dram_bytes(tile, problem, product, target, wave)
     parts["DRAM"] = 1e3 * target.memory_seconds(dram) / CONSTANTS.dram_share
     launches = 2 if problem.direction == "wgrad" else 1
@@ -232,17 +234,20 @@ def _joined(times: Iterable[float]) -> float:
 def _time_parts(
     problem: Problem,
     tile: Tile,
+    product: Product,
     target: Target,
     resources: Resources,
     rounds: list[Round],
 ) -> dict[str, float]:
     """Milliseconds by resource over all waves; "loop" joins them, "ends" what frames it."""
-    steps = product_of(problem).steps(tile)
+    steps = product.steps(tile)
     per_millisecond = target.clock_ghz * 1e6
     totals: dict[str, float] = {"loop": 0.0, "ends": 0.0}
     epilogue = _epilogue_clocks(tile, problem, target)
     for wave in rounds:
-        step = _step_clocks(tile, problem, target, resources, wave.resident, wave.processors)
+        step = _step_clocks(
+            tile, problem, product, target, resources, wave.resident, wave.processors
+        )
         for name, clocks in step.items():
             totals[name] = totals.get(name, 0.0) + wave.count * steps * clocks / per_millisecond
         longest = max(step.values())

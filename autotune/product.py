@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from tconv.algorithms import GENERAL
 from tconv.problem import Problem
 from tconv.tile import Tile
 
@@ -54,8 +55,8 @@ class Product:
 
 
 @lru_cache(maxsize=4096)
-def product_of(problem: Problem) -> Product:
-    """The product that ``problem`` is.
+def product_of(problem: Problem, algorithm: str = GENERAL) -> Product:
+    """The product that ``problem`` is, as kernel family ``algorithm`` forms it.
 
     >>> from tconv.geometry import ConvGeometry
     >>> layer = ConvGeometry.from_lecture("3x32x32", filters=10, extent=5, padding=2)

@@ -1,6 +1,6 @@
 """Which candidates to try: a strategy is one function of one signature.
 
-``evaluate`` tries tiles, in the order given, and returns their trials; ``budget`` is how many
+``evaluate`` tries choices, in the order given, and returns their trials; ``budget`` is how many
 it may be given. A strategy sees nothing else of compilers or GPUs, so that recorded trials
 can stand in for them.
 """
@@ -17,12 +17,11 @@ from autotune.model import predict
 from autotune.space import DEFAULT_SWIZZLE, broken_rule
 from autotune.trial import Trial
 from tconv.problem import Problem
-from tconv.select import heuristic
+from tconv.select import Choice, heuristic
 from tconv.target import Target
-from tconv.tile import Tile
 
-Evaluate = Callable[[Sequence[Tile]], list[Trial]]
-Strategy = Callable[[Problem, Target, Sequence[Tile], Evaluate, int], list[Trial]]
+Evaluate = Callable[[Sequence[Choice]], list[Trial]]
+Strategy = Callable[[Problem, Target, Sequence[Choice], Evaluate, int], list[Trial]]
 
 
 @dataclass(frozen=True)
@@ -47,41 +46,43 @@ SAME_SHAPE = 2  # of the tiles tried, how many may share one shape of block
 def ranked(
     problem: Problem,
     target: Target,
-    candidates: Sequence[Tile],
+    candidates: Sequence[Choice],
     evaluate: Evaluate,
     budget: int,
 ) -> list[Trial]:
     """The model's first choices, and the rule of thumb's tile, which they must beat."""
-    tiles = shortlist(problem, target, candidates, budget)
-    return evaluate(tiles)
+    return evaluate(shortlist(problem, target, candidates, budget))
 
 
 def shortlist(
-    problem: Problem, target: Target, candidates: Sequence[Tile], count: int
-) -> list[Tile]:
-    """``count`` tiles by predicted time, no more than ``SAME_SHAPE`` of one shape."""
-    thumb = heuristic(problem, target).tile
+    problem: Problem, target: Target, candidates: Sequence[Choice], count: int
+) -> list[Choice]:
+    """``count`` choices by predicted time, no more than ``SAME_SHAPE`` of one family and shape."""
+    thumb = heuristic(problem, target)
     chosen = [thumb] if count and broken_rule(thumb, problem, target) is None else []
-    order = [(*_merit(problem, tile, target), tile) for tile in candidates]
-    shapes: Counter[tuple[int, int, int]] = Counter()
+    order = [
+        (*_merit(problem, choice, target), choice.algorithm, choice.tile) for choice in candidates
+    ]
+    shapes: Counter[tuple[str, int, int, int]] = Counter()
     heapq.heapify(order)
     while order and len(chosen) < count:
-        tile = heapq.heappop(order)[-1]
-        shape = (tile.block_m, tile.block_n, tile.block_k)
-        if tile not in chosen and shapes[shape] < SAME_SHAPE:
+        *_, algorithm, tile = heapq.heappop(order)
+        choice = Choice(algorithm, tile)
+        shape = (algorithm, tile.block_m, tile.block_n, tile.block_k)
+        if choice not in chosen and shapes[shape] < SAME_SHAPE:
             shapes[shape] += 1
-            chosen.append(tile)
+            chosen.append(choice)
     return chosen
 
 
-def _merit(problem: Problem, tile: Tile, target: Target) -> tuple[bool, float, bool]:
+def _merit(problem: Problem, choice: Choice, target: Target) -> tuple[bool, float, bool]:
     """What the least is best of: tiles that would spill come last, for compiling rejects them.
 
     Where the model sees no difference, the usual swizzle goes first.
     """
-    spills = estimated_resources(tile, problem, target).spill_bytes > 0
-    milliseconds = predict(problem, tile, target).milliseconds
-    return spills, milliseconds, tile.swizzle != DEFAULT_SWIZZLE
+    spills = estimated_resources(choice, problem, target).spill_bytes > 0
+    milliseconds = predict(problem, choice, target).milliseconds
+    return spills, milliseconds, choice.tile.swizzle != DEFAULT_SWIZZLE
 
 
 STRATEGIES: dict[str, Strategy] = {"ranked": ranked}

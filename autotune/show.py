@@ -42,7 +42,7 @@ def roofline_share(finding: Finding, target: Target) -> float | None:
 def winners_table(outcome: Outcome) -> Table:
     """A row for each problem."""
     share = f"roofline share, {outcome.kind}"
-    headings = ("layer", "input", "K F S P", "pass", "tile", f"{outcome.kind} ms", share)
+    headings = ("layer", "input", "K F S P", "pass", "kernel", "tile", f"{outcome.kind} ms", share)
     table = Table(*headings, "registers", "spills", "occupancy", "bound (model)")
     for finding in outcome.findings:
         job, winner = finding.job, finding.winner
@@ -51,11 +51,11 @@ def winners_table(outcome: Outcome) -> Table:
         head = (name, shape.input_volume, shape.describe(), job.problem.direction)
         if winner is None:
             failed = finding.trials[0].status if finding.trials else "no candidate"
-            table.add_row(*head, f"none: {failed}", *("-",) * 6)
+            table.add_row(*head, f"none: {failed}", *("-",) * 7)
             continue
         assert winner.resources is not None
         assert winner.milliseconds is not None
-        bound = predict(job.problem, winner.tile, outcome.target, winner.resources).bound
+        bound = predict(job.problem, winner.choice, outcome.target, winner.resources).bound
         portion = roofline_share(finding, outcome.target)
         figures = (
             f"{winner.milliseconds:.4f}",
@@ -64,7 +64,7 @@ def winners_table(outcome: Outcome) -> Table:
             f"{winner.resources.spill_bytes} B",
             "-" if winner.occupancy is None else f"{winner.occupancy:.0%}",
         )
-        table.add_row(*head, str(winner.tile), *figures, bound)
+        table.add_row(*head, winner.algorithm, str(winner.tile), *figures, bound)
     return table
 
 

@@ -1,4 +1,4 @@
-"""The search space of the implicit matrix product: its axes, and which tiles are legal.
+"""The search space: for each kernel family its axes, and which tiles are legal.
 
 Every rule is plain arithmetic with its derivation beside it; nothing is compiled here.
 """
@@ -6,13 +6,14 @@ Every rule is plain arithmetic with its derivation beside it; nothing is compile
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from autotune.product import Product, cdiv, power_of_two, product_of
-from tconv.geometry import Pass
 from tconv.problem import Problem
+from tconv.select import Choice, serves
 from tconv.target import Target
 from tconv.tile import Tile
 
@@ -28,6 +29,7 @@ class Axes:
     warps: tuple[int, ...] = (2, 4, 8)
     swizzle: tuple[int, ...] = (1, 4, 8)
     splits: tuple[int, ...] = (1,)
+    persistent: tuple[int, ...] = (0,)
 
 
 PIXEL_AXES = Axes(block_m=(16, 32, 64, 128, 256, 512, 1024))
@@ -38,7 +40,13 @@ WGRAD_AXES = Axes(
     swizzle=(8,),
     splits=(1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512),
 )
-AXES: dict[Pass, Axes] = {"fprop": PIXEL_AXES, "dgrad": PIXEL_AXES, "wgrad": WGRAD_AXES}
+
+
+def _pointer_axes(problem: Problem) -> Axes:
+    return WGRAD_AXES if problem.direction == "wgrad" else PIXEL_AXES
+
+
+AXES: dict[str, Callable[[Problem], Axes]] = {"implicit_gemm": _pointer_axes}
 
 LEAST_DOT = 16  # the narrowest operand that tl.dot takes, on each axis
 MOST_THREADS = 1024  # a program, on NVIDIA and AMD alike
@@ -56,6 +64,7 @@ class Case:
     """What a rule looks at besides the tile."""
 
     problem: Problem
+    algorithm: str
     product: Product
     target: Target
 
@@ -154,37 +163,51 @@ RULES: tuple[tuple[str, Rule], ...] = (
 )
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def all_tiles(axes: Axes) -> tuple[Tile, ...]:
     """Every combination of the axes, legal or not."""
     fields = (axes.block_m, axes.block_n, axes.block_k, axes.stages, axes.warps)
-    return tuple(Tile(*values) for values in itertools.product(*fields, axes.swizzle, axes.splits))
+    rest = (axes.swizzle, axes.splits, axes.persistent)
+    return tuple(Tile(*values) for values in itertools.product(*fields, *rest))
 
 
-def _case(problem: Problem, target: Target) -> Case:
-    return Case(problem, product_of(problem), target)
+def _case(problem: Problem, algorithm: str, target: Target) -> Case:
+    return Case(problem, algorithm, product_of(problem, algorithm), target)
 
 
-def broken_rule(tile: Tile, problem: Problem, target: Target) -> str | None:
-    """The first rule that ``tile`` breaks, by name; None for a legal one."""
-    case = _case(problem, target)
-    return next((name for name, allows in RULES if not allows(tile, case)), None)
+def broken_rule(choice: Choice, problem: Problem, target: Target) -> str | None:
+    """The first rule that ``choice`` breaks, by name; None for a legal one."""
+    if not serves(choice.algorithm, problem, target):
+        return "serves the problem"
+    case = _case(problem, choice.algorithm, target)
+    return next((name for name, allows in RULES if not allows(choice.tile, case)), None)
 
 
-def candidates(problem: Problem, target: Target) -> list[Tile]:
-    """The legal tiles for ``problem`` on ``target``."""
-    case = _case(problem, target)
-    rules: Sequence[Rule] = [allows for _, allows in RULES]
-    tiles = all_tiles(AXES[problem.direction])
-    return [tile for tile in tiles if all(allows(tile, case) for allows in rules)]
+def families(problem: Problem, target: Target) -> list[str]:
+    """The kernel families that serve ``problem`` on ``target``."""
+    return [name for name in AXES if serves(name, problem, target)]
+
+
+def candidates(problem: Problem, target: Target) -> list[Choice]:
+    """The legal choices for ``problem`` on ``target``."""
+    found = []
+    for algorithm in families(problem, target):
+        case = _case(problem, algorithm, target)
+        rules: Sequence[Rule] = [allows for _, allows in RULES]
+        tiles = all_tiles(AXES[algorithm](problem))
+        legal = (tile for tile in tiles if all(allows(tile, case) for allows in rules))
+        found += [Choice(algorithm, tile) for tile in legal]
+    return found
 
 
 def rules_report(problem: Problem, target: Target) -> list[tuple[str, int]]:
-    """How many tiles remain after each rule; the first entry counts them all."""
-    case = _case(problem, target)
-    remaining = all_tiles(AXES[problem.direction])
-    report = [("every combination", len(remaining))]
-    for name, allows in RULES:
-        remaining = tuple(tile for tile in remaining if allows(tile, case))
-        report.append((name, len(remaining)))
-    return report
+    """How many choices remain after each rule, over all families; the first counts them all."""
+    report = Counter[str]()
+    for algorithm in families(problem, target):
+        case = _case(problem, algorithm, target)
+        remaining = all_tiles(AXES[algorithm](problem))
+        report["every combination"] += len(remaining)
+        for name, allows in RULES:
+            remaining = tuple(tile for tile in remaining if allows(tile, case))
+            report[name] += len(remaining)
+    return list(report.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tconv.problem import Problem
+from tconv.select import Choice
 from tconv.table import Kind
 from tconv.tile import Tile
 
@@ -44,3 +45,7 @@ class Trial:
     versions: str = ""  # torch, triton, driver
     source: str = ""  # hash of the kernels' source
     seconds: float = 0.0  # what the trial cost
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(self.algorithm, self.tile)

@@ -16,7 +16,6 @@ from autotune import compile as compiling
 from autotune import gate as gating
 from autotune import provenance
 from autotune.evaluate import (
-    ALGORITHM,
     Bench,
     Gate,
     Measure,
@@ -32,6 +31,7 @@ from autotune.trial import Trial
 from autotune.workers import Workers
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import Problem
+from tconv.select import Choice
 from tconv.table import Kind, TableError, Winner, user_table, write_table
 from tconv.target import Target
 
@@ -151,7 +151,8 @@ def _run(
         if finding.winner is None:
             progress.console.print(f"{name}: no candidate passed, the heuristic stands")
             continue
-        best = f"{finding.winner.milliseconds:.4f} ms {setting.kind}, {finding.winner.tile}"
+        best = f"{finding.winner.milliseconds:.4f} ms {setting.kind}, "
+        best += f"{finding.winner.algorithm} {finding.winner.tile}"
         progress.update(bar, description=f"{name}: {best}")
         if not progress.console.is_terminal:
             progress.console.print(f"{len(outcome.findings)}/{len(work)} {name}: {best}")
@@ -163,8 +164,8 @@ def _solve(job: Job, bench: Bench, strategy: str) -> Finding:
     setting = bench.setting
     tried: list[Trial] = []
 
-    def evaluate(tiles: Sequence[Any]) -> list[Trial]:
-        trials = bench.try_all(job.problem, tiles)
+    def evaluate(choices: Sequence[Choice]) -> list[Trial]:
+        trials = bench.try_all(job.problem, choices)
         if setting.kind == "measured":
             trials = [bench.measured(trial) for trial in trials]
         tried.extend(trials)
@@ -182,7 +183,9 @@ def _publish(winners: Iterable[Trial], outcome: Outcome) -> None:
         return
     path = user_table(outcome.target.name)
     entries = {
-        trial.problem.key: Winner(ALGORITHM, trial.tile, trial.kind, trial.milliseconds or 0.0)
+        trial.problem.key: Winner(
+            trial.algorithm, trial.tile, trial.kind, trial.milliseconds or 0.0
+        )
         for trial in winners
     }
     try:

@@ -167,6 +167,7 @@ def _trial_row(trial: Trial, target: Target) -> TrialRow:
     taken = trial.resources
     row = TrialRow(
         trial.problem.key,
+        trial.algorithm,
         str(trial.tile),
         trial.kind,
         trial.status,
@@ -176,7 +177,7 @@ def _trial_row(trial: Trial, target: Target) -> TrialRow:
     )
     if taken is None:
         return row
-    account = predict(trial.problem, trial.tile, target, taken)
+    account = predict(trial.problem, trial.choice, target, taken)
     occupancy = trial.occupancy if trial.occupancy is not None else account.occupancy
     return replace(
         row,
@@ -204,11 +205,11 @@ def _map_rows(layers: Sequence[LayerRow], target: Target) -> list[MapRow]:
             continue
         problem = max(same, key=lambda problem: problem.geometry.flops)
         best: dict[tuple[int, int], MapRow] = {}
-        for tile in candidates(problem, target):
-            ms = predict(problem, tile, target).milliseconds
-            cell = (tile.block_m, tile.block_n)
+        for choice in candidates(problem, target):
+            ms = predict(problem, choice, target).milliseconds
+            cell = (choice.tile.block_m, choice.tile.block_n)
             if math.isfinite(ms) and (cell not in best or ms < best[cell].ranked_ms):
-                best[cell] = MapRow(problem.key, *cell, str(tile), ms)
+                best[cell] = MapRow(problem.key, *cell, str(choice.tile), ms)
         rows += [
             replace(best[cell], ranked_ms=rounded(best[cell].ranked_ms)) for cell in sorted(best)
         ]

@@ -38,7 +38,8 @@ def layer_grid(tables: Tables, rows: Sequence[LayerRow]) -> Grid:
     content: list[list[str]] = []
     for row in rows:
         rivals = ranked.get(row.problem.key, []) if row.filters is not None else []
-        best = next((trial for trial in rivals if trial.tile == row.tile), None)
+        won = (row.algorithm, row.tile)
+        best = next((t for t in rivals if (t.algorithm, t.tile) == won), None)
         second = next((trial for trial in rivals if trial is not best), None)
         cells = [cell(row, best) for _, cell in columns]
         content.append([*cells, why(best, second) if best is not None else ""])

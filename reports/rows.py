@@ -113,7 +113,8 @@ class LayerRow:
 
     @property
     def problem(self) -> Problem:
-        dtype, precision = ("float32", "tf32") if self.dtype == "tf32" else (self.dtype, "ieee")
+        emulated = self.dtype in ("tf32", "tf32x3")
+        dtype, precision = ("float32", self.dtype) if emulated else (self.dtype, "ieee")
         return Problem(self.geometry, self.direction, dtype, "nhwc", cast(Any, precision))
 
 
@@ -126,6 +127,7 @@ class TrialRow:
     """
 
     problem: str
+    algorithm: str
     tile: str
     kind: Kind
     status: str

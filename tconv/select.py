@@ -7,7 +7,7 @@ user's predictions for this architecture, and at last a rule of thumb.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Literal
 
@@ -27,7 +27,7 @@ class Choice:
 
     algorithm: str
     tile: Tile
-    ground: Ground = "heuristic"
+    ground: Ground = field(default="heuristic", compare=False)
 
 
 @cache

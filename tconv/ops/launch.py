@@ -198,6 +198,7 @@ class Plan:
 
     launches: tuple[Launch, ...]
     buffers: Mapping[str, Buffer] = field(default_factory=dict)
+    product: int = 0  # which of the launches multiplies; the others bring its operands into shape
 
     def run(self, tensors: dict[str, torch.Tensor]) -> None:
         """Run on ``tensors``, inputs and result alike; buffers are added to them here."""

@@ -35,7 +35,7 @@ interpreted = pytest.mark.skipif(not interpreting(), reason="needs Triton's inte
 def test_right_results_pass(shape: ConvGeometry, direction: Pass) -> None:
     problem = Problem(shape, direction)
     tiles = candidates(problem, TARGETS["sm_90"])
-    verdict = check(problem, Choice("implicit_gemm", tiles[len(tiles) // 2]))
+    verdict = check(problem, tiles[len(tiles) // 2])
     assert verdict.passed, verdict
     assert 0 < verdict.error < 1e-2
 
@@ -89,8 +89,9 @@ def test_nan_and_one_wrong_value_are_refused() -> None:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_the_small_geometry_takes_the_same_branches(shape: ConvGeometry, direction: Pass) -> None:
     problem = Problem(shape, direction)
-    for tile in candidates(problem, TARGETS["sm_90"])[::53]:
-        posed, cut = scaled_down(problem, tile)
+    for choice in candidates(problem, TARGETS["sm_90"])[::53]:
+        tile = choice.tile
+        posed, cut = scaled_down(problem, choice)
         small = posed.geometry
         small.validate()
         assert small.dropped == shape.dropped

@@ -12,12 +12,13 @@ from autotune.space import candidates
 from autotune.trial import Resources
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
+from tconv.select import Choice
 from tconv.target import TARGETS
 from tconv.tile import Tile
 
 H200 = TARGETS["sm_90"]
 VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
-TILE = Tile(128, 128, 64, stages=3, warps=8)
+TILE = Choice("implicit_gemm", Tile(128, 128, 64, stages=3, warps=8))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,12 @@ def test_what_does_not_fit_takes_for_ever() -> None:
 
 def test_a_small_layer_is_bound_by_its_launch() -> None:
     tiny = ConvGeometry(1, 16, 5, 5, 120, 1, 1)
-    assert predict(Problem(tiny, "fprop"), Tile(16, 64, 16, warps=4), H200).bound == "launch"
+    assert (
+        predict(
+            Problem(tiny, "fprop"), Choice("implicit_gemm", Tile(16, 64, 16, warps=4)), H200
+        ).bound
+        == "launch"
+    )
 
 
 def test_more_instructions_and_spills_cost_more() -> None:
@@ -68,7 +74,9 @@ def test_exact_products_are_slower() -> None:
     times = []
     for dtype, precision in (("float16", "ieee"), ("float32", "tf32"), ("float32", "ieee")):
         problem = Problem(VGG, "fprop", dtype, precision=precision)  # type: ignore[arg-type]
-        times.append(predict(problem, Tile(64, 64, 16, 3, 4), H200).milliseconds)
+        times.append(
+            predict(problem, Choice("implicit_gemm", Tile(64, 64, 16, 3, 4)), H200).milliseconds
+        )
     assert times == sorted(times)
 
 

@@ -13,9 +13,8 @@ from autotune.space import candidates
 from autotune.trial import Trial
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
-from tconv.select import heuristic
+from tconv.select import Choice, heuristic
 from tconv.target import TARGETS
-from tconv.tile import Tile
 
 H200 = TARGETS["sm_90"]
 VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
@@ -26,19 +25,19 @@ VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
 def test_a_strategy_stays_within_its_budget_and_space(name: str, budget: int) -> None:
     problem = Problem(VGG, "fprop")
     tiles = candidates(problem, H200)
-    tried: list[Tile] = []
+    tried: list[Choice] = []
 
-    def evaluate(wanted: Sequence[Tile]) -> list[Trial]:
+    def evaluate(wanted: Sequence[Choice]) -> list[Trial]:
         tried.extend(wanted)
         return [
-            Trial("sm_90", problem, "implicit_gemm", tile, "predicted", "ok", 1.0)
-            for tile in wanted
+            Trial("sm_90", problem, choice.algorithm, choice.tile, "predicted", "ok", 1.0)
+            for choice in wanted
         ]
 
     trials = STRATEGIES[name](problem, H200, tiles, evaluate, budget)
-    assert [trial.tile for trial in trials] == tried
+    assert [trial.choice for trial in trials] == tried
     assert len(tried) == len(set(tried)) <= budget
-    assert set(tried) <= {*tiles, heuristic(problem, H200).tile}
+    assert set(tried) <= {*tiles, heuristic(problem, H200)}
 
 
 @pytest.mark.parametrize("direction", PASSES)
@@ -47,9 +46,12 @@ def test_the_rule_of_thumb_is_tried_and_shapes_differ(direction: Pass) -> None:
     tiles = candidates(problem, H200)
     chosen = shortlist(problem, H200, tiles, 8)
     assert len(chosen) == 8
-    assert heuristic(problem, H200).tile in chosen
-    shapes = Counter((tile.block_m, tile.block_n, tile.block_k) for tile in chosen[1:])
+    assert heuristic(problem, H200) in chosen
+    shapes = Counter(
+        (choice.algorithm, choice.tile.block_m, choice.tile.block_n, choice.tile.block_k)
+        for choice in chosen[1:]
+    )
     assert max(shapes.values()) <= SAME_SHAPE
-    best = min(predict(problem, tile, H200).milliseconds for tile in chosen)
+    best = min(predict(problem, choice, H200).milliseconds for choice in chosen)
     middle = predict(problem, tiles[len(tiles) // 2], H200).milliseconds
     assert best <= middle

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from autotune.product import product_of
@@ -12,9 +14,10 @@ from autotune.space import (
     rules_report,
     shared_bytes,
 )
-from tconv.algorithms import pointers
+from tconv.algorithms import ALGORITHMS, GENERAL
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
+from tconv.select import Choice
 from tconv.target import TARGETS
 from tconv.tile import Tile
 
@@ -23,7 +26,12 @@ VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
 C1 = ConvGeometry(64, 1, 32, 32, 6, 5, 5)
 STRIDED = ConvGeometry(8, 48, 15, 13, 40, 3, 5, 2, 3, 1, 2, 1, 1, groups=4)
 
-# (M, N, K, stages, warps) that FINDINGS counts as worth having.
+
+def general(*tile: int) -> Choice:
+    return Choice(GENERAL, Tile(*tile))
+
+
+# (M, N, K, stages, warps) that are known to be worth having.
 WORTH_HAVING = [
     (128, 128, 64, 3, 8),
     (64, 128, 64, 4, 4),
@@ -38,12 +46,12 @@ WORTH_HAVING = [
 
 @pytest.mark.parametrize("tile", WORTH_HAVING, ids=str)
 def test_tiles_worth_having_are_in_the_space(tile: tuple[int, ...]) -> None:
-    assert Tile(*tile) in candidates(Problem(VGG, "fprop"), H200)
+    assert general(*tile) in candidates(Problem(VGG, "fprop"), H200)
 
 
 def test_the_tall_tile_serves_few_filters() -> None:
     few = ConvGeometry(64, 16, 64, 64, 16, 3, 3, pad_h=1, pad_w=1)
-    assert Tile(1024, 16, 16, 1, 8) in candidates(Problem(few, "fprop"), H200)
+    assert general(1024, 16, 16, 1, 8) in candidates(Problem(few, "fprop"), H200)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +67,8 @@ def test_the_tall_tile_serves_few_filters() -> None:
     ids=str,
 )
 def test_the_rule_that_is_broken_is_named(tile: Tile, rule: str | None) -> None:
-    assert broken_rule(tile, Problem(VGG, "wgrad" if tile.splits > 1 else "fprop"), H200) == rule
+    problem = Problem(VGG, "wgrad" if tile.splits > 1 else "fprop")
+    assert broken_rule(Choice(GENERAL, tile), problem, H200) == rule
 
 
 def test_shared_memory_is_that_of_the_compiled_kernel() -> None:
@@ -73,29 +82,30 @@ def test_every_candidate_keeps_the_limits(name: str, shape: ConvGeometry, direct
     target, problem = TARGETS[name], Problem(shape, direction)
     found = candidates(problem, target)
     assert found
-    for tile in found:
+    for choice in found:
+        tile = choice.tile
         assert shared_bytes(tile, 2, target) <= target.shared_per_program
         assert tile.warps * target.warp_size <= 1024
         assert accumulator_registers(tile, problem, target) <= 512
-        assert broken_rule(tile, problem, target) is None
+        assert broken_rule(choice, problem, target) is None
 
 
 @pytest.mark.parametrize("shape", [VGG, C1, STRIDED], ids=["vgg", "c1", "strided"])
 def test_no_split_of_a_reduction_is_empty(shape: ConvGeometry) -> None:
     problem = Problem(shape, "wgrad")
-    for tile in candidates(problem, H200):
-        product, _ = pointers.plan(problem, tile, H200).launches
-        assert product.grid[2] == tile.splits
+    for choice in candidates(problem, H200):
+        plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, H200)
+        assert plan.launches[plan.product].grid[-1] == choice.tile.splits
 
 
 @pytest.mark.parametrize("direction", PASSES)
 @pytest.mark.parametrize("shape", [VGG, C1, STRIDED], ids=["vgg", "c1", "strided"])
 def test_programs_are_those_of_the_launch(shape: ConvGeometry, direction: Pass) -> None:
     problem = Problem(shape, direction)
-    for tile in candidates(problem, H200)[::97]:
-        launch = pointers.plan(problem, tile, H200).launches[0]
-        programs = launch.grid[0] * launch.grid[1] * (launch.grid[2] if launch.grid[2:] else 1)
-        assert product_of(problem).programs(tile) == programs
+    for choice in candidates(problem, H200)[::97]:
+        plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, H200)
+        programs = math.prod(plan.launches[plan.product].grid)
+        assert product_of(problem, choice.algorithm).programs(choice.tile) == programs
 
 
 def test_the_report_ends_with_the_candidates() -> None:
