@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from autotune.estimate import (
     WGMMA_ROWS,
@@ -22,9 +23,10 @@ from autotune.estimate import (
     uses_wgmma,
 )
 from autotune.product import Product, cdiv, product_of
-from autotune.space import accumulator_words
+from autotune.space import LEAST_DOT, accumulator_words
 from autotune.trial import Resources
-from tconv.problem import Problem
+from tconv.algorithms import ALGORITHMS
+from tconv.problem import ITEMSIZE, Problem
 from tconv.select import Choice
 from tconv.target import Target
 from tconv.tile import Tile
@@ -163,20 +165,28 @@ def _dram_bytes(tile: Tile, problem: Problem, product: Product, target: Target, 
     return least + max(0.0, again)
 
 
-def _workspace_milliseconds(tile: Tile, problem: Problem, target: Target) -> float:
-    """wgrad's parts, written by the product and read by the sum that follows it."""
-    if problem.direction != "wgrad":
-        return 0.0
-    parts = 4.0 * accumulator_words(problem) * problem.geometry.w_elements * tile.splits
-    if parts > target.l2_bytes * CONSTANTS.dram_l2_share:
-        return 2e3 * target.memory_seconds(parts) / CONSTANTS.dram_share
-    return 2e-6 * parts / (target.l2_gbps * CONSTANTS.l2_share)
+@lru_cache(maxsize=4096)
+def _helpers(
+    problem: Problem, algorithm: str, block_k: int, splits: int, target: Target
+) -> tuple[int, int]:
+    """Launches of a plan, and the bytes of the memory that they hand on to each other."""
+    tile = Tile(LEAST_DOT, LEAST_DOT, block_k, splits=splits)
+    plan = ALGORITHMS[algorithm].plan(problem, tile, target)
+    handed_on = plan.buffers.values()
+    return len(plan.launches), sum(buffer.elements * ITEMSIZE[buffer.dtype] for buffer in handed_on)
+
+
+def _helper_milliseconds(handed_on: int, target: Target) -> float:
+    """Operands brought into shape, or parts of a result: each written once and read once."""
+    if handed_on > target.l2_bytes * CONSTANTS.dram_l2_share:
+        return 2e3 * target.memory_seconds(handed_on) / CONSTANTS.dram_share
+    return 2e-6 * handed_on / (target.l2_gbps * CONSTANTS.l2_share)
 
 
 def _epilogue_clocks(tile: Tile, problem: Problem, target: Target) -> float:
     """Clocks to write a program's outputs, each processor at its share of the L2."""
     written = tile.block_m * tile.block_n * problem.itemsize
-    if problem.direction == "wgrad":
+    if tile.splits > 1:  # parts are written as they were summed
         written = tile.block_m * tile.block_n * 4 * accumulator_words(problem)
     return written * target.processors * target.clock_ghz / target.l2_gbps
 
@@ -196,6 +206,8 @@ def predict(
     elif resources.instructions == 0:  # no loop was found: it was unrolled
         resources = replace(resources, instructions=estimate.instructions)
     resident = resident_programs(resources, tile.warps, target)
+    if tile.persistent:
+        resident = min(resident, tile.persistent)
     programs = product.programs(tile)
     if resident == 0:
         return Prediction(math.inf, "does not fit", 0.0, math.inf, programs, {})
@@ -208,16 +220,16 @@ def predict(
     parts = _time_parts(problem, tile, product, target, resources, rounds)
     dram = _dram_bytes(tile, problem, product, target, wave)
     parts["DRAM"] = 1e3 * target.memory_seconds(dram) / CONSTANTS.dram_share
-    launches = 2 if problem.direction == "wgrad" else 1
+    launches, handed_on = _helpers(problem, choice.algorithm, tile.block_k, tile.splits, target)
     overhead = launches * CONSTANTS.launch_milliseconds
-    parts["workspace"] = _workspace_milliseconds(tile, problem, target)
+    parts["helpers"] = _helper_milliseconds(handed_on, target)
     longest = _joined((parts["loop"], parts["DRAM"]))
     bounds = {name: value for name, value in parts.items() if name not in ("loop", "ends")}
     bound = max(bounds, key=lambda name: bounds[name])
     if overhead > longest + parts["ends"]:
         bound = "launch"
     occupancy = resident * tile.warps / target.warps_per_processor
-    milliseconds = longest + parts["ends"] + parts["workspace"] + overhead
+    milliseconds = longest + parts["ends"] + parts["helpers"] + overhead
     return Prediction(milliseconds, bound, occupancy, programs / wave, programs, parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -49,9 +50,15 @@ class Product:
         """Programs that one launch takes."""
         return self.row_tiles(tile) * self.column_tiles(tile) * self.instances * tile.splits
 
+    def all_steps(self, tile: Tile) -> float:
+        """Steps of one reduction, each ``block_k`` of it; its splits share them."""
+        return self.taps * cdiv(self.depth, tile.block_k)
+
     def steps(self, tile: Tile) -> float:
-        """Steps of a program's loop, each ``block_k`` of the reduction."""
-        return self.taps * cdiv(cdiv(self.depth, tile.block_k), tile.splits)
+        """Steps of a program's loop."""
+        if tile.splits == 1:
+            return self.all_steps(tile)
+        return math.ceil(self.all_steps(tile) / tile.splits)
 
 
 @lru_cache(maxsize=4096)

@@ -6,6 +6,7 @@ Every rule is plain arithmetic with its derivation beside it; nothing is compile
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,9 @@ class Axes:
     persistent: tuple[int, ...] = (0,)
 
 
-PIXEL_AXES = Axes(block_m=(16, 32, 64, 128, 256, 512, 1024))
+PIXEL_AXES = Axes(
+    block_m=(16, 32, 64, 128, 256, 512, 1024), splits=(1, 2, 4, 8, 16), persistent=(0, 1, 2)
+)
 # wgrad: few rows of tiles, so that no order of programs helps the L2; the reduction is long.
 WGRAD_AXES = Axes(
     block_m=(16, 32, 64, 128, 256),
@@ -46,7 +49,10 @@ def _pointer_axes(problem: Problem) -> Axes:
     return WGRAD_AXES if problem.direction == "wgrad" else PIXEL_AXES
 
 
-AXES: dict[str, Callable[[Problem], Axes]] = {"implicit_gemm": _pointer_axes}
+AXES: dict[str, Callable[[Problem], Axes]] = {
+    "implicit_gemm": _pointer_axes,
+    "implicit_gemm_in_place": _pointer_axes,
+}
 
 LEAST_DOT = 16  # the narrowest operand that tl.dot takes, on each axis
 MOST_THREADS = 1024  # a program, on NVIDIA and AMD alike
@@ -134,19 +140,32 @@ def _hip(tile: Tile, case: Case) -> bool:
 
 def _splits(tile: Tile, case: Case) -> bool:
     # Each split takes ceil(steps / splits) steps; the last must still find one.
-    steps = cdiv(case.product.depth, tile.block_k)
-    share = cdiv(steps, tile.splits)
+    if tile.splits == 1:
+        return True
+    steps = case.product.all_steps(tile)
+    share = math.ceil(steps / tile.splits)
     if (tile.splits - 1) * share >= steps:
         return False
-    # One split is always allowed; more only while programs are wanting.
-    most = ROUNDS_OF_SPLITS * case.target.processors
-    return tile.splits == 1 or case.product.programs(tile) <= most
+    # One split is always allowed; more only while programs are wanting: wgrad's results are
+    # few and its reduction long, the other passes' are not.
+    rounds = ROUNDS_OF_SPLITS if case.problem.direction == "wgrad" else 1
+    return case.product.programs(tile) <= rounds * case.target.processors
+
+
+def _persistent(tile: Tile, case: Case) -> bool:
+    # Programs that take tiles in turn must find more than one each.
+    if not tile.persistent:
+        return True
+    return case.product.programs(tile) > tile.persistent * case.target.processors
 
 
 def _swizzle(tile: Tile, case: Case) -> bool:
     # With one column, or one row, of tiles every order is the same order: keep one name for it.
+    # Split and persistent reductions keep to the usual order.
+    if tile.swizzle == DEFAULT_SWIZZLE:
+        return True
     tiles = (case.product.column_tiles(tile), case.product.row_tiles(tile))
-    return tile.swizzle == DEFAULT_SWIZZLE or min(tiles) > 1
+    return min(tiles) > 1 and tile.splits == 1 and not tile.persistent
 
 
 Rule = Callable[[Tile, Case], bool]
@@ -159,16 +178,19 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("pipeline depth", _pipeline),
     ("AMD limits", _hip),
     ("splits", _splits),
+    ("persistent", _persistent),
     ("swizzle", _swizzle),
 )
 
 
 @lru_cache(maxsize=16)
 def all_tiles(axes: Axes) -> tuple[Tile, ...]:
-    """Every combination of the axes, legal or not."""
+    """Every combination of the axes, legal or not; but no split reduction is persistent too."""
     fields = (axes.block_m, axes.block_n, axes.block_k, axes.stages, axes.warps)
     rest = (axes.swizzle, axes.splits, axes.persistent)
-    return tuple(Tile(*values) for values in itertools.product(*fields, *rest))
+    tiles = (Tile(*values) for values in itertools.product(*fields, *rest))
+    # A reduction is split where tiles are too few, and shared out in turn where they are many.
+    return tuple(tile for tile in tiles if tile.splits == 1 or not tile.persistent)
 
 
 def _case(problem: Problem, algorithm: str, target: Target) -> Case:

@@ -50,4 +50,7 @@ class Algorithm:
 GENERAL = "implicit_gemm"  # serves everything
 ALGORITHMS = {
     GENERAL: Algorithm(pointers.unserved, pointers.heuristic, pointers.plan),
+    "implicit_gemm_in_place": Algorithm(
+        pointers.unserved_in_place, pointers.heuristic, pointers.plan_in_place
+    ),
 }

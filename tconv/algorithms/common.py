@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
 from typing import Any
 
 import triton.language as tl
@@ -69,3 +72,40 @@ def shape_constants(problem: Problem) -> dict[str, Any]:
 def power_of_two(value: int, least: int, most: int) -> int:
     """The smallest power of two that reaches ``value``, within bounds."""
     return min(max(1 << (max(value, 1) - 1).bit_length(), least), most)
+
+
+@dataclass(frozen=True)
+class PixelBox:
+    """A box of output pixels that a program takes at once, and how many of them there are."""
+
+    images: int
+    rows: int
+    columns: int
+    count: int
+    exact: bool  # whether boxes cover the images without a rest
+
+
+@lru_cache(maxsize=4096)
+def pixel_box(pixels: int, batch: int, out_h: int, out_w: int, most: int = 1 << 30) -> PixelBox:
+    """The box of ``pixels`` (a power of two) that wastes least, no side above ``most``.
+
+    Along the width where it fits; along the batch where images are small: 64 pixels of a
+    batch of 7 x 7 images are one pixel of 64 images.
+
+    >>> pixel_box(64, 32, 56, 56)
+    PixelBox(images=1, rows=8, columns=8, count=1568, exact=True)
+    >>> pixel_box(64, 64, 7, 7)
+    PixelBox(images=64, rows=1, columns=1, count=49, exact=True)
+    """
+    found = []
+    side = pixels.bit_length() - 1
+    for log_w in range(side + 1):
+        for log_h in range(side + 1 - log_w):
+            sides = 1 << (side - log_w - log_h), 1 << log_h, 1 << log_w
+            if max(sides) > most:
+                continue
+            pairs = list(zip((batch, out_h, out_w), sides, strict=True))
+            count = prod(-(-extent // edge) for extent, edge in pairs)
+            exact = all(extent % edge == 0 for extent, edge in pairs)
+            found.append((count, sides[0], -sides[2], PixelBox(*sides, count, exact)))
+    return min(found, key=lambda entry: entry[:3])[3]

@@ -1,4 +1,8 @@
-"""The general implicit matrix product: operands gathered by address, any geometry, any GPU."""
+"""The general implicit matrix product: operands gathered by address, any geometry, any GPU.
+
+It reads channels_last operands, and brings contiguous ones into that layout first; or reads
+those where they lie, as a family of its own, so that the tuner can tell which is faster.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,14 @@ from typing import Any
 
 from tconv.algorithms.common import (
     index_type,
+    pixel_box,
     power_of_two,
     shape_constants,
     sizes,
-    workspace_dtype,
 )
-from tconv.ops.launch import Buffer, Launch, Plan, Pointer, cdiv, pointers
+from tconv.algorithms.reduce import Shares, workspace
+from tconv.algorithms.relayout import Operands
+from tconv.ops.launch import Launch, Plan, Pointer, cdiv
 from tconv.problem import Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile
@@ -23,19 +29,23 @@ def unserved(problem: Problem, target: Target) -> str | None:
     return None
 
 
+def unserved_in_place(problem: Problem, target: Target) -> str | None:
+    """None for contiguous tensors; channels_last ones are the general family's already."""
+    return None if problem.layout == "nchw" else "tensors are channels_last already"
+
+
 def plan(
     problem: Problem, tile: Tile, target: Target, bias: bool = False, w_layout: Layout = "nhwc"
 ) -> Plan:
     """The launches that compute ``problem`` with ``tile``, in order."""
-    if problem.direction == "fprop":
-        return Plan((_fprop(problem, tile, bias),))
-    if problem.direction == "dgrad":
-        return Plan((_dgrad(problem, tile),))
-    product = _wgrad(problem, tile)
-    splits = product.grid[2]
-    parts = Buffer(splits * problem.geometry.w_elements, workspace_dtype(problem.dtype))
-    total = _filter_sum(problem, splits, taps_first=w_layout == "nhwc")
-    return Plan((product, total), {"workspace": parts})
+    return _PLANS[problem.direction](problem, tile, target, bias, w_layout, in_place=False)
+
+
+def plan_in_place(
+    problem: Problem, tile: Tile, target: Target, bias: bool = False, w_layout: Layout = "nhwc"
+) -> Plan:
+    """The same; x and dy are read where they lie, channels before pixels."""
+    return _PLANS[problem.direction](problem, tile, target, bias, w_layout, in_place=True)
 
 
 def _constants(problem: Problem, tile: Tile) -> dict[str, Any]:
@@ -47,90 +57,127 @@ def _constants(problem: Problem, tile: Tile) -> dict[str, Any]:
     }
 
 
-def _fprop(problem: Problem, tile: Tile, bias: bool) -> Launch:
+def programs(tiles: int, others: int, tile: Tile, target: Target) -> int:
+    """Programs that ``tiles`` are shared out among; ``others`` lie on the other axes."""
+    if not tile.persistent:
+        return tiles
+    return min(tiles, max(1, target.processors * tile.persistent // others))
+
+
+def _fprop(
+    problem: Problem, tile: Tile, target: Target, bias: bool, w_layout: Layout, in_place: bool
+) -> Plan:
     """y = x * w + bias: output pixels by filters, a group an axis of its own."""
-    shape = problem.geometry
+    shape, layout = problem.geometry, problem.layout
+    operands = Operands(target, problem.dtype)
+    x = "x" if in_place else operands.x(shape, layout)
+    w = operands.w(shape, w_layout)
     pixels = shape.batch * shape.out_h * shape.out_w
     tiles = cdiv(pixels, tile.block_m) * cdiv(shape.group_out_channels, tile.block_n)
-    names = ("x", "w", "bias", "y") if bias else ("x", "w", "y")
-    constants = _constants(problem, tile) | {"Y_NHWC": problem.layout == "nhwc"}
-    return Launch(
+    shares = Shares.of(shape.taps * cdiv(shape.group_in_channels, tile.block_k), tile.splits)
+    split = shares.splits > 1
+    taken = {"x": Pointer(x, problem.dtype), "w": Pointer(w, problem.dtype)}
+    taken["y"] = workspace(problem) if split else Pointer("y", problem.dtype)
+    constants = _constants(problem, tile) | {
+        "bias": None,
+        "X_NHWC": not in_place,
+        "Y_NHWC": split or layout == "nhwc",
+        "SPLIT": split,
+    }
+    if bias and not split:
+        taken["bias"] = Pointer("bias", problem.dtype)
+        del constants["bias"]
+    product = Launch(
         "fprop.implicit_gemm_fprop",
-        (tiles, shape.groups),
-        pointers(problem.dtype, *names),
-        sizes(problem),
-        constants if bias else constants | {"bias": None},
+        (programs(tiles, shape.groups * shares.splits, tile, target), shape.groups, shares.splits),
+        taken,
+        sizes(problem) | {"split_steps": shares.steps},
+        constants,
         tile.warps,
         tile.stages,
     )
+    return operands.plan(product, problem, "y", layout, shares.splits, bias)
 
 
-def _dgrad(problem: Problem, tile: Tile) -> Launch:
+def _dgrad(
+    problem: Problem, tile: Tile, target: Target, bias: bool, w_layout: Layout, in_place: bool
+) -> Plan:
     """dx from dy and w: input pixels of one phase by channels; groups and phases on axes."""
-    shape = problem.geometry
+    shape, layout = problem.geometry, problem.layout
+    operands = Operands(target, problem.dtype)
+    dy = "dy" if in_place else operands.dy(shape, layout)
+    w = operands.w(shape, w_layout)
     step_h, step_w = gcd(shape.stride_h, shape.dilation_h), gcd(shape.stride_w, shape.dilation_w)
+    tap_step_h, tap_step_w = shape.stride_h // step_h, shape.stride_w // step_w
     pixels = shape.batch * cdiv(shape.in_h, shape.stride_h) * cdiv(shape.in_w, shape.stride_w)
     tiles = cdiv(pixels, tile.block_m) * cdiv(shape.group_in_channels, tile.block_n)
-    return Launch(
+    most_taps = cdiv(shape.filter_h, tap_step_h) * cdiv(shape.filter_w, tap_step_w)
+    shares = Shares.of(most_taps * cdiv(shape.group_out_channels, tile.block_k), tile.splits)
+    split, phases = shares.splits > 1, shape.stride_h * shape.stride_w
+    taken = {"dy": Pointer(dy, problem.dtype), "w": Pointer(w, problem.dtype)}
+    taken["dx"] = workspace(problem) if split else Pointer("dx", problem.dtype)
+    others = shape.groups * phases * shares.splits
+    product = Launch(
         "dgrad.implicit_gemm_dgrad",
-        (tiles, shape.groups, shape.stride_h * shape.stride_w),
-        pointers(problem.dtype, "dy", "w", "dx"),
-        sizes(problem),
+        (programs(tiles, others, tile, target), shape.groups, phases * shares.splits),
+        taken,
+        sizes(problem) | {"splits": shares.splits},
         _constants(problem, tile)
         | {
-            "TAP_STEP_H": shape.stride_h // step_h,
-            "TAP_STEP_W": shape.stride_w // step_w,
+            "TAP_STEP_H": tap_step_h,
+            "TAP_STEP_W": tap_step_w,
             "DY_STEP_H": shape.dilation_h // step_h,
             "DY_STEP_W": shape.dilation_w // step_w,
-            "DX_NHWC": problem.layout == "nhwc",
+            "DY_NHWC": not in_place,
+            "DX_NHWC": split or layout == "nhwc",
+            "SPLIT": split,
         },
         tile.warps,
         tile.stages,
     )
+    return operands.plan(product, problem, "dx", layout, shares.splits)
 
 
-def _wgrad(problem: Problem, tile: Tile) -> Launch:
-    """Parts of dw from x and dy: filters by (taps, channels); groups and splits on axes."""
-    shape = problem.geometry
+def _wgrad(
+    problem: Problem, tile: Tile, target: Target, bias: bool, w_layout: Layout, in_place: bool
+) -> Plan:
+    """dw from x and dy: filters by (taps, channels); groups and splits of the pixels on axes."""
+    shape, layout = problem.geometry, problem.layout
+    operands = Operands(target, problem.dtype)
+    x = "x" if in_place else operands.x(shape, layout)
+    dy = "dy" if in_place else operands.dy(shape, layout)
     columns = shape.taps * shape.group_in_channels
-    steps = cdiv(shape.batch * shape.out_h * shape.out_w, tile.block_k)
-    split_steps = max(1, cdiv(steps, tile.splits))
+    box = pixel_box(tile.block_k, shape.batch, shape.out_h, shape.out_w)
+    shares = Shares.of(box.count, tile.splits)
+    split = shares.splits > 1
     tiles = cdiv(shape.group_out_channels, tile.block_m) * cdiv(columns, tile.block_n)
-    splits = max(1, cdiv(steps, split_steps))  # rounding up the steps may empty the last splits
-    index = index_type(shape.x_elements, shape.y_elements, splits * shape.w_elements)
-    workspace = Pointer("workspace", workspace_dtype(problem.dtype))
-    return Launch(
+    constants = _constants(problem, tile) | {
+        "BOX_N": box.images,
+        "BOX_H": box.rows,
+        "BOX_W": box.columns,
+        "EXACT": box.exact,
+        "NHWC": not in_place,
+        "DW_NHWC": split or w_layout == "nhwc",
+        "INDEX": index_type(shape.x_elements, shape.y_elements, shares.splits * shape.w_elements),
+    }
+    del constants["BLOCK_K"]
+    product = Launch(
         "wgrad.implicit_gemm_wgrad",
-        (tiles, shape.groups, splits),
-        pointers(problem.dtype, "x", "dy") | {"workspace": workspace},
-        sizes(problem) | {"steps": steps, "split_steps": split_steps},
-        _constants(problem, tile) | {"INDEX": index},
+        (tiles, shape.groups, shares.splits),
+        {
+            "x": Pointer(x, problem.dtype),
+            "dy": Pointer(dy, problem.dtype),
+            "dw": workspace(problem) if split else Pointer("dw", problem.dtype),
+        },
+        sizes(problem) | {"boxes": box.count, "split_boxes": shares.steps},
+        constants,
         tile.warps,
         tile.stages,
     )
+    return operands.plan(product, problem, "dw", w_layout, shares.splits)
 
 
-SUM_BLOCK = 1024  # elements a program: four for each thread of four warps, a 16-byte load
-
-
-def _filter_sum(problem: Problem, splits: int, taps_first: bool) -> Launch:
-    """dw from its parts; ``taps_first`` where dw is channels_last."""
-    shape = problem.geometry
-    elements = shape.w_elements
-    workspace = Pointer("workspace", workspace_dtype(problem.dtype))
-    return Launch(
-        "wgrad.add_splits",
-        (cdiv(elements, SUM_BLOCK),),
-        {"workspace": workspace, "total": Pointer("dw", problem.dtype)},
-        {"elements": elements, "splits": splits},
-        {
-            "TAPS": shape.taps,
-            "CHANNELS": shape.group_in_channels,
-            "TAPS_FIRST": taps_first,
-            "INDEX": index_type(splits * elements),
-            "BLOCK": SUM_BLOCK,
-        },
-    )
+_PLANS = {"fprop": _fprop, "dgrad": _dgrad, "wgrad": _wgrad}
 
 
 def heuristic(problem: Problem, target: Target) -> Tile:

@@ -6,6 +6,9 @@
 Rows of the product are output pixels (n, p, q), columns are filters k, and the reduction
 runs over filter taps (r, s) and channels c. No patch matrix is ever formed: a tile of it is
 gathered from x, one tap and BLOCK_K channels a step.
+
+A program may take several tiles in turn (persistent: fewer programs than tiles), and several
+programs may share one reduction (splits), each writing its part of y to a workspace.
 """
 
 import triton
@@ -14,17 +17,18 @@ import triton.language as tl
 from tconv.kernels.index import inside_bits, is_inside, swizzled_tile
 
 
-@triton.jit(do_not_specialize=["batch", "in_h", "in_w", "out_h", "out_w"])
+@triton.jit(do_not_specialize=["batch", "in_h", "in_w", "out_h", "out_w", "split_steps"])
 def implicit_gemm_fprop(
-    x,  # [batch, in_h, in_w, GROUPS * IN_CHANNELS]
+    x,  # [batch, in_h, in_w, GROUPS * IN_CHANNELS], or channels before pixels
     w,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS]
     bias,  # [GROUPS * OUT_CHANNELS], or None
-    y,  # [batch, out_h, out_w, GROUPS * OUT_CHANNELS], or channels before pixels
+    y,  # [batch, out_h, out_w, GROUPS * OUT_CHANNELS], or channels before pixels; or its parts
     batch,
     in_h,
     in_w,
     out_h,
     out_w,
+    split_steps,  # steps of the reduction that one split takes
     IN_CHANNELS: tl.constexpr,  # of one group, as OUT_CHANNELS is
     OUT_CHANNELS: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -36,7 +40,9 @@ def implicit_gemm_fprop(
     PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr,
     DILATION_W: tl.constexpr,
+    X_NHWC: tl.constexpr,
     Y_NHWC: tl.constexpr,
+    SPLIT: tl.constexpr,  # whether the reduction is shared, and y holds parts of it
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -45,94 +51,121 @@ def implicit_gemm_fprop(
     BLOCK_K: tl.constexpr,
     SWIZZLE: tl.constexpr,
 ):
-    PIXEL: tl.constexpr = GROUPS * IN_CHANNELS  # elements of x from one pixel to the next
     EVEN_K: tl.constexpr = IN_CHANNELS % BLOCK_K == 0
     EVEN_N: tl.constexpr = OUT_CHANNELS % BLOCK_N == 0
-    ONE_WORD: tl.constexpr = FILTER_H * FILTER_W <= 31
+    TAPS: tl.constexpr = FILTER_H * FILTER_W
+    TAP_STEPS: tl.constexpr = (IN_CHANNELS + BLOCK_K - 1) // BLOCK_K  # steps of one tap
+    LAST_STEP: tl.constexpr = (TAP_STEPS - 1) * BLOCK_K  # where the last of them begins
+    ONE_WORD: tl.constexpr = TAPS <= 31
     TWO_WORDS: tl.constexpr = FILTER_H <= 31 and FILTER_W <= 31
+    if X_NHWC:
+        PIXEL: tl.constexpr = GROUPS * IN_CHANNELS  # elements of x from one pixel to the next
+        x_channel = 1  # and from one channel to the next
+    else:
+        PIXEL: tl.constexpr = 1
+        x_channel = in_h * in_w
 
     pixels = batch.to(INDEX) * out_h * out_w
     tiles_m = tl.cdiv(pixels, BLOCK_M).to(tl.int32)
-    row, column = swizzled_tile(tl.program_id(0), tiles_m, tl.cdiv(OUT_CHANNELS, BLOCK_N), SWIZZLE)
+    tiles_n: tl.constexpr = (OUT_CHANNELS + BLOCK_N - 1) // BLOCK_N
     group = tl.program_id(1)
-
-    pixel = row.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
-    exists = pixel < pixels
-    image = pixel // (out_h * out_w)
-    place = pixel % (out_h * out_w)
-    top = (place // out_w) * STRIDE_H - PAD_H
-    left = (place % out_w) * STRIDE_W - PAD_W
-    # Which taps of a pixel's window lie on the image: asked once here, not at every step.
-    if ONE_WORD:
-        columns_inside = inside_bits(left, in_w, FILTER_W, DILATION_W)
-        taps_inside = columns_inside * 0
-        for r in tl.static_range(FILTER_H):
-            row_inside = is_inside(top + r * DILATION_H, in_h) & exists
-            taps_inside |= tl.where(row_inside, columns_inside << (r * FILTER_W), 0)
-    elif TWO_WORDS:
-        rows_inside = tl.where(exists, inside_bits(top, in_h, FILTER_H, DILATION_H), 0)
-        columns_inside = inside_bits(left, in_w, FILTER_W, DILATION_W)
-
     channel = tl.arange(0, BLOCK_K)
-    x_first = ((image * in_h + top) * in_w + left) * PIXEL + group * IN_CHANNELS
-    x_pointers = x + (x_first[:, None] + channel[None, :])
-    filter_index = column * BLOCK_N + tl.arange(0, BLOCK_N)
-    filter_exists = filter_index < OUT_CHANNELS
-    w_first = (group * OUT_CHANNELS + filter_index).to(INDEX) * (FILTER_H * FILTER_W * IN_CHANNELS)
-    w_pointers = w + (w_first[None, :] + channel[:, None])
-
-    # (tap, c) are carried by increments: a division at every step would cost more than the rest.
-    accumulator = tl.zeros((BLOCK_M, BLOCK_N), ACCUMULATOR)
-    c = 0
-    tap = 0
-    tap_h = 0
-    tap_w = 0
-    x_offset = 0
-    for _ in range(0, FILTER_H * FILTER_W * tl.cdiv(IN_CHANNELS, BLOCK_K)):
-        if ONE_WORD:
-            inside = ((taps_inside >> tap) & 1) != 0
-        elif TWO_WORDS:
-            inside = ((rows_inside >> tap_h) & (columns_inside >> tap_w) & 1) != 0
-        else:
-            inside = exists & is_inside(top + tap_h * DILATION_H, in_h)
-            inside &= is_inside(left + tap_w * DILATION_W, in_w)
-        if EVEN_K:
-            x_tile = tl.load(x_pointers + x_offset, mask=inside[:, None], other=0.0)
-            if EVEN_N:
-                w_tile = tl.load(w_pointers)
-            else:
-                w_tile = tl.load(w_pointers, mask=filter_exists[None, :], other=0.0)
-        else:
-            left_over = channel + c < IN_CHANNELS
-            x_mask = inside[:, None] & left_over[None, :]
-            x_tile = tl.load(x_pointers + x_offset, mask=x_mask, other=0.0)
-            w_mask = filter_exists[None, :] & left_over[:, None]
-            w_tile = tl.load(w_pointers, mask=w_mask, other=0.0)
-        accumulator = tl.dot(
-            x_tile, w_tile, accumulator, input_precision=PRECISION, out_dtype=ACCUMULATOR
-        )
-        c += BLOCK_K
-        x_offset += BLOCK_K
-        tap_done = c >= IN_CHANNELS
-        w_pointers += tl.where(tap_done, BLOCK_K - (c - IN_CHANNELS), BLOCK_K)
-        x_offset = tl.where(tap_done, x_offset - c + DILATION_W * PIXEL, x_offset)
-        c = tl.where(tap_done, 0, c)
-        tap = tl.where(tap_done, tap + 1, tap)
-        tap_w = tl.where(tap_done, tap_w + 1, tap_w)
-        row_done = tap_w >= FILTER_W
-        next_row = (DILATION_H * in_w - FILTER_W * DILATION_W) * PIXEL
-        x_offset = tl.where(row_done, x_offset + next_row, x_offset)
-        tap_w = tl.where(row_done, 0, tap_w)
-        tap_h = tl.where(row_done, tap_h + 1, tap_h)
-
-    y_channel = group * OUT_CHANNELS + filter_index
-    if bias is not None:
-        bias_tile = tl.load(bias + y_channel, mask=filter_exists, other=0.0)
-        accumulator += bias_tile.to(ACCUMULATOR)[None, :]
-    if Y_NHWC:
-        y_offset = pixel[:, None] * (GROUPS * OUT_CHANNELS) + y_channel[None, :]
+    to_next_tap = DILATION_W * PIXEL - LAST_STEP * x_channel
+    to_next_row = to_next_tap + (DILATION_H * in_w - FILTER_W * DILATION_W) * PIXEL
+    if SPLIT:
+        first_step = tl.program_id(2) * split_steps
+        last_step = tl.minimum(first_step + split_steps, TAPS * TAP_STEPS)
+        y += tl.program_id(2).to(tl.int64) * pixels * (GROUPS * OUT_CHANNELS)
     else:
-        y_first = image * (GROUPS * OUT_CHANNELS) * (out_h * out_w) + place
-        y_offset = y_first[:, None] + y_channel.to(INDEX)[None, :] * (out_h * out_w)
-    y_mask = exists[:, None] & filter_exists[None, :]
-    tl.store(y + y_offset, accumulator.to(y.dtype.element_ty), mask=y_mask)
+        first_step = 0
+        last_step = TAPS * TAP_STEPS
+
+    # What a tile needs is computed anew for each: kept, it would take the registers of a program.
+    tiles = tiles_m * tiles_n
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), disable_licm=True):
+        row, column = swizzled_tile(tile, tiles_m, tiles_n, SWIZZLE)
+        pixel = row.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
+        exists = pixel < pixels
+        image = pixel // (out_h * out_w)
+        place = pixel % (out_h * out_w)
+        top = (place // out_w) * STRIDE_H - PAD_H
+        left = (place % out_w) * STRIDE_W - PAD_W
+        # Which taps of a pixel's window lie on the image: asked once here, not at every step.
+        if ONE_WORD:
+            columns_inside = inside_bits(left, in_w, FILTER_W, DILATION_W)
+            taps_inside = columns_inside * 0
+            for r in tl.static_range(FILTER_H):
+                row_inside = is_inside(top + r * DILATION_H, in_h) & exists
+                taps_inside |= tl.where(row_inside, columns_inside << (r * FILTER_W), 0)
+        elif TWO_WORDS:
+            rows_inside = tl.where(exists, inside_bits(top, in_h, FILTER_H, DILATION_H), 0)
+            columns_inside = inside_bits(left, in_w, FILTER_W, DILATION_W)
+
+        x_image = image * (GROUPS * IN_CHANNELS) * in_h * in_w
+        x_first = x_image + (top * in_w + left) * PIXEL + group * IN_CHANNELS * x_channel
+        x_pointers = x + (x_first[:, None] + (channel * x_channel)[None, :])
+        filter_index = column * BLOCK_N + tl.arange(0, BLOCK_N)
+        filter_exists = filter_index < OUT_CHANNELS
+        w_first = (group * OUT_CHANNELS + filter_index).to(INDEX) * (TAPS * IN_CHANNELS)
+        w_pointers = w + (w_first[None, :] + channel[:, None])
+
+        # (tap, c) are carried by increments: a division at every step would cost more than the
+        # rest. Offsets from fixed addresses, too, are cheaper to carry than the addresses.
+        accumulator = tl.zeros((BLOCK_M, BLOCK_N), ACCUMULATOR)
+        tap = first_step // TAP_STEPS
+        tap_h = tap // FILTER_W
+        tap_w = tap % FILTER_W
+        c = first_step % TAP_STEPS * BLOCK_K
+        x_offset = (tap_h * DILATION_H * in_w + tap_w * DILATION_W) * PIXEL + c * x_channel
+        w_offset = tap * IN_CHANNELS + c
+        tap_bit = 1 << tap
+        for _ in range(first_step, last_step):
+            if ONE_WORD:
+                inside = (taps_inside & tap_bit) != 0
+            elif TWO_WORDS:
+                inside = ((rows_inside >> tap_h) & (columns_inside >> tap_w) & 1) != 0
+            else:
+                inside = exists & is_inside(top + tap_h * DILATION_H, in_h)
+                inside &= is_inside(left + tap_w * DILATION_W, in_w)
+            if EVEN_K:
+                x_tile = tl.load(x_pointers + x_offset, mask=inside[:, None], other=0.0)
+                if EVEN_N:
+                    w_tile = tl.load(w_pointers + w_offset)
+                else:
+                    w_tile = tl.load(w_pointers + w_offset, mask=filter_exists[None, :], other=0.0)
+            else:
+                left_over = channel + c < IN_CHANNELS
+                x_mask = inside[:, None] & left_over[None, :]
+                x_tile = tl.load(x_pointers + x_offset, mask=x_mask, other=0.0)
+                w_mask = filter_exists[None, :] & left_over[:, None]
+                w_tile = tl.load(w_pointers + w_offset, mask=w_mask, other=0.0)
+            accumulator = tl.dot(
+                x_tile, w_tile, accumulator, input_precision=PRECISION, out_dtype=ACCUMULATOR
+            )
+            c += BLOCK_K
+            if TAPS == 1:  # a plain matrix product: there is no next tap
+                x_offset += BLOCK_K * x_channel
+                w_offset += BLOCK_K
+            else:
+                tap_done = c >= IN_CHANNELS
+                tap_w += tap_done.to(tl.int32)
+                row_done = tap_w >= FILTER_W
+                to_next = tl.where(row_done, to_next_row, to_next_tap)
+                x_offset += tl.where(tap_done, to_next, BLOCK_K * x_channel)
+                w_offset += tl.where(tap_done, BLOCK_K - (c - IN_CHANNELS), BLOCK_K)
+                c = tl.where(tap_done, 0, c)
+                tap_bit <<= tap_done.to(tl.int32)
+                tap_w = tl.where(row_done, 0, tap_w)
+                tap_h += row_done.to(tl.int32)
+
+        y_channel = group * OUT_CHANNELS + filter_index
+        if bias is not None:
+            bias_tile = tl.load(bias + y_channel, mask=filter_exists, other=0.0)
+            accumulator += bias_tile.to(ACCUMULATOR)[None, :]
+        if Y_NHWC:
+            y_offset = pixel[:, None] * (GROUPS * OUT_CHANNELS) + y_channel[None, :]
+        else:
+            y_first = image * (GROUPS * OUT_CHANNELS) * (out_h * out_w) + place
+            y_offset = y_first[:, None] + y_channel.to(INDEX)[None, :] * (out_h * out_w)
+        y_mask = exists[:, None] & filter_exists[None, :]
+        tl.store(y + y_offset, accumulator.to(y.dtype.element_ty), mask=y_mask)

@@ -4,9 +4,13 @@
         dy[n, p, q, k] x[n, p stride - pad + r dilation, q stride - pad + s dilation, c]
 
 A matrix product whose rows are filters k, whose columns are (r, s, c), and whose reduction
-runs over the output pixels. That reduction is long and the result small, so it is split among
-programs: each writes its part to a workspace, and a second kernel adds the parts in order.
-The result is the same from run to run.
+runs over the output pixels. That reduction is long and the result small, so it may be split
+among programs: each writes its part to a workspace, and a second kernel adds the parts in
+order. The result is the same from run to run.
+
+A step takes a box of pixels: BOX_N images by BOX_H rows by BOX_W columns of dy, and of x what
+the tap sees through it. Where a pixel lies within its box never changes, so that a step moves
+only a few scalars.
 """
 
 import triton
@@ -15,18 +19,19 @@ import triton.language as tl
 from tconv.kernels.index import is_inside, swizzled_tile
 
 
-@triton.jit(do_not_specialize=["batch", "in_h", "in_w", "out_h", "out_w", "steps", "split_steps"])
+@triton.jit(do_not_specialize=["batch", "in_h", "in_w", "out_h", "out_w", "boxes", "split_boxes"])
 def implicit_gemm_wgrad(
-    x,  # [batch, in_h, in_w, GROUPS * IN_CHANNELS]
+    x,  # [batch, in_h, in_w, GROUPS * IN_CHANNELS], or channels before pixels, as dy may be
     dy,  # [batch, out_h, out_w, GROUPS * OUT_CHANNELS]
-    workspace,  # [splits, GROUPS * OUT_CHANNELS, FILTER_H * FILTER_W * IN_CHANNELS]
+    dw,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS], or channels before taps; or
+    # its parts, one after the other
     batch,
     in_h,
     in_w,
     out_h,
     out_w,
-    steps,  # of BLOCK_K pixels, in all
-    split_steps,  # of one split
+    boxes,  # of pixels, in all
+    split_boxes,  # of one split
     IN_CHANNELS: tl.constexpr,  # of one group, as OUT_CHANNELS is
     OUT_CHANNELS: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -38,19 +43,32 @@ def implicit_gemm_wgrad(
     PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr,
     DILATION_W: tl.constexpr,
+    NHWC: tl.constexpr,
+    DW_NHWC: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    BOX_N: tl.constexpr,
+    BOX_H: tl.constexpr,
+    BOX_W: tl.constexpr,
+    EXACT: tl.constexpr,  # whether boxes divide the batch and its images without a rest
     SWIZZLE: tl.constexpr,
 ):
     COLUMNS: tl.constexpr = FILTER_H * FILTER_W * IN_CHANNELS
-    X_PIXEL: tl.constexpr = GROUPS * IN_CHANNELS
-    Y_PIXEL: tl.constexpr = GROUPS * OUT_CHANNELS
     # A tile within one tap needs one address a pixel; one across taps, an address an element.
     ONE_TAP: tl.constexpr = IN_CHANNELS % BLOCK_N == 0
+    if NHWC:
+        X_PIXEL: tl.constexpr = GROUPS * IN_CHANNELS  # elements from one pixel to the next
+        Y_PIXEL: tl.constexpr = GROUPS * OUT_CHANNELS
+        x_channel = 1  # and from one channel to the next
+        y_channel = 1
+    else:
+        X_PIXEL: tl.constexpr = 1
+        Y_PIXEL: tl.constexpr = 1
+        x_channel = in_h * in_w
+        y_channel = out_h * out_w
 
     tile_row, tile_column = swizzled_tile(
         tl.program_id(0), tl.cdiv(OUT_CHANNELS, BLOCK_M), tl.cdiv(COLUMNS, BLOCK_N), SWIZZLE
@@ -68,83 +86,87 @@ def implicit_gemm_wgrad(
         tap = column // IN_CHANNELS
     down = (tap // FILTER_W) * DILATION_H - PAD_H
     right = (tap % FILTER_W) * DILATION_W - PAD_W
-    x_column = (down * in_w + right) * X_PIXEL + column - tap * IN_CHANNELS + group * IN_CHANNELS
 
+    # Each pixel's place within its box, and the addresses that the first box would have.
+    element = tl.arange(0, BOX_N * BOX_H * BOX_W)
+    n = element // (BOX_W * BOX_H)
+    p = element // BOX_W % BOX_H
+    q = element % BOX_W
+    x_image = in_h.to(INDEX) * in_w * (GROUPS * IN_CHANNELS)
+    y_image = out_h.to(INDEX) * out_w * (GROUPS * OUT_CHANNELS)
+    x_first = n * x_image + (p * STRIDE_H * in_w + q * STRIDE_W) * X_PIXEL
+    x_column = (column - tap * IN_CHANNELS + group * IN_CHANNELS).to(INDEX) * x_channel
+    x_column += (down * in_w + right) * X_PIXEL
+    x_pointers = x + (x_first[:, None] + x_column[None, :])
+    y_first = n * y_image + (p * out_w + q) * Y_PIXEL
+    y_column = (group * OUT_CHANNELS + filter_index).to(INDEX) * y_channel
+    dy_pointers = dy + (y_first[:, None] + y_column[None, :])
+    if ONE_TAP:
+        row = p * STRIDE_H + down
+        col = q * STRIDE_W + right
+    else:
+        row = (p * STRIDE_H)[:, None] + down[None, :]
+        col = (q * STRIDE_W)[:, None] + right[None, :]
+
+    # The box (image0, p0, q0) and the offsets to it are carried from step to step.
+    boxes_w = tl.cdiv(out_w, BOX_W).to(INDEX)
+    boxes_h = tl.cdiv(out_h, BOX_H).to(INDEX)
+    first = split * split_boxes
+    image0 = first // (boxes_w * boxes_h) * BOX_N
+    p0 = first // boxes_w % boxes_h * BOX_H
+    q0 = first % boxes_w * BOX_W
+    x_offset = image0 * x_image + (p0 * STRIDE_H * in_w + q0 * STRIDE_W) * X_PIXEL
+    y_offset = image0 * y_image + (p0 * out_w + q0) * Y_PIXEL
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), ACCUMULATOR)
-    pixels = batch.to(INDEX) * out_h * out_w
-    first = split * split_steps
-    pixel = first.to(INDEX) * BLOCK_K + tl.arange(0, BLOCK_K)
-    image = pixel // (out_h * out_w)
-    place = (pixel % (out_h * out_w)).to(tl.int32)
-    p = place // out_w
-    q = place % out_w
-    # (image, p, q) are carried from step to step: three divisions a step cost twice the rest.
-    step_q = BLOCK_K % out_w
-    step_p = (BLOCK_K // out_w) % out_h
-    step_image = BLOCK_K // (out_w * out_h)
-    for _ in range(first, tl.minimum(first + split_steps, steps)):
-        exists = pixel < pixels
-        top = p * STRIDE_H
-        left = q * STRIDE_W
-        x_offset = (((image * in_h + top) * in_w + left) * X_PIXEL)[:, None] + x_column[None, :]
+    for _ in range(first, tl.minimum(first + split_boxes, boxes)):
+        inside = is_inside(row + p0 * STRIDE_H, in_h) & is_inside(col + q0 * STRIDE_W, in_w)
+        if not EXACT:
+            exists = (n + image0 < batch) & (p + p0 < out_h) & (q + q0 < out_w)
         if ONE_TAP:
-            inside = exists & is_inside(top + down, in_h) & is_inside(left + right, in_w)
-            x_tile = tl.load(x + x_offset, mask=inside[:, None], other=0.0)
+            if not EXACT:
+                inside &= exists
+            x_tile = tl.load(x_pointers + x_offset, mask=inside[:, None], other=0.0)
         else:
-            inside = is_inside(top[:, None] + down[None, :], in_h)
-            inside &= is_inside(left[:, None] + right[None, :], in_w)
-            inside &= exists[:, None] & column_exists[None, :]
-            x_tile = tl.load(x + x_offset, mask=inside, other=0.0)
-        dy_channel = group * OUT_CHANNELS + filter_index
-        dy_offset = pixel[:, None] * Y_PIXEL + dy_channel[None, :]
+            if not EXACT:
+                inside &= exists[:, None]
+            mask = inside & column_exists[None, :]
+            x_tile = tl.load(x_pointers + x_offset, mask=mask, other=0.0)
         if OUT_CHANNELS % BLOCK_M == 0:
-            dy_tile = tl.load(dy + dy_offset, mask=exists[:, None], other=0.0)
+            if EXACT:
+                dy_tile = tl.load(dy_pointers + y_offset)
+            else:
+                dy_tile = tl.load(dy_pointers + y_offset, mask=exists[:, None], other=0.0)
         else:
-            dy_mask = exists[:, None] & filter_exists[None, :]
-            dy_tile = tl.load(dy + dy_offset, mask=dy_mask, other=0.0)
+            mask = filter_exists[None, :]
+            if not EXACT:
+                mask &= exists[:, None]
+            dy_tile = tl.load(dy_pointers + y_offset, mask=mask, other=0.0)
         accumulator = tl.dot(
             tl.trans(dy_tile), x_tile, accumulator,
             input_precision=PRECISION, out_dtype=ACCUMULATOR,
         )  # fmt: skip
-        pixel += BLOCK_K
-        q += step_q
-        row_done = q >= out_w
-        q = tl.where(row_done, q - out_w, q)
-        p += step_p + row_done.to(tl.int32)
-        image_done = p >= out_h
-        p = tl.where(image_done, p - out_h, p)
-        image += step_image + image_done.to(tl.int32)
+        q0 += BOX_W
+        row_done = q0 >= out_w
+        p0 += tl.where(row_done, BOX_H, 0)
+        image_done = p0 >= out_h
+        # A row of boxes that overhangs out_w has gone further than the row of pixels.
+        x_next_row = (BOX_H * STRIDE_H * in_w - (boxes_w - 1) * BOX_W * STRIDE_W) * X_PIXEL
+        y_next_row = (BOX_H * out_w - (boxes_w - 1) * BOX_W) * Y_PIXEL
+        x_next_image = x_next_row + BOX_N * x_image - boxes_h * (BOX_H * STRIDE_H * X_PIXEL) * in_w
+        y_next_image = y_next_row + BOX_N * y_image - boxes_h * (BOX_H * Y_PIXEL) * out_w
+        x_next = tl.where(image_done, x_next_image, x_next_row)
+        y_next = tl.where(image_done, y_next_image, y_next_row)
+        x_offset += tl.where(row_done, x_next, BOX_W * STRIDE_W * X_PIXEL)
+        y_offset += tl.where(row_done, y_next, BOX_W * Y_PIXEL)
+        image0 += tl.where(image_done, BOX_N, 0)
+        q0 = tl.where(row_done, 0, q0)
+        p0 = tl.where(image_done, 0, p0)
 
     part = split.to(INDEX) * (GROUPS * OUT_CHANNELS)
     part_row = (part + group * OUT_CHANNELS + filter_index) * COLUMNS
+    place = column
+    if not DW_NHWC:
+        place = (column - tap * IN_CHANNELS) * (FILTER_H * FILTER_W) + tap
     mask = filter_exists[:, None] & column_exists[None, :]
-    tl.store(workspace + part_row[:, None] + column[None, :], accumulator, mask=mask)
-
-
-@triton.jit(do_not_specialize=["elements", "splits"])
-def add_splits(
-    workspace,  # [splits, rows, TAPS, CHANNELS], elements = rows TAPS CHANNELS
-    total,  # [rows, TAPS, CHANNELS], or channels before taps
-    elements,
-    splits,
-    TAPS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    TAPS_FIRST: tl.constexpr,
-    INDEX: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Adds the parts of a split reduction, always in the same order."""
-    element = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    exists = element < elements
-    sums = tl.zeros((BLOCK,), workspace.dtype.element_ty)
-    parts = workspace + element
-    for _ in range(0, splits):
-        sums += tl.load(parts, mask=exists, other=0.0)
-        parts += elements
-    if TAPS_FIRST:
-        place = element
-    else:
-        channel = element % CHANNELS
-        tap = (element // CHANNELS) % TAPS
-        place = (element // (CHANNELS * TAPS) * CHANNELS + channel) * TAPS + tap
-    tl.store(total + place, sums.to(total.dtype.element_ty), mask=exists)
+    dw_offset = part_row[:, None] + place[None, :]
+    tl.store(dw + dw_offset, accumulator.to(dw.dtype.element_ty), mask=mask)

@@ -61,8 +61,8 @@ def prepare(
     x_size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
     w_size = (shape.out_channels, shape.group_in_channels, shape.filter_h, shape.filter_w)
     y_size = (shape.batch, shape.out_channels, shape.out_h, shape.out_w)
-    w = ("w", memory_format("nhwc"))
-    x, dy = (("x", memory_format("nhwc")), ("dy", memory_format("nhwc")))
+    w = ("w", memory_format(w_layout))
+    x, dy = (("x", memory_format(layout)), ("dy", memory_format(layout)))
     if problem.direction == "fprop":
         reads = (("bias", torch.contiguous_format), x, w) if has_bias else (x, w)
         return Prepared(plan, "y", y_size, strides_of(y_size, layout), reads)

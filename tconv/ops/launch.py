@@ -33,6 +33,7 @@ TRITON_DTYPE = {
     "int8": "i8",
     "int64": "i64",
 }
+MOST_REGISTERS, REGISTER_FILE = 255, 65536  # of a thread, of a processor (NVIDIA)
 ALIGNMENT = 16  # bytes: what Triton takes for granted of a pointer that was so at first
 
 
@@ -103,11 +104,11 @@ class Launch:
     @property
     def options(self) -> dict[str, Any]:
         """Compiler options. Fused multiply-add is asked for: Triton's default is to change."""
-        return {
-            "num_warps": self.warps,
-            "num_stages": self.stages,
-            "enable_fp_fusion": True,
-        }
+        chosen = {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
+        if torch.version.hip:
+            return chosen
+        # Unasked, ptxas halves the registers of some kernels for sm_100, and spills.
+        return chosen | {"maxnreg": min(MOST_REGISTERS, REGISTER_FILE // (32 * self.warps))}
 
     def run(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Run on ``tensors``, by the names that the operands give them; others are ignored."""

@@ -105,7 +105,11 @@ def test_programs_are_those_of_the_launch(shape: ConvGeometry, direction: Pass) 
     for choice in candidates(problem, H200)[::97]:
         plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, H200)
         programs = math.prod(plan.launches[plan.product].grid)
-        assert product_of(problem, choice.algorithm).programs(choice.tile) == programs
+        counted = product_of(problem, choice.algorithm).programs(choice.tile)
+        if choice.tile.persistent:
+            assert programs <= choice.tile.persistent * H200.processors < counted
+        else:
+            assert programs == counted
 
 
 def test_the_report_ends_with_the_candidates() -> None:

@@ -67,7 +67,7 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
             yield f"float16 {layout}", launch
 
 
-KERNELS = 9  # three products, their sum, two of the bias; max-pool forward, backward, picking
+KERNELS = 9  # three products, the sum of parts, two of the bias; max-pool forward, backward, picking
 
 
 def main(name: str) -> None:

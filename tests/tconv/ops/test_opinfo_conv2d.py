@@ -38,7 +38,7 @@ def test_sample(index: int, dtype: torch.dtype) -> None:
     inputs = [sample.input, *(arg for arg in sample.args if isinstance(arg, torch.Tensor))]
     with recorded() as log:
         y = functional.conv2d(sample.input, *sample.args, **sample.kwargs)
-    assert [launch.kernel for launch in log] == ["fprop.implicit_gemm_fprop"]
+    assert "fprop.implicit_gemm_fprop" in {launch.kernel for launch in log}
 
     exact_inputs = [tensor.detach().double().requires_grad_() for tensor in inputs]
     exact = torch.nn.functional.conv2d(*exact_inputs, **sample.kwargs)

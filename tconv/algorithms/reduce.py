@@ -1,0 +1,73 @@
+"""The last step of a split reduction: parts of a result are added in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tconv.algorithms.common import index_type, workspace_dtype
+from tconv.ops.launch import Buffer, Launch, Pointer, cdiv
+from tconv.problem import Layout, Problem
+
+SUM_BLOCK = 1024  # elements a program: four for each thread of four warps, a 16-byte load
+WORKSPACE = "workspace"
+
+
+@dataclass(frozen=True)
+class Shares:
+    """``steps`` of a reduction shared out among programs, none of them without work.
+
+    >>> Shares.of(steps=9, splits=4)
+    Shares(splits=3, steps=3)
+    """
+
+    splits: int
+    steps: int  # of one split
+
+    @classmethod
+    def of(cls, steps: int, splits: int) -> Shares:
+        share = max(1, cdiv(steps, splits))
+        return cls(max(1, cdiv(steps, share)), share)
+
+
+def workspace(problem: Problem) -> Pointer:
+    return Pointer(WORKSPACE, workspace_dtype(problem.dtype))
+
+
+def _extent(problem: Problem, result: str) -> tuple[int, int, int]:
+    """Channels, plane and elements of a result."""
+    shape = problem.geometry
+    if result == "y":
+        return shape.out_channels, shape.out_h * shape.out_w, shape.y_elements
+    if result == "dx":
+        return shape.in_channels, shape.in_h * shape.in_w, shape.x_elements
+    return shape.group_in_channels, shape.taps, shape.w_elements
+
+
+def parts_buffer(problem: Problem, result: str, splits: int) -> Buffer:
+    """Memory for the parts: [splits, images or filters, plane, channels]."""
+    elements = _extent(problem, result)[2]
+    return Buffer(splits * elements, workspace_dtype(problem.dtype))
+
+
+def add_parts(
+    problem: Problem, total: str, layout: Layout, splits: int, has_bias: bool = False
+) -> Launch:
+    """``total`` (y, dx or dw, in ``layout``) from its parts, which are channels_last."""
+    channels, plane, elements = _extent(problem, total)
+    operands = {"workspace": workspace(problem), "total": Pointer(total, problem.dtype)}
+    if has_bias:
+        operands["bias"] = Pointer("bias", problem.dtype)
+    constants = {
+        "PLANE": plane,
+        "CHANNELS": channels,
+        "PLANE_FIRST": layout == "nhwc",
+        "INDEX": index_type(splits * elements),
+        "BLOCK": SUM_BLOCK,
+    }
+    return Launch(
+        "reduce.add_splits",
+        (cdiv(elements, SUM_BLOCK),),
+        operands,
+        {"elements": elements, "splits": splits},
+        constants if has_bias else constants | {"bias": None},
+    )
