@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from autotune.space import REGISTERS_PER_THREAD, accumulator_registers, shared_bytes
+from autotune.space import BOXED, REGISTERS_PER_THREAD, accumulator_registers, shared_bytes
 from autotune.trial import Resources
 from tconv.problem import Problem
 from tconv.select import Choice
@@ -13,6 +14,7 @@ from tconv.tile import Tile
 
 # Hardware facts: CUDA C++ Programming Guide ("Compute Capabilities"), CDNA3 ISA guide.
 REGISTER_GRAIN = {"cuda": 8, "hip": 8}  # a thread's registers are allotted in eights
+IN_PLACE = "implicit_gemm_in_place"  # the family that reads contiguous tensors where they lie
 SCHEDULERS = 4  # a processor's register file and warps are shared among four, evenly
 RESERVED_SHARED = {"cuda": 1024, "hip": 0}  # bytes a program, for the system
 SHARED_GRAIN = 128  # bytes
@@ -23,15 +25,19 @@ LOOP_INSTRUCTIONS = {"fprop": 60.0, "dgrad": 66.0, "wgrad": 70.0}
 INSTRUCTIONS_PER_LOAD = {"fprop": (6.0, 6.0), "dgrad": (8.0, 6.0), "wgrad": (9.0, 34.0)}
 INSTRUCTIONS_ACROSS_TAPS = 20.0  # of wgrad's load of one element, where a tile spans taps
 REGISTERS_BESIDE_ACCUMULATOR = 40
+# Of the loop that boxes feed (9 compiled kernels, sm_90): no thread computes an address.
+BOXED_INSTRUCTIONS, BOXED_PER_PRODUCT, BOXED_REGISTERS = 86.0, 3.0, 27
 REGISTERS_PER_LOAD = {"fprop": 4, "dgrad": 8, "wgrad": 4}
 
 
-def loads_per_step(tile: Tile, problem: Problem, target: Target) -> tuple[float, float]:
+def loads_per_step(choice: Choice, problem: Problem, target: Target) -> tuple[float, float]:
     """Load instructions a thread and step for either operand, each of up to 16 bytes.
 
     Neighbours lie along channels; where channels end before 16 bytes do, or a tile spans
-    several taps, a load fetches less.
+    several taps, a load fetches less. Of contiguous tensors read in place it fetches one
+    element: neighbours lie along rows, which begin anywhere.
     """
+    tile = choice.tile
     shape = problem.geometry
     widest = 16 // problem.itemsize
     threads = tile.warps * target.warp_size
@@ -40,7 +46,10 @@ def loads_per_step(tile: Tile, problem: Problem, target: Target) -> tuple[float,
         return math.gcd(widest, neighbours) if neighbours % block else min(widest, block)
 
     reduced, produced = shape.group_in_channels, shape.group_out_channels
-    if problem.direction == "fprop":
+    if choice.algorithm == IN_PLACE:
+        filters = width(reduced, tile.block_k if problem.direction == "fprop" else tile.block_n)
+        widths = 1, 1 if problem.direction == "wgrad" else filters
+    elif problem.direction == "fprop":
         widths = width(reduced, tile.block_k), width(reduced, tile.block_k)
     elif problem.direction == "dgrad":
         widths = width(produced, tile.block_k), width(reduced, tile.block_n)
@@ -60,7 +69,15 @@ def spans_taps(tile: Tile, problem: Problem) -> bool:
 def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Resources:
     """What the compiled code will probably take; the compiler's own figures replace this."""
     tile = choice.tile
-    first, second = loads_per_step(tile, problem, target)
+    limit = REGISTERS_PER_THREAD.get(target.backend, 255)
+    shared = shared_bytes(choice, problem, target)
+    if choice.algorithm == BOXED:
+        products = matrix_instructions(as_issued(choice, problem), problem, target)
+        registers = accumulator_registers(tile, problem, target) + BOXED_REGISTERS
+        spilled = max(0, registers - limit) * 4
+        steps = round(BOXED_INSTRUCTIONS + BOXED_PER_PRODUCT * products)
+        return Resources(min(limit, registers), spilled, shared, steps)
+    first, second = loads_per_step(choice, problem, target)
     per_first, per_second = INSTRUCTIONS_PER_LOAD[problem.direction]
     if spans_taps(tile, problem):
         per_second = INSTRUCTIONS_ACROSS_TAPS
@@ -68,13 +85,20 @@ def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Res
     instructions += matrix_instructions(tile, problem, target)
     registers = accumulator_registers(tile, problem, target) + REGISTERS_BESIDE_ACCUMULATOR
     registers += round(REGISTERS_PER_LOAD[problem.direction] * (first + second))
-    limit = REGISTERS_PER_THREAD.get(target.backend, 255)
     return Resources(
         registers=min(limit, registers),
         spill_bytes=max(0, registers - limit) * 4,
-        shared_bytes=shared_bytes(tile, problem.itemsize, target),
+        shared_bytes=shared,
         instructions=round(instructions),
     )
+
+
+def as_issued(choice: Choice, problem: Problem) -> Tile:
+    """The tile as the matrix unit sees it: boxes of pixels are columns there, channels rows."""
+    tile = choice.tile
+    if choice.algorithm == BOXED and problem.direction != "wgrad":
+        return replace(tile, block_m=tile.block_n, block_n=tile.block_m)
+    return tile
 
 
 def matrix_instructions(tile: Tile, problem: Problem, target: Target) -> float:

@@ -18,6 +18,7 @@ from functools import lru_cache
 
 from autotune.estimate import (
     WGMMA_ROWS,
+    as_issued,
     estimated_resources,
     resident_programs,
     uses_wgmma,
@@ -87,7 +88,7 @@ def _shared_traffic(tile: Tile, problem: Problem, target: Target) -> float:
 
 
 def _step_clocks(
-    tile: Tile,
+    choice: Choice,
     problem: Problem,
     product: Product,
     target: Target,
@@ -99,12 +100,12 @@ def _step_clocks(
 
     ``processors`` are those at work: the L2's rate is shared among them.
     """
-    known = CONSTANTS
+    known, tile, issued = CONSTANTS, choice.tile, as_issued(choice, problem)
     flops = 2.0 * tile.block_m * tile.block_n * tile.block_k * resident
     # Below 64 rows, or a whole warp group, sm_90 falls back to an instruction of half the rate.
     newer = target.backend == "cuda" and int(target.arch[3:]) >= 90
     tensor = problem.arithmetic not in ("float32", "float64")
-    narrow = 2.0 if newer and tensor and not uses_wgmma(tile, problem, target) else 1.0
+    narrow = 2.0 if newer and tensor and not uses_wgmma(issued, problem, target) else 1.0
     peak = target.peak_tflops[problem.arithmetic] * 1e3 / target.processors / target.clock_ghz
     l2_rate = target.l2_gbps * known.l2_share / processors / target.clock_ghz
     l2_rate = min(l2_rate, known.l2_bytes_per_clock)
@@ -117,7 +118,7 @@ def _step_clocks(
     return {
         "tensor cores": flops * narrow / (peak * known.matrix_share),
         "issue": instructions / (known.issue_per_clock * known.issue_share),
-        "shared memory": _shared_traffic(tile, problem, target)
+        "shared memory": _shared_traffic(issued, problem, target)
         * resident
         / known.shared_bytes_per_clock,
         "L2": fetched / l2_rate,
@@ -217,7 +218,7 @@ def predict(
     if rest:  # the last wave is spread over the processors
         busiest = cdiv(rest, target.processors)
         rounds.append(Round(1, busiest, min(rest, target.processors)))
-    parts = _time_parts(problem, tile, product, target, resources, rounds)
+    parts = _time_parts(problem, choice, product, target, resources, rounds)
     dram = _dram_bytes(tile, problem, product, target, wave)
     parts["DRAM"] = 1e3 * target.memory_seconds(dram) / CONSTANTS.dram_share
     launches, handed_on = _helpers(problem, choice.algorithm, tile.block_k, tile.splits, target)
@@ -245,20 +246,21 @@ def _joined(times: Iterable[float]) -> float:
 
 def _time_parts(
     problem: Problem,
-    tile: Tile,
+    choice: Choice,
     product: Product,
     target: Target,
     resources: Resources,
     rounds: list[Round],
 ) -> dict[str, float]:
     """Milliseconds by resource over all waves; "loop" joins them, "ends" what frames it."""
+    tile = choice.tile
     steps = product.steps(tile)
     per_millisecond = target.clock_ghz * 1e6
     totals: dict[str, float] = {"loop": 0.0, "ends": 0.0}
     epilogue = _epilogue_clocks(tile, problem, target)
     for wave in rounds:
         step = _step_clocks(
-            tile, problem, product, target, resources, wave.resident, wave.processors
+            choice, problem, product, target, resources, wave.resident, wave.processors
         )
         for name, clocks in step.items():
             totals[name] = totals.get(name, 0.0) + wave.count * steps * clocks / per_millisecond

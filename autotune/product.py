@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
 
-from tconv.algorithms import GENERAL
+from tconv.algorithms import GENERAL, tma
+from tconv.algorithms.common import pixel_box
 from tconv.problem import Problem
 from tconv.tile import Tile
 
@@ -39,8 +41,13 @@ class Product:
     depth: int
     taps: float  # the mean over the phases of a strided dgrad, hence no integer
     instances: int
+    # Where pixels come as boxes: how many boxes of so many pixels there are.
+    row_boxes: Callable[[int], int] | None = field(default=None, repr=False)
+    depth_boxes: Callable[[int], int] | None = field(default=None, repr=False)
 
     def row_tiles(self, tile: Tile) -> int:
+        if self.row_boxes is not None:
+            return self.row_boxes(tile.block_m)
         return cdiv(self.rows, tile.block_m)
 
     def column_tiles(self, tile: Tile) -> int:
@@ -52,6 +59,8 @@ class Product:
 
     def all_steps(self, tile: Tile) -> float:
         """Steps of one reduction, each ``block_k`` of it; its splits share them."""
+        if self.depth_boxes is not None:
+            return self.depth_boxes(tile.block_k)
         return self.taps * cdiv(self.depth, tile.block_k)
 
     def steps(self, tile: Tile) -> float:
@@ -73,11 +82,23 @@ def product_of(problem: Problem, algorithm: str = GENERAL) -> Product:
     shape = problem.geometry
     filters, channels = shape.group_out_channels, shape.group_in_channels
     pixels = shape.batch * shape.out_h * shape.out_w
+    by_boxes = algorithm == "implicit_gemm_tma"
+    row_boxes = (lambda block: tma.result_box(problem, block).count) if by_boxes else None
     if problem.direction == "fprop":
-        return Product(pixels, filters, channels, shape.taps, shape.groups)
+        return Product(pixels, filters, channels, shape.taps, shape.groups, row_boxes)
     if problem.direction == "wgrad":
-        return Product(filters, shape.taps * channels, pixels, 1, shape.groups)
+        if by_boxes:  # a tile lies within one tap: each is an instance
+
+            def boxes_that_divide(block: int) -> int:
+                return tma.wgrad_box(problem, block).count
+
+            return Product(filters, channels, pixels, 1, shape.taps, None, boxes_that_divide)
+
+        def boxes(block: int) -> int:
+            return pixel_box(block, shape.batch, shape.out_h, shape.out_w).count
+
+        return Product(filters, shape.taps * channels, pixels, 1, shape.groups, None, boxes)
     phases = shape.stride_h * shape.stride_w
     rows = shape.batch * cdiv(shape.in_h, shape.stride_h) * cdiv(shape.in_w, shape.stride_w)
     taps = shape.taps / phases if phases > 1 else shape.taps
-    return Product(rows, channels, filters, taps, shape.groups * phases)
+    return Product(rows, channels, filters, taps, shape.groups * phases, row_boxes)

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from autotune.product import Product, cdiv, power_of_two, product_of
@@ -49,11 +49,38 @@ def _pointer_axes(problem: Problem) -> Axes:
     return WGRAD_AXES if problem.direction == "wgrad" else PIXEL_AXES
 
 
+# Channels are the rows of the matrix instruction, and a slice of them a line of shared memory.
+TMA_AXES = Axes(
+    block_m=(32, 64, 128, 256),
+    block_n=(64, 128, 256),
+    stages=(2, 3, 4, 5, 6),
+    warps=(4, 8),
+    splits=PIXEL_AXES.splits,
+    persistent=PIXEL_AXES.persistent,
+)
+TMA_WGRAD_AXES = replace(
+    WGRAD_AXES, block_m=(64, 128, 256), block_k=(32, 64, 128), stages=(2, 3, 4, 5), warps=(4, 8)
+)
+
+
+def _tma_axes(problem: Problem) -> Axes:
+    if problem.direction == "wgrad":
+        return TMA_WGRAD_AXES
+    shape = problem.geometry
+    if problem.direction == "fprop" and shape.stride_h == 2:  # slices must divide the channels
+        divide = tuple(k for k in TMA_AXES.block_k if shape.in_channels % k == 0)
+        return replace(TMA_AXES, block_k=divide)
+    return TMA_AXES
+
+
 AXES: dict[str, Callable[[Problem], Axes]] = {
     "implicit_gemm": _pointer_axes,
     "implicit_gemm_in_place": _pointer_axes,
+    "implicit_gemm_tma": _tma_axes,
 }
 
+BOXED = "implicit_gemm_tma"  # the family whose operands come as boxes
+LEAST_BOXED = 64  # rows of the matrix instruction that reads them
 LEAST_DOT = 16  # the narrowest operand that tl.dot takes, on each axis
 MOST_THREADS = 1024  # a program, on NVIDIA and AMD alike
 MMA_OUTPUTS = 16 * 8  # of the smallest matrix instruction that a warp issues (m16n8)
@@ -80,17 +107,26 @@ def accumulator_words(problem: Problem) -> int:
     return 2 if problem.dtype == "float64" else 1
 
 
-def shared_bytes(tile: Tile, itemsize: int, target: Target) -> int:
-    """Shared memory of the software pipeline.
+def shared_bytes(choice: Choice, problem: Problem, target: Target) -> int:
+    """Shared memory of the software pipeline, and of a result that is stored as a box.
 
     Each buffer holds block_m x block_k of one operand and block_k x block_n of the other.
     From sm_90 the matrix unit reads a buffer that must outlive the step: ``stages`` buffers.
     Before that, and on AMD, operands pass through registers: one buffer fewer.
     """
+    tile = choice.tile
     elements = tile.block_m * tile.block_k + tile.block_k * tile.block_n
     lasting = target.backend == "cuda" and int(target.arch[3:]) >= 90
     buffers = tile.stages if lasting else max(1, tile.stages - 1)
-    return buffers * elements * itemsize
+    stored = 0
+    if choice.algorithm == BOXED:
+        stored = BARRIERS
+        if problem.direction != "wgrad" and problem.layout == "nhwc" and tile.splits == 1:
+            stored += tile.block_m * tile.block_n * problem.itemsize
+    return buffers * elements * problem.itemsize + stored
+
+
+BARRIERS = 64  # bytes, at most: eight for each stage
 
 
 def accumulator_registers(tile: Tile, problem: Problem, target: Target) -> int:
@@ -107,7 +143,8 @@ def _within_geometry(tile: Tile, case: Case) -> bool:
     # A block beyond the next power of two of its extent only computes masked elements.
     extents = (case.product.rows, case.product.columns, case.product.depth)
     blocks = (tile.block_m, tile.block_n, tile.block_k)
-    return all(b <= max(LEAST_DOT, power_of_two(e)) for b, e in zip(blocks, extents, strict=True))
+    least = LEAST_BOXED if case.algorithm == BOXED else LEAST_DOT
+    return all(b <= max(least, power_of_two(e)) for b, e in zip(blocks, extents, strict=True))
 
 
 def _threads(tile: Tile, case: Case) -> bool:
@@ -125,7 +162,7 @@ def _accumulator(tile: Tile, case: Case) -> bool:
 
 def _shared_memory(tile: Tile, case: Case) -> bool:
     # 3 stages of (128 x 64 + 64 x 128) fp16 are 98,304 B; sm_90 lends a program 232,448 B.
-    taken = shared_bytes(tile, case.problem.itemsize, case.target)
+    taken = shared_bytes(Choice(case.algorithm, tile), case.problem, case.target)
     return taken <= case.target.shared_per_program
 
 

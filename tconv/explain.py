@@ -13,7 +13,7 @@ from tconv.ops.conv_run import geometry_of, precision_of
 from tconv.ops.launch import interpreting, runs_triton, target_for
 from tconv.ops.layout import layout_of, prefers_channels_last
 from tconv.problem import Layout, PoolProblem, Problem, dtype_name
-from tconv.select import Choice, choose
+from tconv.select import Choice, choose, passed_over
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Explanation:
     geometry: ConvGeometry | PoolGeometry
     device: str
     choices: tuple[tuple[str, Choice], ...]
+    passed_over: tuple[tuple[str, str, str], ...] = ()  # pass, kernel family, why it cannot serve
 
     def __str__(self) -> str:
         if not self.choices:
@@ -32,6 +33,9 @@ class Explanation:
         lines = [f"{self.geometry.key} on {self.device}:"]
         for direction, choice in self.choices:
             lines.append(f"  {direction}: {choice.algorithm}, tile {choice.tile} ({choice.ground})")
+            for other, family, reason in self.passed_over:
+                if other == direction:
+                    lines.append(f"    not {family}: {reason}")
         return "\n".join(lines)
 
 
@@ -46,7 +50,8 @@ def explain(
             dtype, device and memory format from one.
 
     Grounds are ``tuned`` (the user's measurements), ``shipped`` (ours, for this GPU),
-    ``predicted`` (by the tuner's model) and ``heuristic``. On a CPU without
+    ``predicted`` (by the tuner's model) and ``heuristic``. Kernel families that cannot serve a
+    pass are named with the reason. On a CPU without
     ``TRITON_INTERPRET=1`` no Triton kernel runs, and the explanation says so.
 
     Raises:
@@ -62,23 +67,29 @@ def explain(
     if not runs_triton(device):
         return Explanation(geometry, str(device), ())
     where = "cpu, in Triton's interpreter" if interpreting() else target_for(device).product
-    return Explanation(geometry, where, _choices(geometry, input, layout))
+    target = target_for(device)
+    problems = _problems(geometry, input, layout)
+    choices = tuple((problem.direction, choose(problem, target)) for problem in problems)
+    reasons = tuple(
+        (problem.direction, family, reason)
+        for problem in problems
+        if isinstance(problem, Problem)
+        for family, reason in passed_over(problem, target).items()
+    )
+    return Explanation(geometry, where, choices, reasons)
 
 
-def _choices(
+def _problems(
     geometry: ConvGeometry | PoolGeometry, like: Tensor, layout: Layout
-) -> tuple[tuple[str, Choice], ...]:
+) -> tuple[Problem | PoolProblem, ...]:
     name = dtype_name(like.dtype)
-    target = target_for(like.device)
     if isinstance(geometry, PoolGeometry):
-        pools = (
+        return (
             PoolProblem(geometry, "fprop", name, layout),
             PoolProblem(geometry, "dgrad", name, layout),
         )
-        return tuple((pool.direction, choose(pool, target)) for pool in pools)
     precision = precision_of(like, None)
-    problems = (Problem(geometry, direction, name, layout, precision) for direction in PASSES)
-    return tuple((problem.direction, choose(problem, target)) for problem in problems)
+    return tuple(Problem(geometry, direction, name, layout, precision) for direction in PASSES)
 
 
 def _geometry(module: torch.nn.Module, input: Tensor | None) -> ConvGeometry | PoolGeometry:

@@ -18,6 +18,9 @@ from tconv.table import Winner, load_table, shipped_table, user_table
 from tconv.target import Target
 from tconv.tile import Tile
 
+# Of untuned layers, the first family that serves; the general one serves them all.
+PREFERENCE = ("implicit_gemm_tma", GENERAL)
+
 Ground = Literal["tuned", "shipped", "predicted", "heuristic"]
 
 
@@ -65,7 +68,16 @@ def serves(algorithm: str, problem: Problem, target: Target) -> bool:
 
 def heuristic(problem: Problem, target: Target) -> Choice:
     """The kernel and tile of a problem that was never tuned."""
-    return Choice(GENERAL, ALGORITHMS[GENERAL].heuristic(problem, target))
+    algorithm = GENERAL
+    if target.backend != "interpreter":  # there, large blocks of addresses cost least
+        algorithm = next(name for name in PREFERENCE if serves(name, problem, target))
+    return Choice(algorithm, ALGORITHMS[algorithm].heuristic(problem, target))
+
+
+def passed_over(problem: Problem, target: Target) -> dict[str, str]:
+    """The kernel families that cannot serve ``problem``, and why."""
+    reasons = {name: family.unserved(problem, target) for name, family in ALGORITHMS.items()}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def forget() -> None:

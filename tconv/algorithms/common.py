@@ -10,6 +10,8 @@ from typing import Any
 import triton.language as tl
 
 from tconv.problem import Problem
+from tconv.target import Target
+from tconv.tile import Tile
 
 # Offsets are counted in elements; a tile may reach this far past the end before its mask stops it.
 OFFSET_LIMIT = 2**31 - 2**22
@@ -109,3 +111,10 @@ def pixel_box(pixels: int, batch: int, out_h: int, out_w: int, most: int = 1 << 
             exact = all(extent % edge == 0 for extent, edge in pairs)
             found.append((count, sides[0], -sides[2], PixelBox(*sides, count, exact)))
     return min(found, key=lambda entry: entry[:3])[3]
+
+
+def programs(tiles: int, others: int, tile: Tile, target: Target) -> int:
+    """Programs that ``tiles`` are shared out among; ``others`` lie on the other axes."""
+    if not tile.persistent:
+        return tiles
+    return min(tiles, max(1, target.processors * tile.persistent // others))

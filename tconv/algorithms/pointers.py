@@ -13,6 +13,7 @@ from tconv.algorithms.common import (
     index_type,
     pixel_box,
     power_of_two,
+    programs,
     shape_constants,
     sizes,
 )
@@ -55,13 +56,6 @@ def _constants(problem: Problem, tile: Tile) -> dict[str, Any]:
         "BLOCK_K": tile.block_k,
         "SWIZZLE": tile.swizzle,
     }
-
-
-def programs(tiles: int, others: int, tile: Tile, target: Target) -> int:
-    """Programs that ``tiles`` are shared out among; ``others`` lie on the other axes."""
-    if not tile.persistent:
-        return tiles
-    return min(tiles, max(1, target.processors * tile.persistent // others))
 
 
 def _fprop(

@@ -12,7 +12,7 @@ from torch import Tensor
 from tconv.algorithms import ALGORITHMS, bias
 from tconv.geometry import ConvGeometry, Pass
 from tconv.ops.conv_check import Window
-from tconv.ops.launch import Plan, target_for
+from tconv.ops.launch import ALIGNMENT, Descriptor, Plan, target_for
 from tconv.ops.layout import (
     layout_of,
     memory_format,
@@ -33,6 +33,7 @@ class Prepared:
     size: tuple[int, ...]  # of the result
     strides: tuple[int, ...]
     reads: tuple[tuple[str, torch.memory_format], ...]  # the format that operands must have
+    boxed: tuple[str, ...] = ()  # operands that are read as boxes: they must begin aligned
 
     def run(self, tensors: dict[str, Tensor]) -> Tensor:
         """The result, in fresh memory; ``tensors`` are the operands by name."""
@@ -40,6 +41,9 @@ class Prepared:
             tensor = tensors[name]
             if not tensor.is_contiguous(memory_format=form):
                 tensors[name] = tensor.contiguous(memory_format=form)
+        for name in self.boxed:
+            if tensors[name].data_ptr() % ALIGNMENT:
+                tensors[name] = tensors[name].clone()
         result = torch.empty_strided(
             self.size, self.strides, dtype=tensor.dtype, device=tensor.device
         )
@@ -63,12 +67,15 @@ def prepare(
     y_size = (shape.batch, shape.out_channels, shape.out_h, shape.out_w)
     w = ("w", memory_format(w_layout))
     x, dy = (("x", memory_format(layout)), ("dy", memory_format(layout)))
+    taken = [operand for launch in plan.launches for operand in launch.operands.values()]
+    boxes = {operand.tensor for operand in taken if isinstance(operand, Descriptor)}
+    boxed = tuple(name for name in ("x", "dy", "w") if name in boxes)
     if problem.direction == "fprop":
         reads = (("bias", torch.contiguous_format), x, w) if has_bias else (x, w)
-        return Prepared(plan, "y", y_size, strides_of(y_size, layout), reads)
+        return Prepared(plan, "y", y_size, strides_of(y_size, layout), reads, boxed)
     if problem.direction == "dgrad":
-        return Prepared(plan, "dx", x_size, strides_of(x_size, layout), (dy, w))
-    return Prepared(plan, "dw", w_size, strides_of(w_size, w_layout), (x, dy))
+        return Prepared(plan, "dx", x_size, strides_of(x_size, layout), (dy, w), boxed)
+    return Prepared(plan, "dw", w_size, strides_of(w_size, w_layout), (x, dy), boxed)
 
 
 def run(problem: Problem, choice: Choice, **tensors: Tensor) -> Tensor:

@@ -59,11 +59,28 @@ class Descriptor:
     strides: tuple[int, ...]  # in elements
     box: tuple[int, ...]
 
+    _last: list[tuple[int, Any]] = field(
+        default_factory=lambda: [(0, None)], init=False, repr=False, compare=False
+    )
+
     def on(self, tensor: torch.Tensor) -> TensorDescriptor:
         """Triton's descriptor of ``tensor``: a dozen attributes, already known to be sound."""
         made = TensorDescriptor.__new__(TensorDescriptor)
         made.__dict__.update(self._attributes, base=tensor)
         return made
+
+    def at(self, address: int) -> TensorDescriptor:
+        """The same for the driver alone, which asks for no more than the address.
+
+        Filters stay where they are, and an allocator gives the same memory again: the last
+        descriptor is kept. It must not keep a tensor alive, so that it holds none.
+        """
+        last = self._last[0]
+        if last[0] != address:
+            made = TensorDescriptor.__new__(TensorDescriptor)
+            made.__dict__.update(self._attributes, base=_Address(address))
+            last = self._last[0] = address, made  # at once: another thread may be here
+        return last[1]
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:
@@ -71,6 +88,18 @@ class Descriptor:
         sample = torch.empty(0, dtype=getattr(torch, self.dtype))
         lists = (list(self.shape), list(self.strides), list(self.box))
         return dict(vars(TensorDescriptor(sample, *lists)))
+
+
+class _Address:
+    """What a descriptor's base must know of itself when it is launched."""
+
+    __slots__ = ("address",)
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+
+    def data_ptr(self) -> int:
+        return self.address
 
 
 Operand = Pointer | Descriptor
@@ -148,10 +177,11 @@ class Launch:
         """Straight to the driver: the JIT would find the same kernel in ten microseconds."""
         arguments = self._arguments.copy()
         addresses = 0
-        for place, operand in self._places:
-            tensor = tensors[operand.tensor]
-            addresses |= tensor.data_ptr()
-            arguments[place] = operand.on(tensor)
+        for place, name, descriptor in self._places:
+            tensor = tensors[name]
+            address = tensor.data_ptr()
+            addresses |= address
+            arguments[place] = tensor if descriptor is None else descriptor.at(address)
         if addresses % ALIGNMENT:  # compiled for aligned memory
             return self._first_run(tensors, device)
         active = driver.active
@@ -180,9 +210,17 @@ class Launch:
         return [known.get(name) for name in self.function.arg_names]
 
     @cached_property
-    def _places(self) -> list[tuple[int, Operand]]:
+    def _places(self) -> list[tuple[int, str, Descriptor | None]]:
+        """Of each operand: its argument's place, its tensor, how it is described."""
         names = self.function.arg_names
-        return [(names.index(name), operand) for name, operand in self.operands.items()]
+        return [
+            (
+                names.index(name),
+                operand.tensor,
+                operand if isinstance(operand, Descriptor) else None,
+            )
+            for name, operand in self.operands.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -203,12 +241,19 @@ class Plan:
 
     def run(self, tensors: dict[str, torch.Tensor]) -> None:
         """Run on ``tensors``, inputs and result alike; buffers are added to them here."""
-        for name, buffer in self.buffers.items():
+        if self._fresh:
             device = next(iter(tensors.values())).device
-            dtype = getattr(torch, buffer.dtype)
-            tensors[name] = torch.empty(buffer.elements, dtype=dtype, device=device)
+            for name, elements, dtype in self._fresh:
+                tensors[name] = torch.empty(elements, dtype=dtype, device=device)
         for launch in self.launches:
             launch.run(tensors)
+
+    @cached_property
+    def _fresh(self) -> list[tuple[str, int, torch.dtype]]:
+        return [
+            (name, buffer.elements, getattr(torch, buffer.dtype))
+            for name, buffer in self.buffers.items()
+        ]
 
 
 _logs: list[list[Launch]] = []

@@ -72,7 +72,7 @@ def test_the_rule_that_is_broken_is_named(tile: Tile, rule: str | None) -> None:
 
 
 def test_shared_memory_is_that_of_the_compiled_kernel() -> None:
-    assert shared_bytes(Tile(128, 128, 64, stages=3), 2, H200) == 98304
+    assert shared_bytes(general(128, 128, 64, 3), Problem(VGG, "fprop"), H200) == 98304
 
 
 @pytest.mark.parametrize("direction", PASSES)
@@ -84,7 +84,7 @@ def test_every_candidate_keeps_the_limits(name: str, shape: ConvGeometry, direct
     assert found
     for choice in found:
         tile = choice.tile
-        assert shared_bytes(tile, 2, target) <= target.shared_per_program
+        assert shared_bytes(choice, problem, target) <= target.shared_per_program
         assert tile.warps * target.warp_size <= 1024
         assert accumulator_registers(tile, problem, target) <= 512
         assert broken_rule(choice, problem, target) is None

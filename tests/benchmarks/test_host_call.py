@@ -9,23 +9,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PROBE = """
+import sys
 import torch
 from benchmarks import host_call
 
 host_call.install()
 from tconv import functional
 
-x = torch.zeros(2, 16, 9, 9, dtype=torch.float16).to(memory_format=torch.channels_last)
-w = torch.zeros(8, 16, 3, 3, dtype=torch.float16).to(memory_format=torch.channels_last)
+channels = int(sys.argv[1])
+x = torch.zeros(2, channels, 9, 9, dtype=torch.float16).to(memory_format=torch.channels_last)
+w = torch.zeros(8, channels, 3, 3, dtype=torch.float16).to(memory_format=torch.channels_last)
 odd = torch.zeros(x.numel() + 1, dtype=torch.float16)[1:]  # 2 bytes past the alignment
 odd = odd.as_strided(x.shape, x.stride())
 assert odd.data_ptr() % 16
 from triton.runtime.jit import JITFunction
 plain, jitted = JITFunction.run, []
 JITFunction.run = lambda *a, **k: jitted.append(1) or plain(*a, **k)
-for tensor in (x, x, x, odd, x):
-    functional.conv2d(tensor, w)
-print(len(jitted), host_call.FakeUtils.launched)
+from tconv.ops.launch import recorded
+with recorded() as log:
+    for tensor in (x, x, x, odd, x):
+        functional.conv2d(tensor, w)
+assert host_call.FakeUtils.launched == len(log)
+print(len(jitted), *(launch.kernel for launch in log if launch.kernel.endswith(('fprop', 'tma'))))
 """
 
 
@@ -47,5 +52,9 @@ def test_the_benchmark_prints_its_table() -> None:
 
 def test_a_call_is_compiled_once_and_unaligned_memory_is_not_taken_for_aligned() -> None:
     # By the JIT: the first call, and the one whose memory the kept kernel would misread.
-    jitted, launched = map(int, run("-c", PROBE).split())
-    assert (jitted, launched) == (2, 5)
+    jitted, *kernels = run("-c", PROBE, "3").split()
+    assert (jitted, kernels) == ("2", 5 * ["fprop.implicit_gemm_fprop"])
+    # Boxes must be aligned: the odd tensor is copied, and nothing is compiled for it. The sum of
+    # the parts of a split reduction is the second kernel.
+    jitted, *kernels = run("-c", PROBE, "16").split()
+    assert (jitted, kernels) == ("2", 5 * ["tma.implicit_gemm_tma"])

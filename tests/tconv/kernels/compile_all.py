@@ -10,6 +10,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 from autotune.compile import compile_launch
 from tconv.algorithms import ALGORITHMS, bias
@@ -17,7 +18,7 @@ from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.ops import max_pool2d as pool
 from tconv.ops.launch import Launch
 from tconv.problem import PoolProblem, Problem
-from tconv.select import choose
+from tconv.select import Choice, choose
 from tconv.target import TARGETS, Target
 
 WIDE = {
@@ -37,18 +38,37 @@ POOLS = {
 }
 
 
+def serving(problem: Problem, target: Target) -> Iterator[Choice]:
+    """Every family that serves, with the tile of an untuned layer; and tiles in turn."""
+    for algorithm, family in ALGORITHMS.items():
+        if family.unserved(problem, target) is None:
+            tile = family.heuristic(problem, target)
+            yield Choice(algorithm, tile)
+            if problem.direction != "wgrad":
+                yield Choice(algorithm, replace(tile, persistent=1))
+
+
+def launches(problem: Problem, choice: Choice, target: Target) -> Iterator[tuple[str, Launch]]:
+    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target, bias=True)
+    for launch in plan.launches:
+        yield f"{problem.key} {choice.tile}", launch
+
+
 def cases(target: Target) -> Iterator[tuple[str, Launch]]:
     arithmetics = [("float16", "ieee"), ("bfloat16", "ieee"), ("float32", "ieee"),
                    ("float32", "tf32"), ("float64", "ieee")]  # fmt: skip
+    if target.backend == "cuda":
+        arithmetics.append(("float32", "tf32x3"))
     for name, shape in (WIDE | MORE).items():
         for dtype, precision in arithmetics if name in WIDE else arithmetics[:1]:
             for direction in PASSES:
                 problem = Problem(shape, direction, dtype, "nhwc", precision)  # type: ignore[arg-type]
-                choice = choose(problem, target)
-                plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target, bias=True)
-                for launch in plan.launches:
-                    label = f"{name} {problem.arithmetic} {choice.tile}"
-                    yield label, launch
+                yield from launches(problem, choose(problem, target), target)
+                if name not in WIDE or dtype != "float16":
+                    continue
+                contiguous = replace(problem, layout="nchw")
+                for other in serving(contiguous, target):
+                    yield from launches(contiguous, other, target)
     for name, pooling in POOLS.items():
         for dtype in ("float16", "float32"):
             for layout in ("nhwc", "nchw"):
@@ -67,7 +87,12 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
             yield f"float16 {layout}", launch
 
 
-KERNELS = 9  # three products, the sum of parts, two of the bias; max-pool forward, backward, picking
+def expected(target: Target) -> int:
+    """How many kernels there are: three products, the sum of parts and the change of layout, two
+    of the bias; max-pool forward, backward, picking. And two of boxes, where there are boxes.
+    """
+    boxes = target.backend == "cuda" and int(target.arch[3:]) >= 90
+    return 10 + 2 * boxes
 
 
 def main(name: str) -> None:

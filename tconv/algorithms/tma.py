@@ -1,0 +1,348 @@
+"""Implicit matrix products from boxes that the hardware loads (TMA): sm_90 and later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from tconv.algorithms.common import (
+    PixelBox,
+    accumulator_type,
+    index_type,
+    pixel_box,
+    power_of_two,
+    programs,
+)
+from tconv.algorithms.reduce import Shares, workspace
+from tconv.algorithms.relayout import Operands
+from tconv.ops.launch import Descriptor, Launch, Operand, Plan, Pointer, cdiv
+from tconv.problem import Layout, Problem
+from tconv.target import Target
+from tconv.tile import Tile
+
+ALIGNMENT = 16  # bytes that every stride of a box's tensor is a multiple of
+LONGEST_SIDE = 256  # elements of a box along each dimension
+LEAST_FILLED = 0.5  # of a box, where boxes must divide the images
+
+
+def unserved(problem: Problem, target: Target) -> str | None:
+    """Why boxes cannot serve ``problem``, in a line; None where they can."""
+    shape, direction = problem.geometry, problem.direction
+    if target.backend != "interpreter":
+        if target.backend != "cuda" or int(target.arch[3:]) < 90:
+            return f"{target.arch} has no tensor memory access; sm_90 and later have"
+        if problem.arithmetic in ("float32", "float64"):
+            return f"exact {problem.dtype} products have no instruction that reads boxes"
+        if problem.itemsize == 4 and direction != "fprop":
+            return f"the matrix unit reads {problem.arithmetic} along the reduction only"
+    if shape.groups > 1:
+        return "a box does not stop at the last channel of a group"
+    if 0 in (shape.x_elements, shape.w_elements, shape.y_elements):
+        return "there is nothing to load"
+    step = ALIGNMENT // problem.itemsize
+    read = {"fprop": (shape.in_channels,)}.get(direction, (shape.in_channels, shape.out_channels))
+    odd = [channels for channels in read if channels % step]
+    if odd:
+        return f"{odd[0]} channels of {problem.dtype} are no multiple of {ALIGNMENT} bytes"
+    strides = (shape.stride_h, shape.stride_w)
+    if strides != (1, 1):
+        if direction == "dgrad":
+            return "phases of a strided gradient are gathered by address"
+        if strides != (2, 2) or shape.in_h % 2 or shape.in_w % 2:
+            return "boxes step by 1, or by 2 over images of even height and width"
+        if direction == "fprop" and shape.in_channels % 16:
+            return f"{shape.in_channels} channels are no multiple of 16, and stride 2 pairs pixels"
+    if direction == "wgrad":
+        return _unfilled(problem)
+    return None
+
+
+def _unfilled(problem: Problem) -> str | None:
+    """Whether boxes that divide the output's rows and columns would be mostly empty."""
+    if _flat(problem):
+        return None
+    shape = problem.geometry
+    pixels = shape.batch * shape.out_h * shape.out_w
+    if pixels >= LEAST_FILLED * wgrad_box(problem, 64).count * 64:
+        return None
+    return f"boxes that divide {shape.out_h} x {shape.out_w} pixels would be mostly empty"
+
+
+# ---- boxes ----------------------------------------------------------------------------------
+
+
+def _flat(problem: Problem) -> bool:
+    """Whether all pixels may be taken for one row: one tap, without stride or padding."""
+    shape = problem.geometry
+    window = (shape.filter_h, shape.filter_w, shape.stride_h, shape.stride_w)
+    in_order = problem.layout == "nhwc" or problem.direction == "wgrad"
+    return window == (1, 1, 1, 1) and shape.pad_h == shape.pad_w == 0 and in_order
+
+
+Size = tuple[int, int, int]  # batch, rows, columns
+
+
+def _sizes(problem: Problem, flat: bool) -> tuple[Size, Size]:
+    """Sizes of x and of y (or of their gradients); ``flat``: all pixels in one row."""
+    shape = problem.geometry
+    if flat:
+        size = (1, 1, shape.batch * shape.in_h * shape.in_w)
+        return size, size
+    return (shape.batch, shape.in_h, shape.in_w), (shape.batch, shape.out_h, shape.out_w)
+
+
+def result_box(problem: Problem, pixels: int) -> PixelBox:
+    """The box of the result's pixels that a program computes, for fprop and dgrad."""
+    x_size, y_size = _sizes(problem, _flat(problem) and pixels <= LONGEST_SIDE)
+    size = x_size if problem.direction == "dgrad" else y_size
+    return pixel_box(pixels, *size, LONGEST_SIDE)
+
+
+@lru_cache(maxsize=4096)
+def wgrad_box(problem: Problem, pixels: int) -> PixelBox:
+    """The box of dy's pixels that a step of wgrad takes: it divides the rows and columns.
+
+    Pixels along one dimension reach the matrix unit without a detour through registers: they
+    are preferred where that costs less than a tenth more boxes.
+    """
+    _, (batch, out_h, out_w) = _sizes(problem, _flat(problem))
+    if _flat(problem):
+        return pixel_box(pixels, batch, out_h, out_w, LONGEST_SIDE)
+    along_batch = PixelBox(pixels, 1, 1, cdiv(batch, pixels) * out_h * out_w, batch % pixels == 0)
+    found = [] if pixels > LONGEST_SIDE else [along_batch]
+    if out_w % pixels == 0 and pixels <= LONGEST_SIDE:
+        found.append(PixelBox(1, 1, pixels, batch * out_h * (out_w // pixels), True))
+    for log_h in range(pixels.bit_length()):
+        for log_w in range(pixels.bit_length() - log_h):
+            rows, columns = 1 << log_h, 1 << log_w
+            images = pixels // rows // columns
+            if out_h % rows or out_w % columns or max(rows, columns, images) > LONGEST_SIDE:
+                continue
+            count = cdiv(batch, images) * (out_h // rows) * (out_w // columns)
+            found.append(PixelBox(images, rows, columns, count, batch % images == 0))
+
+    def cost(box: PixelBox) -> float:
+        one_sided = pixels in (box.images, box.columns)
+        return box.count * (1.0 if one_sided else 1.1)
+
+    return min(found, key=cost)
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Descriptors of the tensors, as boxes of one problem see them."""
+
+    problem: Problem
+    box: PixelBox
+    along_batch: bool = False  # dimensions in the order rows, columns, batch, channels
+
+    def pixels(self, name: str, size: tuple[int, int, int], channels: int, block: int,
+               stride: int = 1) -> Descriptor:  # fmt: skip
+        """A tensor of pixels; at stride 2 its rows and columns in pairs."""
+        batch, rows, columns = size
+        images = (batch, rows * columns * channels, self.box.images)
+        row = columns * channels
+        if stride == 1:
+            down = [(rows, row, self.box.rows)]
+            across = [(columns, channels, self.box.columns)]
+            last = (channels, 1, block)
+        else:
+            down = [(rows // 2, 2 * row, self.box.rows), (2, row, 1)]
+            across = [(columns // 2, 2 * channels, self.box.columns)]
+            last = (2 * channels, 1, block)
+        order = [*down, *across, images] if self.along_batch else [images, *down, *across]
+        shape, strides, box = zip(*order, last, strict=True)
+        return Descriptor(name, self.problem.dtype, shape, strides, box)
+
+    def filters(self, name: str, box: tuple[int, int]) -> Descriptor:
+        """w as [taps, filters, channels], read where it lies."""
+        shape = self.problem.geometry
+        size = (shape.taps, shape.out_channels, shape.in_channels)
+        strides = (shape.in_channels, shape.taps * shape.in_channels, 1)
+        return Descriptor(name, self.problem.dtype, size, strides, (1, *box))
+
+
+# ---- plans ----------------------------------------------------------------------------------
+
+
+def plan(
+    problem: Problem, tile: Tile, target: Target, bias: bool = False, w_layout: Layout = "nhwc"
+) -> Plan:
+    """The launches that compute ``problem`` with ``tile``, in order."""
+    if problem.direction == "wgrad":
+        return _wgrad(problem, tile, target, w_layout)
+    return _product(problem, tile, target, bias, w_layout)
+
+
+def _constants(problem: Problem, tile: Tile, box: PixelBox) -> dict[str, Any]:
+    shape = problem.geometry
+    return {
+        "FILTER_H": shape.filter_h,
+        "FILTER_W": shape.filter_w,
+        "ACCUMULATOR": accumulator_type(problem.dtype),
+        "INDEX": index_type(shape.x_elements, shape.w_elements, shape.y_elements),
+        "PRECISION": problem.precision,
+        "BOX_N": box.images,
+        "BOX_H": box.rows,
+        "BOX_W": box.columns,
+        "BLOCK_N": tile.block_n,
+        "SWIZZLE": tile.swizzle,
+    }
+
+
+def _product(problem: Problem, tile: Tile, target: Target, bias: bool, w_layout: Layout) -> Plan:
+    """y = x * w + bias, or dx from dy and w at stride 1: channels by boxes of pixels."""
+    shape, dtype = problem.geometry, problem.dtype
+    operands = Operands(target, dtype)
+    box = result_box(problem, tile.block_m)
+    views = _Views(problem, box)
+    w = operands.w(shape, w_layout)
+    x_size, y_size = _sizes(problem, _flat(problem) and tile.block_m <= LONGEST_SIDE)
+    forward = problem.direction == "fprop"
+    if forward:
+        image, read, size, result_name = operands.x(shape, problem.layout), x_size, y_size, "y"
+        reduced, produced, stride, sign = shape.in_channels, shape.out_channels, shape.stride_h, 1
+    else:
+        image, read, size, result_name = operands.dy(shape, problem.layout), y_size, x_size, "dx"
+        reduced, produced, stride, sign = shape.out_channels, shape.in_channels, 1, -1
+    shares = Shares.of(shape.taps * cdiv(reduced, tile.block_k), tile.splits)
+    split = shares.splits > 1
+    boxes = not split and problem.layout == "nhwc"
+    boxes = boxes and produced * problem.itemsize % ALIGNMENT == 0
+    result: Operand = Pointer(result_name, dtype)
+    if split:
+        result = workspace(problem)
+    elif boxes:
+        result = views.pixels(result_name, size, produced, tile.block_n)
+    filters = (tile.block_n, tile.block_k) if forward else (tile.block_k, tile.block_n)
+    taken: dict[str, Operand] = {
+        "image": views.pixels(image, read, reduced, tile.block_k, stride),
+        "filters": views.filters(w, filters),
+        "result": result,
+    }
+    constants = _constants(problem, tile, box) | {
+        "bias": None,
+        "REDUCED": reduced,
+        "PRODUCED": produced,
+        "STRIDE": stride,
+        "FIRST_H": -sign * shape.pad_h,
+        "FIRST_W": -sign * shape.pad_w,
+        "STEP_H": sign * shape.dilation_h,
+        "STEP_W": sign * shape.dilation_w,
+        "REDUCED_FIRST": not forward,
+        "BOXES": boxes,
+        "NHWC": split or problem.layout == "nhwc",
+        "SPLIT": split,
+        "BLOCK_K": tile.block_k,
+    }
+    if bias and not split:
+        taken["bias"] = Pointer("bias", dtype)
+        del constants["bias"]
+    tiles = box.count * cdiv(produced, tile.block_n)
+    product = Launch(
+        "tma.implicit_gemm_tma",
+        (programs(tiles, shares.splits, tile, target), shares.splits),
+        taken,
+        {"batch": size[0], "rows": size[1], "columns": size[2], "split_steps": shares.steps},
+        constants,
+        tile.warps,
+        tile.stages,
+    )
+    return operands.plan(product, problem, result_name, problem.layout, shares.splits, bias)
+
+
+def _wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Plan:
+    """dw from x and dy: filters by channels of one tap, reduced over boxes of pixels."""
+    shape = problem.geometry
+    operands = Operands(target, problem.dtype)
+    x = operands.x(shape, problem.layout)
+    dy = operands.dy(shape, problem.layout)
+    box = wgrad_box(problem, tile.block_k)
+    x_size, y_size = _sizes(problem, _flat(problem))
+    along_batch = box.images == tile.block_k
+    views = _Views(problem, box, along_batch)
+    shares = Shares.of(box.count, tile.splits)
+    split = shares.splits > 1
+    tap_tiles = cdiv(shape.in_channels, tile.block_n)
+    tiles = cdiv(shape.out_channels, tile.block_m) * shape.taps * tap_tiles
+    product = Launch(
+        "tma.implicit_gemm_tma_wgrad",
+        (tiles, shares.splits),
+        {
+            "image": views.pixels(x, x_size, shape.in_channels, tile.block_n, shape.stride_h),
+            "gradient": views.pixels(dy, y_size, shape.out_channels, tile.block_m),
+            "dw": workspace(problem) if split else Pointer("dw", problem.dtype),
+        },
+        {
+            "batch": y_size[0],
+            "out_h": y_size[1],
+            "out_w": y_size[2],
+            "boxes": box.count,
+            "split_boxes": shares.steps,
+        },
+        _constants(problem, tile, box)
+        | {
+            "IN_CHANNELS": shape.in_channels,
+            "OUT_CHANNELS": shape.out_channels,
+            "STRIDE": shape.stride_h,
+            "PAD_H": shape.pad_h,
+            "PAD_W": shape.pad_w,
+            "DILATION_H": shape.dilation_h,
+            "DILATION_W": shape.dilation_w,
+            "DW_NHWC": split or w_layout == "nhwc",
+            "ALONG_BATCH": along_batch,
+            "INDEX": index_type(shares.splits * shape.w_elements),
+            "BLOCK_M": tile.block_m,
+        },
+        tile.warps,
+        tile.stages,
+    )
+    return operands.plan(product, problem, "dw", w_layout, shares.splits)
+
+
+# ---- the tile of an untuned layer -----------------------------------------------------------
+
+
+def heuristic(problem: Problem, target: Target) -> Tile:
+    """Large tiles that fill the processors; the reduction is split where they would not."""
+    shape = problem.geometry
+    if problem.direction == "wgrad":
+        return _wgrad_tile(problem, target)
+    reduced, produced = shape.in_channels, shape.out_channels
+    if problem.direction == "dgrad":
+        reduced, produced = produced, reduced
+    widest = 128 // problem.itemsize  # of a slice of channels: a line of shared memory
+    block_k = power_of_two(reduced, 16, widest)
+    if problem.direction == "fprop" and shape.stride_h == 2:  # pairs of pixels: no overhang
+        block_k = min(block_k, reduced & -reduced)
+    block_n = power_of_two(produced, 64, 128)  # channels are the rows of the matrix instruction
+    block_m = 128
+    while block_m > 64 and _tiles(problem, block_m, block_n) < target.processors:
+        block_m //= 2
+    steps = shape.taps * cdiv(reduced, block_k)
+    wanted = target.processors // _tiles(problem, block_m, block_n)
+    splits = max(1, min(wanted, steps // LEAST_SPLIT_STEPS, 16))
+    warps = 8 if block_m * block_n >= 128 * 128 else 4
+    return Tile(block_m, block_n, block_k, stages=4, warps=warps, splits=splits)
+
+
+LEAST_SPLIT_STEPS = 4  # of a program's loop: less would be all prologue
+
+
+def _tiles(problem: Problem, block_m: int, block_n: int) -> int:
+    shape = problem.geometry
+    produced = shape.in_channels if problem.direction == "dgrad" else shape.out_channels
+    return result_box(problem, block_m).count * cdiv(produced, block_n)
+
+
+def _wgrad_tile(problem: Problem, target: Target) -> Tile:
+    shape = problem.geometry
+    block_m = power_of_two(shape.out_channels, 64, 128)
+    block_n = power_of_two(shape.in_channels, 16, 128)
+    columns = shape.taps * cdiv(shape.in_channels, block_n)
+    tiles = cdiv(shape.out_channels, block_m) * columns
+    boxes = wgrad_box(problem, 64).count
+    splits = max(1, min(2 * target.processors // tiles, boxes // LEAST_SPLIT_STEPS, 256))
+    warps = 8 if block_m * block_n >= 128 * 128 else 4
+    return Tile(block_m, block_n, 64, stages=4, warps=warps, splits=splits)

@@ -1,0 +1,231 @@
+"""Implicit matrix products whose operands come as boxes, by tensor memory access (TMA).
+
+The image tile of one filter tap is a box of the four-dimensional tensor: BOX_N images by BOX_H
+rows by BOX_W columns by BLOCK_K channels, at the tap's place. What lies outside the image the
+hardware fills with zeros, so that padding costs nothing, and no thread computes an address.
+
+The product is formed with channels before pixels, (channels, reduction) x (reduction, pixels):
+both operands then go from shared memory to the matrix unit as they were loaded.
+"""
+
+import triton
+import triton.language as tl
+
+from tconv.kernels.index import swizzled_tile
+
+
+@triton.jit(do_not_specialize=["batch", "rows", "columns", "split_steps"])
+def implicit_gemm_tma(
+    image,  # boxes of x or dy: [batch, h, w, REDUCED]; at stride 2 [batch, h/2, 2, w/2, 2 REDUCED]
+    filters,  # boxes of w: [taps, OUT_CHANNELS, IN_CHANNELS]
+    bias,  # [PRODUCED], or None
+    result,  # boxes of y or dx: [batch, rows, columns, PRODUCED]; or its address
+    batch,
+    rows,  # of the result
+    columns,
+    split_steps,  # steps of the reduction that one split takes
+    REDUCED: tl.constexpr,  # channels of the image
+    PRODUCED: tl.constexpr,  # channels of the result
+    FILTER_H: tl.constexpr,
+    FILTER_W: tl.constexpr,
+    STRIDE: tl.constexpr,  # 1 or 2
+    FIRST_H: tl.constexpr,  # where the first tap lies, seen from a pixel of the result
+    FIRST_W: tl.constexpr,
+    STEP_H: tl.constexpr,  # from one tap to the next
+    STEP_W: tl.constexpr,
+    REDUCED_FIRST: tl.constexpr,  # whether a box of filters is [BLOCK_K, BLOCK_N]
+    BOXES: tl.constexpr,  # whether the result is stored as boxes
+    NHWC: tl.constexpr,  # if not: whether its channels come last
+    SPLIT: tl.constexpr,  # whether the reduction is shared, and the result holds parts of it
+    ACCUMULATOR: tl.constexpr,
+    INDEX: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BOX_N: tl.constexpr,
+    BOX_H: tl.constexpr,
+    BOX_W: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SWIZZLE: tl.constexpr,
+):
+    """y = x * w + bias, or dx from dy and w at stride 1: taps are then walked backwards."""
+    BLOCK_M: tl.constexpr = BOX_N * BOX_H * BOX_W
+    TAPS: tl.constexpr = FILTER_H * FILTER_W
+    TAP_STEPS: tl.constexpr = (REDUCED + BLOCK_K - 1) // BLOCK_K
+    boxes_h = tl.cdiv(rows, BOX_H)
+    boxes_w = tl.cdiv(columns, BOX_W)
+    boxes = tl.cdiv(batch, BOX_N) * boxes_h * boxes_w
+    tiles_n: tl.constexpr = (PRODUCED + BLOCK_N - 1) // BLOCK_N
+    if SPLIT:
+        first_step = tl.program_id(1) * split_steps
+        last_step = tl.minimum(first_step + split_steps, TAPS * TAP_STEPS)
+        result += tl.program_id(1).to(tl.int64) * batch * rows * columns * PRODUCED
+    else:
+        first_step = 0
+        last_step = TAPS * TAP_STEPS
+
+    # What a tile needs is computed anew for each: kept, it would take the registers of a program.
+    tiles = boxes * tiles_n
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), disable_licm=True):
+        box, tile_column = swizzled_tile(tile, boxes, tiles_n, SWIZZLE)
+        image0 = box // (boxes_h * boxes_w) * BOX_N
+        row0 = box // boxes_w % boxes_h * BOX_H
+        column0 = box % boxes_w * BOX_W
+        channel0 = tile_column * BLOCK_N
+
+        accumulator = tl.zeros((BLOCK_N, BLOCK_M), ACCUMULATOR)
+        tap = first_step // TAP_STEPS
+        c = first_step % TAP_STEPS * BLOCK_K
+        h = FIRST_H + tap // FILTER_W * STEP_H
+        v = FIRST_W + tap % FILTER_W * STEP_W
+        for _ in range(first_step, last_step):
+            if STRIDE == 1:
+                pixels = image.load([image0, row0 + h, column0 + v, c])
+            else:  # rows of the view are pairs: an offset is so many pairs, and the odd one
+                pair_h = row0 + (h >> 1)
+                pair_w = column0 + (v >> 1)
+                pixels = image.load([image0, pair_h, h & 1, pair_w, (v & 1) * REDUCED + c])
+            pixels = tl.reshape(pixels, (BLOCK_M, BLOCK_K))
+            if REDUCED_FIRST:
+                w_tile = tl.trans(tl.reshape(filters.load([tap, c, channel0]), (BLOCK_K, BLOCK_N)))
+            else:
+                w_tile = tl.reshape(filters.load([tap, channel0, c]), (BLOCK_N, BLOCK_K))
+            accumulator = tl.dot(
+                w_tile, tl.trans(pixels), accumulator,
+                input_precision=PRECISION, out_dtype=ACCUMULATOR,
+            )  # fmt: skip
+            c += BLOCK_K
+            if TAPS > 1:
+                tap_done = c >= REDUCED
+                c = tl.where(tap_done, 0, c)
+                tap += tap_done.to(tl.int32)
+                v += tl.where(tap_done, STEP_W, 0)
+                row_done = v == FIRST_W + FILTER_W * STEP_W
+                v = tl.where(row_done, FIRST_W, v)
+                h += tl.where(row_done, STEP_H, 0)
+
+        channel = channel0 + tl.arange(0, BLOCK_N)
+        channel_exists = channel < PRODUCED
+        if bias is not None:
+            bias_tile = tl.load(bias + channel, mask=channel_exists, other=0.0)
+            accumulator += bias_tile.to(ACCUMULATOR)[:, None]
+        if BOXES:
+            block = tl.trans(accumulator.to(result.dtype))
+            block = tl.reshape(block, (BOX_N, BOX_H, BOX_W, BLOCK_N))
+            result.store([image0, row0, column0, channel0], block)
+        else:
+            element = tl.arange(0, BLOCK_M)
+            n = image0 + element // (BOX_H * BOX_W)
+            row = row0 + element // BOX_W % BOX_H
+            column = column0 + element % BOX_W
+            exists = (n < batch) & (row < rows) & (column < columns)
+            place = row.to(INDEX) * columns + column
+            plane = rows.to(INDEX) * columns
+            if NHWC:
+                pixel = n * plane + place
+                offset = pixel[None, :] * PRODUCED + channel[:, None]
+            else:
+                first = n * (plane * PRODUCED) + place
+                offset = first[None, :] + channel.to(INDEX)[:, None] * plane
+            mask = channel_exists[:, None] & exists[None, :]
+            tl.store(result + offset, accumulator.to(result.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["batch", "out_h", "out_w", "boxes", "split_boxes"])
+def implicit_gemm_tma_wgrad(
+    image,  # boxes of x: [batch, in_h, in_w, IN_CHANNELS]; at stride 2 its view, as above
+    gradient,  # boxes of dy: [batch, out_h, out_w, OUT_CHANNELS]; batch third if ALONG_BATCH
+    dw,  # [OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS], or channels before taps; or its parts
+    batch,
+    out_h,
+    out_w,
+    boxes,  # of pixels, in all
+    split_boxes,  # of one split
+    IN_CHANNELS: tl.constexpr,
+    OUT_CHANNELS: tl.constexpr,
+    FILTER_H: tl.constexpr,
+    FILTER_W: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
+    DW_NHWC: tl.constexpr,
+    ALONG_BATCH: tl.constexpr,  # a box is one pixel of BOX_N images; the views have batch third
+    ACCUMULATOR: tl.constexpr,
+    INDEX: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BOX_N: tl.constexpr,
+    BOX_H: tl.constexpr,
+    BOX_W: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    SWIZZLE: tl.constexpr,
+):
+    """Gradient of the filters: (filters, pixels) x (pixels, channels of one tap).
+
+    Boxes must divide the images' rows and columns: beyond them dy would be zero, but x need not,
+    and zero times infinity is no zero. Beyond the batch, or without taps and padding, both are.
+    """
+    BLOCK_K: tl.constexpr = BOX_N * BOX_H * BOX_W
+    TAPS: tl.constexpr = FILTER_H * FILTER_W
+    TAP_TILES: tl.constexpr = (IN_CHANNELS + BLOCK_N - 1) // BLOCK_N
+    tile_row, tile_column = swizzled_tile(
+        tl.program_id(0), tl.cdiv(OUT_CHANNELS, BLOCK_M), TAPS * TAP_TILES, SWIZZLE
+    )
+    split = tl.program_id(1)
+    tap = tile_column // TAP_TILES
+    c = tile_column % TAP_TILES * BLOCK_N
+    down = tap // FILTER_W * DILATION_H - PAD_H
+    right = tap % FILTER_W * DILATION_W - PAD_W
+
+    boxes_w = tl.cdiv(out_w, BOX_W)
+    boxes_h = tl.cdiv(out_h, BOX_H)
+    first = split * split_boxes
+    image0 = first // (boxes_w * boxes_h) * BOX_N
+    row0 = first // boxes_w % boxes_h * BOX_H
+    column0 = first % boxes_w * BOX_W
+    accumulator = tl.zeros((BLOCK_M, BLOCK_N), ACCUMULATOR)
+    for _ in range(first, tl.minimum(first + split_boxes, boxes)):
+        k0 = tile_row * BLOCK_M
+        h = row0 + down
+        v = column0 + right
+        if STRIDE == 2:
+            h = row0 + (down >> 1)
+            v = column0 + (right >> 1)
+            odd_h = down & 1
+            x_channel = (right & 1) * IN_CHANNELS + c
+        # Both operands reach the matrix unit unread where all but a box's last two sides are 1.
+        if ALONG_BATCH:
+            dy_box = gradient.load([row0, column0, image0, k0])
+            if STRIDE == 1:
+                x_box = image.load([h, v, image0, c])
+            else:
+                x_box = image.load([h, odd_h, v, image0, x_channel])
+        else:
+            dy_box = gradient.load([image0, row0, column0, k0])
+            if STRIDE == 1:
+                x_box = image.load([image0, h, v, c])
+            else:
+                x_box = image.load([image0, h, odd_h, v, x_channel])
+        accumulator = tl.dot(
+            tl.trans(tl.reshape(dy_box, (BLOCK_K, BLOCK_M))), tl.reshape(x_box, (BLOCK_K, BLOCK_N)),
+            accumulator, input_precision=PRECISION, out_dtype=ACCUMULATOR,
+        )  # fmt: skip
+        column0 += BOX_W
+        row_done = column0 >= out_w
+        column0 = tl.where(row_done, 0, column0)
+        row0 += tl.where(row_done, BOX_H, 0)
+        image_done = row0 >= out_h
+        row0 = tl.where(image_done, 0, row0)
+        image0 += tl.where(image_done, BOX_N, 0)
+
+    k = tile_row * BLOCK_M + tl.arange(0, BLOCK_M)
+    channel = c + tl.arange(0, BLOCK_N)
+    filter_row = (split.to(INDEX) * OUT_CHANNELS + k) * (TAPS * IN_CHANNELS)
+    if DW_NHWC:
+        place = tap * IN_CHANNELS + channel
+    else:
+        place = channel * TAPS + tap
+    mask = (k < OUT_CHANNELS)[:, None] & (channel < IN_CHANNELS)[None, :]
+    dw_offset = filter_row[:, None] + place[None, :]
+    tl.store(dw + dw_offset, accumulator.to(dw.dtype.element_ty), mask=mask)

@@ -1,0 +1,152 @@
+"""Every kernel family against the fp64 reference, over drawn geometries, dtypes and layouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from torch import Tensor
+
+from tconv import reference
+from tconv.algorithms import ALGORITHMS
+from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.ops.conv_run import prepare
+from tconv.ops.launch import recorded, target_for
+from tconv.problem import Layout, Problem
+from tconv.select import Choice
+from tconv.tile import Tile
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TARGET = target_for(DEVICE)
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw")
+
+
+def extent(most: int) -> st.SearchStrategy[int]:
+    return st.integers(1, most)
+
+
+@st.composite
+def geometries(draw: st.DrawFn, drawn: Drawn) -> ConvGeometry:
+    """Windows of every kind; images as small as one pixel, filters as large as the image."""
+    filter_h, filter_w = draw(extent(5)), draw(extent(5))
+    stride = draw(st.sampled_from(drawn.strides))
+    pad = draw(st.integers(0, 3)), draw(st.integers(0, 3))
+    dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 3)]))
+    spans = [d * (f - 1) + 1 for d, f in zip(dilation, (filter_h, filter_w), strict=True)]
+    size = [draw(extent(9)), draw(extent(9))]
+    assume(all(s + 2 * p >= span for s, p, span in zip(size, pad, spans, strict=True)))
+    groups = draw(extent(drawn.most_groups))
+    in_channels, out_channels = (draw(st.sampled_from(drawn.channels)) * groups for _ in range(2))
+    batch = draw(st.integers(0, 3))
+    window = (*stride, *pad, *dilation, groups)
+    return ConvGeometry(batch, in_channels, *size, out_channels, filter_h, filter_w, *window)
+
+
+@st.composite
+def tiles(draw: st.DrawFn) -> Tile:
+    """Small ones, so that many programs run, overhang, take turns and share reductions."""
+    blocks = [draw(st.sampled_from([16, 32])) for _ in range(3)]
+    shared = draw(st.sampled_from([{}, {"splits": 3}, {"splits": 5}, {"persistent": 2}]))
+    return Tile(*blocks, swizzle=draw(extent(3)), **shared)
+
+
+def random(*size: int, dtype: torch.dtype, layout: Layout, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(size, generator=generator, dtype=torch.float64).to(DEVICE, dtype)
+    last = torch.channels_last if layout == "nhwc" else torch.contiguous_format
+    return values.contiguous(memory_format=last) if len(size) == 4 else values
+
+
+def check(algorithm: str, problem: Problem, tile: Tile, w_layout: Layout, bias: bool) -> set[str]:
+    """One pass with one family: the right values, twice the same bits; the kernels that ran."""
+    shape = problem.geometry
+    form: dict[str, Any] = {"dtype": getattr(torch, problem.dtype), "layout": problem.layout}
+    x = random(shape.batch, shape.in_channels, shape.in_h, shape.in_w, **form, seed=1)
+    dy = random(shape.batch, shape.out_channels, shape.out_h, shape.out_w, **form, seed=2)
+    form["layout"] = w_layout
+    taps = (shape.filter_h, shape.filter_w)
+    w = random(shape.out_channels, shape.group_in_channels, *taps, **form, seed=3)
+    if problem.direction == "fprop":
+        operands = {"x": x, "w": w}
+        if bias:
+            operands["bias"] = random(shape.out_channels, **form, seed=4)
+        exact = reference.conv2d(x, w, operands.get("bias"), shape)
+        reduction = shape.taps * shape.group_in_channels
+    elif problem.direction == "dgrad":
+        operands = {"dy": dy, "w": w}
+        exact = reference.conv2d_dgrad(dy, w, shape)
+        reduction = shape.taps * shape.group_out_channels
+    else:
+        operands = {"x": x, "dy": dy}
+        exact = reference.conv2d_wgrad(x, dy, shape)
+        reduction = shape.batch * shape.out_h * shape.out_w
+    call = prepare(
+        problem, Choice(algorithm, tile), TARGET, bias and problem.direction == "fprop", w_layout
+    )
+    with recorded() as log:
+        ours = call.run(dict(operands))
+    rtol, atol = reference.tolerance(problem.dtype, reduction)
+    torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=atol)
+    assert torch.equal(ours, call.run(dict(operands)))
+    return {launch.kernel for launch in log}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a family is drawn for: most of it should be what it serves."""
+
+    channels: tuple[int, ...]  # of a group
+    most_groups: int = 1
+    layouts: tuple[Layout, ...] = LAYOUTS
+    strides: tuple[tuple[int, int], ...] = ((1, 1), (2, 2), (1, 2), (3, 2))
+
+
+FAMILIES = {
+    "implicit_gemm": Drawn((1, 3, 16, 19, 33), 3),
+    "implicit_gemm_in_place": Drawn((1, 3, 16, 19, 33), 3, layouts=("nchw",)),
+    "implicit_gemm_tma": Drawn((8, 16, 24, 48), strides=((1, 1), (1, 1), (2, 2))),
+}
+
+
+def test_every_family_is_drawn() -> None:
+    assert FAMILIES.keys() == ALGORITHMS.keys()
+
+
+@pytest.mark.parametrize("direction", PASSES)
+@pytest.mark.parametrize("algorithm", FAMILIES)
+def test_family(algorithm: str, direction: Pass) -> None:
+    family, served = FAMILIES[algorithm], 0
+
+    @settings(
+        max_examples=20,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.filter_too_much],
+    )
+    @given(
+        geometries(family),
+        st.sampled_from(DTYPES),
+        st.sampled_from(family.layouts),
+        st.sampled_from(LAYOUTS),
+        tiles(),
+        st.booleans(),
+    )
+    def drawn(
+        shape: ConvGeometry, dtype: str, layout: Layout, w_layout: Layout, tile: Tile, bias: bool
+    ) -> None:
+        nonlocal served
+        problem = Problem(shape, direction, dtype, layout)
+        assume(ALGORITHMS[algorithm].unserved(problem, TARGET) is None)
+        kernels = check(algorithm, problem, tile, w_layout, bias)
+        result = {"fprop": shape.y_elements, "dgrad": shape.x_elements, "wgrad": shape.w_elements}
+        if result[direction]:
+            served += 1
+            assert any(direction in kernel or "implicit_gemm" in kernel for kernel in kernels)
+
+    drawn()
+    assert served >= 8
