@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from tconv.algorithms import pointers, tma
+from tconv.algorithms import few_channels, pointers, tma
 from tconv.ops.launch import Plan
 from tconv.problem import Layout, Problem
 from tconv.target import Target
@@ -53,5 +53,6 @@ ALGORITHMS = {
     "implicit_gemm_in_place": Algorithm(
         pointers.unserved_in_place, pointers.heuristic, pointers.plan_in_place
     ),
+    "few_channels": Algorithm(few_channels.unserved, few_channels.heuristic, few_channels.plan),
     "implicit_gemm_tma": Algorithm(tma.unserved, tma.heuristic, tma.plan),
 }

@@ -6,6 +6,7 @@ those where they lie, as a family of its own, so that the tuner can tell which i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
@@ -58,34 +59,77 @@ def _constants(problem: Problem, tile: Tile) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Seen:
+    """x and w as a product sees them."""
+
+    x: str  # names of the tensors
+    w: str
+    in_h: int
+    in_w: int
+    pixel: int  # elements from one pixel to the next
+    taps_w: int
+    channels: int  # of one tap, in one group
+    nhwc: bool = True
+    bordered: bool = False  # by zeros, so that no tap leaves the image
+
+    @property
+    def scalars(self) -> dict[str, int]:
+        return {"in_h": self.in_h, "in_w": self.in_w}
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What a border changes, and what a product without padding is compiled for."""
+        known = {"IN_CHANNELS": self.channels, "FILTER_W": self.taps_w, "X_PIXEL": self.pixel}
+        return (
+            known
+            | {"BORDERED": self.bordered}
+            | ({"PAD_H": 0, "PAD_W": 0} if self.bordered else {})
+        )
+
+
+def _seen(problem: Problem, operands: Operands, w_layout: Layout | None, in_place: bool) -> Seen:
+    """As they are; brought channels_last first, unless read in place."""
+    shape = problem.geometry
+    x = "x" if in_place else operands.x(shape, problem.layout)
+    w = operands.w(shape, w_layout) if w_layout else ""
+    sizes = (shape.in_h, shape.in_w, shape.in_channels, shape.filter_w, shape.group_in_channels)
+    return Seen(x, w, *sizes, nhwc=not in_place)
+
+
 def _fprop(
     problem: Problem, tile: Tile, target: Target, bias: bool, w_layout: Layout, in_place: bool
 ) -> Plan:
+    operands = Operands(target, problem.dtype)
+    return fprop(problem, tile, operands, _seen(problem, operands, w_layout, in_place), bias)
+
+
+def fprop(problem: Problem, tile: Tile, operands: Operands, seen: Seen, bias: bool) -> Plan:
     """y = x * w + bias: output pixels by filters, a group an axis of its own."""
     shape, layout = problem.geometry, problem.layout
-    operands = Operands(target, problem.dtype)
-    x = "x" if in_place else operands.x(shape, layout)
-    w = operands.w(shape, w_layout)
     pixels = shape.batch * shape.out_h * shape.out_w
     tiles = cdiv(pixels, tile.block_m) * cdiv(shape.group_out_channels, tile.block_n)
-    shares = Shares.of(shape.taps * cdiv(shape.group_in_channels, tile.block_k), tile.splits)
+    taps = shape.filter_h * seen.taps_w
+    shares = Shares.of(taps * cdiv(seen.channels, tile.block_k), tile.splits)
     split = shares.splits > 1
-    taken = {"x": Pointer(x, problem.dtype), "w": Pointer(w, problem.dtype)}
+    taken = {"x": Pointer(seen.x, problem.dtype), "w": Pointer(seen.w, problem.dtype)}
     taken["y"] = workspace(problem) if split else Pointer("y", problem.dtype)
-    constants = _constants(problem, tile) | {
+    constants = _constants(problem, tile) | seen.constants
+    constants |= {
         "bias": None,
-        "X_NHWC": not in_place,
+        "X_NHWC": seen.nhwc,
         "Y_NHWC": split or layout == "nhwc",
         "SPLIT": split,
     }
     if bias and not split:
         taken["bias"] = Pointer("bias", problem.dtype)
         del constants["bias"]
+    others = shape.groups * shares.splits
     product = Launch(
         "fprop.implicit_gemm_fprop",
-        (programs(tiles, shape.groups * shares.splits, tile, target), shape.groups, shares.splits),
+        (programs(tiles, others, tile, operands.target), shape.groups, shares.splits),
         taken,
-        sizes(problem) | {"split_steps": shares.steps},
+        sizes(problem) | seen.scalars | {"split_steps": shares.steps},
         constants,
         tile.warps,
         tile.stages,
@@ -135,40 +179,48 @@ def _dgrad(
 def _wgrad(
     problem: Problem, tile: Tile, target: Target, bias: bool, w_layout: Layout, in_place: bool
 ) -> Plan:
-    """dw from x and dy: filters by (taps, channels); groups and splits of the pixels on axes."""
-    shape, layout = problem.geometry, problem.layout
     operands = Operands(target, problem.dtype)
-    x = "x" if in_place else operands.x(shape, layout)
-    dy = "dy" if in_place else operands.dy(shape, layout)
-    columns = shape.taps * shape.group_in_channels
+    seen = _seen(problem, operands, None, in_place)
+    return wgrad(problem, tile, operands, seen, w_layout)
+
+
+def wgrad(problem: Problem, tile: Tile, operands: Operands, seen: Seen, w_layout: Layout) -> Plan:
+    """dw from x and dy: filters by (taps, channels); groups and splits of the pixels on axes."""
+    shape = problem.geometry
+    dy = operands.dy(shape, problem.layout) if seen.nhwc else "dy"
+    columns = shape.filter_h * seen.taps_w * seen.channels
     box = pixel_box(tile.block_k, shape.batch, shape.out_h, shape.out_w)
     shares = Shares.of(box.count, tile.splits)
-    split = shares.splits > 1
+    in_parts = shares.splits > 1 or seen.bordered  # widened channels are dropped from the parts
+    parts = shares.splits * shape.out_channels * columns
     tiles = cdiv(shape.group_out_channels, tile.block_m) * cdiv(columns, tile.block_n)
-    constants = _constants(problem, tile) | {
+    constants = _constants(problem, tile) | seen.constants
+    constants |= {
         "BOX_N": box.images,
         "BOX_H": box.rows,
         "BOX_W": box.columns,
         "EXACT": box.exact,
-        "NHWC": not in_place,
-        "DW_NHWC": split or w_layout == "nhwc",
-        "INDEX": index_type(shape.x_elements, shape.y_elements, shares.splits * shape.w_elements),
-    }
+        "NHWC": seen.nhwc,
+        "DW_NHWC": in_parts or w_layout == "nhwc",
+        "INDEX": index_type(shape.batch * seen.in_h * seen.in_w * seen.pixel,
+                            shape.y_elements, parts),
+    }  # fmt: skip
     del constants["BLOCK_K"]
     product = Launch(
         "wgrad.implicit_gemm_wgrad",
         (tiles, shape.groups, shares.splits),
         {
-            "x": Pointer(x, problem.dtype),
+            "x": Pointer(seen.x, problem.dtype),
             "dy": Pointer(dy, problem.dtype),
-            "dw": workspace(problem) if split else Pointer("dw", problem.dtype),
+            "dw": workspace(problem) if in_parts else Pointer("dw", problem.dtype),
         },
-        sizes(problem) | {"boxes": box.count, "split_boxes": shares.steps},
+        sizes(problem) | seen.scalars | {"boxes": box.count, "split_boxes": shares.steps},
         constants,
         tile.warps,
         tile.stages,
     )
-    return operands.plan(product, problem, "dw", w_layout, shares.splits)
+    width = seen.pixel if seen.bordered else None
+    return operands.plan(product, problem, "dw", w_layout, shares.splits, width=width)
 
 
 _PLANS = {"fprop": _fprop, "dgrad": _dgrad, "wgrad": _wgrad}

@@ -43,16 +43,25 @@ def _extent(problem: Problem, result: str) -> tuple[int, int, int]:
     return shape.group_in_channels, shape.taps, shape.w_elements
 
 
-def parts_buffer(problem: Problem, result: str, splits: int) -> Buffer:
-    """Memory for the parts: [splits, images or filters, plane, channels]."""
-    elements = _extent(problem, result)[2]
+def parts_buffer(problem: Problem, result: str, splits: int, width: int | None = None) -> Buffer:
+    """Memory for the parts: [splits, images or filters, plane, channels or ``width``]."""
+    channels, _, elements = _extent(problem, result)
+    elements = elements // channels * (width or channels)
     return Buffer(splits * elements, workspace_dtype(problem.dtype))
 
 
 def add_parts(
-    problem: Problem, total: str, layout: Layout, splits: int, has_bias: bool = False
+    problem: Problem,
+    total: str,
+    layout: Layout,
+    splits: int,
+    has_bias: bool = False,
+    width: int | None = None,
 ) -> Launch:
-    """``total`` (y, dx or dw, in ``layout``) from its parts, which are channels_last."""
+    """``total`` (y, dx or dw, in ``layout``) from its parts, which are channels_last.
+
+    They may have ``width`` channels, more than the result.
+    """
     channels, plane, elements = _extent(problem, total)
     operands = {"workspace": workspace(problem), "total": Pointer(total, problem.dtype)}
     if has_bias:
@@ -60,8 +69,9 @@ def add_parts(
     constants = {
         "PLANE": plane,
         "CHANNELS": channels,
+        "WIDTH": width or channels,
         "PLANE_FIRST": layout == "nhwc",
-        "INDEX": index_type(splits * elements),
+        "INDEX": index_type(splits * elements // channels * (width or channels)),
         "BLOCK": SUM_BLOCK,
     }
     return Launch(

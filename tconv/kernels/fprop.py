@@ -7,6 +7,10 @@ Rows of the product are output pixels (n, p, q), columns are filters k, and the 
 runs over filter taps (r, s) and channels c. No patch matrix is ever formed: a tile of it is
 gathered from x, one tap and BLOCK_K channels a step.
 
+Where x has few channels, it comes widened and with a border of zeros (see relayout.widen), and
+a row of the filter counts as one tap: its pixels lie side by side, so that the "channels" of a
+tap are FILTER_W pixels, and those of neighbouring taps overlap.
+
 A program may take several tiles in turn (persistent: fewer programs than tiles), and several
 programs may share one reduction (splits), each writing its part of y to a workspace.
 """
@@ -41,6 +45,8 @@ def implicit_gemm_fprop(
     DILATION_H: tl.constexpr,
     DILATION_W: tl.constexpr,
     X_NHWC: tl.constexpr,
+    X_PIXEL: tl.constexpr,  # elements of x from one pixel to the next, where channels come last
+    BORDERED: tl.constexpr,  # whether x has a border that no tap leaves
     Y_NHWC: tl.constexpr,
     SPLIT: tl.constexpr,  # whether the reduction is shared, and y holds parts of it
     ACCUMULATOR: tl.constexpr,
@@ -59,8 +65,8 @@ def implicit_gemm_fprop(
     ONE_WORD: tl.constexpr = TAPS <= 31
     TWO_WORDS: tl.constexpr = FILTER_H <= 31 and FILTER_W <= 31
     if X_NHWC:
-        PIXEL: tl.constexpr = GROUPS * IN_CHANNELS  # elements of x from one pixel to the next
-        x_channel = 1  # and from one channel to the next
+        PIXEL: tl.constexpr = X_PIXEL
+        x_channel = 1  # elements from one channel to the next
     else:
         PIXEL: tl.constexpr = 1
         x_channel = in_h * in_w
@@ -91,7 +97,9 @@ def implicit_gemm_fprop(
         top = (place // out_w) * STRIDE_H - PAD_H
         left = (place % out_w) * STRIDE_W - PAD_W
         # Which taps of a pixel's window lie on the image: asked once here, not at every step.
-        if ONE_WORD:
+        if BORDERED:
+            inside = exists
+        elif ONE_WORD:
             columns_inside = inside_bits(left, in_w, FILTER_W, DILATION_W)
             taps_inside = columns_inside * 0
             for r in tl.static_range(FILTER_H):
@@ -101,7 +109,10 @@ def implicit_gemm_fprop(
             rows_inside = tl.where(exists, inside_bits(top, in_h, FILTER_H, DILATION_H), 0)
             columns_inside = inside_bits(left, in_w, FILTER_W, DILATION_W)
 
-        x_image = image * (GROUPS * IN_CHANNELS) * in_h * in_w
+        if X_NHWC:
+            x_image = image * X_PIXEL * in_h * in_w
+        else:
+            x_image = image * (GROUPS * IN_CHANNELS) * in_h * in_w
         x_first = x_image + (top * in_w + left) * PIXEL + group * IN_CHANNELS * x_channel
         x_pointers = x + (x_first[:, None] + (channel * x_channel)[None, :])
         filter_index = column * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -120,7 +131,9 @@ def implicit_gemm_fprop(
         w_offset = tap * IN_CHANNELS + c
         tap_bit = 1 << tap
         for _ in range(first_step, last_step):
-            if ONE_WORD:
+            if BORDERED:
+                pass
+            elif ONE_WORD:
                 inside = (taps_inside & tap_bit) != 0
             elif TWO_WORDS:
                 inside = ((rows_inside >> tap_h) & (columns_inside >> tap_w) & 1) != 0

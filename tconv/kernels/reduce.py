@@ -6,13 +6,14 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["elements", "splits"])
 def add_splits(
-    workspace,  # [splits, rows, PLANE, CHANNELS], elements = rows PLANE CHANNELS
+    workspace,  # [splits, rows, PLANE, WIDTH]
     bias,  # [CHANNELS], or None
-    total,  # [rows, PLANE, CHANNELS], or channels before the plane
+    total,  # [rows, PLANE, CHANNELS], elements in all, or channels before the plane
     elements,
     splits,
     PLANE: tl.constexpr,  # pixels of an image, or taps of a filter
     CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,  # at least CHANNELS: what lies beyond is dropped
     PLANE_FIRST: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -21,11 +22,11 @@ def add_splits(
     element = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
     exists = element < elements
     sums = tl.zeros((BLOCK,), workspace.dtype.element_ty)
-    parts = workspace + element
+    channel = element % CHANNELS
+    parts = workspace + (element // CHANNELS * WIDTH + channel)
     for _ in range(0, splits):
         sums += tl.load(parts, mask=exists, other=0.0)
-        parts += elements
-    channel = element % CHANNELS
+        parts += elements // CHANNELS * WIDTH
     if bias is not None:
         sums += tl.load(bias + channel, mask=exists, other=0.0).to(sums.dtype)
     if PLANE_FIRST:

@@ -1,10 +1,4 @@
-"""A change of memory layout: channels brought to lie side by side.
-
-    wide[n, p, c] = narrow[n, c, p]   (or narrow[n, p, c], where only the pixel is to be wider)
-
-Every pixel gets WIDTH channels; those that narrow has not are zero. A tile is read along the
-one layout and written along the other, so that both sides move whole lines of memory.
-"""
+"""Changes of memory layout that come before a product: memory-bound, one pass each."""
 
 import triton
 import triton.language as tl
@@ -12,32 +6,61 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["plane"])
 def to_channels_last(
-    narrow,  # [images, CHANNELS, plane], or channels after the plane
-    wide,  # [images, plane, WIDTH]
+    contiguous,  # [images, CHANNELS, plane]
+    last,  # [images, plane, CHANNELS]
     plane,  # pixels of an image, or taps of a filter
     CHANNELS: tl.constexpr,
-    WIDTH: tl.constexpr,  # at least CHANNELS
-    CHANNELS_FIRST: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr,  # pixels
     BLOCK_N: tl.constexpr,  # channels
 ):
-    tiles_n: tl.constexpr = (WIDTH + BLOCK_N - 1) // BLOCK_N
+    """A tile is read along the one layout and written along the other, whole lines of memory."""
+    tiles_n: tl.constexpr = (CHANNELS + BLOCK_N - 1) // BLOCK_N
     tiles = tl.cdiv(plane, BLOCK_M) * tiles_n  # of one image
     image = (tl.program_id(0) // tiles).to(INDEX)
     tile = tl.program_id(0) % tiles
     pixel = tile // tiles_n * BLOCK_M + tl.arange(0, BLOCK_M)
     channel = tile % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    inside = pixel < plane
-    exists = channel < CHANNELS
+    first = image * plane * CHANNELS
+    mask = (channel < CHANNELS)[:, None] & (pixel < plane)[None, :]
+    offset = channel.to(INDEX)[:, None] * plane + pixel[None, :]
+    block = tl.load(contiguous + first + offset, mask=mask, other=0.0)
+    offset = pixel.to(INDEX)[:, None] * CHANNELS + channel[None, :]
+    tl.store(last + first + offset, tl.trans(block), mask=tl.trans(mask))
+
+
+@triton.jit(do_not_specialize=["rows", "columns", "wide_rows", "wide_columns", "elements"])
+def widen(
+    narrow,  # [images, rows, columns, CHANNELS], or channels before rows
+    wide,  # [images, wide_rows, wide_columns, WIDTH], elements in all
+    rows,
+    columns,
+    wide_rows,
+    wide_columns,
+    elements,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,  # at least CHANNELS
+    CHANNELS_FIRST: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Images of few channels with a border of zeros, and each pixel widened with zeros.
+
+    What reads them needs no mask for padding, and finds the pixels of a filter's row side by side.
+    """
+    element = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
+    channel = element % WIDTH
+    pixel = element // WIDTH
+    row = pixel // wide_columns % wide_rows - PAD_H
+    column = pixel % wide_columns - PAD_W
+    image = pixel // wide_columns // wide_rows
+    inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
     if CHANNELS_FIRST:
-        offset = channel.to(INDEX)[:, None] * plane + pixel[None, :]
-        source = narrow + image * CHANNELS * plane + offset
-        block = tl.trans(tl.load(source, mask=exists[:, None] & inside[None, :], other=0.0))
+        source = ((image * CHANNELS + channel) * rows + row) * columns + column
     else:
-        offset = pixel.to(INDEX)[:, None] * CHANNELS + channel[None, :]
-        source = narrow + image * plane * CHANNELS + offset
-        block = tl.load(source, mask=inside[:, None] & exists[None, :], other=0.0)
-    offset = pixel.to(INDEX)[:, None] * WIDTH + channel[None, :]
-    mask = inside[:, None] & (channel < WIDTH)[None, :]
-    tl.store(wide + image * plane * WIDTH + offset, block, mask=mask)
+        source = ((image * rows + row) * columns + column) * CHANNELS + channel
+    exists = element < elements
+    mask = inside & (channel < CHANNELS) & exists
+    tl.store(wide + element, tl.load(narrow + source, mask=mask, other=0.0), mask=exists)

@@ -44,6 +44,8 @@ def implicit_gemm_wgrad(
     DILATION_H: tl.constexpr,
     DILATION_W: tl.constexpr,
     NHWC: tl.constexpr,
+    X_PIXEL: tl.constexpr,  # elements of x from one pixel to the next, where channels come last
+    BORDERED: tl.constexpr,  # whether x has a border that no tap leaves
     DW_NHWC: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
@@ -60,12 +62,12 @@ def implicit_gemm_wgrad(
     # A tile within one tap needs one address a pixel; one across taps, an address an element.
     ONE_TAP: tl.constexpr = IN_CHANNELS % BLOCK_N == 0
     if NHWC:
-        X_PIXEL: tl.constexpr = GROUPS * IN_CHANNELS  # elements from one pixel to the next
+        PIXEL: tl.constexpr = X_PIXEL
         Y_PIXEL: tl.constexpr = GROUPS * OUT_CHANNELS
-        x_channel = 1  # and from one channel to the next
+        x_channel = 1  # elements from one channel to the next
         y_channel = 1
     else:
-        X_PIXEL: tl.constexpr = 1
+        PIXEL: tl.constexpr = 1
         Y_PIXEL: tl.constexpr = 1
         x_channel = in_h * in_w
         y_channel = out_h * out_w
@@ -92,18 +94,21 @@ def implicit_gemm_wgrad(
     n = element // (BOX_W * BOX_H)
     p = element // BOX_W % BOX_H
     q = element % BOX_W
-    x_image = in_h.to(INDEX) * in_w * (GROUPS * IN_CHANNELS)
+    if NHWC:
+        x_image = in_h.to(INDEX) * in_w * X_PIXEL
+    else:
+        x_image = in_h.to(INDEX) * in_w * (GROUPS * IN_CHANNELS)
     y_image = out_h.to(INDEX) * out_w * (GROUPS * OUT_CHANNELS)
-    x_first = n * x_image + (p * STRIDE_H * in_w + q * STRIDE_W) * X_PIXEL
+    x_first = n * x_image + (p * STRIDE_H * in_w + q * STRIDE_W) * PIXEL
     x_column = (column - tap * IN_CHANNELS + group * IN_CHANNELS).to(INDEX) * x_channel
-    x_column += (down * in_w + right) * X_PIXEL
+    x_column += (down * in_w + right) * PIXEL
     x_pointers = x + (x_first[:, None] + x_column[None, :])
     y_first = n * y_image + (p * out_w + q) * Y_PIXEL
     y_column = (group * OUT_CHANNELS + filter_index).to(INDEX) * y_channel
     dy_pointers = dy + (y_first[:, None] + y_column[None, :])
     if ONE_TAP:
-        row = p * STRIDE_H + down
-        col = q * STRIDE_W + right
+        row = (p * STRIDE_H + down)[:, None]
+        col = (q * STRIDE_W + right)[:, None]
     else:
         row = (p * STRIDE_H)[:, None] + down[None, :]
         col = (q * STRIDE_W)[:, None] + right[None, :]
@@ -115,31 +120,29 @@ def implicit_gemm_wgrad(
     image0 = first // (boxes_w * boxes_h) * BOX_N
     p0 = first // boxes_w % boxes_h * BOX_H
     q0 = first % boxes_w * BOX_W
-    x_offset = image0 * x_image + (p0 * STRIDE_H * in_w + q0 * STRIDE_W) * X_PIXEL
+    x_offset = image0 * x_image + (p0 * STRIDE_H * in_w + q0 * STRIDE_W) * PIXEL
     y_offset = image0 * y_image + (p0 * out_w + q0) * Y_PIXEL
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), ACCUMULATOR)
     for _ in range(first, tl.minimum(first + split_boxes, boxes)):
-        inside = is_inside(row + p0 * STRIDE_H, in_h) & is_inside(col + q0 * STRIDE_W, in_w)
-        if not EXACT:
-            exists = (n + image0 < batch) & (p + p0 < out_h) & (q + q0 < out_w)
-        if ONE_TAP:
-            if not EXACT:
-                inside &= exists
-            x_tile = tl.load(x_pointers + x_offset, mask=inside[:, None], other=0.0)
+        if EXACT:
+            exists = (element >= 0)[:, None]
         else:
-            if not EXACT:
-                inside &= exists[:, None]
-            mask = inside & column_exists[None, :]
-            x_tile = tl.load(x_pointers + x_offset, mask=mask, other=0.0)
+            exists = ((n + image0 < batch) & (p + p0 < out_h) & (q + q0 < out_w))[:, None]
+        mask = exists
+        if not BORDERED:
+            mask &= is_inside(row + p0 * STRIDE_H, in_h) & is_inside(col + q0 * STRIDE_W, in_w)
+        if not ONE_TAP:
+            mask &= column_exists[None, :]
+        x_tile = tl.load(x_pointers + x_offset, mask=mask, other=0.0)
         if OUT_CHANNELS % BLOCK_M == 0:
             if EXACT:
                 dy_tile = tl.load(dy_pointers + y_offset)
             else:
-                dy_tile = tl.load(dy_pointers + y_offset, mask=exists[:, None], other=0.0)
+                dy_tile = tl.load(dy_pointers + y_offset, mask=exists, other=0.0)
         else:
             mask = filter_exists[None, :]
             if not EXACT:
-                mask &= exists[:, None]
+                mask &= exists
             dy_tile = tl.load(dy_pointers + y_offset, mask=mask, other=0.0)
         accumulator = tl.dot(
             tl.trans(dy_tile), x_tile, accumulator,
@@ -150,13 +153,13 @@ def implicit_gemm_wgrad(
         p0 += tl.where(row_done, BOX_H, 0)
         image_done = p0 >= out_h
         # A row of boxes that overhangs out_w has gone further than the row of pixels.
-        x_next_row = (BOX_H * STRIDE_H * in_w - (boxes_w - 1) * BOX_W * STRIDE_W) * X_PIXEL
+        x_next_row = (BOX_H * STRIDE_H * in_w - (boxes_w - 1) * BOX_W * STRIDE_W) * PIXEL
         y_next_row = (BOX_H * out_w - (boxes_w - 1) * BOX_W) * Y_PIXEL
-        x_next_image = x_next_row + BOX_N * x_image - boxes_h * (BOX_H * STRIDE_H * X_PIXEL) * in_w
+        x_next_image = x_next_row + BOX_N * x_image - boxes_h * (BOX_H * STRIDE_H * PIXEL) * in_w
         y_next_image = y_next_row + BOX_N * y_image - boxes_h * (BOX_H * Y_PIXEL) * out_w
         x_next = tl.where(image_done, x_next_image, x_next_row)
         y_next = tl.where(image_done, y_next_image, y_next_row)
-        x_offset += tl.where(row_done, x_next, BOX_W * STRIDE_W * X_PIXEL)
+        x_offset += tl.where(row_done, x_next, BOX_W * STRIDE_W * PIXEL)
         y_offset += tl.where(row_done, y_next, BOX_W * Y_PIXEL)
         image0 += tl.where(image_done, BOX_N, 0)
         q0 = tl.where(row_done, 0, q0)

@@ -109,6 +109,7 @@ class Drawn:
 FAMILIES = {
     "implicit_gemm": Drawn((1, 3, 16, 19, 33), 3),
     "implicit_gemm_in_place": Drawn((1, 3, 16, 19, 33), 3, layouts=("nchw",)),
+    "few_channels": Drawn((1, 2, 3, 4, 7)),
     "implicit_gemm_tma": Drawn((8, 16, 24, 48), strides=((1, 1), (1, 1), (2, 2))),
 }
 
@@ -121,6 +122,8 @@ def test_every_family_is_drawn() -> None:
 @pytest.mark.parametrize("algorithm", FAMILIES)
 def test_family(algorithm: str, direction: Pass) -> None:
     family, served = FAMILIES[algorithm], 0
+    if (algorithm, direction) == ("few_channels", "dgrad"):
+        return  # it serves none
 
     @settings(
         max_examples=20,
