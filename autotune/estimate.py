@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from autotune.space import BOXED, REGISTERS_PER_THREAD, accumulator_registers, shared_bytes
+from autotune.product import product_of
+from autotune.space import REGISTERS_PER_THREAD, accumulator_registers, shared_bytes, sums
 from autotune.trial import Resources
+from tconv.algorithms import BOXED, DIRECT, FEW_CHANNELS, IN_PLACE, few_channels
 from tconv.problem import Problem
 from tconv.select import Choice
 from tconv.target import Target
@@ -14,7 +16,6 @@ from tconv.tile import Tile
 
 # Hardware facts: CUDA C++ Programming Guide ("Compute Capabilities"), CDNA3 ISA guide.
 REGISTER_GRAIN = {"cuda": 8, "hip": 8}  # a thread's registers are allotted in eights
-IN_PLACE = "implicit_gemm_in_place"  # the family that reads contiguous tensors where they lie
 SCHEDULERS = 4  # a processor's register file and warps are shared among four, evenly
 RESERVED_SHARED = {"cuda": 1024, "hip": 0}  # bytes a program, for the system
 SHARED_GRAIN = 128  # bytes
@@ -28,6 +29,10 @@ REGISTERS_BESIDE_ACCUMULATOR = 40
 # Of the loop that boxes feed (9 compiled kernels, sm_90): no thread computes an address.
 BOXED_INSTRUCTIONS, BOXED_PER_PRODUCT, BOXED_REGISTERS = 86.0, 3.0, 27
 REGISTERS_PER_LOAD = {"fprop": 4, "dgrad": 8, "wgrad": 4}
+# Of direct sums (24 compiled kernels, sm_90, LeNet-5's layers): a load brings its mask and, in 16
+# bits, a conversion; all loads of a step wait in registers.
+DIRECT_INSTRUCTIONS, DIRECT_WGRAD_INSTRUCTIONS, DIRECT_PER_LOAD = 60.0, 110.0, 1.6
+DIRECT_REGISTERS = 40
 
 
 def loads_per_step(choice: Choice, problem: Problem, target: Target) -> tuple[float, float]:
@@ -46,7 +51,15 @@ def loads_per_step(choice: Choice, problem: Problem, target: Target) -> tuple[fl
         return math.gcd(widest, neighbours) if neighbours % block else min(widest, block)
 
     reduced, produced = shape.group_in_channels, shape.group_out_channels
-    if choice.algorithm == IN_PLACE:
+    if choice.algorithm == DIRECT:
+        return _direct_loads(choice, problem, target)
+    if choice.algorithm == FEW_CHANNELS:  # widened pixels lie side by side, any of them first
+        pixel = min(widest, few_channels.pixel_width(problem))
+        row = width(few_channels.row_length(problem), tile.block_k)
+        widths = (pixel, row) if problem.direction == "fprop" else (
+            width(produced, tile.block_m), pixel
+        )  # fmt: skip
+    elif choice.algorithm == IN_PLACE:
         filters = width(reduced, tile.block_k if problem.direction == "fprop" else tile.block_n)
         widths = 1, 1 if problem.direction == "wgrad" else filters
     elif problem.direction == "fprop":
@@ -54,16 +67,32 @@ def loads_per_step(choice: Choice, problem: Problem, target: Target) -> tuple[fl
     elif problem.direction == "dgrad":
         widths = width(produced, tile.block_k), width(reduced, tile.block_n)
     else:
-        columns = 1 if spans_taps(tile, problem) else width(reduced, tile.block_n)
+        columns = 1 if spans_taps(choice, problem) else width(reduced, tile.block_n)
         widths = width(produced, tile.block_m), columns
     first = tile.block_m * tile.block_k / widths[0] / threads
     return first, tile.block_k * tile.block_n / widths[1] / threads
 
 
-def spans_taps(tile: Tile, problem: Problem) -> bool:
-    """Whether a tile of wgrad's columns lies across filter taps."""
-    columns = problem.geometry.group_in_channels
-    return problem.direction == "wgrad" and columns % tile.block_n != 0
+def _direct_loads(choice: Choice, problem: Problem, target: Target) -> tuple[float, float]:
+    """The same where each thread loads what its own sums need, an element at a time."""
+    tile = choice.tile
+    threads = tile.warps * target.warp_size
+    if problem.direction == "wgrad":
+        pixels = max(1.0, tile.block_k / threads)
+        others = tile.block_m * tile.block_n * tile.block_k / threads / pixels
+        filters = min(tile.block_m, others)
+        return pixels * filters, pixels * others / filters
+    pixels = max(1.0, tile.block_m / threads)
+    channels = sums(choice, problem) / threads / pixels
+    taps = problem.geometry.filter_w
+    return pixels * taps, channels * taps
+
+
+def spans_taps(choice: Choice, problem: Problem) -> bool:
+    """Whether a tile of wgrad's columns lies across filter taps, a mask for each element."""
+    if problem.direction != "wgrad" or choice.algorithm in (FEW_CHANNELS, DIRECT):
+        return False
+    return problem.geometry.group_in_channels % choice.tile.block_n != 0
 
 
 def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Resources:
@@ -73,17 +102,19 @@ def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Res
     shared = shared_bytes(choice, problem, target)
     if choice.algorithm == BOXED:
         products = matrix_instructions(as_issued(choice, problem), problem, target)
-        registers = accumulator_registers(tile, problem, target) + BOXED_REGISTERS
+        registers = accumulator_registers(choice, problem, target) + BOXED_REGISTERS
         spilled = max(0, registers - limit) * 4
         steps = round(BOXED_INSTRUCTIONS + BOXED_PER_PRODUCT * products)
         return Resources(min(limit, registers), spilled, shared, steps)
     first, second = loads_per_step(choice, problem, target)
+    if choice.algorithm == DIRECT:
+        return _direct_resources(choice, problem, target, first + second)
     per_first, per_second = INSTRUCTIONS_PER_LOAD[problem.direction]
-    if spans_taps(tile, problem):
+    if spans_taps(choice, problem):
         per_second = INSTRUCTIONS_ACROSS_TAPS
     instructions = LOOP_INSTRUCTIONS[problem.direction] + per_first * first + per_second * second
     instructions += matrix_instructions(tile, problem, target)
-    registers = accumulator_registers(tile, problem, target) + REGISTERS_BESIDE_ACCUMULATOR
+    registers = accumulator_registers(choice, problem, target) + REGISTERS_BESIDE_ACCUMULATOR
     registers += round(REGISTERS_PER_LOAD[problem.direction] * (first + second))
     return Resources(
         registers=min(limit, registers),
@@ -91,6 +122,20 @@ def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Res
         shared_bytes=shared,
         instructions=round(instructions),
     )
+
+
+def _direct_resources(choice: Choice, problem: Problem, target: Target, loads: float) -> Resources:
+    limit = REGISTERS_PER_THREAD.get(target.backend, 255)
+    outputs = accumulator_registers(choice, problem, target)
+    registers = DIRECT_REGISTERS + outputs + round(1.2 * loads)
+    conversions = loads if problem.itemsize == 2 else 0.0
+    forward = problem.direction != "wgrad"
+    instructions = DIRECT_INSTRUCTIONS if forward else DIRECT_WGRAD_INSTRUCTIONS
+    instructions += DIRECT_PER_LOAD * loads + conversions
+    instructions += outputs * product_of(problem, DIRECT).step_taps
+    # Loads wait for registers before anything is spilled: only the sums must stay.
+    spilled = max(0, DIRECT_REGISTERS + outputs - limit) * 4
+    return Resources(min(limit, registers), spilled, 0, round(instructions))
 
 
 def as_issued(choice: Choice, problem: Problem) -> Tile:

@@ -20,13 +20,14 @@ from autotune.estimate import (
     WGMMA_ROWS,
     as_issued,
     estimated_resources,
+    loads_per_step,
     resident_programs,
     uses_wgmma,
 )
 from autotune.product import Product, cdiv, product_of
 from autotune.space import LEAST_DOT, accumulator_words
 from autotune.trial import Resources
-from tconv.algorithms import ALGORITHMS
+from tconv.algorithms import ALGORITHMS, DIRECT
 from tconv.problem import ITEMSIZE, Problem
 from tconv.select import Choice
 from tconv.target import Target
@@ -42,6 +43,7 @@ class Constants:
     issue_share: float = 0.7  # of those slots that can be filled
     clocks_per_instruction: float = 2.5  # between two instructions of one warp, on average
     memory_latency_clocks: float = 700.0  # from DRAM or a distant L2 slice to shared memory
+    l1_latency_clocks: float = 40.0
     shared_bytes_per_clock: float = 128.0  # a processor (CUDA C++ Programming Guide: 32 banks x 4)
     l2_share: float = 0.9  # of the L2's rate
     l2_bytes_per_clock: float = 64.0  # that one processor can take
@@ -87,6 +89,27 @@ def _shared_traffic(tile: Tile, problem: Problem, target: Target) -> float:
     return (reads + m * k + k * n) * problem.itemsize
 
 
+def _loaded_lines(choice: Choice, problem: Problem, target: Target) -> float:
+    """Lines of the L1 that a step of direct sums touches, a clock each.
+
+    Threads lie along pixels: a warp's load is of as many lines as its pixels lie on.
+    """
+    shape, tile = problem.geometry, choice.tile
+    first, second = loads_per_step(choice, problem, target)
+    if problem.layout == "nchw":
+        lines = shape.stride_w
+    elif problem.direction == "dgrad":
+        lines = shape.out_channels
+    else:
+        lines = shape.stride_w * shape.in_channels
+    lines = min(target.warp_size, max(1, lines * problem.itemsize // 4))
+    if problem.direction == "wgrad":
+        filters = shape.out_channels if problem.layout == "nhwc" else 1
+        filters = min(target.warp_size, max(1, filters * problem.itemsize // 4))
+        return tile.warps * (first * filters + second * lines)
+    return tile.warps * (first * lines + second)
+
+
 def _step_clocks(
     choice: Choice,
     problem: Problem,
@@ -101,12 +124,16 @@ def _step_clocks(
     ``processors`` are those at work: the L2's rate is shared among them.
     """
     known, tile, issued = CONSTANTS, choice.tile, as_issued(choice, problem)
-    flops = 2.0 * tile.block_m * tile.block_n * tile.block_k * resident
+    products = tile.block_m * tile.block_n * tile.block_k * product.step_taps
+    flops = 2.0 * products * resident
     # Below 64 rows, or a whole warp group, sm_90 falls back to an instruction of half the rate.
     newer = target.backend == "cuda" and int(target.arch[3:]) >= 90
-    tensor = problem.arithmetic not in ("float32", "float64")
+    arithmetic = problem.arithmetic
+    if choice.algorithm == DIRECT:
+        arithmetic = "float64" if problem.dtype == "float64" else "float32"
+    tensor = arithmetic not in ("float32", "float64")
     narrow = 2.0 if newer and tensor and not uses_wgmma(issued, problem, target) else 1.0
-    peak = target.peak_tflops[problem.arithmetic] * 1e3 / target.processors / target.clock_ghz
+    peak = target.peak_tflops[arithmetic] * 1e3 / target.processors / target.clock_ghz
     l2_rate = target.l2_gbps * known.l2_share / processors / target.clock_ghz
     l2_rate = min(l2_rate, known.l2_bytes_per_clock)
     fetched = _fetched_bytes(tile, problem, product) * resident
@@ -115,12 +142,17 @@ def _step_clocks(
     alone = resources.instructions * known.clocks_per_instruction
     alone += resources.spill_bytes * known.spill_clocks
     open_latency = known.memory_latency_clocks / deep
+    if choice.algorithm == DIRECT:
+        if problem.direction != "wgrad":  # the rows under a filter were mostly seen before
+            rows = problem.geometry.filter_h
+            open_latency = known.l1_latency_clocks + known.memory_latency_clocks / rows
+        traffic = _loaded_lines(choice, problem, target) * known.shared_bytes_per_clock
+    else:
+        traffic = _shared_traffic(issued, problem, target)
     return {
-        "tensor cores": flops * narrow / (peak * known.matrix_share),
+        "tensor cores" if tensor else "multiply-adds": flops * narrow / (peak * known.matrix_share),
         "issue": instructions / (known.issue_per_clock * known.issue_share),
-        "shared memory": _shared_traffic(issued, problem, target)
-        * resident
-        / known.shared_bytes_per_clock,
+        "shared memory": traffic * resident / known.shared_bytes_per_clock,
         "L2": fetched / l2_rate,
         "latency": max(alone, open_latency) if tile.stages > 1 else alone + open_latency,
     }

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from autotune.product import Product, cdiv, power_of_two, product_of
+from tconv.algorithms import BOXED, DIRECT, FEW_CHANNELS, GENERAL, IN_PLACE
 from tconv.problem import Problem
 from tconv.select import Choice, serves
 from tconv.target import Target
@@ -73,13 +74,34 @@ def _tma_axes(problem: Problem) -> Axes:
     return TMA_AXES
 
 
+# Without the matrix unit: any block will do, and no pipeline hides what the L1 delivers.
+DIRECT_AXES = Axes(
+    block_m=(64, 128, 256, 512, 1024),
+    block_n=(1, 2, 4, 8, 16, 32),
+    block_k=(1,),
+    stages=(1,),
+    swizzle=(8,),
+)
+DIRECT_WGRAD_AXES = replace(
+    DIRECT_AXES,
+    block_m=(1, 2, 4, 8, 16),
+    block_k=(64, 128, 256, 512),
+    splits=WGRAD_AXES.splits,
+)
+
+
+def _direct_axes(problem: Problem) -> Axes:
+    return DIRECT_WGRAD_AXES if problem.direction == "wgrad" else DIRECT_AXES
+
+
 AXES: dict[str, Callable[[Problem], Axes]] = {
-    "implicit_gemm": _pointer_axes,
-    "implicit_gemm_in_place": _pointer_axes,
-    "implicit_gemm_tma": _tma_axes,
+    GENERAL: _pointer_axes,
+    IN_PLACE: _pointer_axes,
+    FEW_CHANNELS: _pointer_axes,
+    DIRECT: _direct_axes,
+    BOXED: _tma_axes,
 }
 
-BOXED = "implicit_gemm_tma"  # the family whose operands come as boxes
 LEAST_BOXED = 64  # rows of the matrix instruction that reads them
 LEAST_DOT = 16  # the narrowest operand that tl.dot takes, on each axis
 MOST_THREADS = 1024  # a program, on NVIDIA and AMD alike
@@ -87,6 +109,7 @@ MMA_OUTPUTS = 16 * 8  # of the smallest matrix instruction that a warp issues (m
 # A thread's architectural registers: 255 on NVIDIA (CUDA C++ Programming Guide, "Compute
 # Capabilities"); 512 vector and accumulation registers on CDNA3.
 REGISTERS_PER_THREAD = {"cuda": 255, "hip": 512}
+MOST_SUMS = 96  # a thread's, where the same thread loads for them
 ROUNDS_OF_SPLITS = 8  # splits may fill the processors so many times; beyond, they only add traffic
 HIP_STAGES = 3  # local memory of 64 KiB holds no deeper pipeline of useful tiles
 DEFAULT_SWIZZLE = 8
@@ -101,6 +124,9 @@ class Case:
     product: Product
     target: Target
 
+    def choice(self, tile: Tile) -> Choice:
+        return Choice(self.algorithm, tile)
+
 
 def accumulator_words(problem: Problem) -> int:
     """32-bit registers of one accumulator: fp64 takes two, all else accumulates in fp32."""
@@ -114,6 +140,8 @@ def shared_bytes(choice: Choice, problem: Problem, target: Target) -> int:
     From sm_90 the matrix unit reads a buffer that must outlive the step: ``stages`` buffers.
     Before that, and on AMD, operands pass through registers: one buffer fewer.
     """
+    if choice.algorithm == DIRECT:
+        return 0
     tile = choice.tile
     elements = tile.block_m * tile.block_k + tile.block_k * tile.block_n
     lasting = target.backend == "cuda" and int(target.arch[3:]) >= 90
@@ -129,21 +157,28 @@ def shared_bytes(choice: Choice, problem: Problem, target: Target) -> int:
 BARRIERS = 64  # bytes, at most: eight for each stage
 
 
-def accumulator_registers(tile: Tile, problem: Problem, target: Target) -> int:
-    """Registers a thread that the block of outputs takes: its words over the threads."""
-    words = tile.block_m * tile.block_n * accumulator_words(problem)
-    return cdiv(words, tile.warps * target.warp_size)
+def sums(choice: Choice, problem: Problem) -> int:
+    """Sums that a program keeps: its outputs; directly, wgrad's for every pixel of a step."""
+    tile = choice.tile
+    each = tile.block_k if choice.algorithm == DIRECT and problem.direction == "wgrad" else 1
+    return tile.block_m * tile.block_n * each
+
+
+def accumulator_registers(choice: Choice, problem: Problem, target: Target) -> int:
+    """Registers a thread that its sums take."""
+    words = sums(choice, problem) * accumulator_words(problem)
+    return cdiv(words, choice.tile.warps * target.warp_size)
 
 
 def _dot(tile: Tile, case: Case) -> bool:
-    return min(tile.block_m, tile.block_n, tile.block_k) >= LEAST_DOT
+    return case.algorithm == DIRECT or min(tile.block_m, tile.block_n, tile.block_k) >= LEAST_DOT
 
 
 def _within_geometry(tile: Tile, case: Case) -> bool:
     # A block beyond the next power of two of its extent only computes masked elements.
     extents = (case.product.rows, case.product.columns, case.product.depth)
     blocks = (tile.block_m, tile.block_n, tile.block_k)
-    least = LEAST_BOXED if case.algorithm == BOXED else LEAST_DOT
+    least = {BOXED: LEAST_BOXED, DIRECT: 1}.get(case.algorithm, LEAST_DOT)
     return all(b <= max(least, power_of_two(e)) for b, e in zip(blocks, extents, strict=True))
 
 
@@ -151,18 +186,22 @@ def _threads(tile: Tile, case: Case) -> bool:
     # A warp without a matrix instruction of its own repeats another warp's work.
     if tile.warps * case.target.warp_size > MOST_THREADS:
         return False
+    if case.algorithm == DIRECT:  # a thread without a sum of its own repeats another's
+        return sums(case.choice(tile), case.problem) >= tile.warps * case.target.warp_size
     return tile.block_m * tile.block_n >= tile.warps * MMA_OUTPUTS
 
 
 def _accumulator(tile: Tile, case: Case) -> bool:
     # 128 x 256 outputs over 128 threads are 256 registers each: one more than there are.
     limit = REGISTERS_PER_THREAD.get(case.target.backend, 1 << 30)
-    return accumulator_registers(tile, case.problem, case.target) <= limit
+    if case.algorithm == DIRECT:
+        limit = MOST_SUMS
+    return accumulator_registers(case.choice(tile), case.problem, case.target) <= limit
 
 
 def _shared_memory(tile: Tile, case: Case) -> bool:
     # 3 stages of (128 x 64 + 64 x 128) fp16 are 98,304 B; sm_90 lends a program 232,448 B.
-    taken = shared_bytes(Choice(case.algorithm, tile), case.problem, case.target)
+    taken = shared_bytes(case.choice(tile), case.problem, case.target)
     return taken <= case.target.shared_per_program
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from tconv.algorithms import few_channels, pointers, tma
+from tconv.algorithms import direct, few_channels, pointers, tma
 from tconv.ops.launch import Plan
 from tconv.problem import Layout, Problem
 from tconv.target import Target
@@ -48,11 +48,14 @@ class Algorithm:
 
 
 GENERAL = "implicit_gemm"  # serves everything
+IN_PLACE = "implicit_gemm_in_place"
+DIRECT = "direct"
+FEW_CHANNELS = "few_channels"
+BOXED = "implicit_gemm_tma"
 ALGORITHMS = {
     GENERAL: Algorithm(pointers.unserved, pointers.heuristic, pointers.plan),
-    "implicit_gemm_in_place": Algorithm(
-        pointers.unserved_in_place, pointers.heuristic, pointers.plan_in_place
-    ),
-    "few_channels": Algorithm(few_channels.unserved, few_channels.heuristic, few_channels.plan),
-    "implicit_gemm_tma": Algorithm(tma.unserved, tma.heuristic, tma.plan),
+    IN_PLACE: Algorithm(pointers.unserved_in_place, pointers.heuristic, pointers.plan_in_place),
+    DIRECT: Algorithm(direct.unserved, direct.heuristic, direct.plan),
+    FEW_CHANNELS: Algorithm(few_channels.unserved, few_channels.heuristic, few_channels.plan),
+    BOXED: Algorithm(tma.unserved, tma.heuristic, tma.plan),
 }

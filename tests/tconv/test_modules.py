@@ -41,7 +41,8 @@ def test_conv2d_is_torchs(name: str) -> None:
     with recorded() as log:
         y = ours(x)
         y.square().sum().backward()
-    assert [launch.kernel.split(".")[0] for launch in log[:2]] == ["fprop", "wgrad"]
+    ran = [launch.kernel.split(".")[0] for launch in log if "relayout" not in launch.kernel]
+    assert ran[:2] == ["fprop", "wgrad"]
     expected = theirs(x)
     expected.square().sum().backward()
     torch.testing.assert_close(y, expected)

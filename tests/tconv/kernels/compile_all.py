@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from autotune.compile import compile_launch
+from autotune.space import AXES
 from tconv.algorithms import ALGORITHMS, bias
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.ops import max_pool2d as pool
@@ -44,7 +45,7 @@ def serving(problem: Problem, target: Target) -> Iterator[Choice]:
         if family.unserved(problem, target) is None:
             tile = family.heuristic(problem, target)
             yield Choice(algorithm, tile)
-            if problem.direction != "wgrad":
+            if 1 in AXES[algorithm](problem).persistent:
                 yield Choice(algorithm, replace(tile, persistent=1))
 
 
@@ -88,11 +89,12 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
 
 
 def expected(target: Target) -> int:
-    """How many kernels there are: three products, the sum of parts and the change of layout, two
-    of the bias; max-pool forward, backward, picking. And two of boxes, where there are boxes.
+    """How many kernels there are: three products by address, two direct; the sum of parts and two
+    changes of layout; two of the bias; max-pool forward, backward, picking. And two of boxes,
+    where there are boxes.
     """
     boxes = target.backend == "cuda" and int(target.arch[3:]) >= 90
-    return 10 + 2 * boxes
+    return 13 + 2 * boxes
 
 
 def main(name: str) -> None:
