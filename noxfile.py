@@ -24,6 +24,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+@nox.parametrize("triton", ["3.6.0", "3.7.1", "3.9.0"])
+def compile(session: nox.Session, triton: str) -> None:
+    """Compile every kernel for every target with other Tritons; count the loops' instructions."""
+    install(session, "test")
+    session.install(f"triton=={triton}")
+    session.run("pytest", "-n", "auto", "tests/tconv/kernels", *session.posargs)
+
+
+@nox.session
 def tune(session: nox.Session) -> None:
     """Tune LeNet-5 and VGG-16, all passes, and write the report. Takes the tuner's options."""
     install(session)

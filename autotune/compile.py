@@ -127,12 +127,16 @@ Reader = Callable[[Any, int], Resources]
 READERS: dict[str, Reader] = {"cuda": _cuda_resources, "hip": _hip_resources}
 
 
-def compile_launch(launch: Launch, target: Target, steps: int = 1) -> Resources:
-    """Compile one kernel; ``steps`` is how often its loop runs, should it be unrolled."""
+def build(launch: Launch, target: Target) -> Any:
+    """The compiled kernel, as Triton hands it out."""
     import triton
 
-    compiled = triton.compile(source_of(launch), target=_gpu_target(target), options=launch.options)
-    return READERS[target.backend](compiled, steps)
+    return triton.compile(source_of(launch), target=_gpu_target(target), options=launch.options)
+
+
+def compile_launch(launch: Launch, target: Target, steps: int = 1) -> Resources:
+    """Compile one kernel; ``steps`` is how often its loop runs, should it be unrolled."""
+    return READERS[target.backend](build(launch, target), steps)
 
 
 def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled:

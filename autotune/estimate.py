@@ -161,7 +161,7 @@ def matrix_instructions(tile: Tile, problem: Problem, target: Target) -> float:
 
 def uses_wgmma(tile: Tile, problem: Problem, target: Target) -> bool:
     """Whether the matrix unit reads shared memory itself: a warp group, 64 rows, not fp64."""
-    if target.backend != "cuda" or int(target.arch[3:]) < 90:
+    if target.sm < 90:
         return False
     suitable = problem.arithmetic not in ("float32", "float64")
     return suitable and tile.warps % 4 == 0 and tile.block_m >= WGMMA_ROWS

@@ -127,7 +127,7 @@ def _step_clocks(
     products = tile.block_m * tile.block_n * tile.block_k * product.step_taps
     flops = 2.0 * products * resident
     # Below 64 rows, or a whole warp group, sm_90 falls back to an instruction of half the rate.
-    newer = target.backend == "cuda" and int(target.arch[3:]) >= 90
+    newer = target.sm >= 90
     arithmetic = problem.arithmetic
     if choice.algorithm == DIRECT:
         arithmetic = "float64" if problem.dtype == "float64" else "float32"

@@ -144,8 +144,7 @@ def shared_bytes(choice: Choice, problem: Problem, target: Target) -> int:
         return 0
     tile = choice.tile
     elements = tile.block_m * tile.block_k + tile.block_k * tile.block_n
-    lasting = target.backend == "cuda" and int(target.arch[3:]) >= 90
-    buffers = tile.stages if lasting else max(1, tile.stages - 1)
+    buffers = tile.stages if target.sm >= 90 else max(1, tile.stages - 1)
     stored = 0
     if choice.algorithm == BOXED:
         stored = BARRIERS

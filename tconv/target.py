@@ -36,7 +36,16 @@ class Target:
     @property
     def capability(self) -> int | str:
         """What Triton calls the architecture: 90, or ``gfx942``."""
-        return int(self.arch[3:]) if self.backend == "cuda" else self.arch
+        return self.sm or self.arch
+
+    @property
+    def sm(self) -> int:
+        """The number in NVIDIA's sm_90, 0 of other GPUs.
+
+        90 brought tensor memory access and a matrix unit that reads shared memory; 100 one that
+        leaves its sums in a memory of its own.
+        """
+        return int(self.arch[3:]) if self.backend == "cuda" else 0
 
     def roofline_seconds(self, flops: float, bytes_moved: float, arithmetic: str) -> float:
         """The least time that the machine's peaks allow."""

@@ -54,7 +54,9 @@ FEW_CHANNELS = "few_channels"
 BOXED = "implicit_gemm_tma"
 ALGORITHMS = {
     GENERAL: Algorithm(pointers.unserved, pointers.heuristic, pointers.plan),
-    IN_PLACE: Algorithm(pointers.unserved_in_place, pointers.heuristic, pointers.plan_in_place),
+    IN_PLACE: Algorithm(
+        pointers.unserved_in_place, pointers.heuristic_in_place, pointers.plan_in_place
+    ),
     DIRECT: Algorithm(direct.unserved, direct.heuristic, direct.plan),
     FEW_CHANNELS: Algorithm(few_channels.unserved, few_channels.heuristic, few_channels.plan),
     BOXED: Algorithm(tma.unserved, tma.heuristic, tma.plan),

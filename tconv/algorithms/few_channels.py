@@ -85,7 +85,8 @@ def heuristic(problem: Problem, target: Target) -> Tile:
     stages = 3 if target.backend == "cuda" else 2
     if problem.direction == "fprop":
         block_m = 64 if exact else 128
-        return Tile(block_m, filters, min(row, 16) if exact else row, stages=stages, warps=4)
+        warps = 8 if pointers.scattered(problem, target) else 4
+        return Tile(block_m, filters, min(row, 16) if exact else row, stages=stages, warps=warps)
     columns = power_of_two(shape.filter_h * row_length(problem), 16, 64 if exact else 128)
     block_k = 16 if exact else 128 // problem.itemsize
     boxes = pixel_box(block_k, shape.batch, shape.out_h, shape.out_w).count

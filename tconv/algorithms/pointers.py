@@ -6,7 +6,7 @@ those where they lie, as a family of its own, so that the tuner can tell which i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
@@ -18,7 +18,7 @@ from tconv.algorithms.common import (
     shape_constants,
     sizes,
 )
-from tconv.algorithms.reduce import Shares, workspace
+from tconv.algorithms.reduce import LEAST_SPLIT_STEPS, Shares, workspace
 from tconv.algorithms.relayout import Operands
 from tconv.ops.launch import Launch, Plan, Pointer, cdiv
 from tconv.problem import Layout, Problem
@@ -233,6 +233,31 @@ def heuristic(problem: Problem, target: Target) -> Tile:
     return _pixel_tile(problem, target)
 
 
+def scattered(problem: Problem, target: Target) -> bool:
+    """Whether 64 outputs a thread are too many: an address for each, and a copy from sm_100's
+    tensor memory.
+    """
+    return problem.layout == "nchw" and target.sm >= 100
+
+
+def heuristic_in_place(problem: Problem, target: Target) -> Tile:
+    """The same with shorter steps: each gathered element takes an address of its own."""
+    tile = heuristic(problem, target)
+    if target.backend == "interpreter":
+        return tile
+    gathered = tile.block_m + (tile.block_n if problem.direction == "wgrad" else 0)
+    most = GATHERED * tile.warps * target.warp_size
+    block_m, block_k = tile.block_m, tile.block_k
+    while block_k > 16 and gathered * block_k > most:
+        block_k //= 2
+    while problem.direction != "wgrad" and block_m > 32 and block_m * block_k > most:
+        block_m //= 2
+    return replace(tile, block_m=block_m, block_k=block_k)
+
+
+GATHERED = 8  # elements of a step that a thread fetches one by one
+
+
 def _pixel_tile(problem: Problem, target: Target) -> Tile:
     """fprop and dgrad: pixels x channels, reduced over channels."""
     shape = problem.geometry
@@ -248,19 +273,29 @@ def _pixel_tile(problem: Problem, target: Target) -> Tile:
         return Tile(power_of_two(pixels, 16, (1 << 19) // max(block_n, block_k)), block_n, block_k)
     # Exact products have no matrix unit, or a narrow one: larger tiles spill.
     exact = problem.arithmetic in ("float32", "float64")
+    # The operands of three products wait in registers, before sm_90.
+    crowded = problem.precision == "tf32x3" and target.sm < 90
     if exact:
         block_n, block_k = power_of_two(produced, 16, 64), 16
     else:
         block_n = power_of_two(produced, 16, 128)
         block_k = power_of_two(reduced, 16, 128 // problem.itemsize)
+        if crowded or scattered(problem, target):
+            block_n = min(block_n, 64)
     thin = block_n * block_k <= 16 * 16  # all addresses, no products: registers run out first
-    block_m = 64 if exact or thin or (block_n == 128 and problem.itemsize == 4) else 128
+    block_m = 64 if exact or thin or crowded or (block_n == 128 and problem.itemsize == 4) else 128
     programs = -(-pixels // block_m) * -(-produced // block_n) * shape.groups
     while block_m > 32 and programs < target.processors:
         block_m, programs = block_m // 2, programs * 2
-    warps = 8 if block_m * block_n >= 128 * 128 else 4
+    # Small images leave processors idle even so: the reduction is shared.
+    steps = shape.taps * cdiv(reduced, block_k)
+    if problem.direction == "dgrad":
+        phases = shape.stride_h * shape.stride_w
+        programs, steps = programs * phases, cdiv(steps, phases)
+    splits = max(1, min(target.processors // max(programs, 1), steps // LEAST_SPLIT_STEPS, 16))
+    warps = 8 if block_m * block_n >= 128 * (64 if scattered(problem, target) else 128) else 4
     stages = 3 if target.backend == "cuda" else 2
-    return Tile(block_m, block_n, block_k, stages=stages, warps=warps)
+    return Tile(block_m, block_n, block_k, stages=stages, warps=warps, splits=splits)
 
 
 def _wgrad_tile(problem: Problem, target: Target) -> Tile:

@@ -10,6 +10,7 @@ from tconv.problem import Layout, Problem
 
 SUM_BLOCK = 1024  # elements a program: four for each thread of four warps, a 16-byte load
 WORKSPACE = "workspace"
+LEAST_SPLIT_STEPS = 4  # of a program's loop: less would be all prologue
 
 
 @dataclass(frozen=True)

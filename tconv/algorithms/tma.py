@@ -14,7 +14,7 @@ from tconv.algorithms.common import (
     power_of_two,
     programs,
 )
-from tconv.algorithms.reduce import Shares, workspace
+from tconv.algorithms.reduce import LEAST_SPLIT_STEPS, Shares, workspace
 from tconv.algorithms.relayout import Operands
 from tconv.ops.launch import Descriptor, Launch, Operand, Plan, Pointer, cdiv
 from tconv.problem import Layout, Problem
@@ -30,7 +30,7 @@ def unserved(problem: Problem, target: Target) -> str | None:
     """Why boxes cannot serve ``problem``, in a line; None where they can."""
     shape, direction = problem.geometry, problem.direction
     if target.backend != "interpreter":
-        if target.backend != "cuda" or int(target.arch[3:]) < 90:
+        if target.sm < 90:
             return f"{target.arch} has no tensor memory access; sm_90 and later have"
         if problem.arithmetic in ("float32", "float64"):
             return f"exact {problem.dtype} products have no instruction that reads boxes"
@@ -325,9 +325,6 @@ def heuristic(problem: Problem, target: Target) -> Tile:
     splits = max(1, min(wanted, steps // LEAST_SPLIT_STEPS, 16))
     warps = 8 if block_m * block_n >= 128 * 128 else 4
     return Tile(block_m, block_n, block_k, stages=4, warps=warps, splits=splits)
-
-
-LEAST_SPLIT_STEPS = 4  # of a program's loop: less would be all prologue
 
 
 def _tiles(problem: Problem, block_m: int, block_n: int) -> int:

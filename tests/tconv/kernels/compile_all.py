@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from autotune.compile import compile_launch
-from autotune.space import AXES
 from tconv.algorithms import ALGORITHMS, bias
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.ops import max_pool2d as pool
@@ -40,19 +39,16 @@ POOLS = {
 
 
 def serving(problem: Problem, target: Target) -> Iterator[Choice]:
-    """Every family that serves, with the tile of an untuned layer; and tiles in turn."""
+    """Every family that serves, with the tile of an untuned layer."""
     for algorithm, family in ALGORITHMS.items():
         if family.unserved(problem, target) is None:
-            tile = family.heuristic(problem, target)
-            yield Choice(algorithm, tile)
-            if 1 in AXES[algorithm](problem).persistent:
-                yield Choice(algorithm, replace(tile, persistent=1))
+            yield Choice(algorithm, family.heuristic(problem, target))
 
 
 def launches(problem: Problem, choice: Choice, target: Target) -> Iterator[tuple[str, Launch]]:
     plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target, bias=True)
     for launch in plan.launches:
-        yield f"{problem.key} {choice.tile}", launch
+        yield f"{choice.algorithm} {problem.key} {choice.tile}", launch
 
 
 def cases(target: Target) -> Iterator[tuple[str, Launch]]:
@@ -93,8 +89,7 @@ def expected(target: Target) -> int:
     changes of layout; two of the bias; max-pool forward, backward, picking. And two of boxes,
     where there are boxes.
     """
-    boxes = target.backend == "cuda" and int(target.arch[3:]) >= 90
-    return 13 + 2 * boxes
+    return 13 + 2 * (target.sm >= 90)
 
 
 def main(name: str) -> None:

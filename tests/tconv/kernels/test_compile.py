@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_kernel_compiles_without_spills(name: str) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(ROOT)
+    # Behind what stands there already: it may be another Triton.
+    path = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(ROOT)]))
+    environment["PYTHONPATH"] = path
     command = [sys.executable, "-m", "tests.tconv.kernels.compile_all", name]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-4000:]

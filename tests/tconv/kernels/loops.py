@@ -1,0 +1,76 @@
+"""Compile the dense kernels with the tiles that matter, and print what their loops take.
+
+Run in a process of its own, since Triton's interpreter and compiler do not share one:
+``python -m tests.tconv.kernels.loops`` prints a JSON object, case -> resources.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from autotune.compile import READERS, build
+from tconv.algorithms import ALGORITHMS, BOXED, FEW_CHANNELS, GENERAL
+from tconv.geometry import ConvGeometry, Pass
+from tconv.problem import Problem
+from tconv.target import TARGETS
+from tconv.tile import Tile
+
+VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
+STRIDED = ConvGeometry(64, 256, 56, 56, 256, 3, 3, 2, 2, 1, 1)
+PLAIN = ConvGeometry(64, 256, 56, 56, 256, 1, 1)
+STEM = ConvGeometry(64, 3, 224, 224, 64, 7, 7, 2, 2, 3, 3)
+USUAL = Tile(128, 128, 64, stages=3, warps=8)
+SMALL = Tile(128, 64, 32, stages=3, warps=4)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A case, and the most instructions that a step of its loop may take."""
+
+    algorithm: str
+    shape: ConvGeometry
+    direction: Pass
+    instructions: int
+    tile: Tile = USUAL
+    target: str = "sm_90"
+
+
+BARS = {
+    "fprop": Bar(GENERAL, VGG, "fprop", 105),
+    "fprop, persistent": Bar(GENERAL, VGG, "fprop", 105, dataclasses.replace(USUAL, persistent=1)),
+    "fprop, stride 2": Bar(GENERAL, STRIDED, "fprop", 105),
+    "fprop, 1x1": Bar(GENERAL, PLAIN, "fprop", 95),
+    "fprop, 256x128": Bar(GENERAL, VGG, "fprop", 150, Tile(256, 128, 64, stages=2, warps=8)),
+    "fprop, 128x256": Bar(GENERAL, VGG, "fprop", 125, Tile(128, 256, 64, stages=2, warps=8)),
+    "dgrad": Bar(GENERAL, VGG, "dgrad", 130),
+    "dgrad, stride 2": Bar(GENERAL, STRIDED, "dgrad", 130),
+    "dgrad, stride 2, sm_100": Bar(GENERAL, STRIDED, "dgrad", 130, target="sm_100"),
+    "wgrad": Bar(GENERAL, VGG, "wgrad", 150),
+    "wgrad, stride 2": Bar(GENERAL, STRIDED, "wgrad", 150),
+    "boxes, fprop": Bar(BOXED, VGG, "fprop", 100),
+    "boxes, persistent": Bar(BOXED, VGG, "fprop", 100, dataclasses.replace(USUAL, persistent=1)),
+    "boxes, fprop, 1x1": Bar(BOXED, PLAIN, "fprop", 95),
+    "boxes, fprop, stride 2": Bar(BOXED, STRIDED, "fprop", 122),
+    "boxes, dgrad": Bar(BOXED, VGG, "dgrad", 100),
+    "boxes, wgrad": Bar(BOXED, VGG, "wgrad", 150),
+    "few channels, 7x7 stride 2": Bar(FEW_CHANNELS, STEM, "fprop", 170, SMALL),
+    "few channels, 7x7 stride 2, wgrad": Bar(FEW_CHANNELS, STEM, "wgrad", 170,
+                                             Tile(64, 128, 64, stages=3, warps=4)),
+}  # fmt: skip
+
+
+def measured() -> Iterator[tuple[str, dict[str, int]]]:
+    """Resources of each case, and how often operands detour from shared memory to registers."""
+    for name, bar in BARS.items():
+        problem, target = Problem(bar.shape, bar.direction), TARGETS[bar.target]
+        plan = ALGORITHMS[bar.algorithm].plan(problem, bar.tile, target)
+        compiled = build(plan.launches[plan.product], target)
+        taken = dataclasses.asdict(READERS["cuda"](compiled, 1))
+        yield name, taken | {"detours": compiled.asm["ttgir"].count("local_load")}
+
+
+if __name__ == "__main__":
+    print(json.dumps(dict(measured())))
