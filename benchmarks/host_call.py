@@ -32,7 +32,7 @@ from tconv import functional
 from tconv.algorithms import ALGORITHMS
 from tconv.geometry import ConvGeometry
 from tconv.ops import conv2d, conv_run, launch
-from tconv.ops.launch import recorded
+from tconv.ops.launch import Launch, recorded
 from tconv.problem import Problem
 from tconv.select import choose
 from tconv.target import TARGETS
@@ -125,6 +125,14 @@ def microseconds(call: Callable[[], Any], calls: int) -> float:
     return statistics.median(rounds)
 
 
+def ready(launch: Launch, tensors: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
+    """The driver's function for a launch, and all that it is given."""
+    compiled = next(iter(launch._compiled.values()))
+    given = launch._arguments_on(tensors) or []
+    head = [*launch._grid, 0, compiled.function, compiled.packed_metadata, None, None, None]
+    return compiled.run, [*head, *given]
+
+
 def measure(shape: ConvGeometry, calls: int) -> dict[str, float]:
     """Microseconds of each way to the same convolution, channels_last float16."""
     size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
@@ -146,13 +154,12 @@ def measure(shape: ConvGeometry, calls: int) -> dict[str, float]:
     with recorded() as log:
         ours()
     assert FakeUtils.launched - before == len(log) > 0, "no kernel was launched"
-    one = log[0]
-    compiled = one._compiled[x.device]
-    arguments = [*one._grid, 0, compiled.function, compiled.packed_metadata, None, None, None]
-    given = one._arguments.copy()
-    for place, operand, descriptor in one._places:
-        tensor = tensors[operand]
-        given[place] = tensor if descriptor is None else descriptor.at(tensor.data_ptr())
+    made = [ready(launch, tensors) for launch in log]
+
+    def driver_alone() -> None:
+        for run, arguments in made:
+            run(*arguments)
+
     # Of one element, torch computes nearly nothing: what remains is its way there.
     small = torch.zeros(1, 1, 1, 1)
 
@@ -161,9 +168,7 @@ def measure(shape: ConvGeometry, calls: int) -> dict[str, float]:
 
     with torch.inference_mode():
         figures = {
-            "the driver's own launch": microseconds(
-                lambda: compiled.run(*arguments, *given), calls
-            ),
+            "the driver's own launches": microseconds(driver_alone, calls),
             "tconv's plan": microseconds(lambda: plan.run(tensors), calls),
             "tconv, no gradient": microseconds(ours, calls),
             "torch, no gradient": microseconds(torchs, calls),

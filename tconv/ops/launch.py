@@ -141,20 +141,8 @@ class Launch:
 
     def run(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Run on ``tensors``, by the names that the operands give them; others are ignored."""
-        if 0 in self.grid:
-            return
-        device = tensors[self._anchor].device
-        compiled = self._compiled.get(device)
-        if compiled is None:
-            with _current(device):
-                self._first_run(tensors, device)
-        elif device.type == "cuda" and device.index != torch.cuda.current_device():
-            with _current(device):
-                self._again(compiled, tensors, device)
-        else:
-            self._again(compiled, tensors, device)
-        for log in _logs:
-            log.append(self)
+        if 0 not in self.grid:
+            _run((self,), tensors)
 
     def _first_run(self, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
         """By way of Triton's JIT, which compiles; what it compiled is kept for next time."""
@@ -168,13 +156,8 @@ class Launch:
         if isinstance(compiled, CompiledKernel) and aligned:
             self._compiled[device] = compiled
 
-    def _again(
-        self,
-        compiled: CompiledKernel,
-        tensors: Mapping[str, torch.Tensor],
-        device: torch.device,
-    ) -> None:
-        """Straight to the driver: the JIT would find the same kernel in ten microseconds."""
+    def _arguments_on(self, tensors: Mapping[str, torch.Tensor]) -> list[Any] | None:
+        """The kernel's arguments in order; None where memory is not aligned, as kernels take it."""
         arguments = self._arguments.copy()
         addresses = 0
         for place, name, descriptor in self._places:
@@ -182,18 +165,7 @@ class Launch:
             address = tensor.data_ptr()
             addresses |= address
             arguments[place] = tensor if descriptor is None else descriptor.at(address)
-        if addresses % ALIGNMENT:  # compiled for aligned memory
-            return self._first_run(tensors, device)
-        active = driver.active
-        stream = active.get_current_stream(active.get_current_device())
-        hooks = triton.knobs.runtime
-        enter, leave, told = hooks.launch_enter_hook, hooks.launch_exit_hook, None
-        if enter.calls or leave.calls:  # a profiler listens
-            told = compiled.launch_metadata(self._grid, stream, *arguments)
-        else:
-            enter = leave = None
-        compiled.run(*self._grid, stream, compiled.function, compiled.packed_metadata, told,
-                     enter, leave, *arguments)  # fmt: skip
+        return None if addresses % ALIGNMENT else arguments
 
     @cached_property
     def _anchor(self) -> str:
@@ -245,8 +217,12 @@ class Plan:
             device = next(iter(tensors.values())).device
             for name, elements, dtype in self._fresh:
                 tensors[name] = torch.empty(elements, dtype=dtype, device=device)
-        for launch in self.launches:
-            launch.run(tensors)
+        _run(self._at_work, tensors)
+
+    @cached_property
+    def _at_work(self) -> tuple[Launch, ...]:
+        """The launches that have programs: of an empty batch, none."""
+        return tuple(launch for launch in self.launches if 0 not in launch.grid)
 
     @cached_property
     def _fresh(self) -> list[tuple[str, int, torch.dtype]]:
@@ -259,6 +235,44 @@ class Plan:
 _logs: list[list[Launch]] = []
 
 
+def _run(launches: tuple[Launch, ...], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Make ``launches`` in order, on the device that the tensors are on."""
+    if not launches:
+        return
+    device = tensors[launches[0]._anchor].device
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        # Triton launches on the current device.
+        with torch.cuda.device(device):
+            _run_here(launches, tensors, device)
+    else:
+        _run_here(launches, tensors, device)
+    for log in _logs:
+        log.extend(launches)
+
+
+def _run_here(
+    launches: tuple[Launch, ...], tensors: Mapping[str, torch.Tensor], device: torch.device
+) -> None:
+    """Straight to the driver: the JIT would find the same kernels in ten microseconds each."""
+    stream = enter = leave = None
+    for launch in launches:
+        compiled = launch._compiled.get(device)
+        arguments = None if compiled is None else launch._arguments_on(tensors)
+        if compiled is None or arguments is None:
+            launch._first_run(tensors, device)
+            continue
+        if stream is None:  # the same for all; and not to be asked where there is no driver
+            active, hooks = driver.active, triton.knobs.runtime
+            stream = active.get_current_stream(active.get_current_device())
+            if hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls:  # a profiler
+                enter, leave = hooks.launch_enter_hook, hooks.launch_exit_hook
+        told = None
+        if enter is not None:
+            told = compiled.launch_metadata(launch._grid, stream, *arguments)
+        compiled.run(*launch._grid, stream, compiled.function, compiled.packed_metadata, told,
+                     enter, leave, *arguments)  # fmt: skip
+
+
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Launch]]:
     """The launches that are made within the ``with`` block, in order."""
@@ -269,11 +283,6 @@ def recorded() -> Iterator[list[Launch]]:
     finally:
         # By identity: two empty logs are equal.
         _logs[:] = [other for other in _logs if other is not log]
-
-
-def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Triton launches on the current device, which need not be the tensors' own."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def interpreting() -> bool:

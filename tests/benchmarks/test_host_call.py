@@ -46,7 +46,7 @@ def run(*command: str) -> str:
 
 def test_the_benchmark_prints_its_table() -> None:
     text = run("-m", "benchmarks.host_call", "--calls", "10")
-    for row in ("the driver's own launch", "tconv, no gradient", "torch, no gradient"):
+    for row in ("the driver's own launches", "tconv, no gradient", "torch, no gradient"):
         assert row in text
 
 

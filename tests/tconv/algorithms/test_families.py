@@ -8,11 +8,11 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from torch import Tensor
 
 from tconv import reference
-from tconv.algorithms import ALGORITHMS
+from tconv.algorithms import ALGORITHMS, BOXED, FEW_CHANNELS, GENERAL, IN_PLACE
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.ops.conv_run import prepare
 from tconv.ops.launch import recorded, target_for
@@ -50,7 +50,7 @@ def geometries(draw: st.DrawFn, drawn: Drawn) -> ConvGeometry:
 @st.composite
 def tiles(draw: st.DrawFn) -> Tile:
     """Small ones, so that many programs run, overhang, take turns and share reductions."""
-    blocks = [draw(st.sampled_from([16, 32])) for _ in range(3)]
+    blocks = [draw(st.sampled_from(sides)) for sides in ([32, 64], [16, 32], [16, 32])]
     shared = draw(st.sampled_from([{}, {"splits": 3}, {"splits": 5}, {"persistent": 2}]))
     return Tile(*blocks, swizzle=draw(extent(3)), **shared)
 
@@ -62,7 +62,17 @@ def random(*size: int, dtype: torch.dtype, layout: Layout, seed: int) -> Tensor:
     return values.contiguous(memory_format=last) if len(size) == 4 else values
 
 
-def check(algorithm: str, problem: Problem, tile: Tile, w_layout: Layout, bias: bool) -> set[str]:
+def viewed(tensor: Tensor) -> Tensor:
+    """The same values in a slice of something larger, at an address that is aligned to nothing."""
+    size = [extent + 1 for extent in tensor.shape]
+    larger = torch.zeros(size, dtype=tensor.dtype, device=tensor.device)
+    view = larger[tuple(slice(1, None) for _ in size)]
+    return view.copy_(tensor)
+
+
+def check(
+    algorithm: str, problem: Problem, tile: Tile, w_layout: Layout, bias: bool, views: bool = False
+) -> set[str]:
     """One pass with one family: the right values, twice the same bits; the kernels that ran."""
     shape = problem.geometry
     form: dict[str, Any] = {"dtype": getattr(torch, problem.dtype), "layout": problem.layout}
@@ -85,6 +95,8 @@ def check(algorithm: str, problem: Problem, tile: Tile, w_layout: Layout, bias: 
         operands = {"x": x, "dy": dy}
         exact = reference.conv2d_wgrad(x, dy, shape)
         reduction = shape.batch * shape.out_h * shape.out_w
+    if views:
+        operands = {name: viewed(tensor) for name, tensor in operands.items()}
     call = prepare(
         problem, Choice(algorithm, tile), TARGET, bias and problem.direction == "fprop", w_layout
     )
@@ -127,9 +139,10 @@ def test_family(algorithm: str, direction: Pass) -> None:
         return  # it serves none
 
     @settings(
-        max_examples=20,
+        max_examples=15,
         deadline=None,
         derandomize=True,
+        phases=[Phase.explicit, Phase.generate],  # a case costs a second: it is not shrunk
         suppress_health_check=[HealthCheck.filter_too_much],
     )
     @given(
@@ -154,3 +167,50 @@ def test_family(algorithm: str, direction: Pass) -> None:
 
     drawn()
     assert served >= 8
+
+
+WINDOWS = {
+    "plain": ConvGeometry(2, 16, 9, 7, 24, 3, 3, pad_h=1, pad_w=1),
+    "one pixel": ConvGeometry(3, 16, 1, 1, 16, 3, 3, pad_h=1, pad_w=1),
+    "1x1": ConvGeometry(2, 16, 5, 5, 16, 1, 1),
+    "whole image": ConvGeometry(2, 16, 5, 4, 16, 5, 4),
+    "RGB": ConvGeometry(2, 3, 11, 11, 8, 3, 3, 2, 2, 1, 1),
+    "nothing": ConvGeometry(0, 16, 5, 5, 16, 3, 3),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("direction", PASSES)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_views_of_larger_tensors(window: str, direction: Pass, layout: Layout) -> None:
+    problem = Problem(WINDOWS[window], direction, "float32", layout)
+    for algorithm, family in ALGORITHMS.items():
+        if family.unserved(problem, TARGET) is None:
+            check(algorithm, problem, Tile(64, 16, 32), "nchw", bias=True, views=True)
+
+
+@pytest.mark.parametrize("direction", PASSES)
+@pytest.mark.parametrize("channels", [(3, 40), (33, 96), (64, 64)], ids=str)
+def test_eight_warps_on_a_flattened_reduction(channels: tuple[int, int], direction: Pass) -> None:
+    """Taps and channels in one loop: compilers have got it wrong with eight warps, elsewhere."""
+    shape = ConvGeometry(2, channels[0], 12, 12, channels[1], 3, 3, 1, 1, 1, 1)
+    problem = Problem(shape, direction)
+    for algorithm in (GENERAL, IN_PLACE, FEW_CHANNELS, BOXED):
+        if ALGORITHMS[algorithm].unserved(problem, TARGET) is None:
+            check(algorithm, problem, Tile(128, 128, 64, stages=2, warps=8), "nhwc", bias=False)
+
+
+def test_deterministic_algorithms_change_nothing() -> None:
+    shape = ConvGeometry(4, 16, 12, 12, 32, 3, 3, pad_h=1, pad_w=1)
+    for direction in PASSES:
+        problem = Problem(shape, direction)
+        results = []
+        for asked in (False, True):
+            torch.use_deterministic_algorithms(asked)
+            try:
+                with recorded() as log:
+                    check(GENERAL, problem, Tile(128, 32, 64, splits=2), "nhwc", bias=False)
+            finally:
+                torch.use_deterministic_algorithms(False)
+            results.append([launch.kernel for launch in log])
+        assert results[0] == results[1]
