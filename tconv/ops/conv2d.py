@@ -30,10 +30,8 @@ from tconv.problem import Layout
 _library = torch.library.Library("tconv", "FRAGMENT")
 # A window is one list, (stride, padding, dilation) for height and width each, then groups: every
 # argument costs the dispatcher half a microsecond.
-_library.define(
-    "conv2d(Tensor x, Tensor w, Tensor? bias, SymInt[] window, str? precision) -> Tensor"
-)
-_GRADIENT = "SymInt[] window, bool channels_last, str? precision"
+_library.define("conv2d(Tensor x, Tensor w, Tensor? bias, int[] window, str? precision) -> Tensor")
+_GRADIENT = "int[] window, bool channels_last, str? precision"
 _library.define(f"conv2d_input_grad(Tensor dy, Tensor w, SymInt[] x_size, {_GRADIENT}) -> Tensor")
 _library.define(f"conv2d_weight_grad(Tensor x, Tensor dy, SymInt[] w_size, {_GRADIENT}) -> Tensor")
 _library.define("conv2d_bias_grad(Tensor dy) -> Tensor")

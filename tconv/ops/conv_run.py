@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from tconv.algorithms import ALGORITHMS, bias
 from tconv.geometry import ConvGeometry, Pass
 from tconv.ops.conv_check import Window
-from tconv.ops.launch import ALIGNMENT, Descriptor, Plan, target_for
+from tconv.ops.launch import Plan, target_for
 from tconv.ops.layout import (
     layout_of,
     memory_format,
@@ -33,7 +33,6 @@ class Prepared:
     size: tuple[int, ...]  # of the result
     strides: tuple[int, ...]
     reads: tuple[tuple[str, torch.memory_format], ...]  # the format that operands must have
-    boxed: tuple[str, ...] = ()  # operands that are read as boxes: they must begin aligned
 
     def run(self, tensors: dict[str, Tensor]) -> Tensor:
         """The result, in fresh memory; ``tensors`` are the operands by name."""
@@ -41,12 +40,8 @@ class Prepared:
             tensor = tensors[name]
             if not tensor.is_contiguous(memory_format=form):
                 tensors[name] = tensor.contiguous(memory_format=form)
-        for name in self.boxed:
-            if tensors[name].data_ptr() % ALIGNMENT:
-                tensors[name] = tensors[name].clone()
-        result = torch.empty_strided(
-            self.size, self.strides, dtype=tensor.dtype, device=tensor.device
-        )
+        like = next(iter(tensors.values()))
+        result = torch.empty_strided(self.size, self.strides, dtype=like.dtype, device=like.device)
         tensors[self.result] = result
         self.plan.run(tensors)
         return result
@@ -67,15 +62,12 @@ def prepare(
     y_size = (shape.batch, shape.out_channels, shape.out_h, shape.out_w)
     w = ("w", memory_format(w_layout))
     x, dy = (("x", memory_format(layout)), ("dy", memory_format(layout)))
-    taken = [operand for launch in plan.launches for operand in launch.operands.values()]
-    boxes = {operand.tensor for operand in taken if isinstance(operand, Descriptor)}
-    boxed = tuple(name for name in ("x", "dy", "w") if name in boxes)
     if problem.direction == "fprop":
         reads = (("bias", torch.contiguous_format), x, w) if has_bias else (x, w)
-        return Prepared(plan, "y", y_size, strides_of(y_size, layout), reads, boxed)
+        return Prepared(plan, "y", y_size, strides_of(y_size, layout), reads)
     if problem.direction == "dgrad":
-        return Prepared(plan, "dx", x_size, strides_of(x_size, layout), (dy, w), boxed)
-    return Prepared(plan, "dw", w_size, strides_of(w_size, w_layout), (x, dy), boxed)
+        return Prepared(plan, "dx", x_size, strides_of(x_size, layout), (dy, w))
+    return Prepared(plan, "dw", w_size, strides_of(w_size, w_layout), (x, dy))
 
 
 def run(problem: Problem, choice: Choice, **tensors: Tensor) -> Tensor:
@@ -147,7 +139,17 @@ def prepared_fprop(
     w_last = strides_prefer_channels_last(w_size, w_strides)
     layout = layout_of(w_last or strides_prefer_channels_last(x_size, x_strides))
     sizes = (x_size, w_size, window, layout, layout_of(w_last))
-    return prepared("fprop", *sizes, dtype, device, precision, has_bias)
+    call = prepared("fprop", *sizes, dtype, device, precision, has_bias)
+    # What the strides tell once, no call need ask again.
+    known = {"x": (x_size, x_strides), "w": (w_size, w_strides)}
+    reads = tuple((name, form) for name, form in call.reads
+                  if name not in known or not _is_dense(*known[name], form))  # fmt: skip
+    return replace(call, reads=reads)
+
+
+def _is_dense(size: Sequence[int], strides: Sequence[int], form: torch.memory_format) -> bool:
+    tensor = torch.empty_strided(size, strides, device="meta")
+    return tensor.is_contiguous(memory_format=form)
 
 
 when_forgotten(prepared.cache_clear)

@@ -139,13 +139,16 @@ class Launch:
         # Unasked, ptxas halves the registers of some kernels for sm_100, and spills.
         return chosen | {"maxnreg": min(MOST_REGISTERS, REGISTER_FILE // (32 * self.warps))}
 
-    def run(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def run(self, tensors: dict[str, torch.Tensor]) -> None:
         """Run on ``tensors``, by the names that the operands give them; others are ignored."""
         if 0 not in self.grid:
             _run((self,), tensors)
 
-    def _first_run(self, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    def _first_run(self, tensors: dict[str, torch.Tensor], device: torch.device) -> None:
         """By way of Triton's JIT, which compiles; what it compiled is kept for next time."""
+        for operand in self.operands.values():
+            if isinstance(operand, Descriptor):
+                _aligned(tensors, operand.tensor)
         values = {
             name: operand.on(tensors[operand.tensor]) for name, operand in self.operands.items()
         }
@@ -156,15 +159,20 @@ class Launch:
         if isinstance(compiled, CompiledKernel) and aligned:
             self._compiled[device] = compiled
 
-    def _arguments_on(self, tensors: Mapping[str, torch.Tensor]) -> list[Any] | None:
+    def _arguments_on(self, tensors: dict[str, torch.Tensor]) -> list[Any] | None:
         """The kernel's arguments in order; None where memory is not aligned, as kernels take it."""
         arguments = self._arguments.copy()
         addresses = 0
         for place, name, descriptor in self._places:
             tensor = tensors[name]
             address = tensor.data_ptr()
+            if descriptor is None:
+                arguments[place] = tensor
+            else:
+                if address % ALIGNMENT:
+                    address = _aligned(tensors, name).data_ptr()
+                arguments[place] = descriptor.at(address)
             addresses |= address
-            arguments[place] = tensor if descriptor is None else descriptor.at(address)
         return None if addresses % ALIGNMENT else arguments
 
     @cached_property
@@ -235,7 +243,14 @@ class Plan:
 _logs: list[list[Launch]] = []
 
 
-def _run(launches: tuple[Launch, ...], tensors: Mapping[str, torch.Tensor]) -> None:
+def _aligned(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """Tensor ``name``, copied (and kept) where it begins between two places that a box may."""
+    if tensors[name].data_ptr() % ALIGNMENT:
+        tensors[name] = tensors[name].clone()
+    return tensors[name]
+
+
+def _run(launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor]) -> None:
     """Make ``launches`` in order, on the device that the tensors are on."""
     if not launches:
         return
@@ -251,7 +266,7 @@ def _run(launches: tuple[Launch, ...], tensors: Mapping[str, torch.Tensor]) -> N
 
 
 def _run_here(
-    launches: tuple[Launch, ...], tensors: Mapping[str, torch.Tensor], device: torch.device
+    launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor], device: torch.device
 ) -> None:
     """Straight to the driver: the JIT would find the same kernels in ten microseconds each."""
     stream = enter = leave = None
