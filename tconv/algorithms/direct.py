@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tconv.algorithms.common import accumulator_type, index_type, power_of_two, sizes
+from tconv.algorithms.common import (
+    accumulator_type,
+    index_type,
+    power_of_two,
+    shape_constants,
+    sizes,
+)
 from tconv.algorithms.reduce import Shares, workspace
 from tconv.algorithms.relayout import Operands
 from tconv.ops.launch import Launch, Plan, Pointer, cdiv
@@ -36,19 +42,6 @@ def plan(
     return Plan((_product(problem, tile, bias, w_layout),))
 
 
-def _constants(problem: Problem) -> dict[str, Any]:
-    shape = problem.geometry
-    return {
-        "GROUPS": shape.groups,
-        "FILTER_H": shape.filter_h,
-        "FILTER_W": shape.filter_w,
-        "STRIDE_H": shape.stride_h,
-        "STRIDE_W": shape.stride_w,
-        "NHWC": problem.layout == "nhwc",
-        "ACCUMULATOR": accumulator_type(problem.dtype),
-    }
-
-
 def _product(problem: Problem, tile: Tile, bias: bool, w_layout: Layout) -> Launch:
     """y = x * w + bias, or dx from dy and w: the taps then run backwards."""
     shape, dtype = problem.geometry, problem.dtype
@@ -61,7 +54,14 @@ def _product(problem: Problem, tile: Tile, bias: bool, w_layout: Layout) -> Laun
         extents |= {"out_h": shape.in_h, "out_w": shape.in_w}
     taken = {"image": Pointer(names[0], dtype), "filters": Pointer("w", dtype)}
     taken["result"] = Pointer(names[1], dtype)
-    constants = _constants(problem) | {
+    constants: dict[str, Any] = {
+        "GROUPS": shape.groups,
+        "FILTER_H": shape.filter_h,
+        "FILTER_W": shape.filter_w,
+        "STRIDE_H": shape.stride_h,
+        "STRIDE_W": shape.stride_w,
+        "NHWC": problem.layout == "nhwc",
+        "ACCUMULATOR": accumulator_type(problem.dtype),
         "REDUCED": reduced,
         "PRODUCED": produced,
         "FIRST_H": -sign * shape.pad_h,
@@ -100,14 +100,9 @@ def _wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pl
             "dw": workspace(problem) if split else Pointer("dw", problem.dtype),
         },
         sizes(problem) | {"split_steps": shares.steps},
-        _constants(problem)
+        {name: value for name, value in shape_constants(problem).items() if name != "PRECISION"}
         | {
-            "IN_CHANNELS": shape.group_in_channels,
-            "OUT_CHANNELS": filters,
-            "PAD_H": shape.pad_h,
-            "PAD_W": shape.pad_w,
-            "DILATION_H": shape.dilation_h,
-            "DILATION_W": shape.dilation_w,
+            "NHWC": problem.layout == "nhwc",
             "DW_NHWC": split or w_layout == "nhwc",
             "INDEX": index_type(
                 shape.x_elements, shape.y_elements, shares.splits * shape.w_elements
