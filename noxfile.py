@@ -7,7 +7,6 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-CODE = ("tconv", "autotune", "reports", "tests", "noxfile.py")
 
 
 def install(session: nox.Session, group: str | None = None) -> None:
@@ -58,6 +57,6 @@ def train(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Check style, formatting and types."""
     session.install("-c", "constraints.txt", *nox.project.dependency_groups(PROJECT, "lint"))
-    session.run("ruff", "check", *CODE)
-    session.run("ruff", "format", "--check", *CODE)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
     session.run("mypy", "tconv", "autotune", "reports")

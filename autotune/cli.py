@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -148,6 +149,9 @@ def layer(
     target: TargetOption = None,
     dilation: Annotated[int, typer.Option("--dilation", help="Between taps.")] = 1,
     groups: Annotated[int, typer.Option("--groups", help="That share the channels.")] = 1,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw it to scale: .svg or .png.")
+    ] = None,
 ) -> None:
     """What a layer is, what bounds it, and which kernel and tile would run."""
     known("dtype", dtype, DTYPES)
@@ -158,7 +162,14 @@ def layer(
         )
     except ValueError as error:
         fail(str(error))
-    show.print_layer(geometry, dtype, gpu, Console(highlight=False, soft_wrap=True))
+    console = Console(highlight=False, soft_wrap=True)
+    show.print_layer(geometry, dtype, gpu, console)
+    if picture is not None:
+        try:
+            show.draw_layer(geometry, dtype, gpu, picture)
+        except (OSError, ValueError) as error:
+            fail(str(error))
+        console.print(f"drawn: {picture}", markup=False)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -142,6 +143,16 @@ def print_layer(geometry: ConvGeometry, dtype: str, target: Target, console: Con
             f"  {direction}: {choice.algorithm}, tile {choice.tile} ({choice.ground})",
             markup=False,
         )
+
+
+def draw_layer(geometry: ConvGeometry, dtype: str, target: Target, path: Path) -> None:
+    """The layer's volumes to scale, and the tile of the forward pass, as a file."""
+    from autotune.picture import layer_picture
+    from tconv import svg
+
+    problem = problem_of(geometry, "fprop", dtype)
+    figure = layer_picture(problem, choose(problem, target))
+    svg.save(figure, path, f"{geometry.input_volume} to {geometry.output_volume}")
 
 
 def print_space(jobs: Sequence[Job], target: Target, console: Console) -> None:

@@ -1,14 +1,9 @@
-"""Plots as SVG text that follows the page's light or dark colours.
-
-Text and lines are drawn in ``currentColor``; marks in Okabe and Ito's colours, which readers
-of every colour vision tell apart, each with a shape of its own.
+"""The report's plots. Marks are in Okabe and Ito's colours, which readers of every colour vision
+tell apart, each with a shape of its own.
 """
 
 from __future__ import annotations
 
-import io
-import re
-from html import escape
 from typing import Any
 
 import matplotlib as mpl
@@ -21,48 +16,12 @@ from reports.rows import number_text
 from reports.story import geometric_mean, name_of
 from tconv.geometry import PASSES
 from tconv.problem import Problem
+from tconv.svg import INK, STYLE
 from tconv.tile import Tile
 
-INK = "#010203"  # replaced by currentColor
 COLOURS = {"fprop": "#0072b2", "dgrad": "#d55e00", "wgrad": "#009e73"}
 BARS = 60  # layers that a bar chart can hold
 CURVES = 120  # problems that a plot of curves can hold
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "tconv",
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 12,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
-    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
-}
-# A file of its own has no page to take its colours from.
-ALONE = (
-    "<style>svg{color:#1b1f24;background:#fff}@media screen and (prefers-color-scheme:dark)"
-    "{svg{color:#e6e9ee;background:#16191d}}</style>"
-)
-
-
-def as_svg(figure: Figure, name: str, title: str) -> str:
-    """``figure`` as an ``svg`` element to stand in a page; its ids begin with ``name``."""
-    buffer = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    text = text.replace(INK, "currentColor")
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
-
-
-def alone(svg: str) -> str:
-    """The element as a file: with its own colours, light and dark."""
-    end = svg.index(">") + 1
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg[:end]}{ALONE}{svg[end:]}'
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:

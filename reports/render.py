@@ -13,6 +13,7 @@ from reports import figures, grids, story
 from reports.collect import Tables, write_tables
 from reports.glossary import glossary
 from reports.roofline import NAMED, roofline
+from tconv import svg
 from tconv.problem import Problem
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -48,7 +49,7 @@ def render(tables: Tables, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     write_tables(folder, tables)
     for picture in pictures:
-        (folder / picture.file).write_text(figures.alone(picture.svg), encoding="utf-8")
+        (folder / picture.file).write_text(svg.alone(picture.svg), encoding="utf-8")
     for name, template in PAGES.items():
         text = _environment(html=name.endswith("html")).get_template(template).render(content)
         (folder / name).write_text(text.rstrip() + "\n", encoding="utf-8")
@@ -130,7 +131,7 @@ def _notes(tables: Tables) -> list[str]:
 def _picture(name: str, title: str, caption: str, figure: Figure | None) -> list[Picture]:
     if figure is None:
         return []
-    return [Picture(name, title, f"{title}. {caption}", figures.as_svg(figure, name, title))]
+    return [Picture(name, title, f"{title}. {caption}", svg.as_svg(figure, name, title))]
 
 
 def _roofline_pictures(tables: Tables) -> list[Picture]:

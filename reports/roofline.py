@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.collect import Tables
-from reports.figures import COLOURS, INK, STYLE, canvas
+from reports.figures import COLOURS, canvas
 from reports.rows import LayerRow
 from reports.story import name_of
 from tconv.geometry import PASSES
+from tconv.svg import INK, STYLE
 
 MARKERS = {"fprop": "o", "dgrad": "s", "wgrad": "^"}
 SIZES = {"fprop": 150, "dgrad": 60, "wgrad": 60}

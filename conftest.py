@@ -1,13 +1,18 @@
-"""Without a GPU the kernels run in Triton's interpreter; fresh tensors are poisoned."""
+"""For tests and doctests alike: without a GPU the kernels run in Triton's interpreter; fresh
+tensors are poisoned.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
+
+os.environ["KERAS_BACKEND"] = "torch"  # before Keras is imported
 
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +24,8 @@ from tests.interpreter_bfloat16 import mend
 
 if interpreting():
     mend()
+
+collect_ignore = [] if importlib.util.find_spec("keras") else ["tconv/keras.py"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

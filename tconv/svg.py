@@ -1,0 +1,68 @@
+"""Drawings as SVG text that follows the page's light or dark colours; or as PNG.
+
+Text and lines are drawn in ``currentColor``, pictures are embedded.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+INK = "#010203"  # replaced by currentColor
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tconv",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+}
+# A file of its own has no page to take its colours from.
+ALONE = (
+    "<style>svg{color:#1b1f24;background:#fff}@media screen and (prefers-color-scheme:dark)"
+    "{svg{color:#e6e9ee;background:#16191d}}</style>"
+)
+
+
+def as_svg(figure: Figure, name: str, title: str) -> str:
+    """``figure`` as an ``svg`` element to stand in a page; its ids begin with ``name``."""
+    buffer = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = text.replace(INK, "currentColor")
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
+
+
+def alone(svg: str) -> str:
+    """The element as a file: with its own colours, light and dark."""
+    end = svg.index(">") + 1
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg[:end]}{ALONE}{svg[end:]}'
+
+
+def save(figure: Figure, path: Path, title: str) -> None:
+    """Write ``figure`` to a file that follows the viewer's colours (.svg), or is light (.png).
+
+    Raises:
+        ValueError: for a path with another ending.
+    """
+    if path.suffix == ".svg":
+        path.write_text(alone(as_svg(figure, "drawing", title)), encoding="utf-8")
+    elif path.suffix == ".png":
+        with mpl.rc_context(STYLE):
+            figure.savefig(path, metadata={"Software": None, "Title": title})
+    else:
+        raise ValueError(f"{path} ends in {path.suffix!r}; a drawing is a .svg or a .png")

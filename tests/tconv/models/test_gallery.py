@@ -1,0 +1,136 @@
+"""The gallery: filters by a kernel of ours, any kind of picture, drawings that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from tconv.models import gallery
+from tconv.models.house import house
+from tconv.models.lenet import lenet5
+from tconv.ops.launch import recorded
+
+RUNNER = CliRunner()
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    import typer
+
+    app = typer.Typer()
+    app.command()(gallery.main)
+    result = RUNNER.invoke(app, arguments)
+    return result.exit_code, result.output
+
+
+def test_filters_are_the_lectures_by_our_kernel() -> None:
+    picture = torch.rand(3, 9, 8)
+    with recorded() as log:
+        results = gallery.filtered(picture)
+    assert any("fprop" in launch.kernel or "direct" in launch.kernel for launch in log)
+    assert results.shape == (7, 3, 9, 8)
+    for result, (rows, divisor) in zip(results, gallery.FILTERS.values(), strict=True):
+        by_hand = torch.zeros(3, 9, 8)
+        framed = torch.nn.functional.pad(picture, (1, 1, 1, 1))
+        for r in range(3):
+            for s in range(3):
+                by_hand += rows[r][s] / divisor * framed[:, r : r + 9, s : s + 8]
+        torch.testing.assert_close(result, by_hand, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(results[0], picture)
+
+
+def test_the_shipped_picture_is_the_one_that_is_drawn() -> None:
+    np.testing.assert_array_equal(np.asarray(Image.open(gallery.PICTURE)), house())
+
+
+GREY = np.linspace(0, 1, 64).reshape(8, 8)
+PICTURES: dict[str, Callable[[Path], None]] = {
+    "16 bits.png": lambda path: Image.fromarray((GREY * 65535).astype(np.uint16)).save(path),
+    "grey.png": lambda path: Image.fromarray((GREY * 255).astype(np.uint8)).save(path),
+    "floats.tiff": lambda path: Image.fromarray(GREY.astype(np.float32)).save(path),
+    "palette.gif": lambda path: Image.fromarray((GREY * 255).astype(np.uint8)).save(path),
+    "bits.png": lambda path: Image.fromarray(GREY > 0.5).save(path),
+    "photo.jpg": lambda path: Image.fromarray(house()).save(path),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_any_picture_is_read(name: str, tmp_path: Path) -> None:
+    PICTURES[name](tmp_path / name)
+    picture = gallery.read_picture(tmp_path / name)
+    assert picture.shape[0] == 3
+    assert 0 <= float(picture.min()) < 0.1
+    assert 0.9 < float(picture.max()) <= 1
+
+
+def test_transparency_lies_on_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (gallery.read_picture(tmp_path / "clear.png") == 1).all()
+
+
+def test_large_pictures_are_shrunk(tmp_path: Path) -> None:
+    Image.new("RGB", (1000, 10)).save(tmp_path / "wide.png")
+    assert gallery.read_picture(tmp_path / "wide.png").shape == (3, 5, 512)
+
+
+@pytest.mark.parametrize("ending", ["svg", "png"])
+def test_a_picture_of_one_pixel(ending: str, tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), "red").save(tmp_path / "dot.png")
+    out = tmp_path / f"out.{ending}"
+    code, text = command(str(tmp_path / "dot.png"), "--out", str(out), "--width", "5")
+    assert (code, text.strip()) == (0, str(out))
+    if ending == "svg":
+        drawing = ElementTree.parse(out).getroot()
+        assert "prefers-color-scheme:dark" in out.read_text()
+        assert len(list(drawing.iter("{http://www.w3.org/2000/svg}image"))) == 7
+    else:
+        assert Image.open(out).width >= 500
+
+
+BAD: dict[str, tuple[bytes | None, str]] = {
+    "missing.png": (None, "there is no such file"),
+    "text.png": (b"no picture at all", "is no picture"),
+    "cut.png": (gallery.PICTURE.read_bytes()[:2000], "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_picture_is_named(name: str, tmp_path: Path) -> None:
+    content, words = BAD[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    code, text = command(str(tmp_path / name), "--out", str(tmp_path / "out.svg"))
+    assert code == 1
+    assert name in text
+    assert words in text
+
+
+def test_another_ending_is_refused(tmp_path: Path) -> None:
+    code, text = command("--out", str(tmp_path / "out.bmp"))
+    assert code == 1
+    assert ".svg or a .png" in text
+
+
+def test_activations_are_drawn_from_kept_weights(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    torch.save(lenet5().state_dict(), tmp_path / "lenet5.pt")
+    arguments = ("--activations", "--weights", str(tmp_path / "lenet5.pt"))
+    with recorded() as log:
+        code, _ = command(*arguments, "--out", str(tmp_path / "maps.svg"))
+    assert (code, log != []) == (0, True)
+    svg = (tmp_path / "maps.svg").read_text()
+    for words in ("c1: 6x28x28", "s4: 16x5x5", "c5: 120x1x1, the first 16 maps", "filters of the"):
+        assert words in svg
+
+
+def test_foreign_weights_are_refused(tmp_path: Path) -> None:
+    torch.save({"c1.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    code, text = command("--activations", "--weights", str(tmp_path / "other.pt"))
+    assert code == 1
+    assert "other.pt holds no weights of LeNet-5" in text
