@@ -11,6 +11,8 @@ AMD_MATRIX = ("v_mfma",)
 # Where no matrix unit serves (exact fp32), the loop with most multiply-adds is meant.
 SASS_SCALAR = ("FFMA", "DFMA", "HFMA2")
 AMD_SCALAR = ("v_fma", "v_pk_fma", "v_fmac", "v_dot")
+# A loop that stores is one over tiles: the loop over their steps, within it, stores nothing.
+STORES = ("STG", "UTMASTG", "global_store", "buffer_store")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def _count(lines: list[Line], matrix: tuple[str, ...], scalar: tuple[str, ...], 
     It need not be innermost: waiting for a copy to arrive is a loop too. A loop of few,
     known ``steps`` may have been unrolled: what lies between its products is then shared out.
     """
-    loops = _loops(lines)
+    loops = [
+        loop for loop in _loops(lines) if not any(opcode.startswith(STORES) for opcode in loop)
+    ]
     for loop in loops:
         if any(opcode.startswith(matrix) for opcode in loop):
             return len(loop)
