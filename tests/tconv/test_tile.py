@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from tconv.algorithms import DIRECT
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.select import heuristic
@@ -48,7 +49,11 @@ def test_heuristic_tiles_can_be_launched(target, dtype: str) -> None:  # type: i
     for layer in LAYERS:
         for direction in ("fprop", "dgrad", "wgrad"):
             problem = Problem(layer, direction, dtype)  # type: ignore[arg-type]
-            tile = heuristic(problem, target).tile
+            choice = heuristic(problem, target)
+            tile = choice.tile
+            if choice.algorithm == DIRECT:  # no matrix unit, no shared memory: threads with work
+                assert tile.block_m * tile.block_n * tile.block_k >= tile.warps * target.warp_size
+                continue
             operands = (tile.block_m + tile.block_n) * tile.block_k * problem.itemsize
             assert min(tile.block_m, tile.block_n, tile.block_k) >= 16  # the least of tl.dot
             assert tile.stages * operands <= target.shared_per_program
