@@ -24,6 +24,7 @@ from tconv import functional, svg
 PICTURE = Path(__file__).parent / "pictures" / "house.png"  # drawn by tconv.models.house
 LONGEST_SIDE = 512  # pixels; larger pictures are shrunk
 NO_BREAK = "\u00a0"  # a space that a page does not fold into its neighbours
+TITLE = 2.1  # inches that the longest title of a filter takes
 DIGIT_SIZE = 32  # LeNet-5's input
 
 # The lecture's table: a name, the rows of the filter, and what they are divided by.
@@ -106,7 +107,7 @@ def _show(axes: Any, values: Tensor, title: str, **how: Any) -> None:
 def filter_grid(picture: Tensor, width: float = 10.0) -> Figure:
     """Each filter's rows above what it makes of ``picture``; ``width`` in inches."""
     results = filtered(picture).clamp(0, 1)
-    columns = 4
+    columns = max(1, min(4, int(width / TITLE)))
     rows = math.ceil(len(FILTERS) / columns)
     side = width / columns
     aspect = min(2.0, max(0.5, picture.shape[1] / picture.shape[2]))
@@ -157,7 +158,9 @@ def activation_grid(model: nn.Module, x: Tensor, width: float = 10.0) -> Figure:
     maps.insert(1, (seen, first.weight.detach()[:, 0]))
     share = torch_functional.softmax(scores[0], 0)
     with mpl.rc_context(svg.STYLE):
-        figure = Figure(figsize=(width, 1.05 * len(maps) + 0.4), layout="constrained")
+        figure = Figure(
+            figsize=(width, (width / most + 0.45) * len(maps) + 0.4), layout="constrained"
+        )
         for row, (part, (name, values)) in enumerate(
             zip(figure.subfigures(len(maps), 1, squeeze=False)[:, 0], maps, strict=True)
         ):
