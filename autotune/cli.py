@@ -1,4 +1,4 @@
-"""The command line: ``tune``, ``layer``, ``space`` and ``suites``."""
+"""The command line: ``tune``, ``layer``, ``space``, ``replay`` and ``suites``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from autotune import show
-from autotune.search import DEFAULT_EFFORT
+from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY
+from autotune.strategies import DEFAULT, STRATEGIES
 from autotune.suites import DEFAULT_BATCH, SUITES
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.problem import ITEMSIZE
@@ -112,6 +113,9 @@ def tune(
     candidates: Annotated[
         int, typer.Option("--candidates", help="Tried for each problem.")
     ] = DEFAULT_EFFORT.candidates,
+    strategy: Annotated[
+        str, typer.Option("--strategy", help="How they are chosen.")
+    ] = DEFAULT_STRATEGY,
     workers: Annotated[
         int, typer.Option("--workers", help="Processes that compile.")
     ] = DEFAULT_EFFORT.workers,
@@ -120,6 +124,7 @@ def tune(
     from autotune.tune import tune as run
     from autotune.tune import with_changes
 
+    known("strategy", strategy, STRATEGIES)
     work = _work(suite, passes, dtype, batch)
     effort = with_changes(
         DEFAULT_EFFORT,
@@ -129,7 +134,7 @@ def tune(
     gpu, kind = _target(target)
     console = Console()
     console.print(show.announcement(gpu, kind, dtype))
-    outcome = run(work, gpu, kind, effort)  # type: ignore[arg-type]
+    outcome = run(work, gpu, kind, effort, strategy=strategy)  # type: ignore[arg-type]
     show.print_outcome(outcome, console)
     if outcome.interrupted:
         fail("stopped; what was found is kept, and the next run goes on", EXIT_INTERRUPTED)
@@ -184,6 +189,31 @@ def space(
     work = _work(suite, passes, dtype, batch)
     gpu, _ = _target(target)
     show.print_space(work, gpu, Console())
+
+
+@app.command()
+def replay(
+    space: Annotated[Path, typer.Argument(help="CSV: parameters, and last their time.")],
+    strategy: Annotated[str, typer.Option("--strategy", help="Which to run.")] = DEFAULT,
+    budget: Annotated[int, typer.Option("--budget", help="Evaluations of a run.")] = 200,
+    repeats: Annotated[int, typer.Option("--repeats", help="Runs, to take the mean of.")] = 40,
+    seed: Annotated[int, typer.Option("--seed", help="Of the first run.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run a search strategy against a recorded space: how near it comes to the optimum."""
+    from json import dumps
+
+    from autotune.recorded import SpaceError
+    from autotune.replay import replay as run
+
+    known("strategy", strategy, STRATEGIES)
+    positive("--budget", budget)
+    positive("--repeats", repeats)
+    try:
+        found = run(space, strategy, budget, repeats, seed)
+    except (SpaceError, ValueError, ImportError) as error:
+        fail(str(error))
+    Console(soft_wrap=True).print(show.replay_table(found) if not json else dumps(found.as_json()))
 
 
 @app.command()

@@ -1,27 +1,35 @@
-"""Which candidates to try: a strategy is one function of one signature.
+"""Search among a problem's candidates: they, their trials, and a strategy that knows of neither.
 
-``evaluate`` tries choices, in the order given, and returns their trials; ``budget`` is how many
-it may be given. A strategy sees nothing else of compilers or GPUs, so that recorded trials
-can stand in for them.
+A strategy sees parameters and times (see ``autotune.strategies``). What the model knows of the
+kernels reaches it as an order of the candidates, best hopes first.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autotune.estimate import estimated_resources
 from autotune.model import predict
 from autotune.space import DEFAULT_SWIZZLE, broken_rule
+from autotune.strategies import STRATEGIES
+from autotune.strategies.common import SearchSpace, search
 from autotune.trial import Trial
+from tconv.algorithms import ALGORITHMS
 from tconv.problem import Problem
 from tconv.select import Choice, heuristic
 from tconv.target import Target
+from tconv.tile import Tile
 
 Evaluate = Callable[[Sequence[Choice]], list[Trial]]
-Strategy = Callable[[Problem, Target, Sequence[Choice], Evaluate, int], list[Trial]]
+DEFAULT_STRATEGY = "ranked"  # of kernels whose cost the model knows
+SEED = 0  # of a strategy's chance: a tune that is repeated finds its trials in the store
 
 
 @dataclass(frozen=True)
@@ -43,15 +51,42 @@ DEFAULT_EFFORT = Effort()
 SAME_SHAPE = 2  # of the tiles tried, how many may share one shape of block
 
 
-def ranked(
+def explore(
+    strategy: str,
     problem: Problem,
     target: Target,
     candidates: Sequence[Choice],
     evaluate: Evaluate,
     budget: int,
 ) -> list[Trial]:
-    """The model's first choices, and the rule of thumb's tile, which they must beat."""
-    return evaluate(shortlist(problem, target, candidates, budget))
+    """The trials that ``strategy`` made, in order, no more than ``budget``.
+
+    The model's hopes come first; among them is the rule of thumb's, which the others must beat.
+    """
+    hopes = shortlist(problem, target, candidates, budget)
+    choices = list(dict.fromkeys([*hopes, *candidates]))  # the rule of thumb may lie between them
+    if not choices:
+        return []
+    trials: dict[int, Trial] = {}
+
+    def times_of(places: list[int]) -> list[float]:
+        made = evaluate([choices[place] for place in places])
+        trials.update(zip(places, made, strict=True))
+        return [math.nan if trial.milliseconds is None else trial.milliseconds for trial in made]
+
+    space = SearchSpace(PARAMETERS, _values(choices), order=tuple(range(len(hopes))))
+    search(STRATEGIES[strategy], space, times_of, budget, SEED)
+    return list(trials.values())
+
+
+PARAMETERS = ("family", *(field.name for field in fields(Tile)))
+
+
+def _values(choices: Sequence[Choice]) -> NDArray[np.float64]:
+    """A row of ``PARAMETERS`` for each choice."""
+    families = list(ALGORITHMS)
+    rows = [(families.index(each.algorithm), *astuple(each.tile)) for each in choices]
+    return np.array(rows, dtype=np.float64)
 
 
 def shortlist(
@@ -83,6 +118,3 @@ def _merit(problem: Problem, choice: Choice, target: Target) -> tuple[bool, floa
     spills = estimated_resources(choice, problem, target).spill_bytes > 0
     milliseconds = predict(problem, choice, target).milliseconds
     return spills, milliseconds, choice.tile.swizzle != DEFAULT_SWIZZLE
-
-
-STRATEGIES: dict[str, Strategy] = {"ranked": ranked}

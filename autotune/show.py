@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autotune.model import predict
+from autotune.replay import Replay
 from autotune.space import rules_report
 from autotune.suites import Layer
 from autotune.tune import Finding, Job, Outcome, problem_of
@@ -166,6 +167,14 @@ def print_space(jobs: Sequence[Job], target: Target, console: Console) -> None:
         table.add_row(name, job.problem.direction, *(str(count) for _, count in report))
     wide = console if console.is_terminal else Console(file=console.file, width=FILE_WIDTH)
     wide.print(table)
+
+
+def replay_table(found: Replay) -> Table:
+    """How near a strategy came to the optimum, by evaluations."""
+    title = f"{found.strategy} on {found.space}: share of the optimum, mean of {found.repeats} runs"
+    table = Table(*(f"after {count}" for count in found.optimum_share), title=title)
+    table.add_row(*(f"{share:.3f}" for share in found.optimum_share.values()))
+    return table
 
 
 def print_suites(suites: Iterable[Sequence[Layer]], console: Console) -> None:

@@ -23,7 +23,7 @@ from autotune.evaluate import (
     worker_gate,
     worker_measure,
 )
-from autotune.search import DEFAULT_EFFORT, STRATEGIES, Effort
+from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY, Effort, explore
 from autotune.space import candidates
 from autotune.store import Store
 from autotune.suites import Layer
@@ -96,7 +96,7 @@ def tune(
     kind: Kind,
     effort: Effort = DEFAULT_EFFORT,
     console: Console | None = None,
-    strategy: str = "ranked",
+    strategy: str = DEFAULT_STRATEGY,
     gate: Gate | None = None,
     measure: Measure | None = None,
 ) -> Outcome:
@@ -172,7 +172,7 @@ def _solve(job: Job, bench: Bench, strategy: str) -> Finding:
         return trials
 
     space = candidates(job.problem, setting.target)
-    STRATEGIES[strategy](job.problem, setting.target, space, evaluate, setting.effort.candidates)
+    explore(strategy, job.problem, setting.target, space, evaluate, setting.effort.candidates)
     winner = bench.winner(tried)
     return Finding(job, winner, tuple(tried))
 

@@ -1,4 +1,4 @@
-"""The ranked strategy, on a space whose times are made up."""
+"""Strategies among a problem's candidates, whose times are made up."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from autotune.model import predict
-from autotune.search import SAME_SHAPE, STRATEGIES, shortlist
+from autotune.search import SAME_SHAPE, explore, shortlist
 from autotune.space import candidates
+from autotune.strategies import STRATEGIES
 from autotune.trial import Trial
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
@@ -21,7 +22,7 @@ VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
-@pytest.mark.parametrize("budget", [0, 1, 8, 10_000])
+@pytest.mark.parametrize("budget", [0, 1, 8])
 def test_a_strategy_stays_within_its_budget_and_space(name: str, budget: int) -> None:
     problem = Problem(VGG, "fprop")
     tiles = candidates(problem, H200)
@@ -34,9 +35,9 @@ def test_a_strategy_stays_within_its_budget_and_space(name: str, budget: int) ->
             for choice in wanted
         ]
 
-    trials = STRATEGIES[name](problem, H200, tiles, evaluate, budget)
+    trials = explore(name, problem, H200, tiles, evaluate, budget)
     assert [trial.choice for trial in trials] == tried
-    assert len(tried) == len(set(tried)) <= budget
+    assert len(tried) == len(set(tried)) == budget
     assert set(tried) <= {*tiles, heuristic(problem, H200)}
 
 

@@ -1,0 +1,19 @@
+"""Search strategies: which configurations to try, within a budget. One file, one function each.
+
+They see parameters and times, no kernel: a recorded space will do as well as a GPU.
+"""
+
+from __future__ import annotations
+
+from autotune.strategies import combined, exhaustive, local, random, ranked, surrogate
+from autotune.strategies.common import Strategy
+
+DEFAULT = "combined"
+STRATEGIES: dict[str, Strategy] = {
+    "combined": combined.combined,
+    "exhaustive": exhaustive.exhaustive,
+    "local": local.local,
+    "random": random.random,
+    "ranked": ranked.ranked,
+    "surrogate": surrogate.surrogate,
+}

@@ -1,0 +1,91 @@
+"""The default: a forest's promise, sought in the whole space, around the best, and between them.
+
+A surrogate alone gets caught in a region, local search alone needs many steps. Here a forest ranks,
+and chance decides where it may look: anywhere, among the neighbours of a good configuration, within
+two changes of it, or among the crosses of two. A few picks are blind.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+
+import numpy as np
+
+from autotune.strategies.common import Evaluate, SearchSpace
+from autotune.strategies.forest import expected_improvement, features, scores
+from autotune.strategies.local import elite, local
+
+STARTS = 6
+BLIND_SHARE = 0.05  # of the picks
+PLACES = {"anywhere": 0.35, "neighbour": 0.25, "two changes": 0.2, "cross": 0.2}
+ELITE, PARTNER = (
+    2.0,
+    4.0,
+)  # mean rank of what neighbours are sought of, and of what it is crossed with
+PICKS_SHARE = 1 / 100  # of what was tried: so many are picked before the forest grows anew
+
+
+def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Generator) -> None:
+    """Try configurations until the space is spent; those of a model's order first."""
+    if importlib.util.find_spec("sklearn") is None:
+        warnings.warn(
+            "scikit-learn is not installed, so that the search goes on without its forest, by "
+            "local steps alone: python -m pip install 'tconv[search]'",
+            stacklevel=2,
+        )
+        return local(space, evaluate, generator)
+    described = features(space)
+    untried = np.ones(len(space), dtype=bool)
+    tried: list[int] = []
+    times: list[float] = []
+
+    def attempt(places: list[int]) -> None:
+        untried[places] = False
+        times.extend(evaluate(places).tolist())
+        tried.extend(places)
+
+    starts = generator.permutation(len(space)).tolist() if space.order is None else space.order
+    attempt(list(starts[:STARTS]))
+    while untried.any():
+        rest = np.flatnonzero(untried)
+        if np.isnan(times).all():
+            attempt([int(generator.choice(rest))])
+            continue
+        score = scores(np.array(times))
+        promise = np.full(len(space), -np.inf)
+        promise[rest] = expected_improvement(
+            described[tried], score, described[rest], int(generator.integers(1 << 31))
+        )
+        best = np.array(tried)[np.argsort(score, kind="stable")]
+        picks: list[int] = []
+        for _ in range(min(len(rest), 1 + int(len(tried) * PICKS_SHARE))):
+            place = _pick(space, promise, best, generator)
+            promise[place] = -np.inf
+            picks.append(place)
+        attempt(picks)
+
+
+def _pick(
+    space: SearchSpace,
+    promise: np.ndarray,  # type: ignore[type-arg]
+    best: np.ndarray,  # type: ignore[type-arg]
+    generator: np.random.Generator,
+) -> int:
+    """The most promising configuration of where chance says to look; -inf marks those tried."""
+    if generator.random() < BLIND_SHARE:
+        return int(generator.choice(np.flatnonzero(promise > -np.inf)))
+    place = generator.choice(list(PLACES), p=list(PLACES.values()))
+    first, second = elite(best, generator, ELITE), elite(best, generator, PARTNER)
+    if place == "neighbour":
+        near = space.neighbours(first)
+    elif place == "two changes":
+        near = space.neighbours(first, most=2)
+    elif place == "cross":
+        near = space.crosses(first, second)
+    else:
+        near = np.arange(len(space))
+    near = near[promise[near] > -np.inf]
+    if not len(near):
+        return int(promise.argmax())
+    return int(near[promise[near].argmax()])

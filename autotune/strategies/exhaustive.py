@@ -1,0 +1,12 @@
+"""Every configuration, in the order of the space."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autotune.strategies.common import Evaluate, SearchSpace
+
+
+def exhaustive(space: SearchSpace, evaluate: Evaluate, generator: np.random.Generator) -> None:
+    """Try all; the generator is not asked."""
+    evaluate(range(len(space)))

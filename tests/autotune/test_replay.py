@@ -1,0 +1,109 @@
+"""Recorded spaces: read with care, replayed without a GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from autotune.cli import app
+from autotune.recorded import SpaceError, read_space
+from autotune.replay import replay
+
+GOOD = "a,b,time\n" + "".join(
+    f"{a},{b},{'' if a * b > 32 else 1 + abs(a - 4) + abs(b - 2)}\n"
+    for a in (1, 2, 4, 8, 16) for b in (1, 2, 3, 4)
+)  # fmt: skip
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    (tmp_path / "space.csv").write_text(GOOD)
+    return tmp_path / "space.csv"
+
+
+def test_a_space_is_read(space: Path) -> None:
+    recorded = read_space(space)
+    assert recorded.space.names == ("a", "b")
+    assert recorded.space.values.shape == (20, 2)
+    assert recorded.optimum == 1
+    assert np.isnan(recorded.times).sum() == 2
+
+
+BAD = {
+    "a,b\n1,2\n": "the last column is 'b'",
+    "time\n1\n": "parameters come first",
+    "a,time\n": "only the heading",
+    "": "no CSV table",
+    "a,time\n1,2\nwide,3\n": "line 3, column 'a': 'wide' is not a number",
+    "a,time\n1,fast\n": "line 2, column 'time': 'fast' is not a positive number",
+    "a,time\n1,-2\n": "'-2' is not a positive number",
+    "a,time\n1,inf\n": "'inf' is not a positive number",
+    "a,time\n,2\n": "column 'a': '' is not a number",
+    "a,time\n1,\n2,\n": "every configuration failed",
+    "a,time\n1,2\n1,3\n": "line 3: the configuration came before",
+}
+
+
+@pytest.mark.parametrize("text", BAD, ids=BAD.values())
+def test_what_is_no_space_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(SpaceError, match=r"bad\.csv") as raised:
+        read_space(tmp_path / "bad.csv")
+    assert BAD[text] in str(raised.value)
+    result = CliRunner().invoke(app, ["replay", str(tmp_path / "bad.csv")])
+    assert result.exit_code != 0
+    assert "bad.csv" in result.output
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"none\.csv: there is no such file"):
+        read_space(tmp_path / "none.csv")
+
+
+def test_workers_change_nothing(space: Path) -> None:
+    alone = replay(space, "random", 12, repeats=4, seed=5, workers=1)
+    assert replay(space, "random", 12, repeats=4, seed=5, workers=2) == alone
+    assert list(alone.optimum_share) == [10]
+    assert list(alone.curve) == sorted(alone.curve)
+
+
+def test_the_share_is_of_the_optimum(space: Path) -> None:
+    found = replay(space, "exhaustive", 20, repeats=2, seed=0)
+    times = read_space(space).times
+    assert found.curve[9] == pytest.approx(1 / np.nanmin(times[:10]))
+    assert found.curve[-1] == 1
+
+
+def test_nothing_found_is_a_share_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "late.csv").write_text("a,time\n1,\n2,\n3,4\n")
+    assert replay(tmp_path / "late.csv", "exhaustive", 3, 1, 0).curve == (0, 0, 1)
+
+
+def test_the_command_prints_json(space: Path) -> None:
+    arguments = ["replay", str(space), "--strategy", "local", "--budget", "25", "--repeats", "3"]
+    result = CliRunner().invoke(app, [*arguments, "--seed", "1", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert found["strategy"] == "local"
+    assert found["optimum_share"].keys() == {"10", "25"}
+    assert found["optimum_share"]["25"] == 1  # the space is smaller
+    assert "after 10" in CliRunner().invoke(app, arguments).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--budget", "0"], "--budget is 0"),
+        (["--repeats", "0"], "--repeats is 0"),
+        (["--strategy", "guess"], "unknown strategy 'guess'"),
+        (["--strategy", "ranked"], "follows a model's order"),
+    ],
+)
+def test_bad_input_is_named(space: Path, arguments: list[str], words: str) -> None:
+    result = CliRunner().invoke(app, ["replay", str(space), *arguments])
+    assert result.exit_code != 0
+    assert words in result.output

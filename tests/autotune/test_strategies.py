@@ -1,0 +1,96 @@
+"""Every strategy on made-up spaces: within its budget, repeatable, not stopped by failures."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+
+import numpy as np
+import pytest
+
+from autotune.strategies import STRATEGIES
+from autotune.strategies.common import SearchSpace, Trials, search
+
+ALONE = sorted(STRATEGIES.keys() - {"ranked"})  # those that need no model's order
+
+
+def tiles() -> tuple[SearchSpace, np.ndarray]:  # type: ignore[type-arg]
+    """Like a kernel's: factors, a switch, an axis that does not vary, a third that fails."""
+    axes = [[16, 32, 64, 128, 256], [16, 32, 64, 128, 256], [1, 2, 3, 4], [0, 1], [7]]
+    values = np.array(list(itertools.product(*axes)), dtype=float)
+    m, n, stages, switch, _ = values.T
+    times = (np.log2(m / 64) ** 2 + np.log2(n / m) ** 2 + (stages - 3) ** 2 + 2 * switch + 5) / 5
+    times[m * n * stages > 40_000] = np.nan
+    return SearchSpace(("m", "n", "stages", "switch", "one"), values), times
+
+
+SPACE, TIMES = tiles()
+
+
+def run(name: str, budget: int, seed: int = 0, times: np.ndarray = TIMES) -> Trials:  # type: ignore[type-arg]
+    return search(STRATEGIES[name], SPACE, lambda places: times[places].tolist(), budget, seed)
+
+
+@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("budget", [0, 1, 7, 30])
+def test_the_budget_is_spent_on_distinct_configurations(name: str, budget: int) -> None:
+    trials = run(name, budget)
+    assert len(trials.order) == len(set(trials.order)) == budget
+    np.testing.assert_array_equal(trials.times, TIMES[trials.order])
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_the_same_seed_tries_the_same(name: str) -> None:
+    assert run(name, 20, seed=3).order == run(name, 20, seed=3).order
+    if name != "exhaustive":
+        assert run(name, 20, seed=3).order != run(name, 20, seed=4).order
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_more_than_the_space_finds_the_optimum(name: str) -> None:
+    trials = run(name, 10_000)
+    assert sorted(trials.order) == list(range(len(SPACE)))
+    assert np.nanmin(trials.times) == np.nanmin(TIMES)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_failures_alone_do_not_end_a_search(name: str) -> None:
+    assert len(run(name, 40, times=np.full(len(SPACE), np.nan)).order) == 40
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_space_of_one(name: str) -> None:
+    space = SearchSpace(("a", "b"), np.array([[1.0, 2.0]]))
+    trials = search(STRATEGIES[name], space, lambda places: [1.0], 5, seed=0)
+    assert trials.order == [0]
+
+
+@pytest.mark.parametrize("name", ["combined", "local", "surrogate"])
+def test_learning_beats_chance(name: str) -> None:
+    def mean_best(strategy: str) -> float:
+        return float(np.mean([np.nanmin(run(strategy, 25, seed).times) for seed in range(12)]))
+
+    assert mean_best(name) < mean_best("random") - 0.03
+
+
+def test_ranked_follows_the_model() -> None:
+    with pytest.raises(ValueError, match="follows a model's order"):
+        run("ranked", 3)
+    space = SearchSpace(SPACE.names, SPACE.values, order=(9, 4, 2))
+    assert search(STRATEGIES["ranked"], space, lambda p: [1.0] * len(p), 8, 0).order == [9, 4, 2]
+    combined = search(STRATEGIES["combined"], space, lambda p: TIMES[p].tolist(), 8, 0)
+    assert combined.order[:3] == [9, 4, 2]
+
+
+def test_without_scikit_learn_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match=r"pip install 'tconv\[search\]'"):
+        assert run("combined", 20).order == run("local", 20).order
+
+
+def test_a_configuration_asked_for_again_costs_nothing() -> None:
+    asked: list[int] = []
+    trials = Trials(lambda places: [asked.append(place) or 1.0 for place in places], budget=3)  # type: ignore[func-returns-value]
+    trials([5, 5, 6])
+    trials([6, 5, 7])
+    assert asked == [5, 6, 7]
