@@ -73,6 +73,10 @@ class Seen:
     nhwc: bool = True
     bordered: bool = False  # by zeros, so that no tap leaves the image
 
+    def elements(self, batch: int) -> int:
+        """Of x, with all that it was widened by."""
+        return batch * self.in_h * self.in_w * self.pixel
+
     @property
     def scalars(self) -> dict[str, int]:
         return {"in_h": self.in_h, "in_w": self.in_w}
@@ -120,6 +124,7 @@ def fprop(problem: Problem, tile: Tile, operands: Operands, seen: Seen, bias: bo
         "X_NHWC": seen.nhwc,
         "Y_NHWC": split or layout == "nhwc",
         "SPLIT": split,
+        "INDEX": index_type(seen.elements(shape.batch), shape.w_elements, shape.y_elements),
     }
     if bias and not split:
         taken["bias"] = Pointer("bias", problem.dtype)
@@ -202,8 +207,7 @@ def wgrad(problem: Problem, tile: Tile, operands: Operands, seen: Seen, w_layout
         "EXACT": box.exact,
         "NHWC": seen.nhwc,
         "DW_NHWC": in_parts or w_layout == "nhwc",
-        "INDEX": index_type(shape.batch * seen.in_h * seen.in_w * seen.pixel,
-                            shape.y_elements, parts),
+        "INDEX": index_type(seen.elements(shape.batch), shape.y_elements, parts),
     }  # fmt: skip
     del constants["BLOCK_K"]
     product = Launch(

@@ -18,6 +18,7 @@ from tconv.ops.conv_run import prepare
 from tconv.ops.launch import recorded, target_for
 from tconv.problem import Layout, Problem
 from tconv.select import Choice
+from tconv.target import TARGETS
 from tconv.tile import Tile
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -214,3 +215,21 @@ def test_deterministic_algorithms_change_nothing() -> None:
                 torch.use_deterministic_algorithms(False)
             results.append([launch.kernel for launch in log])
         assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("direction", ["fprop", "wgrad"])
+@pytest.mark.parametrize(("batch", "index"), [(1000, "int32"), (2100, "int64")])
+def test_offsets_are_counted_in_what_pixels_were_widened_to(
+    direction: Pass, batch: int, index: str
+) -> None:
+    # x has fewer than 2^31 elements, its widened copy of 4 channels more.
+    shape = ConvGeometry(batch, 3, 512, 512, 8, 7, 7, 4, 4)
+    assert max(shape.x_elements, shape.y_elements) < 2**31 - 2**22
+    problem = Problem(shape, direction)
+    target = TARGETS["sm_90"]
+    family = ALGORITHMS[FEW_CHANNELS]
+    plan = family.plan(problem, family.heuristic(problem, target), target)
+    assert plan.buffers["x_wide"].elements == batch * 512 * 512 * 4
+    widen = next(launch for launch in plan.launches if launch.kernel == "relayout.widen")
+    product = plan.launches[plan.product]
+    assert [widen.constants["INDEX"].name, product.constants["INDEX"].name] == [index, index]
