@@ -10,7 +10,8 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,8 +85,8 @@ PARAMETERS = ("family", *(field.name for field in fields(Tile)))
 
 def _values(choices: Sequence[Choice]) -> NDArray[np.float64]:
     """A row of ``PARAMETERS`` for each choice."""
-    families = list(ALGORITHMS)
-    rows = [(families.index(each.algorithm), *astuple(each.tile)) for each in choices]
+    families, of_tile = list(ALGORITHMS), attrgetter(*PARAMETERS[1:])
+    rows = [(families.index(each.algorithm), *of_tile(each.tile)) for each in choices]
     return np.array(rows, dtype=np.float64)
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from autotune.model import predict
-from autotune.replay import Replay
 from autotune.space import rules_report
 from autotune.suites import Layer
 from autotune.tune import Finding, Job, Outcome, problem_of
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.select import choose, forget
 from tconv.target import Target
+
+if TYPE_CHECKING:
+    from autotune.replay import Replay
 
 FILE_WIDTH = 200  # columns, where output goes to a file and tables should not be broken
 

@@ -11,8 +11,9 @@ import importlib.util
 import warnings
 
 import numpy as np
+from numpy.typing import NDArray
 
-from autotune.strategies.common import Evaluate, SearchSpace
+from autotune.strategies.common import Evaluate, SearchSpace, Times
 from autotune.strategies.forest import expected_improvement, features, scores
 from autotune.strategies.local import elite, local
 
@@ -68,8 +69,8 @@ def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Genera
 
 def _pick(
     space: SearchSpace,
-    promise: np.ndarray,  # type: ignore[type-arg]
-    best: np.ndarray,  # type: ignore[type-arg]
+    promise: Times,
+    best: NDArray[np.int64],
     generator: np.random.Generator,
 ) -> int:
     """The most promising configuration of where chance says to look; -inf marks those tried."""

@@ -34,20 +34,6 @@ class SearchSpace:
         columns = (np.unique(column, return_inverse=True)[1] for column in self.values.T)
         return np.column_stack(list(columns)).astype(np.int64)
 
-    @cached_property
-    def axes(self) -> NDArray[np.float64]:
-        """Parameters that vary, each over [0, 1]; logarithms of those that grow by factors."""
-        columns = []
-        for column in self.values.T:
-            low, high = column.min(), column.max()
-            if low == high:
-                continue
-            scaled = np.log2(column) if low > 0 and high >= 4 * low else column
-            columns.append((scaled - scaled.min()) / (scaled.max() - scaled.min()))
-        if not columns:
-            return np.zeros((len(self), 1))
-        return np.column_stack(columns)
-
     def neighbours(self, place: int, most: int = 1) -> NDArray[np.int64]:
         """Configurations that differ from one in no more than ``most`` parameters."""
         differing = (self.levels != self.levels[place]).sum(1)

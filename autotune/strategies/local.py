@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.strategies.common import Evaluate, SearchSpace
 
@@ -39,6 +40,6 @@ def local(space: SearchSpace, evaluate: Evaluate, generator: np.random.Generator
         attempt(int(generator.choice(candidates)))
 
 
-def elite(best: np.ndarray, generator: np.random.Generator, mean_rank: float) -> int:  # type: ignore[type-arg]
+def elite(best: NDArray[np.int64], generator: np.random.Generator, mean_rank: float) -> int:
     """One of the configurations ``best``, which are in order: the better, the likelier."""
     return int(best[min(int(generator.exponential(mean_rank)), len(best) - 1)])

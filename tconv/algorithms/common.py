@@ -71,6 +71,20 @@ def shape_constants(problem: Problem) -> dict[str, Any]:
     }
 
 
+def tap_constants(problem: Problem) -> dict[str, int]:
+    """Where the first tap of an output lies, and the way to the next.
+
+    For fprop, and for dgrad at stride 1: the same sum with the filter turned by 180 degrees.
+    """
+    shape, sign = problem.geometry, 1 if problem.direction == "fprop" else -1
+    return {
+        "FIRST_H": -sign * shape.pad_h,
+        "FIRST_W": -sign * shape.pad_w,
+        "STEP_H": sign * shape.dilation_h,
+        "STEP_W": sign * shape.dilation_w,
+    }
+
+
 def power_of_two(value: int, least: int, most: int) -> int:
     """The smallest power of two that reaches ``value``, within bounds."""
     return min(max(1 << (max(value, 1) - 1).bit_length(), least), most)

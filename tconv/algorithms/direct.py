@@ -10,8 +10,9 @@ from tconv.algorithms.common import (
     power_of_two,
     shape_constants,
     sizes,
+    tap_constants,
 )
-from tconv.algorithms.reduce import Shares, workspace
+from tconv.algorithms.reduce import Shares, splits_to_fill, workspace
 from tconv.algorithms.relayout import Operands
 from tconv.ops.launch import Launch, Plan, Pointer, cdiv
 from tconv.problem import Layout, Problem
@@ -47,9 +48,9 @@ def _product(problem: Problem, tile: Tile, bias: bool, w_layout: Layout) -> Laun
     shape, dtype = problem.geometry, problem.dtype
     forward, extents = problem.direction == "fprop", sizes(problem)
     reduced, produced = shape.group_in_channels, shape.group_out_channels
-    names, sign = ("x", "y"), 1
+    names = ("x", "y")
     if not forward:
-        reduced, produced, names, sign = produced, reduced, ("dy", "dx"), -1
+        reduced, produced, names = produced, reduced, ("dy", "dx")
         extents |= {"in_h": shape.out_h, "in_w": shape.out_w}
         extents |= {"out_h": shape.in_h, "out_w": shape.in_w}
     taken = {"image": Pointer(names[0], dtype), "filters": Pointer("w", dtype)}
@@ -64,15 +65,12 @@ def _product(problem: Problem, tile: Tile, bias: bool, w_layout: Layout) -> Laun
         "ACCUMULATOR": accumulator_type(problem.dtype),
         "REDUCED": reduced,
         "PRODUCED": produced,
-        "FIRST_H": -sign * shape.pad_h,
-        "FIRST_W": -sign * shape.pad_w,
-        "STEP_H": sign * shape.dilation_h,
-        "STEP_W": sign * shape.dilation_w,
         "FORWARD": forward,
         "W_NHWC": w_layout == "nhwc",
         "INDEX": index_type(shape.x_elements, shape.w_elements, shape.y_elements),
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
+        **tap_constants(problem),
     }
     if bias:
         taken["bias"] = Pointer("bias", dtype)
@@ -128,7 +126,7 @@ def heuristic(problem: Problem, target: Target) -> Tile:
         block_n = power_of_two(columns, 1, THREAD_OUTPUTS // block_m)
         tiles = cdiv(shape.group_out_channels, block_m) * cdiv(columns, block_n) * shape.groups
         steps = cdiv(shape.batch * shape.out_h * shape.out_w, threads)
-        splits = max(1, min(4 * target.processors // tiles, steps // 4, 256))
+        splits = splits_to_fill(4 * target.processors, tiles, steps // 4, 256)
         return Tile(block_m, block_n, threads, stages=1, warps=4, splits=splits)
     pixels, produced = shape.batch * shape.out_h * shape.out_w, shape.group_out_channels
     if problem.direction == "dgrad":

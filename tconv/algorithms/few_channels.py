@@ -11,6 +11,7 @@ from __future__ import annotations
 from tconv.algorithms import pointers
 from tconv.algorithms.common import pixel_box, power_of_two
 from tconv.algorithms.pointers import Seen
+from tconv.algorithms.reduce import splits_to_fill
 from tconv.algorithms.relayout import Operands
 from tconv.ops.launch import Plan, cdiv
 from tconv.problem import Layout, Problem
@@ -91,5 +92,5 @@ def heuristic(problem: Problem, target: Target) -> Tile:
     block_k = 16 if exact else 128 // problem.itemsize
     boxes = pixel_box(block_k, shape.batch, shape.out_h, shape.out_w).count
     tiles = cdiv(shape.out_channels, filters) * cdiv(shape.filter_h * row_length(problem), columns)
-    splits = max(1, min(2 * target.processors // tiles, boxes // 8, 256))
+    splits = splits_to_fill(2 * target.processors, tiles, boxes // 8, 256)
     return Tile(filters, columns, block_k, stages=stages, warps=4, splits=splits)

@@ -18,7 +18,7 @@ from tconv.algorithms.common import (
     shape_constants,
     sizes,
 )
-from tconv.algorithms.reduce import LEAST_SPLIT_STEPS, Shares, workspace
+from tconv.algorithms.reduce import LEAST_SPLIT_STEPS, Shares, splits_to_fill, workspace
 from tconv.algorithms.relayout import Operands
 from tconv.ops.launch import Launch, Plan, Pointer, cdiv
 from tconv.problem import Layout, Problem
@@ -208,7 +208,7 @@ def wgrad(problem: Problem, tile: Tile, operands: Operands, seen: Seen, w_layout
         "NHWC": seen.nhwc,
         "DW_NHWC": in_parts or w_layout == "nhwc",
         "INDEX": index_type(seen.elements(shape.batch), shape.y_elements, parts),
-    }  # fmt: skip
+    }
     del constants["BLOCK_K"]
     product = Launch(
         "wgrad.implicit_gemm_wgrad",
@@ -296,7 +296,7 @@ def _pixel_tile(problem: Problem, target: Target) -> Tile:
     if problem.direction == "dgrad":
         phases = shape.stride_h * shape.stride_w
         programs, steps = programs * phases, cdiv(steps, phases)
-    splits = max(1, min(target.processors // max(programs, 1), steps // LEAST_SPLIT_STEPS, 16))
+    splits = splits_to_fill(target.processors, programs, steps // LEAST_SPLIT_STEPS, 16)
     warps = 8 if block_m * block_n >= 128 * (64 if scattered(problem, target) else 128) else 4
     stages = 3 if target.backend == "cuda" else 2
     return Tile(block_m, block_n, block_k, stages=stages, warps=warps, splits=splits)
@@ -320,7 +320,7 @@ def _wgrad_tile(problem: Problem, target: Target) -> Tile:
     block_k = 64 if problem.itemsize == 2 else 16
     programs = -(-rows // block_m) * -(-columns // block_n) * shape.groups
     steps = -(-pixels // block_k)
-    splits = max(1, min(2 * target.processors // programs, steps // 8, 256))
+    splits = splits_to_fill(2 * target.processors, programs, steps // 8, 256)
     warps = 8 if block_m * block_n >= most * most else 4
     stages = 3 if target.backend == "cuda" else 2
     return Tile(block_m, block_n, block_k, stages=stages, warps=warps, splits=splits)

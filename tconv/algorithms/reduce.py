@@ -30,6 +30,15 @@ class Shares:
         return cls(max(1, cdiv(steps, share)), share)
 
 
+def splits_to_fill(programs: int, tiles: int, steps: int, most: int) -> int:
+    """Splits that make about ``programs`` of ``tiles``, each with one of ``steps``; at least one.
+
+    >>> splits_to_fill(264, tiles=18, steps=100, most=256)
+    14
+    """
+    return max(1, min(programs // max(tiles, 1), steps, most))
+
+
 def workspace(problem: Problem) -> Pointer:
     return Pointer(WORKSPACE, workspace_dtype(problem.dtype))
 

@@ -13,8 +13,9 @@ from tconv.algorithms.common import (
     pixel_box,
     power_of_two,
     programs,
+    tap_constants,
 )
-from tconv.algorithms.reduce import LEAST_SPLIT_STEPS, Shares, workspace
+from tconv.algorithms.reduce import LEAST_SPLIT_STEPS, Shares, splits_to_fill, workspace
 from tconv.algorithms.relayout import Operands
 from tconv.ops.launch import Descriptor, Launch, Operand, Plan, Pointer, cdiv
 from tconv.problem import Layout, Problem
@@ -202,10 +203,10 @@ def _product(problem: Problem, tile: Tile, target: Target, bias: bool, w_layout:
     forward = problem.direction == "fprop"
     if forward:
         image, read, size, result_name = operands.x(shape, problem.layout), x_size, y_size, "y"
-        reduced, produced, stride, sign = shape.in_channels, shape.out_channels, shape.stride_h, 1
+        reduced, produced, stride = shape.in_channels, shape.out_channels, shape.stride_h
     else:
         image, read, size, result_name = operands.dy(shape, problem.layout), y_size, x_size, "dx"
-        reduced, produced, stride, sign = shape.out_channels, shape.in_channels, 1, -1
+        reduced, produced, stride = shape.out_channels, shape.in_channels, 1
     shares = Shares.of(shape.taps * cdiv(reduced, tile.block_k), tile.splits)
     split = shares.splits > 1
     boxes = not split and problem.layout == "nhwc"
@@ -226,10 +227,7 @@ def _product(problem: Problem, tile: Tile, target: Target, bias: bool, w_layout:
         "REDUCED": reduced,
         "PRODUCED": produced,
         "STRIDE": stride,
-        "FIRST_H": -sign * shape.pad_h,
-        "FIRST_W": -sign * shape.pad_w,
-        "STEP_H": sign * shape.dilation_h,
-        "STEP_W": sign * shape.dilation_w,
+        **tap_constants(problem),
         "REDUCED_FIRST": not forward,
         "BOXES": boxes,
         "NHWC": split or problem.layout == "nhwc",
@@ -321,8 +319,8 @@ def heuristic(problem: Problem, target: Target) -> Tile:
     while block_m > 64 and _tiles(problem, block_m, block_n) < target.processors:
         block_m //= 2
     steps = shape.taps * cdiv(reduced, block_k)
-    wanted = target.processors // _tiles(problem, block_m, block_n)
-    splits = max(1, min(wanted, steps // LEAST_SPLIT_STEPS, 16))
+    tiles = _tiles(problem, block_m, block_n)
+    splits = splits_to_fill(target.processors, tiles, steps // LEAST_SPLIT_STEPS, 16)
     warps = 8 if block_m * block_n >= 128 * 128 else 4
     return Tile(block_m, block_n, block_k, stages=4, warps=warps, splits=splits)
 
@@ -340,6 +338,6 @@ def _wgrad_tile(problem: Problem, target: Target) -> Tile:
     columns = shape.taps * cdiv(shape.in_channels, block_n)
     tiles = cdiv(shape.out_channels, block_m) * columns
     boxes = wgrad_box(problem, 64).count
-    splits = max(1, min(2 * target.processors // tiles, boxes // LEAST_SPLIT_STEPS, 256))
+    splits = splits_to_fill(2 * target.processors, tiles, boxes // LEAST_SPLIT_STEPS, 256)
     warps = 8 if block_m * block_n >= 128 * 128 else 4
     return Tile(block_m, block_n, 64, stages=4, warps=warps, splits=splits)

@@ -105,11 +105,6 @@ class _Address:
 Operand = Pointer | Descriptor
 
 
-def pointers(dtype: str, *names: str) -> dict[str, Pointer]:
-    """Operands whose kernel arguments are called as their tensors are."""
-    return {name: Pointer(name, dtype) for name in names}
-
-
 @dataclass(frozen=True)
 class Launch:
     """One kernel launch: ``kernel`` is ``module.function`` within ``tconv.kernels``."""
