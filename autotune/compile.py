@@ -87,11 +87,8 @@ def _tool(name: str) -> str:
 
 
 def _cuda_resources(compiled: Any, steps: int) -> Resources:
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
-        usage = _output(_tool("cuobjdump"), "--dump-resource-usage", str(cubin))
-        listing = _output(_tool("nvdisasm"), "-c", str(cubin))
+    usage = _cubin_told(compiled, "cuobjdump", "--dump-resource-usage")
+    counted = matrix_loop_instructions(listing_of(compiled), steps) if steps else 0
     match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if match is None:
         raise RuntimeError("cuobjdump told no registers")
@@ -99,8 +96,21 @@ def _cuda_resources(compiled: Any, steps: int) -> Resources:
         registers=int(match[1]),
         spill_bytes=int(match[2]),  # LOCAL stays 0: spills go to the stack
         shared_bytes=compiled.metadata.shared,
-        instructions=matrix_loop_instructions(listing, steps),
+        instructions=counted,
     )
+
+
+def listing_of(compiled: Any) -> str:
+    """The SASS of a kernel compiled for NVIDIA."""
+    return _cubin_told(compiled, "nvdisasm", "-c")
+
+
+def _cubin_told(compiled: Any, tool: str, option: str) -> str:
+    """What one of the CUDA tools prints of a kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        return _output(_tool(tool), option, str(cubin))
 
 
 def _output(*command: str) -> str:
@@ -119,7 +129,7 @@ def _hip_resources(compiled: Any, steps: int) -> Resources:
         registers=number("vgpr_count"),
         spill_bytes=4 * number("vgpr_spill_count"),
         shared_bytes=compiled.metadata.shared,
-        instructions=amd_loop_instructions(text, steps),
+        instructions=amd_loop_instructions(text, steps) if steps else 0,
     )
 
 
@@ -135,7 +145,10 @@ def build(launch: Launch, target: Target) -> Any:
 
 
 def compile_launch(launch: Launch, target: Target, steps: int = 1) -> Resources:
-    """Compile one kernel; ``steps`` is how often its loop runs, should it be unrolled."""
+    """Compile one kernel; ``steps`` is how often its loop runs, should it be unrolled.
+
+    With 0 its instructions are not counted: disassembling takes longer than compiling.
+    """
     return READERS[target.backend](build(launch, target), steps)
 
 
@@ -145,6 +158,9 @@ def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled
 
     steps = int(product_of(problem, choice.algorithm).steps(choice.tile))
     plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target)
-    found = [compile_launch(launch, target, steps) for launch in plan.launches]
+    found = [
+        compile_launch(launch, target, max(1, steps) if place == plan.product else 0)
+        for place, launch in enumerate(plan.launches)
+    ]
     product = found.pop(plan.product)
     return Compiled(product, max((helper.spill_bytes for helper in found), default=0))

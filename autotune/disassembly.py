@@ -88,6 +88,11 @@ def matrix_loop_instructions(listing: str, steps: int = 1) -> int:
     return _count(_sass(listing), SASS_MATRIX, SASS_SCALAR, steps)
 
 
+def program_instructions(listing: str) -> int:
+    """Instructions of a whole program without loops, from ``nvdisasm -c``'s listing."""
+    return sum(bool(line.opcode) for line in _sass(listing))
+
+
 def amd_loop_instructions(text: str, steps: int = 1) -> int:
     """The same for AMDGPU assembly."""
     return _count(_amd(text), AMD_MATRIX, AMD_SCALAR, steps)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from autotune.product import product_of
+from autotune.product import Strips, product_of
 from autotune.space import REGISTERS_PER_THREAD, accumulator_registers, shared_bytes, sums
 from autotune.trial import Resources
-from tconv.algorithms import BOXED, DIRECT, FEW_CHANNELS, IN_PLACE, few_channels
+from tconv.algorithms import BOXED, DEPTHWISE, DIRECT, FEW_CHANNELS, GROUPED, IN_PLACE, few_channels
 from tconv.problem import Problem
 from tconv.select import Choice
 from tconv.target import Target
@@ -33,6 +33,7 @@ REGISTERS_PER_LOAD = {"fprop": 4, "dgrad": 8, "wgrad": 4}
 # bits, a conversion; all loads of a step wait in registers.
 DIRECT_INSTRUCTIONS, DIRECT_WGRAD_INSTRUCTIONS, DIRECT_PER_LOAD = 60.0, 110.0, 1.6
 DIRECT_REGISTERS = 40
+STRIP_PER_LOAD = 5.0  # a depthwise load, with its mask and the zeros that stand in
 
 
 def loads_per_step(choice: Choice, problem: Problem, target: Target) -> tuple[float, float]:
@@ -53,6 +54,12 @@ def loads_per_step(choice: Choice, problem: Problem, target: Target) -> tuple[fl
     reduced, produced = shape.group_in_channels, shape.group_out_channels
     if choice.algorithm == DIRECT:
         return _direct_loads(choice, problem, target)
+    if choice.algorithm == DEPTHWISE:
+        return _strip_loads(choice, problem, target)
+    if choice.algorithm == GROUPED and problem.direction != "wgrad":
+        groups = math.gcd(widest, reduced)  # filters lie group by group, pixels do not
+        pixels = tile.block_m * tile.block_k / widest / threads
+        return pixels, tile.block_k * tile.block_n / groups / threads
     if choice.algorithm == FEW_CHANNELS:  # widened pixels lie side by side, any of them first
         pixel = min(widest, few_channels.pixel_width(problem))
         row = width(few_channels.row_length(problem), tile.block_k)
@@ -88,9 +95,43 @@ def _direct_loads(choice: Choice, problem: Problem, target: Target) -> tuple[flo
     return pixels * taps, channels * taps
 
 
+def _strip_loads(choice: Choice, problem: Problem, target: Target) -> tuple[float, float]:
+    """Loads a thread of places and of weights, for one line of a depthwise filter."""
+    tile, product = choice.tile, product_of(problem, DEPTHWISE)
+    assert isinstance(product, Strips)
+    held = tile.block_m * tile.block_n / (tile.warps * target.warp_size)
+    vector = min(held, 16 // problem.itemsize) if problem.layout == "nhwc" else 1.0
+    each = max(1.0, held / max(1.0, vector))
+    if problem.direction == "wgrad":
+        return product.places(tile) * each, tile.block_k * each
+    return product.places(tile) * each, product.step_taps * each
+
+
+def _strip_resources(choice: Choice, problem: Problem, target: Target) -> Resources:
+    """Of depthwise code (65 compiled kernels, sm_90): each place is loaded, widened and used."""
+    tile, product = choice.tile, product_of(problem, DEPTHWISE)
+    assert isinstance(product, Strips)
+    limit = REGISTERS_PER_THREAD.get(target.backend, 255)
+    held = max(1.0, tile.block_m * tile.block_n / (tile.warps * target.warp_size))
+    places, weights = _strip_loads(choice, problem, target)
+    widened = held * (product.places(tile) + product.step_taps)
+    instructions = STRIP_PER_LOAD * (places + weights)
+    instructions += held * tile.block_k * product.step_taps
+    instructions += widened if problem.itemsize == 2 else 0.0
+    kept = accumulator_registers(choice, problem, target)
+    registers = DIRECT_REGISTERS + kept + round(held * (product.step_taps + 2))
+    spilled = max(0, registers - limit) * 4
+    return Resources(min(limit, registers), spilled, 0, round(instructions))
+
+
 def spans_taps(choice: Choice, problem: Problem) -> bool:
     """Whether a tile of wgrad's columns lies across filter taps, a mask for each element."""
-    if problem.direction != "wgrad" or choice.algorithm in (FEW_CHANNELS, DIRECT):
+    if problem.direction != "wgrad" or choice.algorithm in (
+        FEW_CHANNELS,
+        DIRECT,
+        DEPTHWISE,
+        GROUPED,
+    ):
         return False
     return problem.geometry.group_in_channels % choice.tile.block_n != 0
 
@@ -106,6 +147,8 @@ def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Res
         spilled = max(0, registers - limit) * 4
         steps = round(BOXED_INSTRUCTIONS + BOXED_PER_PRODUCT * products)
         return Resources(min(limit, registers), spilled, shared, steps)
+    if choice.algorithm == DEPTHWISE:
+        return _strip_resources(choice, problem, target)
     first, second = loads_per_step(choice, problem, target)
     if choice.algorithm == DIRECT:
         return _direct_resources(choice, problem, target, first + second)

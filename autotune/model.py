@@ -24,10 +24,10 @@ from autotune.estimate import (
     resident_programs,
     uses_wgmma,
 )
-from autotune.product import Product, cdiv, product_of
-from autotune.space import LEAST_DOT, accumulator_words
+from autotune.product import Product, Strips, cdiv, product_of
+from autotune.space import LEAST_DOT, SCALAR, accumulator_words
 from autotune.trial import Resources
-from tconv.algorithms import ALGORITHMS, DIRECT
+from tconv.algorithms import ALGORITHMS, DEPTHWISE, DIRECT
 from tconv.problem import ITEMSIZE, Problem
 from tconv.select import Choice
 from tconv.target import Target
@@ -57,6 +57,7 @@ class Constants:
 
 
 CONSTANTS = Constants()
+SECTOR = 32  # bytes: the least that L2 hands out
 MMA_REUSE = 64  # outputs a side that a warp holds in registers with mma.sync or MFMA
 
 
@@ -129,7 +130,7 @@ def _step_clocks(
     # Below 64 rows, or a whole warp group, sm_90 falls back to an instruction of half the rate.
     newer = target.sm >= 90
     arithmetic = problem.arithmetic
-    if choice.algorithm == DIRECT:
+    if choice.algorithm in SCALAR:
         arithmetic = "float64" if problem.dtype == "float64" else "float32"
     tensor = arithmetic not in ("float32", "float64")
     narrow = 2.0 if newer and tensor and not uses_wgmma(issued, problem, target) else 1.0
@@ -147,6 +148,9 @@ def _step_clocks(
             rows = problem.geometry.filter_h
             open_latency = known.l1_latency_clocks + known.memory_latency_clocks / rows
         traffic = _loaded_lines(choice, problem, target) * known.shared_bytes_per_clock
+    elif choice.algorithm == DEPTHWISE:
+        traffic = _fetched_bytes(tile, problem, product)  # a place is loaded once for its strip
+        open_latency = known.l1_latency_clocks + known.memory_latency_clocks / product.step_taps
     else:
         traffic = _shared_traffic(issued, problem, target)
     return {
@@ -160,6 +164,13 @@ def _step_clocks(
 
 def _fetched_bytes(tile: Tile, problem: Problem, product: Product) -> float:
     """Bytes that a step asks of L2. Masked elements, beyond the extents, are not fetched."""
+    if isinstance(product, Strips):
+        places = product.places(tile) + (tile.block_k if product.depth else 0)
+        beside, apart = tile.block_n, tile.block_m  # in memory
+        if problem.layout == "nchw":
+            beside, apart = apart, beside
+        sectors = cdiv(beside * problem.itemsize, SECTOR)
+        return float(apart * sectors * SECTOR * places)
 
     def filled(extent: int, block: int) -> float:
         return extent / cdiv(extent, block)
@@ -175,6 +186,8 @@ def _dram_bytes(tile: Tile, problem: Problem, product: Product, target: Target, 
     Programs of one wave share operands. ``swizzle`` rows of tiles are walked together, so a
     wave touches about ``rows`` row panels and ``columns`` column panels.
     """
+    if isinstance(product, Strips):  # neighbours in time are neighbours on the image
+        return float(problem.least_bytes)
     shape, itemsize = problem.geometry, problem.itemsize
     keeps = target.l2_bytes * CONSTANTS.dram_l2_share
     least = float(problem.least_bytes)
@@ -216,9 +229,12 @@ def _helper_milliseconds(handed_on: int, target: Target) -> float:
     return 2e-6 * handed_on / (target.l2_gbps * CONSTANTS.l2_share)
 
 
-def _epilogue_clocks(tile: Tile, problem: Problem, target: Target) -> float:
+def _epilogue_clocks(choice: Choice, problem: Problem, target: Target) -> float:
     """Clocks to write a program's outputs, each processor at its share of the L2."""
+    tile = choice.tile
     written = tile.block_m * tile.block_n * problem.itemsize
+    if isinstance(product_of(problem, choice.algorithm), Strips):
+        written *= problem.geometry.taps if problem.direction == "wgrad" else tile.block_k
     if tile.splits > 1:  # parts are written as they were summed
         written = tile.block_m * tile.block_n * 4 * accumulator_words(problem)
     return written * target.processors * target.clock_ghz / target.l2_gbps
@@ -289,7 +305,7 @@ def _time_parts(
     steps = product.steps(tile)
     per_millisecond = target.clock_ghz * 1e6
     totals: dict[str, float] = {"loop": 0.0, "ends": 0.0}
-    epilogue = _epilogue_clocks(tile, problem, target)
+    epilogue = _epilogue_clocks(choice, problem, target)
     for wave in rounds:
         step = _step_clocks(
             choice, problem, product, target, resources, wave.resident, wave.processors

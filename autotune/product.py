@@ -7,8 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from tconv.algorithms import BOXED, DIRECT, FEW_CHANNELS, GENERAL, few_channels, tma
-from tconv.algorithms.common import pixel_box
+from tconv.algorithms import (
+    BOXED,
+    DEPTHWISE,
+    DIRECT,
+    FEW_CHANNELS,
+    GENERAL,
+    GROUPED,
+    depthwise,
+    few_channels,
+    grouped,
+    tma,
+)
+from tconv.algorithms.common import pack_of, pixel_box
 from tconv.problem import Problem
 from tconv.tile import Tile
 
@@ -71,6 +82,46 @@ class Product:
         return math.ceil(self.all_steps(tile) / tile.splits)
 
 
+@dataclass(frozen=True)
+class Strips(Product):
+    """A depthwise pass: ``rows`` lines of images, cut into strips, by ``columns`` channels.
+
+    A step takes one line of the filter; of wgrad, whose ``depth`` is positive, ``block_m`` strips.
+    """
+
+    problem: Problem | None = None
+    along: int = 1  # results of a line
+    strided: int = 1  # places that a strip advances for each result
+    read: int = 1  # places that one result reads
+    whole: int = 1  # results that a strip is a multiple of
+
+    def strips(self, tile: Tile) -> int:
+        if self.depth:
+            return self.along // depthwise.whole_strip(self.along, tile.block_k)
+        return cdiv(self.along, self.strip(tile))
+
+    def strip(self, tile: Tile) -> int:
+        """Results of a strip; of a strided gradient, whole phases."""
+        return cdiv(tile.block_k, self.whole) * self.whole
+
+    def programs(self, tile: Tile) -> int:
+        columns = self.column_tiles(tile) * self.instances
+        if not self.depth:
+            return self.row_tiles(tile) * self.strips(tile) * columns
+        assert self.problem is not None
+        _, across = depthwise.axes(self.problem)
+        return tile.splits * columns * cdiv(across.filter, depthwise.lines_of(self.problem, tile))
+
+    def all_steps(self, tile: Tile) -> float:
+        if self.depth:
+            return cdiv(self.rows * self.strips(tile), tile.block_m)
+        return self.taps
+
+    def places(self, tile: Tile) -> int:
+        """Places that a strip reads, for one line of the filter."""
+        return (tile.block_k - 1) * self.strided + self.read
+
+
 @lru_cache(maxsize=4096)
 def product_of(problem: Problem, algorithm: str = GENERAL) -> Product:
     """The product that ``problem`` is, as kernel family ``algorithm`` forms it.
@@ -82,6 +133,10 @@ def product_of(problem: Problem, algorithm: str = GENERAL) -> Product:
     """
     if algorithm == BOXED:
         return _of_boxes(problem)
+    if algorithm == DEPTHWISE:
+        return _strips(problem)
+    if algorithm == GROUPED:
+        return _packed(problem)
     if algorithm == DIRECT and problem.direction != "wgrad":
         return _direct(problem)
     shape = problem.geometry
@@ -107,13 +162,18 @@ def product_of(problem: Problem, algorithm: str = GENERAL) -> Product:
 def _of_boxes(problem: Problem) -> Product:
     """Boxes of pixels by channels; of wgrad a tile lies within one tap: each is an instance."""
     shape = problem.geometry
-    filters, channels = shape.out_channels, shape.in_channels
+    filters, channels = shape.group_out_channels, shape.group_in_channels
     pixels = shape.batch * shape.out_h * shape.out_w
     if problem.direction == "wgrad":
 
         def boxes_that_divide(block: int) -> int:
             return tma.wgrad_box(problem, block).count
 
+        if shape.groups > 1:
+            return Packed(
+                shape.out_channels, shape.in_channels, pixels, 1, 1,
+                depth_boxes=boxes_that_divide, problem=problem, by_taps=True,
+            )  # fmt: skip
         return Product(filters, channels, pixels, 1, shape.taps, depth_boxes=boxes_that_divide)
 
     def row_boxes(block: int) -> int:
@@ -121,7 +181,80 @@ def _of_boxes(problem: Problem) -> Product:
 
     if problem.direction == "dgrad":
         pixels, filters, channels = shape.batch * shape.in_h * shape.in_w, channels, filters
-    return Product(pixels, filters, channels, shape.taps, 1, row_boxes=row_boxes)
+    return Product(pixels, filters, channels, shape.taps, shape.groups, row_boxes=row_boxes)
+
+
+def _strips(problem: Problem) -> Strips:
+    """Lines of images by channels; of dgrad, a phase across the strips is an instance."""
+    shape = problem.geometry
+    along, across = depthwise.axes(problem)
+    span = (along.filter - 1) * along.dilation + 1
+    if problem.direction == "wgrad":
+        lines = shape.batch * across.result
+        return Strips(
+            lines, shape.out_channels, lines, 1, 1, step_taps=shape.taps, problem=problem,
+            along=along.result, strided=along.stride, read=span,
+        )  # fmt: skip
+    if problem.direction == "fprop":
+        return Strips(
+            shape.batch * across.result, shape.out_channels, 0, across.filter, 1,
+            step_taps=along.filter, along=along.result, strided=along.stride, read=span,
+        )  # fmt: skip
+    phases = across.stride
+    rounds = shape.out_channels // shape.in_channels
+    return Strips(
+        shape.batch * cdiv(across.result, phases), shape.in_channels, 0,
+        rounds * across.filter / phases, phases, step_taps=cdiv(along.filter, along.stride),
+        along=along.result, read=cdiv(span, along.stride), whole=along.stride,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Packed(Product):
+    """A pass of narrow groups, several to a tile: ``rows`` pixels; a step takes one tap.
+
+    Of wgrad, whose ``depth`` is of pixels, a pack's filters by its channels of all taps, or of
+    each tap by itself.
+    """
+
+    problem: Problem | None = None
+    by_taps: bool = False
+
+    def programs(self, tile: Tile) -> int:
+        assert self.problem is not None
+        shape, wgrad = self.problem.geometry, self.problem.direction == "wgrad"
+        block = min(tile.block_m, tile.block_n) if wgrad else tile.block_n
+        pack = pack_of(self.problem, block)
+        packs = shape.groups // pack * self.instances * tile.splits
+        if not wgrad:
+            return self.row_tiles(tile) * packs
+        channels = pack * shape.group_in_channels
+        columns = cdiv(shape.taps * channels, tile.block_n)
+        if self.by_taps:
+            columns = shape.taps * cdiv(channels, tile.block_n)
+        return cdiv(pack * shape.group_out_channels, tile.block_m) * columns * packs
+
+
+def _packed(problem: Problem) -> Packed:
+    """Narrow groups side by side: a step takes one tap, whatever the tile's depth."""
+    shape = problem.geometry
+    pixels = shape.batch * shape.out_h * shape.out_w
+    if problem.direction == "fprop":
+        one = grouped.LEAST
+        return Packed(pixels, shape.out_channels, one, shape.taps, 1, problem=problem)
+    if problem.direction == "dgrad":
+        phases = shape.stride_h * shape.stride_w
+        rows = shape.batch * cdiv(shape.in_h, shape.stride_h) * cdiv(shape.in_w, shape.stride_w)
+        taps, one = shape.taps / phases, grouped.LEAST
+        return Packed(rows, shape.in_channels, one, taps, phases, problem=problem)
+
+    def boxes(block: int) -> int:
+        return pixel_box(block, shape.batch, shape.out_h, shape.out_w).count
+
+    columns = shape.taps * shape.in_channels
+    return Packed(
+        shape.out_channels, columns, pixels, 1, 1, depth_boxes=boxes, problem=problem
+    )  # fmt: skip
 
 
 def _direct(problem: Problem) -> Product:

@@ -12,8 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from autotune.product import Product, cdiv, power_of_two, product_of
-from tconv.algorithms import BOXED, DIRECT, FEW_CHANNELS, GENERAL, IN_PLACE
+from autotune.product import Product, Strips, cdiv, power_of_two, product_of
+from tconv.algorithms import (
+    BOXED,
+    DEPTHWISE,
+    DIRECT,
+    FEW_CHANNELS,
+    GENERAL,
+    GROUPED,
+    IN_PLACE,
+    depthwise,
+)
+from tconv.algorithms.common import pack_of
 from tconv.problem import Problem
 from tconv.select import Choice, serves
 from tconv.target import Target
@@ -94,14 +104,39 @@ def _direct_axes(problem: Problem) -> Axes:
     return DIRECT_WGRAD_AXES if problem.direction == "wgrad" else DIRECT_AXES
 
 
+# Strips of results by channels: neighbours lie along channels, or down the columns' lines.
+DEPTHWISE_AXES = Axes(
+    block_m=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    block_n=(1, 2, 4, 8, 16, 32, 64, 128),
+    block_k=(1, 2, 4, 8),
+    stages=(1,),
+    swizzle=(8,),
+)
+
+
+def _depthwise_axes(problem: Problem) -> Axes:
+    if problem.direction == "wgrad":
+        return replace(DEPTHWISE_AXES, splits=WGRAD_AXES.splits)
+    return DEPTHWISE_AXES
+
+
+def _grouped_axes(problem: Problem) -> Axes:
+    return replace(WGRAD_AXES, swizzle=(8,)) if problem.direction == "wgrad" else replace(
+        PIXEL_AXES, swizzle=(8,), splits=(1,), persistent=(0,)
+    )  # fmt: skip
+
+
 AXES: dict[str, Callable[[Problem], Axes]] = {
     GENERAL: _pointer_axes,
     IN_PLACE: _pointer_axes,
     FEW_CHANNELS: _pointer_axes,
+    DEPTHWISE: _depthwise_axes,
+    GROUPED: _grouped_axes,
     DIRECT: _direct_axes,
     BOXED: _tma_axes,
 }
 
+SCALAR = (DIRECT, DEPTHWISE)  # the families without the matrix unit
 LEAST_BOXED = 64  # rows of the matrix instruction that reads them
 LEAST_DOT = 16  # the narrowest operand that tl.dot takes, on each axis
 MOST_THREADS = 1024  # a program, on NVIDIA and AMD alike
@@ -140,7 +175,7 @@ def shared_bytes(choice: Choice, problem: Problem, target: Target) -> int:
     From sm_90 the matrix unit reads a buffer that must outlive the step: ``stages`` buffers.
     Before that, and on AMD, operands pass through registers: one buffer fewer.
     """
-    if choice.algorithm == DIRECT:
+    if choice.algorithm in SCALAR:
         return 0
     tile = choice.tile
     elements = tile.block_m * tile.block_k + tile.block_k * tile.block_n
@@ -159,6 +194,10 @@ BARRIERS = 64  # bytes, at most: eight for each stage
 def sums(choice: Choice, problem: Problem) -> int:
     """Sums that a program keeps: its outputs; directly, wgrad's for every pixel of a step."""
     tile = choice.tile
+    if choice.algorithm == DEPTHWISE:
+        along, _ = depthwise.axes(problem)
+        kept = along.filter if problem.direction == "wgrad" else tile.block_k
+        return tile.block_m * tile.block_n * kept
     each = tile.block_k if choice.algorithm == DIRECT and problem.direction == "wgrad" else 1
     return tile.block_m * tile.block_n * each
 
@@ -170,22 +209,40 @@ def accumulator_registers(choice: Choice, problem: Problem, target: Target) -> i
 
 
 def _dot(tile: Tile, case: Case) -> bool:
-    return case.algorithm == DIRECT or min(tile.block_m, tile.block_n, tile.block_k) >= LEAST_DOT
+    return case.algorithm in SCALAR or min(tile.block_m, tile.block_n, tile.block_k) >= LEAST_DOT
 
 
 def _within_geometry(tile: Tile, case: Case) -> bool:
     # A block beyond the next power of two of its extent only computes masked elements.
     extents = (case.product.rows, case.product.columns, case.product.depth)
     blocks = (tile.block_m, tile.block_n, tile.block_k)
-    least = {BOXED: LEAST_BOXED, DIRECT: 1}.get(case.algorithm, LEAST_DOT)
+    if isinstance(case.product, Strips):
+        extents = (case.product.rows, case.product.columns, case.product.along)
+    if case.algorithm == GROUPED:
+        return blocks_of_pack(tile, case.problem)
+    least = {BOXED: LEAST_BOXED, DIRECT: 1, DEPTHWISE: 1}.get(case.algorithm, LEAST_DOT)
     return all(b <= max(least, power_of_two(e)) for b, e in zip(blocks, extents, strict=True))
+
+
+def blocks_of_pack(tile: Tile, problem: Problem) -> bool:
+    """Whether a tile is as wide and deep as its pack of groups, and no more."""
+    shape = problem.geometry
+    wgrad = problem.direction == "wgrad"
+    pack = pack_of(problem, min(tile.block_m, tile.block_n) if wgrad else tile.block_n)
+    filters = max(LEAST_DOT, power_of_two(pack * shape.group_out_channels))
+    channels = max(LEAST_DOT, power_of_two(pack * shape.group_in_channels))
+    if wgrad:
+        return (tile.block_m, tile.block_n) == (filters, channels)
+    if problem.direction == "dgrad":
+        filters, channels = channels, filters
+    return (tile.block_n, tile.block_k) == (filters, channels)
 
 
 def _threads(tile: Tile, case: Case) -> bool:
     # A warp without a matrix instruction of its own repeats another warp's work.
     if tile.warps * case.target.warp_size > MOST_THREADS:
         return False
-    if case.algorithm == DIRECT:  # a thread without a sum of its own repeats another's
+    if case.algorithm in SCALAR:  # a thread without a sum of its own repeats another's
         return sums(case.choice(tile), case.problem) >= tile.warps * case.target.warp_size
     return tile.block_m * tile.block_n >= tile.warps * MMA_OUTPUTS
 
@@ -193,7 +250,7 @@ def _threads(tile: Tile, case: Case) -> bool:
 def _accumulator(tile: Tile, case: Case) -> bool:
     # 128 x 256 outputs over 128 threads are 256 registers each: one more than there are.
     limit = REGISTERS_PER_THREAD.get(case.target.backend, 1 << 30)
-    if case.algorithm == DIRECT:
+    if case.algorithm in SCALAR:
         limit = MOST_SUMS
     return accumulator_registers(case.choice(tile), case.problem, case.target) <= limit
 

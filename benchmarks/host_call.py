@@ -33,7 +33,7 @@ from tconv.algorithms import ALGORITHMS
 from tconv.geometry import ConvGeometry
 from tconv.ops import conv2d, conv_run, launch
 from tconv.ops.launch import Launch, recorded
-from tconv.problem import Problem
+from tconv.problem import BIAS, Problem
 from tconv.select import choose
 from tconv.target import TARGETS
 
@@ -147,7 +147,7 @@ def measure(shape: ConvGeometry, calls: int) -> dict[str, float]:
 
     problem = Problem(shape, "fprop")
     choice = choose(problem, TARGET)
-    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, TARGET, bias=True)
+    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, TARGET, BIAS)
     tensors = {"x": x, "w": w, "bias": bias, "y": ours()}
     plan.run(tensors)
     before = FakeUtils.launched

@@ -8,23 +8,37 @@ was set before the import, and by torch's own CPU operators otherwise.
 """
 
 from tconv import functional
+from tconv.convert import Conversion, convert
 from tconv.explain import Explanation, explain
 from tconv.geometry import ConvGeometry, PoolGeometry
-from tconv.modules import Conv2d, MaxPool2d
+from tconv.modules import (
+    AvgPool2d,
+    Conv2d,
+    ConvReLU2d,
+    ConvReLUPool2d,
+    MaxPool2d,
+    Subsample2d,
+)
 from tconv.problem import PoolProblem, Problem
 from tconv.tile import Tile
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AvgPool2d",
     "Conv2d",
     "ConvGeometry",
+    "ConvReLU2d",
+    "ConvReLUPool2d",
+    "Conversion",
     "Explanation",
     "MaxPool2d",
     "PoolGeometry",
     "PoolProblem",
     "Problem",
+    "Subsample2d",
     "Tile",
+    "convert",
     "explain",
     "functional",
 ]

@@ -16,17 +16,51 @@ class Conv2d(torch.nn.Conv2d):
     torch.Size([1, 10, 32, 32])
     """
 
+    activation: str | None = None  # of what a kernel does besides, and whether it pools
+    pool = False
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # The one method through which torch's module computes; parametrizations and hooks
         # sit above it and keep working.
+        return self.ended(input, weight, bias, self.activation, self.pool)
+
+    def ended(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: str | None,
+        pool: bool,
+    ) -> Tensor:
+        """This layer's convolution with other parameters and endings than its own."""
         padding = self.padding
         if self.padding_mode != "zeros":
             border = self._reversed_padding_repeated_twice
             input = torch.nn.functional.pad(input, border, mode=self.padding_mode)
             padding = (0, 0)
-        return functional.conv2d(
-            input, weight, bias, self.stride, padding, self.dilation, self.groups
-        )
+        compute = functional.conv2d_pool if pool else functional.conv2d
+        window = (self.stride, padding, self.dilation, self.groups)
+        return compute(input, weight, bias, *window, activation=activation)
+
+
+class ConvReLU2d(Conv2d):
+    """``Conv2d`` and ``ReLU`` in one kernel: the arguments and parameters of ``Conv2d``.
+
+    >>> bool((ConvReLU2d(3, 10, 5)(torch.randn(1, 3, 32, 32)) >= 0).all())
+    True
+    """
+
+    activation = "relu"
+
+
+class ConvReLUPool2d(ConvReLU2d):
+    """``Conv2d``, ``ReLU`` and ``MaxPool2d(2)`` in one kernel: the parameters of ``Conv2d``.
+
+    >>> ConvReLUPool2d(3, 10, 5, padding=2)(torch.zeros(1, 3, 32, 32)).shape
+    torch.Size([1, 10, 16, 16])
+    """
+
+    pool = True
 
 
 class MaxPool2d(torch.nn.MaxPool2d):
@@ -46,3 +80,47 @@ class MaxPool2d(torch.nn.MaxPool2d):
             ceil_mode=self.ceil_mode,
             return_indices=self.return_indices,
         )
+
+
+class AvgPool2d(torch.nn.AvgPool2d):
+    """``torch.nn.AvgPool2d`` on Triton kernels: the same arguments.
+
+    >>> AvgPool2d(2)(torch.zeros(1, 6, 28, 28)).shape
+    torch.Size([1, 6, 14, 14])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.avg_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
+
+
+class Subsample2d(torch.nn.Module):
+    """LeNet's trainable subsampling: each window's mean, times a weight, plus a bias.
+
+    Args:
+        channels: of the input, and of the result.
+        kernel_size: extent and stride of the windows.
+
+    >>> layer = Subsample2d(6)
+    >>> layer(torch.zeros(1, 6, 28, 28)).shape, sum(p.numel() for p in layer.parameters())
+    (torch.Size([1, 6, 14, 14]), 12)
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 2) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.weight = torch.nn.Parameter(torch.ones(channels))
+        self.bias = torch.nn.Parameter(torch.zeros(channels))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.subsample2d(input, self.weight, self.bias, self.kernel_size)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}, kernel_size={self.kernel_size}"

@@ -68,6 +68,36 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Epilogue:
+    """What the forward pass does to its sums before it writes them, in one kernel.
+
+        y = pool(relu(x * w + bias + residual))
+
+    each part only where it is asked for. ``pool`` is the maximum of 2x2 windows at stride 2, and
+    ``offsets`` asks for the place of each maximum in its window as well, for the gradient.
+
+    Raises:
+        ValueError: for offsets of no maximum, and for a residual that would be pooled.
+    """
+
+    bias: bool = False
+    residual: bool = False
+    relu: bool = False
+    pool: bool = False
+    offsets: bool = False
+
+    def __post_init__(self) -> None:
+        if self.offsets and not self.pool:
+            raise ValueError("offsets are those of maxima: they come with a pool")
+        if self.residual and self.pool:
+            raise ValueError("a residual is added to what is not pooled")
+
+
+PLAIN = Epilogue()
+BIAS = Epilogue(bias=True)
+
+
+@dataclass(frozen=True)
 class PoolProblem:
     """One pass of one max-pool layer."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Literal
 
-from tconv.algorithms import ALGORITHMS, BOXED, DIRECT, FEW_CHANNELS, GENERAL
+from tconv.algorithms import ALGORITHMS, BOXED, DEPTHWISE, DIRECT, FEW_CHANNELS, GENERAL, GROUPED
 from tconv.algorithms.common import power_of_two
 from tconv.problem import PoolProblem, Problem
 from tconv.table import Winner, load_table, shipped_table, user_table
@@ -19,7 +19,7 @@ from tconv.target import Target
 from tconv.tile import Tile
 
 # Of untuned layers, the first family that serves; the general one serves them all.
-PREFERENCE = (DIRECT, FEW_CHANNELS, BOXED, GENERAL)
+PREFERENCE = (DIRECT, DEPTHWISE, GROUPED, FEW_CHANNELS, BOXED, GENERAL)
 FEW_PRODUCTS = 64  # of a pixel and tap: a quarter of the matrix unit's least block, 16 x 16
 
 Ground = Literal["tuned", "shipped", "predicted", "heuristic"]
@@ -73,7 +73,8 @@ def heuristic(problem: Problem, target: Target) -> Choice:
     if target.backend != "interpreter":  # there, large blocks of addresses cost least
         shape = problem.geometry
         few = shape.group_in_channels * shape.group_out_channels <= FEW_PRODUCTS
-        preferred = PREFERENCE if few else PREFERENCE[1:]
+        direct = few and shape.groups == 1
+        preferred = PREFERENCE if direct else PREFERENCE[1:]
         algorithm = next(name for name in preferred if serves(name, problem, target))
     return Choice(algorithm, ALGORITHMS[algorithm].heuristic(problem, target))
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from tconv.algorithms import direct, few_channels, pointers, tma
+from tconv.algorithms import depthwise, direct, few_channels, grouped, pointers, tma
 from tconv.ops.launch import Plan
-from tconv.problem import Layout, Problem
+from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile
 
@@ -33,7 +33,7 @@ class Planner(Protocol):
         problem: Problem,
         tile: Tile,
         target: Target,
-        bias: bool = False,
+        epilogue: Epilogue = PLAIN,
         w_layout: Layout = "nhwc",
     ) -> Plan: ...
 
@@ -50,6 +50,8 @@ class Algorithm:
 GENERAL = "implicit_gemm"  # serves everything
 IN_PLACE = "implicit_gemm_in_place"
 DIRECT = "direct"
+DEPTHWISE = "depthwise"
+GROUPED = "grouped"
 FEW_CHANNELS = "few_channels"
 BOXED = "implicit_gemm_tma"
 ALGORITHMS = {
@@ -57,6 +59,8 @@ ALGORITHMS = {
     IN_PLACE: Algorithm(
         pointers.unserved_in_place, pointers.heuristic_in_place, pointers.plan_in_place
     ),
+    DEPTHWISE: Algorithm(depthwise.unserved, depthwise.heuristic, depthwise.plan),
+    GROUPED: Algorithm(grouped.unserved, grouped.heuristic, grouped.plan),
     DIRECT: Algorithm(direct.unserved, direct.heuristic, direct.plan),
     FEW_CHANNELS: Algorithm(few_channels.unserved, few_channels.heuristic, few_channels.plan),
     BOXED: Algorithm(tma.unserved, tma.heuristic, tma.plan),

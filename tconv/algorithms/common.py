@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import Any
 
 import triton.language as tl
 
-from tconv.problem import Problem
+from tconv.geometry import ConvGeometry
+from tconv.problem import Epilogue, Problem
 from tconv.target import Target
 from tconv.tile import Tile
 
@@ -83,6 +84,30 @@ def tap_constants(problem: Problem) -> dict[str, int]:
         "STEP_H": sign * shape.dilation_h,
         "STEP_W": sign * shape.dilation_w,
     }
+
+
+def summed_pixels(shape: ConvGeometry, epilogue: Epilogue) -> int:
+    """Output pixels that a forward pass sums: with a pool, those of whole 2x2 windows only."""
+    if epilogue.pool:
+        return shape.batch * (shape.out_h // 2) * (shape.out_w // 2) * 4
+    return shape.batch * shape.out_h * shape.out_w
+
+
+def whole_windows(tile: Tile) -> Tile:
+    """A tile whose programs pool: it holds windows, and no part of a reduction."""
+    return replace(tile, block_m=max(tile.block_m, 4), splits=1)
+
+
+def pack_of(problem: Problem, block: int) -> int:
+    """Groups of a tile: as many as ``block`` channels or filters hold, and divide all.
+
+    >>> resnext = ConvGeometry(32, 128, 56, 56, 128, 3, 3, pad_h=1, pad_w=1, groups=32)
+    >>> pack_of(Problem(resnext, "fprop"), 32)
+    8
+    """
+    shape = problem.geometry
+    most = max(1, block // max(shape.group_in_channels, shape.group_out_channels))
+    return max(n for n in range(1, min(most, shape.groups) + 1) if shape.groups % n == 0)
 
 
 def power_of_two(value: int, least: int, most: int) -> int:

@@ -10,12 +10,15 @@ from tconv.algorithms.common import (
     power_of_two,
     shape_constants,
     sizes,
+    summed_pixels,
     tap_constants,
+    whole_windows,
 )
+from tconv.algorithms.epilogue import epilogue_constants, epilogue_operands
 from tconv.algorithms.reduce import Shares, splits_to_fill, workspace
 from tconv.algorithms.relayout import Operands
 from tconv.ops.launch import Launch, Plan, Pointer, cdiv
-from tconv.problem import Layout, Problem
+from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile
 
@@ -35,16 +38,22 @@ def unserved(problem: Problem, target: Target) -> str | None:
 
 
 def plan(
-    problem: Problem, tile: Tile, target: Target, bias: bool = False, w_layout: Layout = "nhwc"
+    problem: Problem,
+    tile: Tile,
+    target: Target,
+    epilogue: Epilogue = PLAIN,
+    w_layout: Layout = "nhwc",
 ) -> Plan:
     """The launches that compute ``problem`` with ``tile``, in order."""
     if problem.direction == "wgrad":
         return _wgrad(problem, tile, target, w_layout)
-    return Plan((_product(problem, tile, bias, w_layout),))
+    return Plan((_product(problem, tile, epilogue, w_layout),))
 
 
-def _product(problem: Problem, tile: Tile, bias: bool, w_layout: Layout) -> Launch:
+def _product(problem: Problem, tile: Tile, epilogue: Epilogue, w_layout: Layout) -> Launch:
     """y = x * w + bias, or dx from dy and w: the taps then run backwards."""
+    if epilogue.pool:
+        tile = whole_windows(tile)
     shape, dtype = problem.geometry, problem.dtype
     forward, extents = problem.direction == "fprop", sizes(problem)
     reduced, produced = shape.group_in_channels, shape.group_out_channels
@@ -72,11 +81,11 @@ def _product(problem: Problem, tile: Tile, bias: bool, w_layout: Layout) -> Laun
         "BLOCK_N": tile.block_n,
         **tap_constants(problem),
     }
-    if bias:
-        taken["bias"] = Pointer("bias", dtype)
-    else:
-        constants["bias"] = None
+    taken |= epilogue_operands(epilogue, dtype)
+    constants |= epilogue_constants(epilogue)
     pixels = extents["batch"] * extents["out_h"] * extents["out_w"]
+    if epilogue.pool:
+        pixels = summed_pixels(shape, epilogue)
     grid = (cdiv(pixels, tile.block_m), cdiv(produced, tile.block_n), shape.groups)
     return Launch("direct.direct", grid, taken, extents, constants, tile.warps)
 

@@ -14,7 +14,7 @@ from tconv.algorithms.pointers import Seen
 from tconv.algorithms.reduce import splits_to_fill
 from tconv.algorithms.relayout import Operands
 from tconv.ops.launch import Plan, cdiv
-from tconv.problem import Layout, Problem
+from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile
 
@@ -60,7 +60,11 @@ def unserved(problem: Problem, target: Target) -> str | None:
 
 
 def plan(
-    problem: Problem, tile: Tile, target: Target, bias: bool = False, w_layout: Layout = "nhwc"
+    problem: Problem,
+    tile: Tile,
+    target: Target,
+    epilogue: Epilogue = PLAIN,
+    w_layout: Layout = "nhwc",
 ) -> Plan:
     """The launches that compute ``problem`` with ``tile``, widening included."""
     shape, width = problem.geometry, pixel_width(problem)
@@ -74,7 +78,7 @@ def plan(
         w = operands.widened("w", w_layout, size, width)
     seen = Seen(x, w, in_h, in_w, width, 1, row_length(problem), bordered=True)
     if problem.direction == "fprop":
-        return pointers.fprop(problem, tile, operands, seen, bias)
+        return pointers.fprop(problem, tile, operands, seen, epilogue)
     return pointers.wgrad(problem, tile, operands, seen, w_layout)
 
 
@@ -86,7 +90,8 @@ def heuristic(problem: Problem, target: Target) -> Tile:
     stages = 3 if target.backend == "cuda" else 2
     if problem.direction == "fprop":
         block_m = 64 if exact else 128
-        warps = 8 if pointers.scattered(problem, target) else 4
+        copied = problem.itemsize == 4 and target.sm >= 100  # from tensor memory, all at once
+        warps = 8 if copied or pointers.scattered(problem, target) else 4
         return Tile(block_m, filters, min(row, 16) if exact else row, stages=stages, warps=warps)
     columns = power_of_two(shape.filter_h * row_length(problem), 16, 64 if exact else 128)
     block_k = 16 if exact else 128 // problem.itemsize

@@ -17,11 +17,14 @@ from tconv.algorithms.common import (
     programs,
     shape_constants,
     sizes,
+    summed_pixels,
+    whole_windows,
 )
+from tconv.algorithms.epilogue import epilogue_constants, epilogue_operands
 from tconv.algorithms.reduce import LEAST_SPLIT_STEPS, Shares, splits_to_fill, workspace
 from tconv.algorithms.relayout import Operands
 from tconv.ops.launch import Launch, Plan, Pointer, cdiv
-from tconv.problem import Layout, Problem
+from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile
 
@@ -37,17 +40,25 @@ def unserved_in_place(problem: Problem, target: Target) -> str | None:
 
 
 def plan(
-    problem: Problem, tile: Tile, target: Target, bias: bool = False, w_layout: Layout = "nhwc"
+    problem: Problem,
+    tile: Tile,
+    target: Target,
+    epilogue: Epilogue = PLAIN,
+    w_layout: Layout = "nhwc",
 ) -> Plan:
     """The launches that compute ``problem`` with ``tile``, in order."""
-    return _PLANS[problem.direction](problem, tile, target, bias, w_layout, in_place=False)
+    return _PLANS[problem.direction](problem, tile, target, epilogue, w_layout, in_place=False)
 
 
 def plan_in_place(
-    problem: Problem, tile: Tile, target: Target, bias: bool = False, w_layout: Layout = "nhwc"
+    problem: Problem,
+    tile: Tile,
+    target: Target,
+    epilogue: Epilogue = PLAIN,
+    w_layout: Layout = "nhwc",
 ) -> Plan:
     """The same; x and dy are read where they lie, channels before pixels."""
-    return _PLANS[problem.direction](problem, tile, target, bias, w_layout, in_place=True)
+    return _PLANS[problem.direction](problem, tile, target, epilogue, w_layout, in_place=True)
 
 
 def _constants(problem: Problem, tile: Tile) -> dict[str, Any]:
@@ -92,7 +103,7 @@ class Seen:
         )
 
 
-def _seen(problem: Problem, operands: Operands, w_layout: Layout | None, in_place: bool) -> Seen:
+def seen_by(problem: Problem, operands: Operands, w_layout: Layout | None, in_place: bool) -> Seen:
     """As they are; brought channels_last first, unless read in place."""
     shape = problem.geometry
     x = "x" if in_place else operands.x(shape, problem.layout)
@@ -102,16 +113,25 @@ def _seen(problem: Problem, operands: Operands, w_layout: Layout | None, in_plac
 
 
 def _fprop(
-    problem: Problem, tile: Tile, target: Target, bias: bool, w_layout: Layout, in_place: bool
+    problem: Problem,
+    tile: Tile,
+    target: Target,
+    epilogue: Epilogue,
+    w_layout: Layout,
+    in_place: bool,
 ) -> Plan:
     operands = Operands(target, problem.dtype)
-    return fprop(problem, tile, operands, _seen(problem, operands, w_layout, in_place), bias)
+    return fprop(problem, tile, operands, seen_by(problem, operands, w_layout, in_place), epilogue)
 
 
-def fprop(problem: Problem, tile: Tile, operands: Operands, seen: Seen, bias: bool) -> Plan:
+def fprop(
+    problem: Problem, tile: Tile, operands: Operands, seen: Seen, epilogue: Epilogue = PLAIN
+) -> Plan:
     """y = x * w + bias: output pixels by filters, a group an axis of its own."""
     shape, layout = problem.geometry, problem.layout
-    pixels = shape.batch * shape.out_h * shape.out_w
+    if epilogue.pool:
+        tile = whole_windows(tile)
+    pixels = summed_pixels(shape, epilogue)
     tiles = cdiv(pixels, tile.block_m) * cdiv(shape.group_out_channels, tile.block_n)
     taps = shape.filter_h * seen.taps_w
     shares = Shares.of(taps * cdiv(seen.channels, tile.block_k), tile.splits)
@@ -120,15 +140,14 @@ def fprop(problem: Problem, tile: Tile, operands: Operands, seen: Seen, bias: bo
     taken["y"] = workspace(problem) if split else Pointer("y", problem.dtype)
     constants = _constants(problem, tile) | seen.constants
     constants |= {
-        "bias": None,
         "X_NHWC": seen.nhwc,
         "Y_NHWC": split or layout == "nhwc",
         "SPLIT": split,
         "INDEX": index_type(seen.elements(shape.batch), shape.w_elements, shape.y_elements),
     }
-    if bias and not split:
-        taken["bias"] = Pointer("bias", problem.dtype)
-        del constants["bias"]
+    ending = PLAIN if split else epilogue  # parts are ended when they are added
+    taken |= epilogue_operands(ending, problem.dtype)
+    constants |= epilogue_constants(ending)
     others = shape.groups * shares.splits
     product = Launch(
         "fprop.implicit_gemm_fprop",
@@ -139,11 +158,16 @@ def fprop(problem: Problem, tile: Tile, operands: Operands, seen: Seen, bias: bo
         tile.warps,
         tile.stages,
     )
-    return operands.plan(product, problem, "y", layout, shares.splits, bias)
+    return operands.plan(product, problem, "y", layout, shares.splits, epilogue)
 
 
 def _dgrad(
-    problem: Problem, tile: Tile, target: Target, bias: bool, w_layout: Layout, in_place: bool
+    problem: Problem,
+    tile: Tile,
+    target: Target,
+    epilogue: Epilogue,
+    w_layout: Layout,
+    in_place: bool,
 ) -> Plan:
     """dx from dy and w: input pixels of one phase by channels; groups and phases on axes."""
     shape, layout = problem.geometry, problem.layout
@@ -182,25 +206,44 @@ def _dgrad(
 
 
 def _wgrad(
-    problem: Problem, tile: Tile, target: Target, bias: bool, w_layout: Layout, in_place: bool
+    problem: Problem,
+    tile: Tile,
+    target: Target,
+    epilogue: Epilogue,
+    w_layout: Layout,
+    in_place: bool,
 ) -> Plan:
     operands = Operands(target, problem.dtype)
-    seen = _seen(problem, operands, None, in_place)
+    seen = seen_by(problem, operands, None, in_place)
     return wgrad(problem, tile, operands, seen, w_layout)
 
 
-def wgrad(problem: Problem, tile: Tile, operands: Operands, seen: Seen, w_layout: Layout) -> Plan:
-    """dw from x and dy: filters by (taps, channels); groups and splits of the pixels on axes."""
+def wgrad(
+    problem: Problem,
+    tile: Tile,
+    operands: Operands,
+    seen: Seen,
+    w_layout: Layout,
+    pack: int = 1,
+) -> Plan:
+    """dw from x and dy: filters by (taps, channels); groups and splits of the pixels on axes.
+
+    ``pack`` narrow groups count as one, of whose product only the diagonal blocks are kept.
+    """
     shape = problem.geometry
     dy = operands.dy(shape, problem.layout) if seen.nhwc else "dy"
-    columns = shape.filter_h * seen.taps_w * seen.channels
+    columns = shape.filter_h * seen.taps_w * seen.channels * pack
     box = pixel_box(tile.block_k, shape.batch, shape.out_h, shape.out_w)
     shares = Shares.of(box.count, tile.splits)
     in_parts = shares.splits > 1 or seen.bordered  # widened channels are dropped from the parts
-    parts = shares.splits * shape.out_channels * columns
-    tiles = cdiv(shape.group_out_channels, tile.block_m) * cdiv(columns, tile.block_n)
+    parts = shares.splits * shape.out_channels * columns // pack
+    tiles = cdiv(pack * shape.group_out_channels, tile.block_m) * cdiv(columns, tile.block_n)
     constants = _constants(problem, tile) | seen.constants
     constants |= {
+        "IN_CHANNELS": seen.channels * pack,
+        "OUT_CHANNELS": shape.group_out_channels * pack,
+        "GROUPS": shape.groups // pack,
+        "PACK": pack,
         "BOX_N": box.images,
         "BOX_H": box.rows,
         "BOX_W": box.columns,
@@ -212,7 +255,7 @@ def wgrad(problem: Problem, tile: Tile, operands: Operands, seen: Seen, w_layout
     del constants["BLOCK_K"]
     product = Launch(
         "wgrad.implicit_gemm_wgrad",
-        (tiles, shape.groups, shares.splits),
+        (tiles, shape.groups // pack, shares.splits),
         {
             "x": Pointer(seen.x, problem.dtype),
             "dy": Pointer(dy, problem.dtype),

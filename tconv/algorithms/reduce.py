@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tconv.algorithms.common import index_type, workspace_dtype
+from tconv.algorithms.epilogue import absent, epilogue_operands
 from tconv.ops.launch import Buffer, Launch, Pointer, cdiv
-from tconv.problem import Layout, Problem
+from tconv.problem import PLAIN, Epilogue, Layout, Problem
 
 SUM_BLOCK = 1024  # elements a program: four for each thread of four warps, a 16-byte load
 WORKSPACE = "workspace"
@@ -65,7 +66,7 @@ def add_parts(
     total: str,
     layout: Layout,
     splits: int,
-    has_bias: bool = False,
+    epilogue: Epilogue = PLAIN,
     width: int | None = None,
 ) -> Launch:
     """``total`` (y, dx or dw, in ``layout``) from its parts, which are channels_last.
@@ -74,9 +75,10 @@ def add_parts(
     """
     channels, plane, elements = _extent(problem, total)
     operands = {"workspace": workspace(problem), "total": Pointer(total, problem.dtype)}
-    if has_bias:
-        operands["bias"] = Pointer("bias", problem.dtype)
+    operands |= epilogue_operands(epilogue, problem.dtype)
     constants = {
+        **absent(epilogue, "bias", "residual"),
+        "RELU": epilogue.relu,
         "PLANE": plane,
         "CHANNELS": channels,
         "WIDTH": width or channels,
@@ -89,5 +91,5 @@ def add_parts(
         (cdiv(elements, SUM_BLOCK),),
         operands,
         {"elements": elements, "splits": splits},
-        constants if has_bias else constants | {"bias": None},
+        constants,
     )

@@ -8,7 +8,7 @@ from tconv.algorithms.common import index_type, power_of_two
 from tconv.algorithms.reduce import WORKSPACE, add_parts, parts_buffer
 from tconv.geometry import ConvGeometry
 from tconv.ops.launch import Buffer, Launch, Plan, Pointer, cdiv
-from tconv.problem import Layout, Problem
+from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 
 TILE = 4096  # elements a program: 64 x 64, or long and narrow where channels are few
@@ -116,7 +116,7 @@ class Operands:
         result: str,
         layout: Layout,
         splits: int,
-        bias: bool = False,
+        epilogue: Epilogue = PLAIN,
         width: int | None = None,
     ) -> Plan:
         """Operands, ``product`` and, where it wrote parts of ``result``, their sum.
@@ -125,7 +125,7 @@ class Operands:
         """
         launches, buffers = [*self.launches, product], dict(self.buffers)
         if any(operand.tensor == WORKSPACE for operand in product.operands.values()):
-            launches.append(add_parts(problem, result, layout, splits, bias, width))
+            launches.append(add_parts(problem, result, layout, splits, epilogue, width))
             buffers[WORKSPACE] = parts_buffer(problem, result, splits, width)
         return Plan(tuple(launches), buffers, product=len(self.launches))
 

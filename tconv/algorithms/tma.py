@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,20 +10,24 @@ from tconv.algorithms.common import (
     PixelBox,
     accumulator_type,
     index_type,
+    pack_of,
     pixel_box,
     power_of_two,
     programs,
     tap_constants,
+    whole_windows,
 )
+from tconv.algorithms.epilogue import epilogue_constants, epilogue_operands
 from tconv.algorithms.reduce import LEAST_SPLIT_STEPS, Shares, splits_to_fill, workspace
 from tconv.algorithms.relayout import Operands
 from tconv.ops.launch import Descriptor, Launch, Operand, Plan, Pointer, cdiv
-from tconv.problem import Layout, Problem
+from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile
 
 ALIGNMENT = 16  # bytes that every stride of a box's tensor is a multiple of
 LONGEST_SIDE = 256  # elements of a box along each dimension
+LEAST_SLICE = 16  # channels, of what the matrix unit takes
 LEAST_FILLED = 0.5  # of a box, where boxes must divide the images
 
 
@@ -37,12 +41,12 @@ def unserved(problem: Problem, target: Target) -> str | None:
             return f"exact {problem.dtype} products have no instruction that reads boxes"
         if problem.itemsize == 4 and direction != "fprop":
             return f"the matrix unit reads {problem.arithmetic} along the reduction only"
-    if shape.groups > 1:
-        return "a box does not stop at the last channel of a group"
     if 0 in (shape.x_elements, shape.w_elements, shape.y_elements):
         return "there is nothing to load"
     step = ALIGNMENT // problem.itemsize
-    read = {"fprop": (shape.in_channels,)}.get(direction, (shape.in_channels, shape.out_channels))
+    read = {"fprop": (shape.in_channels, shape.group_in_channels),
+            "dgrad": (shape.group_in_channels, shape.out_channels),
+            "wgrad": (shape.in_channels, shape.out_channels)}[direction]  # fmt: skip
     odd = [channels for channels in read if channels % step]
     if odd:
         return f"{odd[0]} channels of {problem.dtype} are no multiple of {ALIGNMENT} bytes"
@@ -52,8 +56,12 @@ def unserved(problem: Problem, target: Target) -> str | None:
             return "phases of a strided gradient are gathered by address"
         if strides != (2, 2) or shape.in_h % 2 or shape.in_w % 2:
             return "boxes step by 1, or by 2 over images of even height and width"
-        if direction == "fprop" and shape.in_channels % 16:
-            return f"{shape.in_channels} channels are no multiple of 16, and stride 2 pairs pixels"
+        if direction == "fprop" and shape.group_in_channels % LEAST_SLICE:
+            odd_ones = f"{shape.group_in_channels} channels are no multiple of 16"
+            return f"{odd_ones}, and stride 2 pairs pixels"
+    reduced = shape.group_out_channels if direction == "dgrad" else shape.group_in_channels
+    if shape.groups > 1 and direction != "wgrad" and reduced % LEAST_SLICE:
+        return f"a box of 16 channels does not stop at a group's {reduced}"
     if direction == "wgrad":
         return _unfilled(problem)
     return None
@@ -93,8 +101,25 @@ def _sizes(problem: Problem, flat: bool) -> tuple[Size, Size]:
     return (shape.batch, shape.in_h, shape.in_w), (shape.batch, shape.out_h, shape.out_w)
 
 
-def result_box(problem: Problem, pixels: int) -> PixelBox:
-    """The box of the result's pixels that a program computes, for fprop and dgrad."""
+def whole_slice(channels: int, block_k: int) -> int:
+    """The largest slice, up to ``block_k``, that divides ``channels``.
+
+    >>> whole_slice(48, 64)
+    16
+    """
+    return min(block_k, channels & -channels)
+
+
+def result_box(problem: Problem, pixels: int, pool: bool = False) -> PixelBox:
+    """The box of the result's pixels that a program computes, for fprop and dgrad.
+
+    Where they are pooled, a box of whole 2x2 windows.
+    """
+    if pool:
+        shape = problem.geometry
+        sides = (shape.batch, shape.out_h // 2, shape.out_w // 2)
+        box = pixel_box(pixels // 4, *sides, LONGEST_SIDE // 2)
+        return replace(box, rows=2 * box.rows, columns=2 * box.columns)
     x_size, y_size = _sizes(problem, _flat(problem) and pixels <= LONGEST_SIDE)
     size = x_size if problem.direction == "dgrad" else y_size
     return pixel_box(pixels, *size, LONGEST_SIDE)
@@ -159,8 +184,9 @@ class _Views:
     def filters(self, name: str, box: tuple[int, int]) -> Descriptor:
         """w as [taps, filters, channels], read where it lies."""
         shape = self.problem.geometry
-        size = (shape.taps, shape.out_channels, shape.in_channels)
-        strides = (shape.in_channels, shape.taps * shape.in_channels, 1)
+        channels = shape.group_in_channels
+        size = (shape.taps, shape.out_channels, channels)
+        strides = (channels, shape.taps * channels, 1)
         return Descriptor(name, self.problem.dtype, size, strides, (1, *box))
 
 
@@ -168,12 +194,16 @@ class _Views:
 
 
 def plan(
-    problem: Problem, tile: Tile, target: Target, bias: bool = False, w_layout: Layout = "nhwc"
+    problem: Problem,
+    tile: Tile,
+    target: Target,
+    epilogue: Epilogue = PLAIN,
+    w_layout: Layout = "nhwc",
 ) -> Plan:
     """The launches that compute ``problem`` with ``tile``, in order."""
     if problem.direction == "wgrad":
         return _wgrad(problem, tile, target, w_layout)
-    return _product(problem, tile, target, bias, w_layout)
+    return _product(problem, tile, target, epilogue, w_layout)
 
 
 def _constants(problem: Problem, tile: Tile, box: PixelBox) -> dict[str, Any]:
@@ -187,43 +217,52 @@ def _constants(problem: Problem, tile: Tile, box: PixelBox) -> dict[str, Any]:
         "BOX_N": box.images,
         "BOX_H": box.rows,
         "BOX_W": box.columns,
+        "GROUPS": shape.groups,
         "BLOCK_N": tile.block_n,
         "SWIZZLE": tile.swizzle,
     }
 
 
-def _product(problem: Problem, tile: Tile, target: Target, bias: bool, w_layout: Layout) -> Plan:
+def _product(
+    problem: Problem, tile: Tile, target: Target, epilogue: Epilogue, w_layout: Layout
+) -> Plan:
     """y = x * w + bias, or dx from dy and w at stride 1: channels by boxes of pixels."""
     shape, dtype = problem.geometry, problem.dtype
     operands = Operands(target, dtype)
-    box = result_box(problem, tile.block_m)
+    if epilogue.pool:
+        tile = whole_windows(tile)
+    box = result_box(problem, tile.block_m, epilogue.pool)
     views = _Views(problem, box)
     w = operands.w(shape, w_layout)
-    x_size, y_size = _sizes(problem, _flat(problem) and tile.block_m <= LONGEST_SIDE)
+    flat = _flat(problem) and tile.block_m <= LONGEST_SIDE and not epilogue.pool
+    x_size, y_size = _sizes(problem, flat)
     forward = problem.direction == "fprop"
     if forward:
         image, read, size, result_name = operands.x(shape, problem.layout), x_size, y_size, "y"
-        reduced, produced, stride = shape.in_channels, shape.out_channels, shape.stride_h
+        reduced, produced = shape.group_in_channels, shape.group_out_channels
+        stride = shape.stride_h
     else:
         image, read, size, result_name = operands.dy(shape, problem.layout), y_size, x_size, "dx"
-        reduced, produced, stride = shape.out_channels, shape.in_channels, 1
+        reduced, produced, stride = shape.group_out_channels, shape.group_in_channels, 1
+    if shape.groups > 1 or stride > 1:  # beyond the last channel lies another group or pixel
+        tile = replace(tile, block_k=whole_slice(reduced, tile.block_k))
     shares = Shares.of(shape.taps * cdiv(reduced, tile.block_k), tile.splits)
     split = shares.splits > 1
     boxes = not split and problem.layout == "nhwc"
-    boxes = boxes and produced * problem.itemsize % ALIGNMENT == 0
+    boxes = boxes and produced * problem.itemsize % ALIGNMENT == 0 and not epilogue.pool
+    boxes = boxes and (shape.groups == 1 or produced % tile.block_n == 0)
     result: Operand = Pointer(result_name, dtype)
     if split:
         result = workspace(problem)
     elif boxes:
-        result = views.pixels(result_name, size, produced, tile.block_n)
+        result = views.pixels(result_name, size, shape.groups * produced, tile.block_n)
     filters = (tile.block_n, tile.block_k) if forward else (tile.block_k, tile.block_n)
     taken: dict[str, Operand] = {
-        "image": views.pixels(image, read, reduced, tile.block_k, stride),
+        "image": views.pixels(image, read, shape.groups * reduced, tile.block_k, stride),
         "filters": views.filters(w, filters),
         "result": result,
     }
     constants = _constants(problem, tile, box) | {
-        "bias": None,
         "REDUCED": reduced,
         "PRODUCED": produced,
         "STRIDE": stride,
@@ -234,20 +273,22 @@ def _product(problem: Problem, tile: Tile, target: Target, bias: bool, w_layout:
         "SPLIT": split,
         "BLOCK_K": tile.block_k,
     }
-    if bias and not split:
-        taken["bias"] = Pointer("bias", dtype)
-        del constants["bias"]
-    tiles = box.count * cdiv(produced, tile.block_n)
+    ending = PLAIN if split else epilogue  # parts are ended when they are added
+    taken |= epilogue_operands(ending, dtype)
+    if boxes and ending.residual:
+        taken["residual"] = views.pixels("residual", size, shape.groups * produced, tile.block_n)
+    constants |= epilogue_constants(ending)
+    tiles, others = box.count * cdiv(produced, tile.block_n), shares.splits * shape.groups
     product = Launch(
         "tma.implicit_gemm_tma",
-        (programs(tiles, shares.splits, tile, target), shares.splits),
+        (programs(tiles, others, tile, target), shape.groups, shares.splits),
         taken,
         {"batch": size[0], "rows": size[1], "columns": size[2], "split_steps": shares.steps},
         constants,
         tile.warps,
         tile.stages,
     )
-    return operands.plan(product, problem, result_name, problem.layout, shares.splits, bias)
+    return operands.plan(product, problem, result_name, problem.layout, shares.splits, epilogue)
 
 
 def _wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Plan:
@@ -262,11 +303,13 @@ def _wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pl
     views = _Views(problem, box, along_batch)
     shares = Shares.of(box.count, tile.splits)
     split = shares.splits > 1
-    tap_tiles = cdiv(shape.in_channels, tile.block_n)
-    tiles = cdiv(shape.out_channels, tile.block_m) * shape.taps * tap_tiles
+    pack = pack_of(problem, min(tile.block_m, tile.block_n))  # of narrow groups
+    groups, filters = shape.groups // pack, pack * shape.group_out_channels
+    channels = pack * shape.group_in_channels
+    tiles = cdiv(filters, tile.block_m) * shape.taps * cdiv(channels, tile.block_n)
     product = Launch(
         "tma.implicit_gemm_tma_wgrad",
-        (tiles, shares.splits),
+        (tiles, groups, shares.splits),
         {
             "image": views.pixels(x, x_size, shape.in_channels, tile.block_n, shape.stride_h),
             "gradient": views.pixels(dy, y_size, shape.out_channels, tile.block_m),
@@ -281,8 +324,10 @@ def _wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pl
         },
         _constants(problem, tile, box)
         | {
-            "IN_CHANNELS": shape.in_channels,
-            "OUT_CHANNELS": shape.out_channels,
+            "IN_CHANNELS": channels,
+            "OUT_CHANNELS": filters,
+            "GROUPS": groups,
+            "PACK": pack,
             "STRIDE": shape.stride_h,
             "PAD_H": shape.pad_h,
             "PAD_W": shape.pad_w,
@@ -307,13 +352,13 @@ def heuristic(problem: Problem, target: Target) -> Tile:
     shape = problem.geometry
     if problem.direction == "wgrad":
         return _wgrad_tile(problem, target)
-    reduced, produced = shape.in_channels, shape.out_channels
+    reduced, produced = shape.group_in_channels, shape.group_out_channels
     if problem.direction == "dgrad":
         reduced, produced = produced, reduced
     widest = 128 // problem.itemsize  # of a slice of channels: a line of shared memory
     block_k = power_of_two(reduced, 16, widest)
-    if problem.direction == "fprop" and shape.stride_h == 2:  # pairs of pixels: no overhang
-        block_k = min(block_k, reduced & -reduced)
+    if shape.groups > 1 or (problem.direction == "fprop" and shape.stride_h == 2):
+        block_k = whole_slice(reduced, block_k)
     block_n = power_of_two(produced, 64, 128)  # channels are the rows of the matrix instruction
     block_m = 128
     while block_m > 64 and _tiles(problem, block_m, block_n) < target.processors:
@@ -327,16 +372,19 @@ def heuristic(problem: Problem, target: Target) -> Tile:
 
 def _tiles(problem: Problem, block_m: int, block_n: int) -> int:
     shape = problem.geometry
-    produced = shape.in_channels if problem.direction == "dgrad" else shape.out_channels
-    return result_box(problem, block_m).count * cdiv(produced, block_n)
+    backward = problem.direction == "dgrad"
+    produced = shape.group_in_channels if backward else shape.group_out_channels
+    return result_box(problem, block_m).count * cdiv(produced, block_n) * shape.groups
 
 
 def _wgrad_tile(problem: Problem, target: Target) -> Tile:
     shape = problem.geometry
-    block_m = power_of_two(shape.out_channels, 64, 128)
-    block_n = power_of_two(shape.in_channels, 16, 128)
-    columns = shape.taps * cdiv(shape.in_channels, block_n)
-    tiles = cdiv(shape.out_channels, block_m) * columns
+    pack = pack_of(problem, 128)
+    filters, channels = pack * shape.group_out_channels, pack * shape.group_in_channels
+    block_m = power_of_two(filters, 64, 128)
+    block_n = power_of_two(channels, 16, 128)
+    columns = shape.taps * cdiv(channels, block_n) * (shape.groups // pack)
+    tiles = cdiv(filters, block_m) * columns
     boxes = wgrad_box(problem, 64).count
     splits = splits_to_fill(2 * target.processors, tiles, boxes // LEAST_SPLIT_STEPS, 256)
     warps = 8 if block_m * block_n >= 128 * 128 else 4

@@ -14,6 +14,7 @@ The gradient of x at stride 1 is the same sum with the filter transposed and its
 import triton
 import triton.language as tl
 
+from tconv.kernels.epilogue import best_of_four, quarters, relu, window_place
 from tconv.kernels.index import is_inside
 
 
@@ -22,7 +23,10 @@ def direct(
     image,  # x or dy: [batch, in_h, in_w, GROUPS * REDUCED], or channels before pixels
     filters,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS], or channels before taps
     bias,  # [GROUPS * PRODUCED], or None
-    result,  # y or dx: [batch, out_h, out_w, GROUPS * PRODUCED], laid out as the image is
+    residual,  # as the result, or None
+    result,  # y or dx: [batch, out_h, out_w, GROUPS * PRODUCED], laid out as the image is; or y
+    # pooled, half as high and wide
+    offsets,  # of y pooled: which of its window's places was the greatest; or None
     batch,
     in_h,
     in_w,
@@ -42,6 +46,8 @@ def direct(
     FORWARD: tl.constexpr,  # whether filters, and not their channels, are what is produced
     NHWC: tl.constexpr,
     W_NHWC: tl.constexpr,
+    RELU: tl.constexpr,
+    POOL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr,  # pixels
@@ -62,11 +68,20 @@ def direct(
 
     group = tl.program_id(2)
     pixel = tl.program_id(0).to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
-    exists = pixel < batch.to(INDEX) * out_h * out_w
-    n = pixel // (out_h * out_w)
-    place = pixel % (out_h * out_w)
-    top = (place // out_w).to(tl.int32) * STRIDE_H + FIRST_H
-    left = (place % out_w).to(tl.int32) * STRIDE_W + FIRST_W
+    if POOL:
+        plane = (out_h // 2) * (out_w // 2) * 4
+    else:
+        plane = out_h * out_w
+    pixels = batch.to(INDEX) * plane
+    exists = pixel < pixels
+    n = pixel // plane
+    place = (pixel % plane).to(tl.int32)
+    if POOL:
+        p, q = window_place(place, out_w)
+    else:
+        p, q = place // out_w, place % out_w
+    top = p * STRIDE_H + FIRST_H
+    left = q * STRIDE_W + FIRST_W
     produced = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     produced_exists = produced < PRODUCED
     first = n * (GROUPS * REDUCED) * in_h * in_w + group * REDUCED * channel_step
@@ -81,22 +96,37 @@ def direct(
             offset = r * STEP_H * in_w * PIXEL + c * channel_step
             for s in tl.static_range(FILTER_W):
                 mask = row_inside & is_inside(left + s * STEP_W, in_w)
-                pixels = tl.load(corner + (offset + s * STEP_W * PIXEL), mask=mask, other=0.0)
+                taken = tl.load(corner + (offset + s * STEP_W * PIXEL), mask=mask, other=0.0)
                 w_offset = (r * FILTER_W + s) * W_TAP + c * W_REDUCED
                 w = tl.load(weights + w_offset, mask=produced_exists, other=0.0)
-                accumulator += w.to(ACCUMULATOR)[:, None] * pixels.to(ACCUMULATOR)[None, :]
+                accumulator += w.to(ACCUMULATOR)[:, None] * taken.to(ACCUMULATOR)[None, :]
 
     channel = group * PRODUCED + produced
     if bias is not None:
         bias_tile = tl.load(bias + channel, mask=produced_exists, other=0.0)
         accumulator += bias_tile.to(ACCUMULATOR)[:, None]
+    if POOL:
+        windows = tl.reshape(accumulator, (BLOCK_N, BLOCK_M // 4, 2, 2))
+        first, second, third, fourth = quarters(windows)
+        total, best = best_of_four(first, second, third, fourth, RELU)
+        pixel = tl.program_id(0).to(INDEX) * (BLOCK_M // 4) + tl.arange(0, BLOCK_M // 4)
+        exists = pixel < pixels // 4
+        plane = plane // 4
+    else:
+        total = accumulator
     if NHWC:
         offset = pixel[None, :] * (GROUPS * PRODUCED) + channel[:, None]
     else:
-        image_first = n * (GROUPS * PRODUCED) * (out_h * out_w) + place
-        offset = image_first[None, :] + channel.to(INDEX)[:, None] * (out_h * out_w)
+        image_first = pixel // plane * (GROUPS * PRODUCED) * plane + pixel % plane
+        offset = image_first[None, :] + channel.to(INDEX)[:, None] * plane
     mask = produced_exists[:, None] & exists[None, :]
-    tl.store(result + offset, accumulator.to(result.dtype.element_ty), mask=mask)
+    if residual is not None:
+        total += tl.load(residual + offset, mask=mask, other=0.0).to(ACCUMULATOR)
+    if RELU and not POOL:
+        total = relu(total)
+    if offsets is not None:
+        tl.store(offsets + offset, best, mask=mask)
+    tl.store(result + offset, total.to(result.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["batch", "in_h", "in_w", "out_h", "out_w", "split_steps"])

@@ -18,6 +18,7 @@ programs may share one reduction (splits), each writing its part of y to a works
 import triton
 import triton.language as tl
 
+from tconv.kernels.epilogue import best_of_four, quarters, relu, window_place
 from tconv.kernels.index import inside_bits, is_inside, swizzled_tile
 
 
@@ -26,7 +27,10 @@ def implicit_gemm_fprop(
     x,  # [batch, in_h, in_w, GROUPS * IN_CHANNELS], or channels before pixels
     w,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS]
     bias,  # [GROUPS * OUT_CHANNELS], or None
-    y,  # [batch, out_h, out_w, GROUPS * OUT_CHANNELS], or channels before pixels; or its parts
+    residual,  # as y, or None
+    y,  # [batch, out_h, out_w, GROUPS * OUT_CHANNELS], or channels before pixels; or its parts;
+    # or pooled, half as high and wide
+    offsets,  # of y pooled: which of its window's places was the greatest; or None
     batch,
     in_h,
     in_w,
@@ -49,6 +53,8 @@ def implicit_gemm_fprop(
     BORDERED: tl.constexpr,  # whether x has a border that no tap leaves
     Y_NHWC: tl.constexpr,
     SPLIT: tl.constexpr,  # whether the reduction is shared, and y holds parts of it
+    RELU: tl.constexpr,
+    POOL: tl.constexpr,  # whether 2x2 windows are pooled: pixels are then taken window by window
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -71,7 +77,11 @@ def implicit_gemm_fprop(
         PIXEL: tl.constexpr = 1
         x_channel = in_h * in_w
 
-    pixels = batch.to(INDEX) * out_h * out_w
+    if POOL:
+        plane = (out_h // 2) * (out_w // 2) * 4
+    else:
+        plane = out_h * out_w
+    pixels = batch.to(INDEX) * plane
     tiles_m = tl.cdiv(pixels, BLOCK_M).to(tl.int32)
     tiles_n: tl.constexpr = (OUT_CHANNELS + BLOCK_N - 1) // BLOCK_N
     group = tl.program_id(1)
@@ -92,10 +102,15 @@ def implicit_gemm_fprop(
         row, column = swizzled_tile(tile, tiles_m, tiles_n, SWIZZLE)
         pixel = row.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
         exists = pixel < pixels
-        image = pixel // (out_h * out_w)
-        place = pixel % (out_h * out_w)
-        top = (place // out_w) * STRIDE_H - PAD_H
-        left = (place % out_w) * STRIDE_W - PAD_W
+        image = pixel // plane
+        place = pixel % plane
+        if POOL:
+            p, q = window_place(place, out_w)
+            top = p * STRIDE_H - PAD_H
+            left = q * STRIDE_W - PAD_W
+        else:
+            top = (place // out_w) * STRIDE_H - PAD_H
+            left = (place % out_w) * STRIDE_W - PAD_W
         # Which taps of a pixel's window lie on the image: asked once here, not at every step.
         if BORDERED:
             inside = exists
@@ -175,10 +190,26 @@ def implicit_gemm_fprop(
         if bias is not None:
             bias_tile = tl.load(bias + y_channel, mask=filter_exists, other=0.0)
             accumulator += bias_tile.to(ACCUMULATOR)[None, :]
+        if POOL:
+            windows = tl.reshape(accumulator, (BLOCK_M // 4, 2, 2, BLOCK_N))
+            first, second, third, fourth = quarters(tl.permute(windows, (0, 3, 1, 2)))
+            total, offset = best_of_four(first, second, third, fourth, RELU)
+            pixel = row.to(INDEX) * (BLOCK_M // 4) + tl.arange(0, BLOCK_M // 4)
+            exists = pixel < pixels // 4
+            y_plane = plane // 4
+        else:
+            total = accumulator
+            y_plane = plane
         if Y_NHWC:
             y_offset = pixel[:, None] * (GROUPS * OUT_CHANNELS) + y_channel[None, :]
         else:
-            y_first = image * (GROUPS * OUT_CHANNELS) * (out_h * out_w) + place
-            y_offset = y_first[:, None] + y_channel.to(INDEX)[None, :] * (out_h * out_w)
+            y_first = pixel // y_plane * (GROUPS * OUT_CHANNELS) * y_plane + pixel % y_plane
+            y_offset = y_first[:, None] + y_channel.to(INDEX)[None, :] * y_plane
         y_mask = exists[:, None] & filter_exists[None, :]
-        tl.store(y + y_offset, accumulator.to(y.dtype.element_ty), mask=y_mask)
+        if residual is not None:
+            total += tl.load(residual + y_offset, mask=y_mask, other=0.0).to(ACCUMULATOR)
+        if RELU and not POOL:
+            total = relu(total)
+        if offsets is not None:
+            tl.store(offsets + y_offset, offset, mask=y_mask)
+        tl.store(y + y_offset, total.to(y.dtype.element_ty), mask=y_mask)

@@ -7,8 +7,9 @@ Tensors are taken as [images, height, width, CHANNELS]. Memory with channels bef
 the same with one channel and batch * channels images, so one kernel reads both in place. Rows
 of a tile are pixels, columns are channels; an element lies at pixel * CHANNELS + channel.
 
-The index of an output is torch's: the place row * width + column of the element that won, within
-its image and channel. The first maximum wins; a NaN wins over all numbers, the last over others.
+The offset of an output is the place r * WINDOW_W + s, within its window, of the element that won:
+a byte, where torch keeps eight for the element's place on the image. The first maximum wins; a NaN
+wins over all numbers, the last over others.
 """
 
 import triton
@@ -35,19 +36,18 @@ def tile_of(
 
 @triton.jit
 def first_inside(position, DILATION: tl.constexpr, PAD: tl.constexpr):
-    """The first place that is no padding, of the window that starts at ``position`` >= -PAD."""
+    """The first tap that is no padding, of the window that starts at ``position`` >= -PAD."""
     if PAD == 0:
-        return position
-    steps = (tl.maximum(-position, 0) + DILATION - 1) // DILATION
-    return position + steps * DILATION
+        return position * 0
+    return (tl.maximum(-position, 0) + DILATION - 1) // DILATION
 
 
 @triton.jit
 def greater_row(
     best,
-    place,
+    offset,
     corner,  # pointers to the window's first element
-    origin,  # its place
+    tap,  # the first that is taken
     top,
     left,
     live,
@@ -59,9 +59,9 @@ def greater_row(
     COLUMNS: tl.constexpr,
     DILATION_W: tl.constexpr,
     EDGES: tl.constexpr,
-    WRITE_INDICES: tl.constexpr,
+    WRITE_OFFSETS: tl.constexpr,
 ):
-    """(best, place) after COLUMNS elements of one row of the window."""
+    """(best, offset) after COLUMNS elements of one row of the window."""
     inside = live
     if EDGES:
         inside = live & (top >= -down) & (top < IN_H - down)
@@ -73,20 +73,20 @@ def greater_row(
         step = down * IN_W + right
         value = tl.load(corner + step * CHANNELS, mask=mask, other=float("-inf")).to(best.dtype)
         # PTX has no max.NaN of float64, and its emulation is twice as long as this.
-        if WRITE_INDICES or best.dtype == tl.float64:
+        if WRITE_OFFSETS or best.dtype == tl.float64:
             wins = (value > best) | (value != value)
             best = tl.where(wins, value, best)
-            place = tl.where(wins, origin + step, place)
+            offset = tl.where(wins, tap + s, offset)
         else:
             best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
-    return best, place
+    return best, offset
 
 
 @triton.jit(do_not_specialize=["pixels"])
 def max_pool_fprop(
     x,  # [images, IN_H, IN_W, CHANNELS]
     y,  # [images, OUT_H, OUT_W, CHANNELS]
-    indices,  # as y, or None
+    offsets,  # as y, or None
     pixels,  # images * OUT_H * OUT_W
     CHANNELS: tl.constexpr,
     IN_H: tl.constexpr,
@@ -103,7 +103,7 @@ def max_pool_fprop(
     DILATION_W: tl.constexpr,
     EDGES: tl.constexpr,  # whether some window hangs over the border
     UNROLL: tl.constexpr,
-    WRITE_INDICES: tl.constexpr,
+    WRITE_OFFSETS: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -118,68 +118,72 @@ def max_pool_fprop(
 
     best = tl.full([BLOCK_M, BLOCK_N], float("-inf"), COMPUTE)
     # A window of nothing but -inf has no winner: its first element stands for it.
-    first = first_inside(top, DILATION_H, PAD_H) * IN_W + first_inside(left, DILATION_W, PAD_W)
-    place = first + tl.zeros([BLOCK_M, BLOCK_N], INDEX)
-    origin = top * IN_W + left
+    first = first_inside(top, DILATION_H, PAD_H) * WINDOW_W + first_inside(left, DILATION_W, PAD_W)
+    offset = first.to(tl.int32) + tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
     if UNROLL:
         for r in tl.static_range(WINDOW_H):
-            best, place = greater_row(
-                best, place, corner, origin, top, left, live, r * DILATION_H, 0,
-                IN_H, IN_W, CHANNELS, WINDOW_W, DILATION_W, EDGES, WRITE_INDICES,
+            best, offset = greater_row(
+                best, offset, corner, r * WINDOW_W, top, left, live, r * DILATION_H, 0,
+                IN_H, IN_W, CHANNELS, WINDOW_W, DILATION_W, EDGES, WRITE_OFFSETS,
             )  # fmt: skip
     else:
         for tap in range(WINDOW_H * WINDOW_W):
             down, right = tap // WINDOW_W * DILATION_H, tap % WINDOW_W * DILATION_W
-            best, place = greater_row(
-                best, place, corner, origin, top, left, live, down, right,
-                IN_H, IN_W, CHANNELS, 1, DILATION_W, EDGES, WRITE_INDICES,
+            best, offset = greater_row(
+                best, offset, corner, tap, top, left, live, down, right,
+                IN_H, IN_W, CHANNELS, 1, DILATION_W, EDGES, WRITE_OFFSETS,
             )  # fmt: skip
 
     target = pixel * CHANNELS + channel
     tl.store(y + target, best.to(y.dtype.element_ty), mask=live)
-    if WRITE_INDICES:
-        tl.store(indices + target, place.to(tl.int64), mask=live)
+    if WRITE_OFFSETS:
+        tl.store(offsets + target, offset.to(offsets.dtype.element_ty), mask=live)
 
 
 @triton.jit
 def add_windows(
     total,
     dy,  # pointers to the last window that reaches the element
-    indices,
-    place,
+    offsets,
+    reach_h,  # rows from that window's first element to this one
+    reach_w,
     last_h,
     last_w,
-    offset_w,
     live,
     up,  # rows of windows from the last to this one
     start,  # columns of windows from the last to the first that is taken
     OUT_H: tl.constexpr,
     OUT_W: tl.constexpr,
     CHANNELS: tl.constexpr,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
     STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
     DILATION_W: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """``total`` with the gradient of those of COLUMNS windows of one row that the element won."""
+    down = reach_h + up * STRIDE_H
     inside = live & (last_h >= up) & (last_h < OUT_H + up)
+    inside = inside & (down <= (WINDOW_H - 1) * DILATION_H) & (down % DILATION_H == 0)
     for count in tl.static_range(COLUMNS):
         back = start - count
+        right = reach_w + back * STRIDE_W
         mask = inside & ((last_w >= back) & (last_w < OUT_W + back))
-        if DILATION_W > 1:
-            # A dilated window may hold only padding; its index may then name an element of the
-            # next row, which lies between the window's columns.
-            mask = mask & ((offset_w + back * STRIDE_W) % DILATION_W == 0)
+        mask = mask & (right <= (WINDOW_W - 1) * DILATION_W) & (right % DILATION_W == 0)
         step = (up * OUT_W + back) * CHANNELS
-        winner = tl.load(indices - step, mask=mask, other=-1).to(place.dtype)
+        winner = tl.load(offsets - step, mask=mask, other=-1).to(tl.int32)
         gradient = tl.load(dy - step, mask=mask, other=0.0).to(total.dtype)
-        total += tl.where(winner == place, gradient, 0.0)
+        won = winner == down // DILATION_H * WINDOW_W + right // DILATION_W
+        total += tl.where(won, gradient, 0.0)
     return total
 
 
 @triton.jit(do_not_specialize=["pixels"])
 def max_pool_dgrad(
     dy,  # [images, OUT_H, OUT_W, CHANNELS]
-    indices,  # as dy
+    offsets,  # as dy
     dx,  # [images, IN_H, IN_W, CHANNELS]
     pixels,  # images * IN_H * IN_W
     CHANNELS: tl.constexpr,
@@ -187,10 +191,13 @@ def max_pool_dgrad(
     IN_W: tl.constexpr,
     OUT_H: tl.constexpr,
     OUT_W: tl.constexpr,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
     STRIDE_H: tl.constexpr,
     STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr,
     PAD_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
     DILATION_W: tl.constexpr,
     WINDOWS_H: tl.constexpr,  # most windows that reach one row of x
     WINDOWS_W: tl.constexpr,
@@ -203,56 +210,69 @@ def max_pool_dgrad(
     """Each element of dx gathers from the windows that reach it, in order: no atomics."""
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
     live = (pixel < pixels) & (channel < CHANNELS)
-    image, place = pixel // (IN_H * IN_W), pixel % (IN_H * IN_W)
+    image, place = pixel // (IN_H * IN_W), (pixel % (IN_H * IN_W)).to(tl.int32)
     padded_h, padded_w = place // IN_W + PAD_H, place % IN_W + PAD_W
     last_h, last_w = padded_h // STRIDE_H, padded_w // STRIDE_W
-    offset_w = padded_w % STRIDE_W
+    reach_h, reach_w = padded_h % STRIDE_H, padded_w % STRIDE_W
     source = ((image * OUT_H + last_h) * OUT_W + last_w) * CHANNELS + channel
 
     total = tl.zeros([BLOCK_M, BLOCK_N], COMPUTE)
     if UNROLL:
         for count in tl.static_range(WINDOWS_H):
             total = add_windows(
-                total, dy + source, indices + source, place, last_h, last_w, offset_w, live,
-                WINDOWS_H - 1 - count, WINDOWS_W - 1,
-                OUT_H, OUT_W, CHANNELS, STRIDE_W, DILATION_W, WINDOWS_W,
+                total, dy + source, offsets + source, reach_h, reach_w, last_h, last_w, live,
+                WINDOWS_H - 1 - count, WINDOWS_W - 1, OUT_H, OUT_W, CHANNELS, WINDOW_H, WINDOW_W,
+                STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, WINDOWS_W,
             )  # fmt: skip
     else:
         for count in range(WINDOWS_H * WINDOWS_W):
             behind = WINDOWS_H * WINDOWS_W - 1 - count
             total = add_windows(
-                total, dy + source, indices + source, place, last_h, last_w, offset_w, live,
-                behind // WINDOWS_W, behind % WINDOWS_W,
-                OUT_H, OUT_W, CHANNELS, STRIDE_W, DILATION_W, 1,
+                total, dy + source, offsets + source, reach_h, reach_w, last_h, last_w, live,
+                behind // WINDOWS_W, behind % WINDOWS_W, OUT_H, OUT_W, CHANNELS, WINDOW_H, WINDOW_W,
+                STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, 1,
             )  # fmt: skip
     tl.store(dx + pixel * CHANNELS + channel, total.to(dx.dtype.element_ty), mask=live)
 
 
 @triton.jit(do_not_specialize=["pixels"])
 def max_pool_pick(
-    x,  # [images, IN_H, IN_W, CHANNELS]
-    indices,  # [images, OUT_H, OUT_W, CHANNELS]
-    y,  # as indices
+    x,  # [images, IN_H, IN_W, CHANNELS]; or None
+    offsets,  # [images, OUT_H, OUT_W, CHANNELS]
+    y,  # as offsets; or None
+    indices,  # as offsets; or None
     pixels,  # images * OUT_H * OUT_W
     CHANNELS: tl.constexpr,
     IN_H: tl.constexpr,
     IN_W: tl.constexpr,
     OUT_H: tl.constexpr,
     OUT_W: tl.constexpr,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
     STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
     PAD_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
     DILATION_W: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """y = x at the saved indices; zero where a window held only padding."""
+    """y = x where the maxima lay, zero where a window held only padding; or torch's indices.
+
+    Those are row * IN_W + column within an image and channel.
+    """
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
     live = (pixel < pixels) & (channel < CHANNELS)
     target = pixel * CHANNELS + channel
-    place = tl.load(indices + target, mask=live, other=-1).to(INDEX)
-    left = first_inside(pixel % OUT_W * STRIDE_W - PAD_W, DILATION_W, PAD_W)
-    chosen = live & is_inside(place, IN_H * IN_W) & (left < IN_W)
-    source = (pixel // (OUT_H * OUT_W) * (IN_H * IN_W) + place) * CHANNELS + channel
-    value = tl.load(x + source, mask=chosen, other=0.0)
-    tl.store(y + target, value, mask=live)
+    tap = tl.load(offsets + target, mask=live, other=0).to(INDEX)
+    row = pixel // OUT_W % OUT_H * STRIDE_H - PAD_H + tap // WINDOW_W * DILATION_H
+    column = pixel % OUT_W * STRIDE_W - PAD_W + tap % WINDOW_W * DILATION_W
+    if indices is not None:
+        tl.store(indices + target, (row * IN_W + column).to(tl.int64), mask=live)
+    if y is not None:
+        chosen = live & is_inside(row, IN_H) & is_inside(column, IN_W)
+        image = pixel // (OUT_H * OUT_W)
+        source = ((image * IN_H + row) * IN_W + column) * CHANNELS + channel
+        tl.store(y + target, tl.load(x + source, mask=chosen, other=0.0), mask=live)

@@ -3,11 +3,14 @@
 import triton
 import triton.language as tl
 
+from tconv.kernels.epilogue import relu
+
 
 @triton.jit(do_not_specialize=["elements", "splits"])
 def add_splits(
     workspace,  # [splits, rows, PLANE, WIDTH]
     bias,  # [CHANNELS], or None
+    residual,  # as the total, or None
     total,  # [rows, PLANE, CHANNELS], elements in all, or channels before the plane
     elements,
     splits,
@@ -15,10 +18,11 @@ def add_splits(
     CHANNELS: tl.constexpr,
     WIDTH: tl.constexpr,  # at least CHANNELS: what lies beyond is dropped
     PLANE_FIRST: tl.constexpr,
+    RELU: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """total = sum of the parts + bias."""
+    """total = sum of the parts + bias, and the rest of an epilogue."""
     element = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
     exists = element < elements
     sums = tl.zeros((BLOCK,), workspace.dtype.element_ty)
@@ -34,4 +38,8 @@ def add_splits(
     else:
         place = (element // CHANNELS) % PLANE
         offset = (element // (CHANNELS * PLANE) * CHANNELS + channel) * PLANE + place
+    if residual is not None:
+        sums += tl.load(residual + offset, mask=exists, other=0.0).to(sums.dtype)
+    if RELU:
+        sums = relu(sums)
     tl.store(total + offset, sums.to(total.dtype.element_ty), mask=exists)

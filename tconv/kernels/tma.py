@@ -11,21 +11,26 @@ both operands then go from shared memory to the matrix unit as they were loaded.
 import triton
 import triton.language as tl
 
+from tconv.kernels.epilogue import best_of_four, quarters, relu
 from tconv.kernels.index import swizzled_tile
 
 
 @triton.jit(do_not_specialize=["batch", "rows", "columns", "split_steps"])
 def implicit_gemm_tma(
-    image,  # boxes of x or dy: [batch, h, w, REDUCED]; at stride 2 [batch, h/2, 2, w/2, 2 REDUCED]
-    filters,  # boxes of w: [taps, OUT_CHANNELS, IN_CHANNELS]
-    bias,  # [PRODUCED], or None
-    result,  # boxes of y or dx: [batch, rows, columns, PRODUCED]; or its address
+    image,  # boxes of x or dy: [batch, h, w, GROUPS * REDUCED]; at stride 2 a view of it,
+    # [batch, h/2, 2, w/2, 2 * GROUPS * REDUCED]
+    filters,  # boxes of w: [taps, GROUPS * OUT_CHANNELS, IN_CHANNELS]
+    bias,  # [GROUPS * PRODUCED], or None
+    residual,  # boxes or the address of what is added, as the result; or None
+    result,  # boxes of y or dx: [batch, rows, columns, GROUPS * PRODUCED]; or its address
+    offsets,  # of y pooled: which of its window's places was the greatest; or None
     batch,
     rows,  # of the result
     columns,
     split_steps,  # steps of the reduction that one split takes
-    REDUCED: tl.constexpr,  # channels of the image
-    PRODUCED: tl.constexpr,  # channels of the result
+    REDUCED: tl.constexpr,  # channels of the image, in one group
+    PRODUCED: tl.constexpr,  # channels of the result, in one group
+    GROUPS: tl.constexpr,
     FILTER_H: tl.constexpr,
     FILTER_W: tl.constexpr,
     STRIDE: tl.constexpr,  # 1 or 2
@@ -37,6 +42,8 @@ def implicit_gemm_tma(
     BOXES: tl.constexpr,  # whether the result is stored as boxes
     NHWC: tl.constexpr,  # if not: whether its channels come last
     SPLIT: tl.constexpr,  # whether the reduction is shared, and the result holds parts of it
+    RELU: tl.constexpr,
+    POOL: tl.constexpr,  # whether 2x2 windows are pooled, which a box then holds whole
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -51,14 +58,19 @@ def implicit_gemm_tma(
     BLOCK_M: tl.constexpr = BOX_N * BOX_H * BOX_W
     TAPS: tl.constexpr = FILTER_H * FILTER_W
     TAP_STEPS: tl.constexpr = (REDUCED + BLOCK_K - 1) // BLOCK_K
-    boxes_h = tl.cdiv(rows, BOX_H)
-    boxes_w = tl.cdiv(columns, BOX_W)
+    if POOL:
+        boxes_h = tl.cdiv(rows // 2 * 2, BOX_H)
+        boxes_w = tl.cdiv(columns // 2 * 2, BOX_W)
+    else:
+        boxes_h = tl.cdiv(rows, BOX_H)
+        boxes_w = tl.cdiv(columns, BOX_W)
     boxes = tl.cdiv(batch, BOX_N) * boxes_h * boxes_w
+    group = tl.program_id(1)
     tiles_n: tl.constexpr = (PRODUCED + BLOCK_N - 1) // BLOCK_N
     if SPLIT:
-        first_step = tl.program_id(1) * split_steps
+        first_step = tl.program_id(2) * split_steps
         last_step = tl.minimum(first_step + split_steps, TAPS * TAP_STEPS)
-        result += tl.program_id(1).to(tl.int64) * batch * rows * columns * PRODUCED
+        result += tl.program_id(2).to(tl.int64) * batch * rows * columns * (GROUPS * PRODUCED)
     else:
         first_step = 0
         last_step = TAPS * TAP_STEPS
@@ -79,16 +91,19 @@ def implicit_gemm_tma(
         v = FIRST_W + tap % FILTER_W * STEP_W
         for _ in range(first_step, last_step):
             if STRIDE == 1:
-                pixels = image.load([image0, row0 + h, column0 + v, c])
+                pixels = image.load([image0, row0 + h, column0 + v, group * REDUCED + c])
             else:  # rows of the view are pairs: an offset is so many pairs, and the odd one
                 pair_h = row0 + (h >> 1)
                 pair_w = column0 + (v >> 1)
-                pixels = image.load([image0, pair_h, h & 1, pair_w, (v & 1) * REDUCED + c])
+                x_channel = ((v & 1) * GROUPS + group) * REDUCED + c
+                pixels = image.load([image0, pair_h, h & 1, pair_w, x_channel])
             pixels = tl.reshape(pixels, (BLOCK_M, BLOCK_K))
             if REDUCED_FIRST:
-                w_tile = tl.trans(tl.reshape(filters.load([tap, c, channel0]), (BLOCK_K, BLOCK_N)))
+                w_box = filters.load([tap, group * REDUCED + c, channel0])
+                w_tile = tl.trans(tl.reshape(w_box, (BLOCK_K, BLOCK_N)))
             else:
-                w_tile = tl.reshape(filters.load([tap, channel0, c]), (BLOCK_N, BLOCK_K))
+                w_box = filters.load([tap, group * PRODUCED + channel0, c])
+                w_tile = tl.reshape(w_box, (BLOCK_N, BLOCK_K))
             accumulator = tl.dot(
                 w_tile, tl.trans(pixels), accumulator,
                 input_precision=PRECISION, out_dtype=ACCUMULATOR,
@@ -105,43 +120,75 @@ def implicit_gemm_tma(
 
         channel = channel0 + tl.arange(0, BLOCK_N)
         channel_exists = channel < PRODUCED
+        channel += group * PRODUCED
         if bias is not None:
             bias_tile = tl.load(bias + channel, mask=channel_exists, other=0.0)
             accumulator += bias_tile.to(ACCUMULATOR)[:, None]
         if BOXES:
+            if residual is not None:
+                more = residual.load([image0, row0, column0, group * PRODUCED + channel0])
+                more = tl.trans(tl.reshape(more, (BLOCK_M, BLOCK_N)))
+                accumulator += more.to(ACCUMULATOR)
+            if RELU:
+                accumulator = relu(accumulator)
             block = tl.trans(accumulator.to(result.dtype))
             block = tl.reshape(block, (BOX_N, BOX_H, BOX_W, BLOCK_N))
-            result.store([image0, row0, column0, channel0], block)
+            result.store([image0, row0, column0, group * PRODUCED + channel0], block)
         else:
-            element = tl.arange(0, BLOCK_M)
-            n = image0 + element // (BOX_H * BOX_W)
-            row = row0 + element // BOX_W % BOX_H
-            column = column0 + element % BOX_W
-            exists = (n < batch) & (row < rows) & (column < columns)
-            place = row.to(INDEX) * columns + column
-            plane = rows.to(INDEX) * columns
+            total = accumulator
+            if POOL:
+                HALF_H: tl.constexpr = BOX_H // 2
+                HALF_W: tl.constexpr = BOX_W // 2
+                windows = tl.reshape(accumulator, (BLOCK_N * BOX_N * HALF_H, 2, HALF_W, 2))
+                first, second, third, fourth = quarters(tl.permute(windows, (0, 2, 1, 3)))
+                best, place_of = best_of_four(first, second, third, fourth, RELU)
+                total = tl.reshape(best, (BLOCK_N, BLOCK_M // 4))
+                result_rows, result_columns = rows // 2, columns // 2
+            else:
+                HALF_H: tl.constexpr = BOX_H
+                HALF_W: tl.constexpr = BOX_W
+                result_rows, result_columns = rows, columns
+            SHRUNK: tl.constexpr = BOX_H // HALF_H
+            element = tl.arange(0, BOX_N * HALF_H * HALF_W)
+            n = image0 + element // (HALF_H * HALF_W)
+            row = row0 // SHRUNK + element // HALF_W % HALF_H
+            column = column0 // SHRUNK + element % HALF_W
+            exists = (n < batch) & (row < result_rows) & (column < result_columns)
+            place = row.to(INDEX) * result_columns + column
+            plane = result_rows.to(INDEX) * result_columns
             if NHWC:
                 pixel = n * plane + place
-                offset = pixel[None, :] * PRODUCED + channel[:, None]
+                offset = pixel[None, :] * (GROUPS * PRODUCED) + channel[:, None]
             else:
-                first = n * (plane * PRODUCED) + place
+                first = n * (plane * (GROUPS * PRODUCED)) + place
                 offset = first[None, :] + channel.to(INDEX)[:, None] * plane
             mask = channel_exists[:, None] & exists[None, :]
-            tl.store(result + offset, accumulator.to(result.dtype.element_ty), mask=mask)
+            if residual is not None:
+                total += tl.load(residual + offset, mask=mask, other=0.0).to(ACCUMULATOR)
+            if RELU and not POOL:
+                total = relu(total)
+            if offsets is not None:
+                places = tl.reshape(place_of, (BLOCK_N, BLOCK_M // 4))
+                tl.store(offsets + offset, places, mask=mask)
+            tl.store(result + offset, total.to(result.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["batch", "out_h", "out_w", "boxes", "split_boxes"])
 def implicit_gemm_tma_wgrad(
-    image,  # boxes of x: [batch, in_h, in_w, IN_CHANNELS]; at stride 2 its view, as above
-    gradient,  # boxes of dy: [batch, out_h, out_w, OUT_CHANNELS]; batch third if ALONG_BATCH
-    dw,  # [OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS], or channels before taps; or its parts
+    image,  # boxes of x: [batch, in_h, in_w, GROUPS * IN_CHANNELS]; at stride 2 its view, as above
+    gradient,  # boxes of dy: [batch, out_h, out_w, GROUPS * OUT_CHANNELS]; batch third if
+    # ALONG_BATCH
+    dw,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS], or channels before taps; or
+    # its parts
     batch,
     out_h,
     out_w,
     boxes,  # of pixels, in all
     split_boxes,  # of one split
-    IN_CHANNELS: tl.constexpr,
+    IN_CHANNELS: tl.constexpr,  # of one group, as OUT_CHANNELS is
     OUT_CHANNELS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    PACK: tl.constexpr,  # narrow groups taken for one, of which the diagonal blocks are stored
     FILTER_H: tl.constexpr,
     FILTER_W: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -172,7 +219,8 @@ def implicit_gemm_tma_wgrad(
     tile_row, tile_column = swizzled_tile(
         tl.program_id(0), tl.cdiv(OUT_CHANNELS, BLOCK_M), TAPS * TAP_TILES, SWIZZLE
     )
-    split = tl.program_id(1)
+    group = tl.program_id(1)
+    split = tl.program_id(2)
     tap = tile_column // TAP_TILES
     c = tile_column % TAP_TILES * BLOCK_N
     down = tap // FILTER_W * DILATION_H - PAD_H
@@ -186,25 +234,26 @@ def implicit_gemm_tma_wgrad(
     column0 = first % boxes_w * BOX_W
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), ACCUMULATOR)
     for _ in range(first, tl.minimum(first + split_boxes, boxes)):
-        k0 = tile_row * BLOCK_M
+        k0 = group * OUT_CHANNELS + tile_row * BLOCK_M
+        x_channel = group * IN_CHANNELS + c
         h = row0 + down
         v = column0 + right
         if STRIDE == 2:
             h = row0 + (down >> 1)
             v = column0 + (right >> 1)
             odd_h = down & 1
-            x_channel = (right & 1) * IN_CHANNELS + c
+            x_channel += (right & 1) * (GROUPS * IN_CHANNELS)
         # Both operands reach the matrix unit unread where all but a box's last two sides are 1.
         if ALONG_BATCH:
             dy_box = gradient.load([row0, column0, image0, k0])
             if STRIDE == 1:
-                x_box = image.load([h, v, image0, c])
+                x_box = image.load([h, v, image0, x_channel])
             else:
                 x_box = image.load([h, odd_h, v, image0, x_channel])
         else:
             dy_box = gradient.load([image0, row0, column0, k0])
             if STRIDE == 1:
-                x_box = image.load([image0, h, v, c])
+                x_box = image.load([image0, h, v, x_channel])
             else:
                 x_box = image.load([image0, h, odd_h, v, x_channel])
         accumulator = tl.dot(
@@ -221,11 +270,16 @@ def implicit_gemm_tma_wgrad(
 
     k = tile_row * BLOCK_M + tl.arange(0, BLOCK_M)
     channel = c + tl.arange(0, BLOCK_N)
-    filter_row = (split.to(INDEX) * OUT_CHANNELS + k) * (TAPS * IN_CHANNELS)
+    filter_row = (split.to(INDEX) * GROUPS + group) * OUT_CHANNELS + k
+    OWN: tl.constexpr = IN_CHANNELS // PACK  # channels that a filter sees
+    filter_row *= TAPS * OWN
+    mask = (k < OUT_CHANNELS)[:, None] & (channel < IN_CHANNELS)[None, :]
+    if PACK > 1:
+        mask &= (k // (OUT_CHANNELS // PACK))[:, None] == (channel // OWN)[None, :]
+        channel = channel % OWN
     if DW_NHWC:
-        place = tap * IN_CHANNELS + channel
+        place = tap * OWN + channel
     else:
         place = channel * TAPS + tap
-    mask = (k < OUT_CHANNELS)[:, None] & (channel < IN_CHANNELS)[None, :]
     dw_offset = filter_row[:, None] + place[None, :]
     tl.store(dw + dw_offset, accumulator.to(dw.dtype.element_ty), mask=mask)

@@ -35,6 +35,7 @@ def implicit_gemm_wgrad(
     IN_CHANNELS: tl.constexpr,  # of one group, as OUT_CHANNELS is
     OUT_CHANNELS: tl.constexpr,
     GROUPS: tl.constexpr,
+    PACK: tl.constexpr,  # narrow groups taken for one, of which the diagonal blocks are stored
     FILTER_H: tl.constexpr,
     FILTER_W: tl.constexpr,
     STRIDE_H: tl.constexpr,
@@ -166,10 +167,16 @@ def implicit_gemm_wgrad(
         p0 = tl.where(image_done, 0, p0)
 
     part = split.to(INDEX) * (GROUPS * OUT_CHANNELS)
-    part_row = (part + group * OUT_CHANNELS + filter_index) * COLUMNS
-    place = column
-    if not DW_NHWC:
-        place = (column - tap * IN_CHANNELS) * (FILTER_H * FILTER_W) + tap
+    part_row = (part + group * OUT_CHANNELS + filter_index) * (COLUMNS // PACK)
     mask = filter_exists[:, None] & column_exists[None, :]
+    place = column
+    if PACK > 1:
+        channel = column - tap * IN_CHANNELS
+        own = (filter_index // (OUT_CHANNELS // PACK))[:, None]
+        mask &= own == (channel // (IN_CHANNELS // PACK))[None, :]
+        place = tap * (IN_CHANNELS // PACK) + channel % (IN_CHANNELS // PACK)
+    if not DW_NHWC:
+        channel = (column - tap * IN_CHANNELS) % (IN_CHANNELS // PACK)
+        place = channel * (FILTER_H * FILTER_W) + tap
     dw_offset = part_row[:, None] + place[None, :]
     tl.store(dw + dw_offset, accumulator.to(dw.dtype.element_ty), mask=mask)

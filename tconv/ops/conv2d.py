@@ -19,11 +19,17 @@ from torch import Tensor
 
 from tconv.geometry import out_size
 from tconv.ops.conv_check import check_types, checked
-from tconv.ops.conv_run import precision_of, prepared, prepared_bias_grad, prepared_fprop
+from tconv.ops.conv_run import (
+    Prepared,
+    precision_of,
+    prepared,
+    prepared_ending,
+    prepared_fprop,
+)
 from tconv.ops.launch import runs_triton
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
-from tconv.ops.registration import register
-from tconv.problem import Layout
+from tconv.ops.registration import register, register_autocast
+from tconv.problem import BIAS, PLAIN, Epilogue, Layout
 
 # ---- operators ------------------------------------------------------------------------------
 
@@ -56,23 +62,29 @@ def _y_channels_last(x: Tensor, w: Tensor) -> bool:
 def _conv2d(
     x: Tensor, w: Tensor, bias: Tensor | None, window: Sizes, precision: str | None
 ) -> Tensor:
-    dtype, device = x.dtype, x.device
     check_types(x, w, bias)
-    if not runs_triton(device):
+    if not runs_triton(x.device):
         pairs = torchs_window(window)
         return dense(torch.ops.aten.convolution(x, w, bias, *pairs), _y_layout(x, w))
-    call = prepared_fprop(
+    call = fprop_call(x, w, window, precision, PLAIN if bias is None else BIAS)
+    return call.run({"x": x, "w": w} if bias is None else {"x": x, "w": w, "bias": bias})
+
+
+def fprop_call(
+    x: Tensor, w: Tensor, window: Sizes, precision: str | None, epilogue: Epilogue
+) -> Prepared:
+    """The forward pass that x and w ask for."""
+    return prepared_fprop(
         x.shape,
         x.stride(),
         w.shape,
         w.stride(),
         tuple(window),
-        dtype,
-        device,
+        x.dtype,
+        x.device,
         precision_of(x, precision),
-        bias is not None,
+        epilogue,
     )
-    return call.run({"x": x, "w": w} if bias is None else {"x": x, "w": w, "bias": bias})
 
 
 def _conv2d_input_grad(
@@ -125,7 +137,7 @@ def _torch_gradient(which: int, dy: Tensor, x: Tensor, w: Tensor, window: Sizes)
 def _conv2d_bias_grad(dy: Tensor) -> Tensor:
     if not runs_triton(dy.device):
         return dy.sum((0, 2, 3))
-    return prepared_bias_grad(dy.shape, _layout(dy), dy.dtype, dy.device).run({"dy": dy})
+    return prepared_ending(dy.shape, _layout(dy), dy.dtype, dy.device).run({"dy": dy})
 
 
 @torch.library.register_fake("tconv::conv2d", lib=_library)
@@ -167,15 +179,22 @@ def _save_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _conv2d_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     x, w = ctx.saved_tensors
-    dx = dw = dbias = None
+    dx, dw = window_gradients(ctx, x, w, dy)
+    dbias = _ops.conv2d_bias_grad(dy) if ctx.needs_input_grad[2] else None
+    return dx, dw, dbias, None, None
+
+
+def window_gradients(
+    ctx: Any, x: Tensor, w: Tensor, dy: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """dx and dw, as far as they are asked for."""
+    dx = dw = None
     if ctx.needs_input_grad[0]:
         window = (ctx.window, _y_channels_last(x, w), ctx.precision)
         dx = _ops.conv2d_input_grad(dy, w, x.shape, *window)
     if ctx.needs_input_grad[1]:
         dw = _weight_grad(ctx, x, dy, w)
-    if ctx.needs_input_grad[2]:
-        dbias = _ops.conv2d_bias_grad(dy)
-    return dx, dw, dbias, None, None
+    return dx, dw
 
 
 def _weight_grad(ctx: Any, x: Tensor, dy: Tensor, w: Tensor) -> Tensor:
@@ -231,27 +250,29 @@ for _name, _run, _gradient, _save in (
 # ---- autocast -------------------------------------------------------------------------------
 
 
-def _register_autocast(device_type: str, key: str) -> None:
-    """Under autocast the operands are cast to its dtype, all but float64, as for torch's own."""
-    excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
-
-    def cast(tensor: Tensor | None) -> Tensor | None:
-        if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
-            return tensor
-        return tensor.to(torch.get_autocast_dtype(device_type))
-
-    def conv2d(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
-        with torch._C._ExcludeDispatchKeyGuard(excluded):
-            return _ops.conv2d(cast(x), cast(w), cast(bias), *window)  # type: ignore[no-any-return]
-
-    _library.impl("conv2d", conv2d, key)
-
-
-_register_autocast("cpu", "AutocastCPU")
-_register_autocast("cuda", "AutocastCUDA")
+register_autocast(_library, "conv2d")
 
 
 # ---- public function ------------------------------------------------------------------------
+
+
+def windowed(
+    input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
+) -> tuple[Tensor, tuple[int, ...]]:
+    """x with a batch and the padding that ``"same"`` adds on one side, and the window in full."""
+    x = input if input.dim() != 3 else input.unsqueeze(0)
+    sizes = (input.shape, weight.shape, None if bias is None else bias.shape)
+    window, (rows, columns) = checked(*sizes, *arguments)
+    if rows or columns:
+        x = torch.nn.functional.pad(x, (0, columns, 0, rows))
+    return x, window
+
+
+def is_relu(activation: str | None) -> bool:
+    """Whether ``activation`` names a ReLU; an error for what kernels do not know."""
+    if activation not in (None, "relu"):
+        raise ValueError(f"activation is {activation!r}; it is 'relu' or None")
+    return activation == "relu"
 
 
 def conv2d(
@@ -263,12 +284,16 @@ def conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
     precision: str | None = None,
 ) -> Tensor:
     """Two-dimensional convolution, as ``torch.nn.functional.conv2d``.
 
         y[n, k, p, q] = bias[k] + sum over c, r, s of
             x[n, c, p S - P + r D, q S - P + s D] w[k, c, r, s]
+
+    and, in the same kernel where they are asked for, ``relu(y + residual)``.
 
     Args:
         input: x, (batch, in_channels, in_h, in_w), or without batch.
@@ -278,6 +303,8 @@ def conv2d(
         padding: P, likewise, or ``"valid"`` (none) or ``"same"`` (keeps the size at stride 1).
         dilation: D, distance between the taps of a filter.
         groups: layers side by side that share the channels out among them.
+        activation: ``"relu"``, or None.
+        residual: of the size of y; it is added before the activation.
         precision: how float32 products are formed: ``"tf32"`` (operands rounded to 10 bits),
             ``"tf32x3"`` (three such products, near float32), ``"ieee"`` (exact, without the
             matrix unit); None follows ``torch.backends.cudnn.conv.fp32_precision``.
@@ -288,6 +315,7 @@ def conv2d(
 
     Raises:
         RuntimeError: for shapes, dtypes or devices that do not go together, in torch's words.
+        ValueError: for an activation that is not known.
 
     float16 and bfloat16 are summed in float32, float64 in float64; float32 is rounded to tf32
     where torch's switch allows it, and else formed as tf32x3. Repeated calls give the same bits.
@@ -297,10 +325,12 @@ def conv2d(
     torch.Size([1, 10, 32, 32])
     """
     batched = input.dim() != 3
-    x = input if batched else input.unsqueeze(0)
-    sizes = (input.shape, weight.shape, None if bias is None else bias.shape)
-    window, (rows, columns) = checked(*sizes, stride, padding, dilation, groups)
-    if rows or columns:
-        x = torch.nn.functional.pad(x, (0, columns, 0, rows))
-    y = _ops.conv2d.default(x, weight, bias, window, precision)
+    x, window = windowed(input, weight, bias, stride, padding, dilation, groups)
+    if activation is None and residual is None:
+        y = _ops.conv2d.default(x, weight, bias, window, precision)
+    else:
+        relu = is_relu(activation)
+        if residual is not None and not batched:
+            residual = residual.unsqueeze(0)
+        y = _ops.conv2d_ended.default(x, weight, bias, residual, window, relu, precision)
     return y if batched else y.squeeze(0)

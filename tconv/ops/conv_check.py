@@ -138,10 +138,18 @@ def checked(*sizes_and_window: Any) -> tuple[Window, tuple[int, int]]:
         return check_conv2d(*sizes_and_window)
 
 
-def check_types(x: Tensor, w: Tensor, bias: Tensor | None) -> None:
+def check_residual(residual: Sizes, y: Sizes) -> None:
+    """A residual is added element by element."""
+    if tuple(residual) != tuple(y):
+        raise RuntimeError(
+            f"expected residual of the size of the result, {list(y)}, but got {list(residual)}"
+        )
+
+
+def check_types(x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> None:
     """One dtype and one device for all, and a dtype that the kernels know."""
     dtype, device = x.dtype, x.device
-    for name, other in (("weight", w), ("bias", bias)):
+    for name, other in (("weight", w), ("bias", bias), ("residual", residual)):
         if other is None:
             continue
         if other.dtype is not dtype:

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tconv.algorithms import ALGORITHMS, bias
+from tconv.algorithms import ALGORITHMS, ending
 from tconv.geometry import ConvGeometry, Pass
 from tconv.ops.conv_check import Window
 from tconv.ops.launch import Plan, target_for
@@ -19,7 +19,16 @@ from tconv.ops.layout import (
     strides_of,
     strides_prefer_channels_last,
 )
-from tconv.problem import PRECISIONS, Layout, Precision, Problem, dtype_name
+from tconv.problem import (
+    BIAS,
+    PLAIN,
+    PRECISIONS,
+    Epilogue,
+    Layout,
+    Precision,
+    Problem,
+    dtype_name,
+)
 from tconv.select import Choice, choose, when_forgotten
 from tconv.target import Target
 
@@ -33,9 +42,13 @@ class Prepared:
     size: tuple[int, ...]  # of the result
     strides: tuple[int, ...]
     reads: tuple[tuple[str, torch.memory_format], ...]  # the format that operands must have
+    beside: str = ""  # a second result: "offsets" of pooled maxima, or "dbias"
 
     def run(self, tensors: dict[str, Tensor]) -> Tensor:
-        """The result, in fresh memory; ``tensors`` are the operands by name."""
+        """The result, in fresh memory; ``tensors`` are the operands by name.
+
+        What is made besides is added to them, and found there.
+        """
         for name, form in self.reads:
             tensor = tensors[name]
             if not tensor.is_contiguous(memory_format=form):
@@ -43,6 +56,10 @@ class Prepared:
         like = next(iter(tensors.values()))
         result = torch.empty_strided(self.size, self.strides, dtype=like.dtype, device=like.device)
         tensors[self.result] = result
+        if self.beside == "offsets":
+            tensors["offsets"] = torch.empty_like(result, dtype=torch.int8)
+        elif self.beside == "dbias":
+            tensors["dbias"] = result.new_empty(self.size[1])
         self.plan.run(tensors)
         return result
 
@@ -51,20 +68,29 @@ def prepare(
     problem: Problem,
     choice: Choice,
     target: Target,
-    has_bias: bool = False,
+    epilogue: Epilogue = PLAIN,
     w_layout: Layout = "nhwc",
 ) -> Prepared:
     """One pass with a given choice; ``w_layout`` is the filter's, or that of its gradient."""
     shape, layout = problem.geometry, problem.layout
-    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target, has_bias, w_layout)
+    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target, epilogue, w_layout)
     x_size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
     w_size = (shape.out_channels, shape.group_in_channels, shape.filter_h, shape.filter_w)
     y_size = (shape.batch, shape.out_channels, shape.out_h, shape.out_w)
     w = ("w", memory_format(w_layout))
     x, dy = (("x", memory_format(layout)), ("dy", memory_format(layout)))
     if problem.direction == "fprop":
-        reads = (("bias", torch.contiguous_format), x, w) if has_bias else (x, w)
-        return Prepared(plan, "y", y_size, strides_of(y_size, layout), reads)
+        reads = [x, w]
+        if epilogue.bias:
+            reads.insert(0, ("bias", torch.contiguous_format))
+        if epilogue.residual:
+            reads.append(("residual", memory_format(layout)))
+        if epilogue.pool:
+            y_size = (*y_size[:2], y_size[2] // 2, y_size[3] // 2)
+        strides = strides_of(y_size, layout)
+        return Prepared(
+            plan, "y", y_size, strides, tuple(reads), "offsets" if epilogue.offsets else ""
+        )
     if problem.direction == "dgrad":
         return Prepared(plan, "dx", x_size, strides_of(x_size, layout), (dy, w))
     return Prepared(plan, "dw", w_size, strides_of(w_size, w_layout), (x, dy))
@@ -73,7 +99,8 @@ def prepare(
 def run(problem: Problem, choice: Choice, **tensors: Tensor) -> Tensor:
     """One pass with a given choice: (x, w, bias) -> y, (dy, w) -> dx, or (x, dy) -> dw."""
     target = target_for(next(iter(tensors.values())).device)
-    return prepare(problem, choice, target, has_bias="bias" in tensors).run(tensors)
+    epilogue = BIAS if "bias" in tensors else PLAIN
+    return prepare(problem, choice, target, epilogue).run(tensors)
 
 
 def precision_of(tensor: Tensor, asked: str | None) -> Precision:
@@ -114,13 +141,13 @@ def prepared(
     dtype: torch.dtype,
     device: torch.device,
     precision: Precision,
-    has_bias: bool = False,
+    epilogue: Epilogue = PLAIN,
 ) -> Prepared:
     """The plan of a pass, as chosen for ``device``; made at the first call, then found here."""
     geometry = geometry_of(x_size, w_size, window)
     problem = Problem(geometry, direction, dtype_name(dtype), layout, precision)
     target = target_for(device)
-    return prepare(problem, choose(problem, target), target, has_bias, w_layout)
+    return prepare(problem, choose(problem, target), target, epilogue, w_layout)
 
 
 @lru_cache(maxsize=4096)
@@ -133,13 +160,13 @@ def prepared_fprop(
     dtype: torch.dtype,
     device: torch.device,
     precision: Precision,
-    has_bias: bool,
+    epilogue: Epilogue,
 ) -> Prepared:
     """The forward pass; torch's rule: y is channels_last where x or w is."""
     w_last = strides_prefer_channels_last(w_size, w_strides)
     layout = layout_of(w_last or strides_prefer_channels_last(x_size, x_strides))
     sizes = (x_size, w_size, window, layout, layout_of(w_last))
-    call = prepared("fprop", *sizes, dtype, device, precision, has_bias)
+    call = prepared("fprop", *sizes, dtype, device, precision, epilogue)
     # What the strides tell once, no call need ask again.
     known = {"x": (x_size, x_strides), "w": (w_size, w_strides)}
     reads = tuple((name, form) for name, form in call.reads
@@ -157,10 +184,32 @@ when_forgotten(prepared_fprop.cache_clear)
 
 
 @lru_cache(maxsize=4096)
-def prepared_bias_grad(
-    size: tuple[int, ...], layout: Layout, dtype: torch.dtype, device: torch.device
+def prepared_ending(
+    size: tuple[int, ...],
+    layout: Layout,
+    dtype: torch.dtype,
+    device: torch.device,
+    relu: bool = False,
+    sums: bool = True,
 ) -> Prepared:
+    """dbias from dy; behind a ReLU also dz, the gradient of what it was given."""
     batch, channels, out_h, out_w = size
     target = target_for(device)
-    plan = bias.plan(dtype_name(dtype), layout, batch, channels, out_h * out_w, target)
-    return Prepared(plan, "dbias", (channels,), (1,), (("dy", memory_format(layout)),))
+    form = memory_format(layout)
+    image = (batch, channels, out_h * out_w)
+    plan = ending.plan(dtype_name(dtype), layout, image, target, relu, sums)
+    if not relu:
+        return Prepared(plan, "dbias", (channels,), (1,), (("dy", form),))
+    reads = (("dy", form), ("y", form))
+    return Prepared(plan, "dz", size, strides_of(size, layout), reads, "dbias" if sums else "")
+
+
+@lru_cache(maxsize=4096)
+def prepared_pool_ending(
+    size: tuple[int, ...], layout: Layout, dtype: torch.dtype, device: torch.device, sums: bool
+) -> Prepared:
+    """dz and dbias from dy and the offsets of pooled maxima; ``size`` is that of dz."""
+    form = memory_format(layout)
+    plan = ending.pool_plan(dtype_name(dtype), layout, size, target_for(device), sums)
+    reads = (("dy", form), ("offsets", form))
+    return Prepared(plan, "dz", size, strides_of(size, layout), reads, "dbias" if sums else "")

@@ -31,6 +31,8 @@ TRITON_DTYPE = {
     "float32": "fp32",
     "float64": "fp64",
     "int8": "i8",
+    "int16": "i16",
+    "int32": "i32",
     "int64": "i64",
 }
 MOST_REGISTERS, REGISTER_FILE = 255, 65536  # of a thread, of a processor (NVIDIA)

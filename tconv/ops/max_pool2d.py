@@ -1,9 +1,10 @@
 """Two-dimensional max-pool: launches, operators, and ``max_pool2d``, torch's drop-in twin.
 
 Three operators carry it. ``tconv::max_pool2d`` (and ``max_pool2d_values``, which keeps no
-indices) is the maximum; ``max_pool2d_input_grad`` spreads a gradient to the winners; and
-``max_pool2d_pick`` reads at the winners. The last two are linear and each other's gradient,
-so gradients of any order exist.
+offsets) is the maximum and its place in each window; ``max_pool2d_input_grad`` spreads a gradient
+to the winners; and ``max_pool2d_pick`` reads at the winners. The last two are linear and each
+other's gradient, so gradients of any order exist. ``max_pool2d_indices`` turns offsets, of a byte
+each, into torch's indices of eight; only who asks for them pays.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tconv.geometry import PoolGeometry
 from tconv.ops.launch import Launch, Pointer, cdiv, runs_triton, target_for
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import as_pair, check_dtype, pool_geometry
-from tconv.ops.registration import register
+from tconv.ops.registration import DEVICES, register
 from tconv.problem import PoolProblem, dtype_name
 from tconv.select import choose
 from tconv.tile import Tile
@@ -45,8 +46,13 @@ def _constants(problem: PoolProblem, tile: Tile) -> dict[str, Any]:
         "IN_W": shape.in_w,
         "OUT_H": shape.out_h,
         "OUT_W": shape.out_w,
+        "WINDOW_H": shape.window_h,
+        "WINDOW_W": shape.window_w,
+        "STRIDE_H": shape.stride_h,
         "STRIDE_W": shape.stride_w,
+        "PAD_H": shape.pad_h,
         "PAD_W": shape.pad_w,
+        "DILATION_H": shape.dilation_h,
         "DILATION_W": shape.dilation_w,
         "INDEX": index_type(shape.x_elements, shape.y_elements),
         "BLOCK_M": tile.block_m if nhwc else tile.block_m * tile.block_n,
@@ -69,16 +75,16 @@ def _launch(
     constants = {**_constants(problem, tile), **constants}
     programs = cdiv(images * pixels, constants["BLOCK_M"])
     programs *= cdiv(constants["CHANNELS"], constants["BLOCK_N"])
-    dtypes = {name: "int64" if name == "indices" else problem.dtype for name in tensors.split()}
-    operands = {name: Pointer(name, dtype) for name, dtype in dtypes.items()}
+    dtypes = {"indices": "int64", "offsets": dtype_name(offsets_dtype(problem.geometry))}
+    operands = {name: Pointer(name, dtypes.get(name, problem.dtype)) for name in tensors.split()}
     scalars = {"pixels": images * pixels}
     grid = (programs,)
     return Launch(kernel, grid, operands, scalars, constants, tile.warps, tile.stages)
 
 
 @lru_cache(maxsize=4096)
-def fprop_launch(problem: PoolProblem, tile: Tile, write_indices: bool) -> Launch:
-    """y, and where asked for the indices, from x."""
+def fprop_launch(problem: PoolProblem, tile: Tile, write_offsets: bool) -> Launch:
+    """y, and where asked for the offsets, from x."""
     shape = problem.geometry
     # The last element of the last window; the first of the first is at -pad.
     last_h = (shape.out_h - 1) * shape.stride_h - shape.pad_h
@@ -87,46 +93,48 @@ def fprop_launch(problem: PoolProblem, tile: Tile, write_indices: bool) -> Launc
     last_w += shape.dilation_w * (shape.window_w - 1)
     padded = shape.pad_h > 0 or shape.pad_w > 0
     constants = {
-        "WINDOW_H": shape.window_h,
-        "WINDOW_W": shape.window_w,
-        "STRIDE_H": shape.stride_h,
-        "PAD_H": shape.pad_h,
-        "DILATION_H": shape.dilation_h,
         "EDGES": padded or last_h >= shape.in_h or last_w >= shape.in_w,
         "UNROLL": shape.window_h * shape.window_w <= TAP_LIMIT,
-        "WRITE_INDICES": write_indices,
+        "WRITE_OFFSETS": write_offsets,
         "COMPUTE": accumulator_type(problem.dtype),
     }
-    if not write_indices:
-        constants["indices"] = None
-    tensors = "x y indices" if write_indices else "x y"
+    if not write_offsets:
+        constants["offsets"] = None
+    tensors = "x y offsets" if write_offsets else "x y"
     pixels = shape.out_h * shape.out_w
     return _launch("max_pool.max_pool_fprop", problem, tile, tensors, pixels, constants)
 
 
 @lru_cache(maxsize=4096)
 def dgrad_launch(problem: PoolProblem, tile: Tile) -> Launch:
-    """dx from dy and the indices."""
+    """dx from dy and the offsets."""
     shape = problem.geometry
     windows_h = cdiv(shape.dilation_h * (shape.window_h - 1) + 1, shape.stride_h)
     windows_w = cdiv(shape.dilation_w * (shape.window_w - 1) + 1, shape.stride_w)
     constants = {
-        "STRIDE_H": shape.stride_h,
-        "PAD_H": shape.pad_h,
         "WINDOWS_H": windows_h,
         "WINDOWS_W": windows_w,
         "UNROLL": windows_h * windows_w <= WINDOW_LIMIT,
         "COMPUTE": accumulator_type(problem.dtype),
     }
     pixels = shape.in_h * shape.in_w
-    return _launch("max_pool.max_pool_dgrad", problem, tile, "dy indices dx", pixels, constants)
+    return _launch("max_pool.max_pool_dgrad", problem, tile, "dy offsets dx", pixels, constants)
 
 
 @lru_cache(maxsize=4096)
-def pick_launch(problem: PoolProblem, tile: Tile) -> Launch:
-    """y from x and the indices."""
+def pick_launch(problem: PoolProblem, tile: Tile, indices: bool = False) -> Launch:
+    """y from x and the offsets; or torch's indices from the offsets alone."""
     pixels = problem.geometry.out_h * problem.geometry.out_w
-    return _launch("max_pool.max_pool_pick", problem, tile, "x indices y", pixels, {})
+    tensors = "offsets indices" if indices else "x offsets y"
+    absent: dict[str, Any] = dict.fromkeys({"x", "y", "indices"} - set(tensors.split()))
+    return _launch("max_pool.max_pool_pick", problem, tile, tensors, pixels, absent)
+
+
+def offsets_dtype(shape: PoolGeometry) -> torch.dtype:
+    """The narrowest integer that counts the elements of a window: a byte, up to 11 x 11."""
+    taps = shape.window_h * shape.window_w
+    fitting = (dtype for dtype in (torch.int8, torch.int16) if taps - 1 <= torch.iinfo(dtype).max)
+    return next(fitting, torch.int32)
 
 
 def _launch_inputs(
@@ -145,98 +153,140 @@ _ops = torch.ops.tconv
 _library.define(f"max_pool2d(Tensor x, {_WINDOW}, bool ceil_mode) -> (Tensor, Tensor)")
 _library.define(f"max_pool2d_values(Tensor x, {_WINDOW}, bool ceil_mode) -> Tensor")
 _library.define(
-    f"max_pool2d_input_grad(Tensor dy, Tensor indices, SymInt[] input_size, {_WINDOW}, "
+    f"max_pool2d_input_grad(Tensor dy, Tensor offsets, SymInt[] input_size, {_WINDOW}, "
     "bool ceil_mode, bool channels_last) -> Tensor"
 )
 _library.define(
-    f"max_pool2d_pick(Tensor x, Tensor indices, {_WINDOW}, bool ceil_mode, bool channels_last)"
+    f"max_pool2d_pick(Tensor x, Tensor offsets, {_WINDOW}, bool ceil_mode, bool channels_last)"
     " -> Tensor"
+)
+_library.define(
+    f"max_pool2d_indices(Tensor offsets, SymInt[] input_size, {_WINDOW}, bool ceil_mode) -> Tensor"
 )
 
 
 def _outputs(
-    x: Tensor, *arguments: Any, write_indices: bool
+    x: Tensor, *arguments: Any, write_offsets: bool
 ) -> tuple[PoolGeometry, bool, Tensor, Tensor | None]:
-    """Geometry, layout, and the fresh y and indices of a forward call, real or fake."""
+    """Geometry, layout, and the fresh y and offsets of a forward call, real or fake."""
     shape = pool_geometry(x.shape, *arguments)
     check_dtype(x)
     channels_last = prefers_channels_last(x)
     size = (*x.shape[:-2], shape.out_h, shape.out_w)
     y = empty(x, size, layout_of(channels_last))
-    indices = empty(x, size, layout_of(channels_last), torch.int64) if write_indices else None
-    return shape, channels_last, y, indices
+    layout, dtype = layout_of(channels_last), offsets_dtype(shape)
+    offsets = empty(x, size, layout, dtype) if write_offsets else None
+    return shape, channels_last, y, offsets
 
 
-def _fprop(x: Tensor, *arguments: Any, write_indices: bool) -> tuple[Tensor, Tensor | None]:
-    shape, channels_last, y, indices = _outputs(x, *arguments, write_indices=write_indices)
+def _fprop(x: Tensor, *arguments: Any, write_offsets: bool) -> tuple[Tensor, Tensor | None]:
+    shape, channels_last, y, offsets = _outputs(x, *arguments, write_offsets=write_offsets)
     x = dense(x, layout_of(channels_last))
     problem, tile = _launch_inputs(shape, "fprop", x, channels_last)
-    launch = fprop_launch(problem, tile, write_indices)
-    launch.run({"x": x, "y": y} | ({} if indices is None else {"indices": indices}))
-    return y, indices
+    launch = fprop_launch(problem, tile, write_offsets)
+    launch.run({"x": x, "y": y} | ({} if offsets is None else {"offsets": offsets}))
+    return y, offsets
 
 
 def _max_pool2d(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     if not runs_triton(x.device):
-        _outputs(x, *arguments, write_indices=False)  # for its checks
-        return torch.ops.aten.max_pool2d_with_indices(x, *arguments)
-    y, indices = _fprop(x, *arguments, write_indices=True)
-    assert indices is not None
-    return y, indices
+        shape, channels_last, _, _ = _outputs(x, *arguments, write_offsets=False)
+        y, indices = torch.ops.aten.max_pool2d_with_indices(x, *arguments)
+        row, column = (indices // shape.in_w, indices % shape.in_w)
+        top, left = (start.to(x.device) for start in _window_starts(shape))
+        taps = (row - top[:, None]) // shape.dilation_h * shape.window_w
+        taps = taps + (column - left) // shape.dilation_w
+        return y, dense(taps.to(offsets_dtype(shape)), layout_of(channels_last))
+    y, offsets = _fprop(x, *arguments, write_offsets=True)
+    assert offsets is not None
+    return y, offsets
+
+
+def _window_starts(shape: PoolGeometry) -> tuple[Tensor, Tensor]:
+    """The row and the column at which each window begins; in the padding, below 0."""
+    top = torch.arange(shape.out_h) * shape.stride_h - shape.pad_h
+    return top, torch.arange(shape.out_w) * shape.stride_w - shape.pad_w
 
 
 def _max_pool2d_values(x: Tensor, *arguments: Any) -> Tensor:
     if not runs_triton(x.device):
-        return _max_pool2d(x, *arguments)[0]
-    return _fprop(x, *arguments, write_indices=False)[0]
+        _outputs(x, *arguments, write_offsets=False)  # for its checks
+        return torch.ops.aten.max_pool2d_with_indices(x, *arguments)[0]  # type: ignore[no-any-return]
+    return _fprop(x, *arguments, write_offsets=False)[0]
 
 
-def _input_grad(dy: Tensor, indices: Tensor, input_size: Sequence[int], *arguments: Any) -> Tensor:
+def _input_grad(dy: Tensor, offsets: Tensor, input_size: Sequence[int], *arguments: Any) -> Tensor:
     *window, channels_last = arguments
     dx = empty(dy, input_size, layout_of(channels_last))
+    shape = pool_geometry(input_size, *window)
     if not runs_triton(dy.device):
+        indices = _torchs_indices(offsets, shape)
         dx = torch.ops.aten.max_pool2d_with_indices_backward(dy, dx, *window, indices)
         return dense(dx, layout_of(channels_last))
     dy = dense(dy, layout_of(channels_last))
-    indices = dense(indices, layout_of(channels_last))
-    shape = pool_geometry(input_size, *window)
+    offsets = dense(offsets, layout_of(channels_last))
     launch = dgrad_launch(*_launch_inputs(shape, "dgrad", dy, channels_last))
-    launch.run({"dy": dy, "indices": indices, "dx": dx})
+    launch.run({"dy": dy, "offsets": offsets, "dx": dx})
     return dx
 
 
-def _pick(x: Tensor, indices: Tensor, *arguments: Any) -> Tensor:
+def _torchs_indices(offsets: Tensor, shape: PoolGeometry) -> Tensor:
+    top, left = (start.to(offsets.device) for start in _window_starts(shape))
+    taps = offsets.long()
+    row = top[:, None] + taps // shape.window_w * shape.dilation_h
+    return row * shape.in_w + left + taps % shape.window_w * shape.dilation_w
+
+
+def _pick(x: Tensor, offsets: Tensor, *arguments: Any) -> Tensor:
     *window, channels_last = arguments
+    shape = pool_geometry(x.shape, *window)
     if not runs_triton(x.device):
+        indices = _torchs_indices(offsets, shape)
         y = x.flatten(-2).gather(-1, indices.flatten(-2)).view(indices.shape)
         return dense(y, layout_of(channels_last))
-    y = empty(x, indices.shape, layout_of(channels_last))
+    y = empty(x, offsets.shape, layout_of(channels_last))
     x = dense(x, layout_of(channels_last))
-    indices = dense(indices, layout_of(channels_last))
-    shape = pool_geometry(x.shape, *window)
+    offsets = dense(offsets, layout_of(channels_last))
     launch = pick_launch(*_launch_inputs(shape, "fprop", x, channels_last))
-    launch.run({"x": x, "indices": indices, "y": y})
+    launch.run({"x": x, "offsets": offsets, "y": y})
     return y
+
+
+def _indices(offsets: Tensor, input_size: Sequence[int], *window: Any) -> Tensor:
+    shape, channels_last = pool_geometry(input_size, *window), prefers_channels_last(offsets)
+    if not runs_triton(offsets.device):
+        return dense(_torchs_indices(offsets, shape), layout_of(channels_last))
+    indices = empty(offsets, offsets.shape, layout_of(channels_last), torch.int64)
+    offsets = dense(offsets, layout_of(channels_last))
+    problem = PoolProblem(shape, "fprop", "float32", layout_of(channels_last))
+    tile = choose(problem, target_for(offsets.device)).tile
+    pick_launch(problem, tile, indices=True).run({"offsets": offsets, "indices": indices})
+    return indices
 
 
 @torch.library.register_fake("tconv::max_pool2d", lib=_library)
 def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-    return _outputs(x, *arguments, write_indices=True)[2:]
+    return _outputs(x, *arguments, write_offsets=True)[2:]
 
 
 @torch.library.register_fake("tconv::max_pool2d_values", lib=_library)
 def _(x: Tensor, *arguments: Any) -> Tensor:
-    return _outputs(x, *arguments, write_indices=False)[2]
+    return _outputs(x, *arguments, write_offsets=False)[2]
 
 
 @torch.library.register_fake("tconv::max_pool2d_input_grad", lib=_library)
-def _(dy: Tensor, indices: Tensor, input_size: Sequence[int], *arguments: Any) -> Tensor:
+def _(dy: Tensor, offsets: Tensor, input_size: Sequence[int], *arguments: Any) -> Tensor:
     return empty(dy, input_size, layout_of(arguments[-1]))
 
 
 @torch.library.register_fake("tconv::max_pool2d_pick", lib=_library)
-def _(x: Tensor, indices: Tensor, *arguments: Any) -> Tensor:
-    return empty(x, indices.shape, layout_of(arguments[-1]))
+def _(x: Tensor, offsets: Tensor, *arguments: Any) -> Tensor:
+    return empty(x, offsets.shape, layout_of(arguments[-1]))
+
+
+@torch.library.register_fake("tconv::max_pool2d_indices", lib=_library)
+def _(offsets: Tensor, input_size: Sequence[int], *window: Any) -> Tensor:
+    return empty(offsets, offsets.shape, layout_of(prefers_channels_last(offsets)), torch.int64)
 
 
 # ---- gradients ------------------------------------------------------------------------------
@@ -244,10 +294,10 @@ def _(x: Tensor, indices: Tensor, *arguments: Any) -> Tensor:
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, *ctx.window = inputs
-    indices = output[1]
-    ctx.mark_non_differentiable(indices)
+    offsets = output[1]
+    ctx.mark_non_differentiable(offsets)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(indices)
+    ctx.save_for_backward(offsets)
     ctx.input_size = x.shape
     ctx.channels_last = prefers_channels_last(x)
 
@@ -255,8 +305,8 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
 def _forward_gradient(ctx: Any, dy: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
     if dy is None:
         return (None,) * 6
-    (indices,) = ctx.saved_tensors
-    dx = _ops.max_pool2d_input_grad(dy, indices, ctx.input_size, *ctx.window, ctx.channels_last)
+    (offsets,) = ctx.saved_tensors
+    dx = _ops.max_pool2d_input_grad(dy, offsets, ctx.input_size, *ctx.window, ctx.channels_last)
     return dx, *(None,) * 5
 
 
@@ -268,31 +318,31 @@ def _save_values(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _values_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     """Pools once more: ``max_pool2d`` comes here only when no gradient was foreseen."""
     (x,) = ctx.saved_tensors
-    indices = _ops.max_pool2d(x.detach(), *ctx.window)[1]
+    offsets = _ops.max_pool2d(x.detach(), *ctx.window)[1]
     channels_last = prefers_channels_last(x)
-    dx = _ops.max_pool2d_input_grad(dy, indices, x.shape, *ctx.window, channels_last)
+    dx = _ops.max_pool2d_input_grad(dy, offsets, x.shape, *ctx.window, channels_last)
     return dx, *(None,) * 5
 
 
 def _save_input_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, indices, _, *ctx.arguments = inputs
-    ctx.save_for_backward(indices)
+    _, offsets, _, *ctx.arguments = inputs
+    ctx.save_for_backward(offsets)
 
 
 def _input_grad_gradient(ctx: Any, ddx: Tensor) -> tuple[Tensor | None, ...]:
-    (indices,) = ctx.saved_tensors
-    return _ops.max_pool2d_pick(ddx, indices, *ctx.arguments), *(None,) * 8
+    (offsets,) = ctx.saved_tensors
+    return _ops.max_pool2d_pick(ddx, offsets, *ctx.arguments), *(None,) * 8
 
 
 def _save_pick(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, indices, *ctx.arguments = inputs
-    ctx.save_for_backward(indices)
+    x, offsets, *ctx.arguments = inputs
+    ctx.save_for_backward(offsets)
     ctx.input_size = x.shape
 
 
 def _pick_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    (indices,) = ctx.saved_tensors
-    dx = _ops.max_pool2d_input_grad(dy, indices, ctx.input_size, *ctx.arguments)
+    (offsets,) = ctx.saved_tensors
+    dx = _ops.max_pool2d_input_grad(dy, offsets, ctx.input_size, *ctx.arguments)
     return dx, *(None,) * 7
 
 
@@ -303,6 +353,8 @@ for _name, _run, _gradient, _save in (
     ("max_pool2d_pick", _pick, _pick_gradient, _save_pick),
 ):
     register(_library, _name, _run, _gradient, _save)
+for _device in DEVICES:
+    _library.impl("max_pool2d_indices", _indices, _device.upper())  # integers have no gradient
 
 
 # ---- public function ------------------------------------------------------------------------
@@ -353,6 +405,8 @@ def max_pool2d(
     pads, gaps = as_pair("padding", padding), as_pair("dilation", dilation)
     arguments = (window, steps, pads, gaps, ceil_mode)
     if return_indices or (input.requires_grad and torch.is_grad_enabled()):
-        y, indices = _ops.max_pool2d(input, *arguments)
-        return (y, indices) if return_indices else y
+        y, offsets = _ops.max_pool2d(input, *arguments)
+        if not return_indices:
+            return y
+        return y, _ops.max_pool2d_indices(offsets, input.shape, *arguments)
     return _ops.max_pool2d_values(input, *arguments)

@@ -47,11 +47,11 @@ def as_pair(name: str, value: Any) -> tuple[int, int]:
     return value[0], value[-1]
 
 
-def check_dtype(x: Tensor) -> None:
+def check_dtype(x: Tensor, operation: str = "max_pool2d") -> None:
     """Floating types only, as torch has it on CUDA."""
     if dtype_name(x.dtype) not in ITEMSIZE:
         name = x.type().split(".")[-1].removesuffix("Tensor")  # torch.LongTensor
-        raise NotImplementedError(f"\"max_pool2d\" not implemented for '{name}'")
+        raise NotImplementedError(f"\"{operation}\" not implemented for '{name}'")
 
 
 def pool_geometry(

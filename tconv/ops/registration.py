@@ -52,6 +52,27 @@ def register(
     library.impl(name, dispatch, "Autograd")
 
 
+def register_autocast(library: torch.library.Library, name: str) -> None:
+    """Under autocast the operands are cast to its dtype, all but float64, as for torch's own."""
+    operator = getattr(torch.ops.tconv, name).default
+    for device in DEVICES:
+        key = f"Autocast{device.upper()}"
+        excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+        def dispatch(*inputs: Any, device: str = device, excluded: Any = excluded) -> Any:
+            dtype = torch.get_autocast_dtype(device)
+            with torch._C._ExcludeDispatchKeyGuard(excluded):
+                return operator(*(_cast(value, dtype) for value in inputs))
+
+        library.impl(name, dispatch, key)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    return value if value.dtype == torch.float64 else value.to(dtype)
+
+
 def _plain(inputs: tuple[Any, ...]) -> bool:
     """Whether these are memory on a device and no mode (tracing, counting) is active."""
     if torch._C._len_torch_dispatch_stack():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -96,3 +97,35 @@ def test_ranks_every_tile_of_a_space() -> None:
     assert len(times) == 2000
     assert min(times) > 0
     assert len(set(times)) > 100  # it tells tiles apart
+
+
+# What users of groups run, and whether a group packs: ResNeXt 32x4d, ShuffleNet's 8, AlexNet's 2.
+GROUPED_LAYERS = {
+    "resnext-32x4d": ConvGeometry(32, 128, 56, 56, 128, 3, 3, pad_h=1, pad_w=1, groups=32),
+    "resnext-stride-2": ConvGeometry(32, 256, 56, 56, 256, 3, 3, 2, 2, 1, 1, groups=32),
+    "shufflenet": ConvGeometry(32, 384, 28, 28, 384, 1, 1, groups=8),
+    "alexnet": ConvGeometry(64, 96, 27, 27, 256, 5, 5, pad_h=2, pad_w=2, groups=2),
+}
+
+
+@pytest.mark.parametrize("direction", PASSES)
+@pytest.mark.parametrize("name", GROUPED_LAYERS)
+def test_groups_are_predicted_no_slower_than_zeros(name: str, direction: Pass) -> None:
+    """The best tile of the grouped layer, against the best of the dense one that holds it."""
+    shape = GROUPED_LAYERS[name]
+    times = []
+    for layer in (shape, dataclasses.replace(shape, groups=1)):
+        problem = Problem(layer, direction)
+        tiles = candidates(problem, H200)
+        times.append(min(predict(problem, choice, H200).milliseconds for choice in tiles))
+    assert times[0] <= times[1]
+
+
+@pytest.mark.parametrize("direction", PASSES)
+def test_depthwise_is_predicted_near_the_memory(direction: Pass) -> None:
+    shape = ConvGeometry(32, 144, 56, 56, 144, 3, 3, pad_h=1, pad_w=1, groups=144)
+    problem = Problem(shape, direction)
+    tiles = candidates(problem, H200)
+    best = min(tiles, key=lambda choice: predict(problem, choice, H200).milliseconds)
+    assert best.algorithm == "depthwise"
+    assert predict(problem, best, H200).bound == "DRAM"

@@ -16,7 +16,7 @@ from tconv.algorithms import ALGORITHMS, BOXED, FEW_CHANNELS, GENERAL, IN_PLACE
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.ops.conv_run import prepare
 from tconv.ops.launch import recorded, target_for
-from tconv.problem import Layout, Problem
+from tconv.problem import BIAS, PLAIN, Epilogue, Layout, Problem
 from tconv.select import Choice
 from tconv.target import TARGETS
 from tconv.tile import Tile
@@ -25,6 +25,13 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TARGET = target_for(DEVICE)
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw")
+EPILOGUES = [
+    PLAIN,
+    BIAS,
+    Epilogue(bias=True, residual=True, relu=True),
+    Epilogue(bias=True, relu=True, pool=True, offsets=True),
+    Epilogue(pool=True),
+]
 
 
 def extent(most: int) -> st.SearchStrategy[int]:
@@ -41,17 +48,18 @@ def geometries(draw: st.DrawFn, drawn: Drawn) -> ConvGeometry:
     spans = [d * (f - 1) + 1 for d, f in zip(dilation, (filter_h, filter_w), strict=True)]
     size = [draw(extent(9)), draw(extent(9))]
     assume(all(s + 2 * p >= span for s, p, span in zip(size, pad, spans, strict=True)))
-    groups = draw(extent(drawn.most_groups))
+    groups = draw(st.integers(drawn.least_groups, drawn.most_groups))
     in_channels, out_channels = (draw(st.sampled_from(drawn.channels)) * groups for _ in range(2))
+    in_channels = groups if drawn.depthwise else in_channels
     batch = draw(st.integers(0, 3))
     window = (*stride, *pad, *dilation, groups)
     return ConvGeometry(batch, in_channels, *size, out_channels, filter_h, filter_w, *window)
 
 
 @st.composite
-def tiles(draw: st.DrawFn) -> Tile:
+def tiles(draw: st.DrawFn, drawn: Drawn) -> Tile:
     """Small ones, so that many programs run, overhang, take turns and share reductions."""
-    blocks = [draw(st.sampled_from(sides)) for sides in ([32, 64], [16, 32], [16, 32])]
+    blocks = [draw(st.sampled_from(sides)) for sides in ([32, 64], [16, 32], drawn.steps)]
     shared = draw(st.sampled_from([{}, {"splits": 3}, {"splits": 5}, {"persistent": 2}]))
     return Tile(*blocks, swizzle=draw(extent(3)), **shared)
 
@@ -72,7 +80,12 @@ def viewed(tensor: Tensor) -> Tensor:
 
 
 def check(
-    algorithm: str, problem: Problem, tile: Tile, w_layout: Layout, bias: bool, views: bool = False
+    algorithm: str,
+    problem: Problem,
+    tile: Tile,
+    w_layout: Layout,
+    epilogue: Epilogue = PLAIN,
+    views: bool = False,
 ) -> set[str]:
     """One pass with one family: the right values, twice the same bits; the kernels that ran."""
     shape = problem.geometry
@@ -84,9 +97,16 @@ def check(
     w = random(shape.out_channels, shape.group_in_channels, *taps, **form, seed=3)
     if problem.direction == "fprop":
         operands = {"x": x, "w": w}
-        if bias:
+        if epilogue.bias:
             operands["bias"] = random(shape.out_channels, **form, seed=4)
         exact = reference.conv2d(x, w, operands.get("bias"), shape)
+        if epilogue.residual:
+            form["layout"] = problem.layout
+            operands["residual"] = random(*exact.shape, **form, seed=5)
+            exact = exact + operands["residual"].double()
+        unpooled = exact = exact.relu() if epilogue.relu else exact
+        if epilogue.pool:
+            exact = torch.nn.functional.max_pool2d(exact, 2)
         reduction = shape.taps * shape.group_in_channels
     elif problem.direction == "dgrad":
         operands = {"dy": dy, "w": w}
@@ -98,13 +118,17 @@ def check(
         reduction = shape.batch * shape.out_h * shape.out_w
     if views:
         operands = {name: viewed(tensor) for name, tensor in operands.items()}
-    call = prepare(
-        problem, Choice(algorithm, tile), TARGET, bias and problem.direction == "fprop", w_layout
-    )
+    epilogue = epilogue if problem.direction == "fprop" else PLAIN
+    call = prepare(problem, Choice(algorithm, tile), TARGET, epilogue, w_layout)
+    tensors = dict(operands)
     with recorded() as log:
-        ours = call.run(dict(operands))
+        ours = call.run(tensors)
     rtol, atol = reference.tolerance(problem.dtype, reduction)
     torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=atol)
+    if epilogue.offsets:
+        picked = torch.ops.tconv.conv2d_pool_pick(unpooled, tensors["offsets"])
+        torch.testing.assert_close(picked, exact, rtol=rtol, atol=atol)
+        assert ((tensors["offsets"] < 0) == (ours <= 0)).all() or not epilogue.relu
     assert torch.equal(ours, call.run(dict(operands)))
     return {launch.kernel for launch in log}
 
@@ -115,16 +139,25 @@ class Drawn:
 
     channels: tuple[int, ...]  # of a group
     most_groups: int = 1
+    least_groups: int = 1
     layouts: tuple[Layout, ...] = LAYOUTS
     strides: tuple[tuple[int, int], ...] = ((1, 1), (2, 2), (1, 2), (3, 2))
+    kernel: str = "implicit_gemm"  # what its launches are recognised by
+    steps: tuple[int, ...] = (16, 32)  # block_k
+    examples: int = 18
+    depthwise: bool = False  # as many groups as channels, and a multiple of filters
 
 
 FAMILIES = {
     "implicit_gemm": Drawn((1, 3, 16, 19, 33), 3),
     "implicit_gemm_in_place": Drawn((1, 3, 16, 19, 33), 3, layouts=("nchw",)),
-    "direct": Drawn((1, 3, 6, 16), 3),
+    "direct": Drawn((1, 3, 6, 16), 3, kernel="direct"),
+    "depthwise": Drawn(
+        (1, 1, 2), 19, kernel="depthwise", steps=(1, 2, 4), examples=12, depthwise=True
+    ),
     "few_channels": Drawn((1, 2, 3, 4, 7)),
-    "implicit_gemm_tma": Drawn((8, 16, 24, 48), strides=((1, 1), (1, 1), (2, 2))),
+    "grouped": Drawn((2, 3, 4, 8, 12), 6, kernel="group", least_groups=2),
+    "implicit_gemm_tma": Drawn((8, 16, 24, 48), 2, strides=((1, 1), (1, 1), (2, 2))),
 }
 
 
@@ -140,7 +173,7 @@ def test_family(algorithm: str, direction: Pass) -> None:
         return  # it serves none
 
     @settings(
-        max_examples=15,
+        max_examples=family.examples,
         deadline=None,
         derandomize=True,
         phases=[Phase.explicit, Phase.generate],  # a case costs a second: it is not shrunk
@@ -151,23 +184,32 @@ def test_family(algorithm: str, direction: Pass) -> None:
         st.sampled_from(DTYPES),
         st.sampled_from(family.layouts),
         st.sampled_from(LAYOUTS),
-        tiles(),
-        st.booleans(),
+        tiles(family),
+        st.sampled_from(EPILOGUES if direction == "fprop" else [PLAIN]),
     )
     def drawn(
-        shape: ConvGeometry, dtype: str, layout: Layout, w_layout: Layout, tile: Tile, bias: bool
+        shape: ConvGeometry,
+        dtype: str,
+        layout: Layout,
+        w_layout: Layout,
+        tile: Tile,
+        epilogue: Epilogue,
     ) -> None:
         nonlocal served
         problem = Problem(shape, direction, dtype, layout)
         assume(ALGORITHMS[algorithm].unserved(problem, TARGET) is None)
-        kernels = check(algorithm, problem, tile, w_layout, bias)
+        if epilogue.pool:
+            assume(min(shape.out_h, shape.out_w) > 1)
+        kernels = check(algorithm, problem, tile, w_layout, epilogue)
         result = {"fprop": shape.y_elements, "dgrad": shape.x_elements, "wgrad": shape.w_elements}
         if result[direction]:
             served += 1
-            assert any("implicit_gemm" in kernel or "direct" in kernel for kernel in kernels)
+            assert any(family.kernel in kernel for kernel in kernels) or (
+                (algorithm, direction) == ("grouped", "wgrad")
+            )
 
     drawn()
-    assert served >= 8
+    assert served >= 6
 
 
 WINDOWS = {
@@ -187,7 +229,7 @@ def test_views_of_larger_tensors(window: str, direction: Pass, layout: Layout) -
     problem = Problem(WINDOWS[window], direction, "float32", layout)
     for algorithm, family in ALGORITHMS.items():
         if family.unserved(problem, TARGET) is None:
-            check(algorithm, problem, Tile(64, 16, 32), "nchw", bias=True, views=True)
+            check(algorithm, problem, Tile(64, 16, 32), "nchw", BIAS, views=True)
 
 
 @pytest.mark.parametrize("direction", PASSES)
@@ -198,7 +240,7 @@ def test_eight_warps_on_a_flattened_reduction(channels: tuple[int, int], directi
     problem = Problem(shape, direction)
     for algorithm in (GENERAL, IN_PLACE, FEW_CHANNELS, BOXED):
         if ALGORITHMS[algorithm].unserved(problem, TARGET) is None:
-            check(algorithm, problem, Tile(128, 128, 64, stages=2, warps=8), "nhwc", bias=False)
+            check(algorithm, problem, Tile(128, 128, 64, stages=2, warps=8), "nhwc")
 
 
 def test_deterministic_algorithms_change_nothing() -> None:
@@ -210,7 +252,7 @@ def test_deterministic_algorithms_change_nothing() -> None:
             torch.use_deterministic_algorithms(asked)
             try:
                 with recorded() as log:
-                    check(GENERAL, problem, Tile(128, 32, 64, splits=2), "nhwc", bias=False)
+                    check(GENERAL, problem, Tile(128, 32, 64, splits=2), "nhwc")
             finally:
                 torch.use_deterministic_algorithms(False)
             results.append([launch.kernel for launch in log])

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
-from autotune.compile import compile_launch
-from tconv.algorithms import ALGORITHMS, bias
+from autotune.compile import LARGEST_INT32, compile_launch
+from tconv.algorithms import ALGORITHMS, ending
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.ops import max_pool2d as pool
+from tconv.ops.avg_pool2d import avg_pool_launch
 from tconv.ops.launch import Launch
-from tconv.problem import PoolProblem, Problem
+from tconv.problem import BIAS, Epilogue, PoolProblem, Problem
 from tconv.select import Choice, choose
 from tconv.target import TARGETS, Target
 
@@ -26,12 +27,28 @@ WIDE = {
     "vgg-conv1": ConvGeometry(64, 3, 224, 224, 64, 3, 3, pad_h=1, pad_w=1),
 }
 MORE = {
+    "lenet-c1": ConvGeometry(64, 1, 32, 32, 6, 5, 5),
     "lenet-c3": ConvGeometry(64, 6, 14, 14, 16, 5, 5),
     "stride-2": ConvGeometry(32, 128, 56, 56, 256, 3, 3, 2, 2, 1, 1),
     "7x7-stride-2": ConvGeometry(64, 3, 224, 224, 64, 7, 7, 2, 2, 3, 3),
+    "two-groups": ConvGeometry(64, 96, 27, 27, 256, 5, 5, pad_h=2, pad_w=2, groups=2),
+    "grouped-stride-2": ConvGeometry(32, 256, 56, 56, 256, 3, 3, 2, 2, 1, 1, groups=32),
     "grouped": ConvGeometry(32, 128, 56, 56, 128, 3, 3, pad_h=1, pad_w=1, groups=32),
     "depthwise-dilated": ConvGeometry(8, 96, 28, 28, 96, 3, 3, 1, 1, 2, 2, 2, 2, groups=96),
 }
+DEPTHWISE = {
+    "3x3": ConvGeometry(32, 144, 56, 56, 144, 3, 3, 1, 1, 1, 1, groups=144),
+    "3x3-stride-2": ConvGeometry(32, 144, 56, 56, 144, 3, 3, 2, 2, 1, 1, groups=144),
+    "5x5-multiplier": ConvGeometry(32, 64, 28, 28, 128, 5, 5, 1, 1, 2, 2, groups=64),
+    "7x7": ConvGeometry(32, 96, 56, 56, 96, 7, 7, 1, 1, 3, 3, groups=96),
+    "9x9": ConvGeometry(32, 96, 28, 28, 96, 9, 9, 1, 1, 4, 4, groups=96),
+    "31x31": ConvGeometry(8, 128, 32, 32, 128, 31, 31, 1, 1, 15, 15, groups=128),
+}
+ENDED = (("float16", "ieee"), ("float32", "tf32"))
+EPILOGUES = [
+    Epilogue(bias=True, residual=True, relu=True),
+    Epilogue(bias=True, relu=True, pool=True, offsets=True),
+]
 POOLS = {
     "2x2": PoolGeometry(64, 64, 112, 112, 2, 2, 2, 2),
     "3x3-overlapping": PoolGeometry(64, 64, 112, 112, 3, 3, 2, 2, 1, 1),
@@ -45,10 +62,13 @@ def serving(problem: Problem, target: Target) -> Iterator[Choice]:
             yield Choice(algorithm, family.heuristic(problem, target))
 
 
-def launches(problem: Problem, choice: Choice, target: Target) -> Iterator[tuple[str, Launch]]:
-    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target, bias=True)
+def launches(
+    problem: Problem, choice: Choice, target: Target, epilogue: Epilogue = BIAS
+) -> Iterator[tuple[str, Launch]]:
+    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target, epilogue)
     for launch in plan.launches:
-        yield f"{choice.algorithm} {problem.key} {choice.tile}", launch
+        ended = "" if epilogue == BIAS else f" {epilogue}"
+        yield f"{choice.algorithm} {problem.key} {choice.tile}{ended}", launch
 
 
 def cases(target: Target) -> Iterator[tuple[str, Launch]]:
@@ -61,11 +81,26 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
             for direction in PASSES:
                 problem = Problem(shape, direction, dtype, "nhwc", precision)  # type: ignore[arg-type]
                 yield from launches(problem, choose(problem, target), target)
+                if name in WIDE and (dtype, precision) in ENDED and direction == "fprop":
+                    for epilogue in EPILOGUES:
+                        yield from launches(problem, choose(problem, target), target, epilogue)
                 if name not in WIDE or dtype != "float16":
                     continue
                 contiguous = replace(problem, layout="nchw")
                 for other in serving(contiguous, target):
                     yield from launches(contiguous, other, target)
+    for shape in DEPTHWISE.values():
+        for direction in PASSES:
+            for layout in ("nhwc", "nchw")[: 2 if shape.filter_h <= 7 else 1]:
+                problem = Problem(shape, direction, "float16", layout)  # type: ignore[arg-type]
+                yield from launches(problem, choose(problem, target), target)
+        for dtype in ("float32", "float64") if shape.filter_h in (3, 7) else ():
+            problem = Problem(shape, "fprop", dtype)
+            yield from launches(problem, choose(problem, target), target)
+    for epilogue in EPILOGUES:
+        for name in ("3x3", "lenet-c1", "grouped"):
+            problem = Problem((DEPTHWISE | MORE)[name], "fprop")
+            yield from launches(problem, choose(problem, target), target, epilogue)
     for name, pooling in POOLS.items():
         for dtype in ("float16", "float32"):
             for layout in ("nhwc", "nchw"):
@@ -73,31 +108,53 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
                 for direction in ("fprop", "dgrad"):
                     task = PoolProblem(pooling, direction, dtype, layout)  # type: ignore[arg-type]
                     tile = choose(task, target).tile
+                    yield f"{label} mean", avg_pool_launch(task, tile, True, 0)
                     if direction == "dgrad":
                         yield f"{label} dgrad", pool.dgrad_launch(task, tile)
                         continue
-                    yield f"{label} pick", pool.pick_launch(task, tile)
-                    for indices in (True, False):
-                        yield f"{label} indices={indices}", pool.fprop_launch(task, tile, indices)
+                    for asked in (True, False):
+                        yield f"{label} indices={asked}", pool.pick_launch(task, tile, asked)
+                        yield f"{label} offsets={asked}", pool.fprop_launch(task, tile, asked)
     for layout in ("nhwc", "nchw"):
-        for launch in bias.plan("float16", layout, 64, 256, 56 * 56, target).launches:  # type: ignore[arg-type]
-            yield f"float16 {layout}", launch
+        for relu in (False, True):
+            plan = ending.plan("float16", layout, (64, 256, 56 * 56), target, relu)  # type: ignore[arg-type]
+            for launch in plan.launches:
+                yield f"float16 {layout} relu={relu}", launch
+        for launch in ending.pool_plan("float16", layout, (64, 64, 55, 56), target, True).launches:  # type: ignore[arg-type]
+            yield f"float16 {layout} pooled", launch
 
 
 def expected(target: Target) -> int:
-    """How many kernels there are: three products by address, two direct; the sum of parts and two
-    changes of layout; two of the bias; max-pool forward, backward, picking. And two of boxes,
-    where there are boxes.
+    """How many kernels there are: three products by address, two direct, two depthwise
+    and one grouped; the sum of parts and two changes of layout; three of an ending's gradient;
+    max-pool forward, backward, picking; the mean forward and backward. And two of boxes, where
+    there are boxes.
     """
-    return 13 + 2 * (target.sm >= 90)
+    return 19 + 2 * (target.sm >= 90)
 
 
 def main(name: str) -> None:
     target = TARGETS[name]
-    found = {}
+    found: dict[str, dict[str, int]] = {}
+    known: dict[str, dict[str, int]] = {}
     for label, launch in cases(target):
-        found[f"{launch.kernel} {label}"] = dataclasses.asdict(compile_launch(launch, target))
+        source = code(launch)
+        if source not in known:
+            known[source] = dataclasses.asdict(compile_launch(launch, target, steps=0))
+        found[f"{launch.kernel} {label}"] = known[source]
     print(json.dumps(found))
+
+
+def code(launch: Launch) -> str:
+    """What the compiler makes code from: launches that agree in it need not be compiled twice."""
+    operands = {
+        name: getattr(operand, "box", operand.dtype) for name, operand in launch.operands.items()
+    }
+    wide = {name: abs(value) > LARGEST_INT32 for name, value in launch.scalars.items()}
+    constants = {name: str(value) for name, value in launch.constants.items()}
+    dtypes = {name: operand.dtype for name, operand in launch.operands.items()}
+    parts = (launch.kernel, operands, dtypes, wide, constants, launch.warps, launch.stages)
+    return repr([sorted(part.items()) if isinstance(part, dict) else part for part in parts])
 
 
 if __name__ == "__main__":

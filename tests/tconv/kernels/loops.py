@@ -11,10 +11,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autotune.compile import READERS, build
-from tconv.algorithms import ALGORITHMS, BOXED, FEW_CHANNELS, GENERAL
+from autotune.compile import READERS, build, listing_of
+from autotune.disassembly import program_instructions
+from tconv.algorithms import ALGORITHMS, BOXED, DEPTHWISE, FEW_CHANNELS, GENERAL
 from tconv.geometry import ConvGeometry, Pass
-from tconv.problem import Problem
+from tconv.problem import Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Tile
 
@@ -62,6 +63,43 @@ BARS = {
 }  # fmt: skip
 
 
+DEPTHWISE_3X3 = ConvGeometry(32, 144, 56, 56, 144, 3, 3, 1, 1, 1, 1, groups=144)
+DEPTHWISE_STRIDED = ConvGeometry(32, 144, 56, 56, 144, 3, 3, 2, 2, 1, 1, groups=144)
+
+
+@dataclass(frozen=True)
+class StripBar:
+    """A depthwise case without loops, and the most instructions that one of its results takes."""
+
+    shape: ConvGeometry
+    direction: Pass
+    instructions: float
+    layout: Layout = "nhwc"
+
+
+STRIP_BARS = {
+    "depthwise 3x3, fprop": StripBar(DEPTHWISE_3X3, "fprop", 27),
+    "depthwise 3x3, dgrad": StripBar(DEPTHWISE_3X3, "dgrad", 27),
+    "depthwise 3x3 stride 2, fprop": StripBar(DEPTHWISE_STRIDED, "fprop", 31),
+    "depthwise 3x3 stride 2, dgrad": StripBar(DEPTHWISE_STRIDED, "dgrad", 18),
+    # Of contiguous tensors a load fetches one element.
+    "depthwise 3x3 contiguous, fprop": StripBar(DEPTHWISE_3X3, "fprop", 40, "nchw"),
+}
+
+
+def strips() -> Iterator[tuple[str, dict[str, float]]]:
+    """Resources of each depthwise case, and instructions for each result of a thread."""
+    target = TARGETS["sm_90"]
+    for name, bar in STRIP_BARS.items():
+        problem = Problem(bar.shape, bar.direction, layout=bar.layout)
+        tile = ALGORITHMS[DEPTHWISE].heuristic(problem, target)
+        plan = ALGORITHMS[DEPTHWISE].plan(problem, tile, target)
+        compiled = build(plan.launches[plan.product], target)
+        results = tile.block_m * tile.block_n * tile.block_k / (32 * tile.warps)
+        whole = program_instructions(listing_of(compiled)) / results
+        yield name, dataclasses.asdict(READERS["cuda"](compiled, 1)) | {"instructions": whole}
+
+
 def measured() -> Iterator[tuple[str, dict[str, int]]]:
     """Resources of each case, and how often operands detour from shared memory to registers."""
     for name, bar in BARS.items():
@@ -73,4 +111,4 @@ def measured() -> Iterator[tuple[str, dict[str, int]]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(dict(measured())))
+    print(json.dumps(dict(measured()) | dict(strips())))

@@ -22,7 +22,7 @@ from tconv import reference
 from tconv.geometry import PoolGeometry
 from tconv.ops import layout as layouts
 from tconv.ops.launch import Launch, interpreting, recorded
-from tconv.ops.max_pool2d import dgrad_launch, fprop_launch, max_pool2d
+from tconv.ops.max_pool2d import dgrad_launch, fprop_launch, max_pool2d, pick_launch
 from tconv.ops.pool_check import pool_geometry
 from tconv.problem import PoolProblem
 from tconv.tile import Tile
@@ -85,7 +85,7 @@ def compare(x: Tensor, **window: Any) -> None:
     """Values, indices, gradient and their memory formats against torch's, to the bit."""
     ours, theirs = x.detach().requires_grad_(), x.detach().requires_grad_()
     some = x.numel() > 0
-    with launches(*[FPROP] * some):
+    with launches(*[FPROP, PICK] * some):
         y, indices = max_pool2d(ours, **window, return_indices=True)
     expected, places = functional.max_pool2d(theirs, **window, return_indices=True)
     assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
@@ -205,12 +205,12 @@ def test_dense_inputs_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
         assert {x.data_ptr(), y.data_ptr()} <= set(seen)
 
 
-def test_inference_writes_no_indices() -> None:
+def test_inference_writes_no_offsets() -> None:
     x = tensor((1, 2, 6, 6))
     for leaf, grad, write in ((False, True, False), (True, False, False), (True, True, True)):
         with recorded() as log, torch.set_grad_enabled(grad):
             max_pool2d(x.detach().requires_grad_(leaf), 2)
-        assert [launch.constants["WRITE_INDICES"] for launch in log] == [write]
+        assert [launch.constants["WRITE_OFFSETS"] for launch in log] == [write]
 
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
@@ -221,13 +221,16 @@ def test_many_programs(layout: Any) -> None:
     expected, places = functional.max_pool2d(x, **window, return_indices=True)
     layer, tile = geometry(x, **window), Tile(16, 4, 1)
     y, indices = torch.empty_like(expected), torch.empty_like(places)
-    launch = fprop_launch(PoolProblem(layer, "fprop", "float32", layout), tile, True)
+    offsets = torch.empty_like(places, dtype=torch.int8)
+    problem = PoolProblem(layer, "fprop", "float32", layout)
+    launch = fprop_launch(problem, tile, True)
     assert launch.grid[0] > 3
-    launch.run({"x": x, "y": y, "indices": indices})
+    launch.run({"x": x, "y": y, "offsets": offsets})
+    pick_launch(problem, tile, indices=True).run({"offsets": offsets, "indices": indices})
     assert_close((y, indices), (expected, places), rtol=0, atol=0)
     dx = torch.full_like(x, torch.nan)
     dgrad_launch(PoolProblem(layer, "dgrad", "float32", layout), tile).run(
-        {"dy": y, "indices": indices, "dx": dx}
+        {"dy": y, "offsets": offsets, "dx": dx}
     )
     assert_close(dx.double(), reference.max_pool2d_dgrad(y, indices, layer))
 
@@ -276,8 +279,10 @@ def test_wide_offsets_compute_the_same() -> None:
     ).constants["INDEX"]
     wide = dataclasses.replace(launch, constants={**launch.constants, "INDEX": wide_type})
     expected, places = functional.max_pool2d(x, 3, 2, return_indices=True)
-    y, indices = torch.empty_like(expected), torch.empty_like(places)
-    wide.run({"x": x, "y": y, "indices": indices})
+    y, offsets = torch.empty_like(expected), torch.empty_like(places, dtype=torch.int8)
+    wide.run({"x": x, "y": y, "offsets": offsets})
+    window = ([3, 3], [2, 2], [0, 0], [1, 1], False)
+    indices = OPERATORS.max_pool2d_indices(offsets, x.shape, *window)
     assert_close((y, indices), (expected, places), rtol=0, atol=0)
 
 
@@ -321,6 +326,19 @@ def test_values_operator_has_a_gradient_too() -> None:
     (ours,) = torch.autograd.grad(OPERATORS.max_pool2d_values(x, *window).sum(), x)
     (theirs,) = torch.autograd.grad(functional.max_pool2d(x, 3, 2, 1).sum(), x)
     assert_close(ours, theirs)
+
+
+def test_offsets_are_a_byte_where_the_window_allows() -> None:
+    window = ([1, 1], [0, 0], [1, 1], False)
+    for extent, dtype in ((2, torch.int8), (11, torch.int8), (12, torch.int16)):
+        x = tensor((1, 2, 14, 14)).requires_grad_()
+        y, offsets = OPERATORS.max_pool2d(x, [extent, extent], *window)
+        assert offsets.dtype == dtype
+        places = OPERATORS.max_pool2d_indices(offsets, x.shape, [extent, extent], *window)
+        expected = functional.max_pool2d(x, extent, 1, return_indices=True)
+        assert_close((y, places), expected, rtol=0, atol=0)
+        gradients = [torch.autograd.grad(out.sum(), x)[0] for out in (y, expected[0])]
+        assert_close(*gradients)
 
 
 def test_indices_carry_no_gradient() -> None:
@@ -466,7 +484,7 @@ def check_samples(dtype: torch.dtype, first: int, step: int) -> int:
     for sample in samples(dtype)[first::step]:
         count += 1
         x, theirs = (sample.input.detach().requires_grad_() for _ in range(2))
-        with launches(FPROP):
+        with launches(FPROP, *[PICK] * sample.kwargs["return_indices"]):
             result = max_pool2d(x, *sample.args, **sample.kwargs)
         expected = functional.max_pool2d(theirs, *sample.args, **sample.kwargs)
         assert_close(result, expected, rtol=0, atol=0)

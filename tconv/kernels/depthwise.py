@@ -1,0 +1,400 @@
+"""Depthwise convolution: each channel has filters of its own, MULTIPLIER of them.
+
+    y[n, p, q, k] = bias[k] + sum over r, s of
+        x[n, p stride - pad + r dilation, q stride - pad + s dilation, k // MULTIPLIER] w[k, r, s]
+
+A sum of F x F products has no use for the matrix unit: the kernel lives on loading each element
+once and using it often. A thread computes a *strip* of results along one axis of the image, for
+a vector of channels: an element that it loads feeds all results of the strip whose windows hold
+it. The axis across the strips is walked tap by tap. Strips run along rows where channels lie
+innermost, and down columns where pixels do, so that neighbouring threads load neighbours.
+
+The gradient of x is the same sum with the taps reversed. With a stride, a result is reached only
+by taps of its *phase*: along the strip that is known when the kernel is compiled, and across it
+each phase has programs of its own.
+"""
+
+import triton
+import triton.language as tl
+
+from tconv.kernels.dgrad import first_tap
+from tconv.kernels.epilogue import best_of_four, relu
+from tconv.kernels.index import is_inside
+
+
+@triton.jit
+def add_tap(total, pixel, values, REACH: tl.constexpr, STEP: tl.constexpr, COUNT: tl.constexpr):
+    """``total`` with the product of ``pixel`` and that of COUNT values which is REACH away."""
+    if REACH >= 0 and REACH % STEP == 0 and REACH // STEP < COUNT:
+        return total + pixel * values[REACH // STEP]
+    else:  # on the way to a trace, an early return is none
+        return total
+
+
+@triton.jit
+def add_taps(
+    sums,  # STRIP accumulators, [BLOCK_M, BLOCK_N] each
+    t,  # which line of the filter, counted within the phase, and round after round
+    corner,  # pointers to the image at the phase's first tap and the strip's first place
+    weights,  # pointers to the filter's first element
+    live,
+    produced_exists,
+    top,  # where the phase's first tap reads, across
+    tap0,  # and which it is
+    begin,  # where the strip begins on the image
+    image_along,
+    image_across,
+    x_across,
+    x_round,
+    FORWARD: tl.constexpr,
+    TAPS_ACROSS: tl.constexpr,
+    TAP_STEP: tl.constexpr,
+    IMAGE_STEP: tl.constexpr,
+    X_ALONG: tl.constexpr,
+    W_ALONG: tl.constexpr,  # elements of the filter from tap to tap, along and across
+    W_ACROSS: tl.constexpr,
+    W_FILTER: tl.constexpr,  # and from filter to filter
+    FILTER_ALONG: tl.constexpr,
+    FILTER_ACROSS: tl.constexpr,
+    STRIDE_ALONG: tl.constexpr,
+    PAD_ALONG: tl.constexpr,
+    DILATION_ALONG: tl.constexpr,
+    PHASES: tl.constexpr,
+    FIRST: tl.constexpr,  # of the places that the strip reads, from where it begins
+    COUNT: tl.constexpr,
+    STRIP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+):
+    """``sums`` with the products of one line of the filter."""
+    down = t % TAPS_ACROSS * IMAGE_STEP
+    tap = tap0 + t % TAPS_ACROSS * TAP_STEP
+    inside = live & is_inside(top + down, image_across)
+    if not FORWARD and PHASES > 1:  # a phase may have fewer taps than another
+        inside = inside & (tap < FILTER_ACROSS)
+        produced_exists = produced_exists & (tap < FILTER_ACROSS)
+    line = corner + (down * x_across + t // TAPS_ACROSS * x_round)
+    taps = weights + (tap * W_ACROSS + t // TAPS_ACROSS * W_FILTER)
+    values = ()
+    for s in tl.static_range(FILTER_ALONG):
+        w = tl.load(taps + s * W_ALONG, mask=produced_exists, other=0.0)
+        values = values + (w.to(ACCUMULATOR)[None, :],)
+    for index in tl.static_range(COUNT):
+        place = begin + (FIRST + index) + tl.zeros((BLOCK_M, 1), tl.int32)
+        mask = inside & is_inside(place, image_along)
+        pixel = tl.load(line + (FIRST + index) * X_ALONG, mask=mask, other=0.0).to(ACCUMULATOR)
+        after = ()
+        for j in tl.static_range(STRIP):
+            # The tap through which the result at j sees this place, times the dilation.
+            if FORWARD:
+                reaches = add_tap(
+                    sums[j], pixel, values, FIRST + index + PAD_ALONG - j * STRIDE_ALONG,
+                    DILATION_ALONG, FILTER_ALONG,
+                )  # fmt: skip
+            else:
+                reaches = add_tap(
+                    sums[j], pixel, values, j + PAD_ALONG - (FIRST + index) * STRIDE_ALONG,
+                    DILATION_ALONG, FILTER_ALONG,
+                )  # fmt: skip
+            after = after + (reaches,)
+        sums = after
+    return sums
+
+
+@triton.jit
+def pairs(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The even and the odd rows of a tile."""
+    paired = tl.permute(tl.reshape(tile, (BLOCK_M // 2, 2, BLOCK_N)), (0, 2, 1))
+    return tl.split(paired)
+
+
+@triton.jit(
+    do_not_specialize=["batch", "image_along", "image_across", "result_along", "result_across"]
+)
+def depthwise(
+    image,  # x or dy: [batch, in_h, in_w, CHANNELS], or channels before pixels
+    filters,  # [filters, FILTER_H, FILTER_W], or taps before filters
+    bias,  # [PRODUCED], or None
+    residual,  # as the result, or None
+    result,  # y or dx: [batch, out_h, out_w, PRODUCED], laid out as the image; or y pooled
+    offsets,  # of y pooled: which of its window's places was the greatest; or None
+    batch,
+    image_along,  # sizes along the strips and across them
+    image_across,
+    result_along,
+    result_across,
+    CHANNELS: tl.constexpr,  # of the image
+    PRODUCED: tl.constexpr,  # of the result
+    MULTIPLIER: tl.constexpr,  # filters of one channel of x
+    FORWARD: tl.constexpr,
+    FILTER_ALONG: tl.constexpr,
+    FILTER_ACROSS: tl.constexpr,
+    STRIDE_ALONG: tl.constexpr,
+    STRIDE_ACROSS: tl.constexpr,
+    PAD_ALONG: tl.constexpr,
+    PAD_ACROSS: tl.constexpr,
+    DILATION_ALONG: tl.constexpr,
+    DILATION_ACROSS: tl.constexpr,
+    TAP_STEP: tl.constexpr,  # across: between taps of one phase, of a gradient
+    IMAGE_STEP: tl.constexpr,  # across: between the places that they read
+    FIRST: tl.constexpr,  # of the places that a strip reads, from where it begins
+    COUNT: tl.constexpr,
+    X_ALONG: tl.constexpr,  # elements of the image from place to place along a strip
+    W_ALONG: tl.constexpr,  # elements of the filters from tap to tap, along and across
+    W_ACROSS: tl.constexpr,
+    W_FILTER: tl.constexpr,  # and from filter to filter
+    NHWC: tl.constexpr,
+    RELU: tl.constexpr,
+    POOL: tl.constexpr,
+    UNROLL: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr,  # places across the strips
+    BLOCK_N: tl.constexpr,  # channels; of contiguous tensors, planes
+    STRIP: tl.constexpr,
+):
+    PHASES: tl.constexpr = 1 if FORWARD else STRIDE_ACROSS
+    TAPS_ACROSS: tl.constexpr = (FILTER_ACROSS + TAP_STEP - 1) // TAP_STEP  # most of one phase
+    ROUNDS: tl.constexpr = 1 if FORWARD else MULTIPLIER  # filters that one result sums over
+    WINDOW: tl.constexpr = 2 if POOL else 1
+    if NHWC:
+        x_across = image_along * CHANNELS
+        x_round = 1
+    else:
+        x_across = 1
+        x_round = image_along * image_across
+
+    phase = tl.program_id(1)
+    if FORWARD:
+        phase_first = 0
+        tap0 = 0
+    else:
+        phase_first = (phase + (STRIDE_ACROSS - 1) * PAD_ACROSS) % STRIDE_ACROSS
+        tap0 = first_tap(phase, FILTER_ACROSS, STRIDE_ACROSS, DILATION_ACROSS, TAP_STEP)
+    along = result_along // WINDOW * WINDOW
+    across = result_across // WINDOW * WINDOW
+    lines = (across - phase_first + PHASES - 1) // PHASES  # across, of this phase
+    least = tl.maximum(lines, 1)  # a phase may be empty
+    strips = tl.cdiv(along, STRIP)
+    program = tl.program_id(0)
+    if NHWC:  # channels vary fastest, as in memory
+        blocks_n: tl.constexpr = (PRODUCED + BLOCK_N - 1) // BLOCK_N
+        column = program % blocks_n
+        strip = program // blocks_n % strips
+        row = program // (blocks_n * strips)
+        position = row.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+        exists = position < batch.to(INDEX) * lines
+        image_index = position // least
+        line = (position % least).to(tl.int32)
+        produced = column * BLOCK_N + tl.arange(0, BLOCK_N)
+        produced_exists = produced < PRODUCED
+        channel = produced
+        x_first = image_index * image_across * x_across
+    else:
+        blocks_m = tl.cdiv(least, BLOCK_M)
+        row = program % blocks_m
+        strip = program // blocks_m % strips
+        column = program // (blocks_m * strips)
+        line = row * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+        exists = line < lines
+        channel = column.to(INDEX) * BLOCK_N + tl.arange(0, BLOCK_N)  # of all images
+        produced = (channel % PRODUCED).to(tl.int32)
+        produced_exists = channel < batch.to(INDEX) * PRODUCED
+        x_first = tl.zeros((1, 1), INDEX)
+    if FORWARD:
+        x_channel = channel // MULTIPLIER
+        w_first = produced
+        begin = strip * (STRIP * STRIDE_ALONG)
+        top = line * STRIDE_ACROSS - PAD_ACROSS
+    else:
+        x_channel = channel * MULTIPLIER
+        w_first = produced * MULTIPLIER
+        begin = strip * (STRIP // STRIDE_ALONG)
+        top = line * STRIDE_ACROSS + phase_first + PAD_ACROSS - tap0 * DILATION_ACROSS
+        top = top // STRIDE_ACROSS  # exact, wherever there is a tap
+    x_first += top * x_across + begin * X_ALONG
+    corner = image + (x_first + (x_channel * x_round)[None, :])
+    weights = filters + w_first * W_FILTER
+
+    live = exists & produced_exists[None, :]
+    sums = ()
+    for _ in tl.static_range(STRIP):
+        sums = sums + (tl.zeros((BLOCK_M, BLOCK_N), ACCUMULATOR),)
+    if UNROLL:
+        for t in tl.static_range(ROUNDS * TAPS_ACROSS):
+            sums = add_taps(
+                sums, t, corner, weights, live, produced_exists, top, tap0, begin,
+                image_along, image_across, x_across, x_round,
+                FORWARD, TAPS_ACROSS, TAP_STEP, IMAGE_STEP, X_ALONG, W_ALONG, W_ACROSS, W_FILTER,
+                FILTER_ALONG, FILTER_ACROSS, STRIDE_ALONG, PAD_ALONG, DILATION_ALONG, PHASES,
+                FIRST, COUNT, STRIP, BLOCK_M, ACCUMULATOR,
+            )  # fmt: skip
+    else:
+        for t in range(ROUNDS * TAPS_ACROSS):
+            sums = add_taps(
+                sums, t, corner, weights, live, produced_exists, top, tap0, begin,
+                image_along, image_across, x_across, x_round,
+                FORWARD, TAPS_ACROSS, TAP_STEP, IMAGE_STEP, X_ALONG, W_ALONG, W_ACROSS, W_FILTER,
+                FILTER_ALONG, FILTER_ACROSS, STRIDE_ALONG, PAD_ALONG, DILATION_ALONG, PHASES,
+                FIRST, COUNT, STRIP, BLOCK_M, ACCUMULATOR,
+            )  # fmt: skip
+
+    if bias is not None:
+        bias_tile = tl.load(bias + produced, mask=produced_exists, other=0.0)
+        bias_row = bias_tile.to(ACCUMULATOR)[None, :]
+    else:
+        bias_row = tl.zeros((1, BLOCK_N), ACCUMULATOR)
+    if POOL:  # of a window, two places lie in one tile and two in the next of the strip
+        if NHWC:
+            position = row.to(INDEX) * (BLOCK_M // 2) + tl.arange(0, BLOCK_M // 2)[:, None]
+            exists = position < batch.to(INDEX) * (lines // 2)
+            image_index = position // (lines // 2)
+            line = (position % (lines // 2)).to(tl.int32)
+        else:
+            line = row * (BLOCK_M // 2) + tl.arange(0, BLOCK_M // 2)[:, None]
+            exists = line < lines // 2
+        live = exists & produced_exists[None, :]
+    if NHWC:
+        y_along = PRODUCED
+        y_across = result_along // WINDOW * PRODUCED
+        y_first = image_index * (result_across // WINDOW) * y_across + produced[None, :]
+    else:
+        y_along = result_across // WINDOW
+        y_across = 1
+        y_first = channel[None, :] * (result_along // WINDOW * y_along)
+    first = strip * STRIP // WINDOW
+    target = y_first + (phase_first + line * PHASES) * y_across + first * y_along
+    for j in tl.static_range(STRIP // WINDOW):
+        mask = live & is_inside(first + j + live.to(tl.int32) * 0, along // WINDOW)
+        if POOL:
+            even, odd = pairs(sums[2 * j] + bias_row, BLOCK_M, BLOCK_N)
+            next_even, next_odd = pairs(sums[2 * j + 1] + bias_row, BLOCK_M, BLOCK_N)
+            if NHWC:  # row by row: strips run along rows, and down columns
+                total, offset = best_of_four(even, next_even, odd, next_odd, RELU)
+            else:
+                total, offset = best_of_four(even, odd, next_even, next_odd, RELU)
+            if offsets is not None:
+                tl.store(offsets + (target + j * y_along), offset, mask=mask)
+        else:
+            total = sums[j] + bias_row
+            if residual is not None:
+                more = tl.load(residual + (target + j * y_along), mask=mask, other=0.0)
+                total += more.to(ACCUMULATOR)
+            if RELU:
+                total = relu(total)
+        tl.store(result + (target + j * y_along), total.to(result.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["batch", "x_along", "x_across", "y_along", "y_across",
+                               "steps", "split_steps"])  # fmt: skip
+def depthwise_wgrad(
+    x,  # [batch, in_h, in_w, CHANNELS], or channels before pixels
+    dy,  # [batch, out_h, out_w, FILTERS], laid out as x is
+    dw,  # [FILTERS, FILTER_H, FILTER_W], or its parts, one after the other
+    batch,
+    x_along,  # sizes of x and of dy, along the strips and across them
+    x_across,
+    y_along,
+    y_across,
+    steps,  # of the reduction, BLOCK_M strips each
+    split_steps,  # of one split
+    CHANNELS: tl.constexpr,
+    FILTERS: tl.constexpr,
+    MULTIPLIER: tl.constexpr,
+    FILTER_ALONG: tl.constexpr,
+    FILTER_ACROSS: tl.constexpr,
+    STRIDE_ALONG: tl.constexpr,
+    STRIDE_ACROSS: tl.constexpr,
+    PAD_ALONG: tl.constexpr,
+    PAD_ACROSS: tl.constexpr,
+    DILATION_ALONG: tl.constexpr,
+    DILATION_ACROSS: tl.constexpr,
+    COUNT: tl.constexpr,  # of places of x that a strip of dy reads
+    LINES: tl.constexpr,  # of the filter, across the strip, that a program takes
+    W_ALONG: tl.constexpr,
+    W_ACROSS: tl.constexpr,
+    NHWC: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr,  # strips
+    BLOCK_N: tl.constexpr,  # channels
+    STRIP: tl.constexpr,
+):
+    """dw[k, r, s] = sum over n, p, q of dy[n, p, q, k] x[n, p stride - pad + r dilation, ...].
+
+    Each thread sums over its own strips, for a vector of channels; threads add up at last.
+    """
+    BLOCKS_N: tl.constexpr = (FILTERS + BLOCK_N - 1) // BLOCK_N
+    column = tl.program_id(0) % BLOCKS_N
+    line0 = tl.program_id(0) // BLOCKS_N * LINES
+    split = tl.program_id(1)
+    k = column * BLOCK_N + tl.arange(0, BLOCK_N)
+    k_exists = k < FILTERS
+    if NHWC:
+        x_step = CHANNELS
+        x_line = x_along * CHANNELS
+        x_channel = 1
+        y_step = FILTERS
+        y_line = y_along * FILTERS
+        y_channel = 1
+    else:
+        x_step = x_across
+        x_line = 1
+        x_channel = x_along * x_across
+        y_step = y_across
+        y_line = 1
+        y_channel = y_along * y_across
+    strips = tl.cdiv(y_along, STRIP)
+    positions = batch.to(INDEX) * y_across * strips
+    x_image = x_along.to(INDEX) * x_across * CHANNELS
+    y_image = y_along.to(INDEX) * y_across * FILTERS
+    x_column = x + (k // MULTIPLIER).to(INDEX)[None, :] * x_channel
+    y_column = dy + k.to(INDEX)[None, :] * y_channel
+
+    sums = ()
+    for _ in tl.static_range(LINES * FILTER_ALONG):
+        sums = sums + (tl.zeros((BLOCK_M, BLOCK_N), ACCUMULATOR),)
+    first = split * split_steps
+    position = first.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+    for _ in range(first, tl.minimum(first + split_steps, steps)):
+        # Across before along: the lines that neighbouring threads read overlap.
+        line = (position % y_across).to(tl.int32)
+        rest = position // y_across
+        strip = (rest % strips).to(tl.int32)
+        n = rest // strips
+        live = (position < positions) & k_exists[None, :]
+        begin = strip * (STRIP * STRIDE_ALONG) - PAD_ALONG
+        gradients = ()
+        for j in tl.static_range(STRIP):
+            place = n * y_image + line * y_line + (strip * STRIP + j) * y_step
+            mask = live & (strip * STRIP + j < y_along)
+            gradient = tl.load(y_column + place, mask=mask, other=0.0)
+            gradients = gradients + (gradient.to(ACCUMULATOR),)
+        after = ()
+        for r in tl.static_range(LINES):
+            across = line * STRIDE_ACROSS - PAD_ACROSS + (line0 + r) * DILATION_ACROSS
+            inside = live & is_inside(across, x_across) & (line0 + r < FILTER_ACROSS)
+            corner = x_column + (n * x_image + across * x_line + begin * x_step)
+            totals = ()
+            for s in tl.static_range(FILTER_ALONG):
+                totals = totals + (sums[r * FILTER_ALONG + s],)
+            for index in tl.static_range(COUNT):
+                mask = inside & is_inside(begin + index, x_along)
+                pixel = tl.load(corner + index * x_step, mask=mask, other=0.0).to(ACCUMULATOR)
+                more = ()
+                for s in tl.static_range(FILTER_ALONG):
+                    more = more + (add_tap(
+                        totals[s], pixel, gradients, index - s * DILATION_ALONG, STRIDE_ALONG, STRIP
+                    ),)  # fmt: skip
+                totals = more
+            after = after + totals
+        sums = after
+        position += BLOCK_M
+
+    part = split.to(INDEX) * FILTERS + k
+    for r in tl.static_range(LINES):
+        for s in tl.static_range(FILTER_ALONG):
+            total = tl.sum(sums[r * FILTER_ALONG + s], axis=0)
+            target = part * (FILTER_ALONG * FILTER_ACROSS) + (line0 + r) * W_ACROSS + s * W_ALONG
+            mask = k_exists & (line0 + r < FILTER_ACROSS)
+            tl.store(dw + target, total.to(dw.dtype.element_ty), mask=mask)

@@ -1,0 +1,139 @@
+"""Gradients of what ends a convolution: bias, ReLU and 2x2 max-pool, in one pass over dy.
+
+With z = x * w + bias, dbias[k] is the sum of dz[n, k, p, q] over all but k, and dz is
+
+    dy[n, k, p, q] where y[n, k, p, q] is not <= 0           of y = relu(z)
+    dy[n, k, p / 2, q / 2] at its window's maximum, else 0   of y = pool(z), or pool(relu(z))
+
+The pass is split among programs: each writes dz and adds its share of the pixels into a
+workspace, and the last step adds the shares in order, so that the result is the same from run
+to run.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def add_sums(workspace, channel, total, exists, CHANNELS: tl.constexpr):
+    """This split's share of dbias into its place."""
+    tl.store(workspace + tl.program_id(1) * CHANNELS + channel, total, mask=exists)
+
+
+@triton.jit(do_not_specialize=["pixels", "split_pixels"])
+def ending_grad(
+    dy,  # [images, plane, CHANNELS], or channels before the plane; pixels = images plane
+    y,  # as dy: the result of a ReLU; or None
+    dz,  # as dy; or None
+    workspace,  # [splits, CHANNELS]; or None
+    pixels,
+    split_pixels,
+    PLANE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    NHWC: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """dz of one split's pixels, and their sums for each channel."""
+    channel = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    exists = channel < CHANNELS
+    first = tl.program_id(1).to(INDEX) * split_pixels
+    last = tl.minimum(first + split_pixels, pixels)
+    total = tl.zeros((BLOCK_N,), ACCUMULATOR)
+    pixel = first + tl.arange(0, BLOCK_K)
+    for _ in range(first, last, BLOCK_K):
+        if NHWC:
+            offset = pixel[:, None] * CHANNELS + channel[None, :]
+        else:
+            image = pixel // PLANE * (CHANNELS * PLANE) + pixel % PLANE
+            offset = image[:, None] + channel[None, :].to(INDEX) * PLANE
+        mask = (pixel < last)[:, None] & exists[None, :]
+        tile = tl.load(dy + offset, mask=mask, other=0.0)
+        if y is not None:
+            clipped = tl.load(y + offset, mask=mask, other=0.0) <= 0
+            tile = tl.where(clipped, 0.0, tile)
+            tl.store(dz + offset, tile, mask=mask)
+        if workspace is not None:
+            total += tl.sum(tile.to(ACCUMULATOR), axis=0)
+        pixel += BLOCK_K
+    if workspace is not None:
+        add_sums(workspace, channel, total, exists, CHANNELS)
+
+
+@triton.jit(do_not_specialize=["windows", "split_windows"])
+def pool_ending_grad(
+    dy,  # [images, OUT_H / 2, OUT_W / 2, CHANNELS], or channels before pixels
+    offsets,  # as dy: which of its window's places was the greatest; -1 for none
+    dz,  # [images, OUT_H, OUT_W, CHANNELS], laid out as dy
+    workspace,  # [splits, CHANNELS]; or None
+    windows,  # of all images, those that overhang an odd border among them
+    split_windows,
+    OUT_H: tl.constexpr,
+    OUT_W: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    NHWC: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """The same behind a pool: each window's gradient goes to its maximum, zero to the rest."""
+    ROWS: tl.constexpr = (OUT_H + 1) // 2
+    COLUMNS: tl.constexpr = (OUT_W + 1) // 2
+    if NHWC:
+        pixel_step: tl.constexpr = CHANNELS
+        channel_step: tl.constexpr = 1
+        y_channel_step: tl.constexpr = 1
+    else:
+        pixel_step: tl.constexpr = 1
+        channel_step: tl.constexpr = OUT_H * OUT_W
+        y_channel_step: tl.constexpr = (OUT_H // 2) * (OUT_W // 2)
+    channel = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    exists = channel < CHANNELS
+    first = tl.program_id(1).to(INDEX) * split_windows
+    last = tl.minimum(first + split_windows, windows)
+    total = tl.zeros((BLOCK_N,), ACCUMULATOR)
+    window = first + tl.arange(0, BLOCK_K)
+    for _ in range(first, last, BLOCK_K):
+        image = window // (ROWS * COLUMNS)
+        row = window // COLUMNS % ROWS
+        column = window % COLUMNS
+        live = (window < last)[:, None] & exists[None, :]
+        pooled = live & ((row < OUT_H // 2) & (column < OUT_W // 2))[:, None]
+        y_place = image * ((OUT_H // 2) * (OUT_W // 2) * CHANNELS)
+        y_place += (row * (OUT_W // 2) + column) * pixel_step
+        y_offset = y_place[:, None] + channel.to(INDEX)[None, :] * y_channel_step
+        winner = tl.load(offsets + y_offset, mask=pooled, other=-1)
+        gradient = tl.load(dy + y_offset, mask=pooled, other=0.0)
+        place = image * (OUT_H * OUT_W * CHANNELS) + (row * 2 * OUT_W + column * 2) * pixel_step
+        offset = place[:, None] + channel.to(INDEX)[None, :] * channel_step
+        for corner in tl.static_range(4):
+            inside = (row * 2 + corner // 2 < OUT_H) & (column * 2 + corner % 2 < OUT_W)
+            step = (corner // 2 * OUT_W + corner % 2) * pixel_step
+            value = tl.where(winner == corner, gradient, 0.0)
+            tl.store(dz + (offset + step), value, mask=live & inside[:, None])
+        if workspace is not None:
+            counted = tl.where(winner >= 0, gradient, 0.0)
+            total += tl.sum(counted.to(ACCUMULATOR), axis=0)
+        window += BLOCK_K
+    if workspace is not None:
+        add_sums(workspace, channel, total, exists, CHANNELS)
+
+
+@triton.jit(do_not_specialize=["splits"])
+def bias_grad_sum(
+    workspace,  # [splits, CHANNELS]
+    dbias,  # [CHANNELS]
+    splits,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Adds the shares, always in the same order."""
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    exists = channel < CHANNELS
+    total = tl.zeros((BLOCK,), workspace.dtype.element_ty)
+    for split in range(0, splits):
+        total += tl.load(workspace + split * CHANNELS + channel, mask=exists, other=0.0)
+    tl.store(dbias + channel, total.to(dbias.dtype.element_ty), mask=exists)

@@ -1,0 +1,196 @@
+"""Convolution with its ending in one kernel: values, gradients, launches, errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.testing import assert_close
+
+import tconv
+from tconv.algorithms import GROUPED
+from tconv.functional import conv2d, conv2d_pool
+from tconv.geometry import ConvGeometry
+from tconv.ops.conv_run import run
+from tconv.ops.launch import interpreting, recorded
+from tconv.problem import Problem
+from tconv.select import Choice
+from tconv.tile import Tile
+
+DEVICE = "cpu" if interpreting() else "cuda"
+CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "plain": ((2, 16, 8, 8), (24, 16, 3, 3), {"padding": 1}),
+    "odd": ((2, 5, 9, 11), (7, 5, 3, 3), {"padding": 1}),
+    "stride-2": ((2, 3, 13, 12), (8, 3, 5, 5), {"stride": 2, "padding": 2}),
+    "grouped": ((2, 12, 7, 9), (18, 2, 3, 3), {"padding": 1, "groups": 6}),
+    "depthwise": ((2, 6, 9, 8), (12, 1, 3, 3), {"padding": 1, "groups": 6}),
+}
+
+
+def random(*size: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(size))
+    return torch.randn(size, generator=generator, dtype=torch.float64).to(DEVICE)
+
+
+def operands(name: str, channels_last: bool) -> tuple[list[Tensor], dict[str, Any]]:
+    x_size, w_size, window = CASES[name]
+    x, w, bias = random(*x_size), random(*w_size, seed=1), random(w_size[0], seed=2)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return [tensor.requires_grad_() for tensor in (x, w, bias)], window
+
+
+def assert_same(ours: Tensor, theirs: Tensor, tensors: list[Tensor]) -> None:
+    """Values, strides and gradients."""
+    assert_close(ours, theirs, equal_nan=True)
+    assert ours.stride() == theirs.stride()
+    dy = random(*theirs.shape, seed=7)
+    got = torch.autograd.grad(ours, tensors, dy)
+    assert_close(got, torch.autograd.grad(theirs, tensors, dy, retain_graph=True), equal_nan=True)
+
+
+@pytest.mark.parametrize("channels_last", [True, False], ids=["nhwc", "nchw"])
+@pytest.mark.parametrize("name", CASES)
+def test_relu_and_residual(name: str, channels_last: bool) -> None:
+    tensors, window = operands(name, channels_last)
+    z = functional.conv2d(*tensors, **window)
+    with recorded() as log:
+        y = conv2d(*tensors, **window, activation="relu")
+    assert [launch.constants["RELU"] for launch in log if "RELU" in launch.constants] == [True]
+    assert_same(y, z.relu(), tensors)
+    residual = random(*z.shape, seed=5).requires_grad_()
+    for activation in ("relu", None):
+        total = z + residual
+        expected = total.relu() if activation else total
+        y = conv2d(*tensors, **window, residual=residual, activation=activation)
+        assert_same(y, expected, [*tensors, residual])
+
+
+@pytest.mark.parametrize("channels_last", [True, False], ids=["nhwc", "nchw"])
+@pytest.mark.parametrize("name", CASES)
+def test_pool(name: str, channels_last: bool) -> None:
+    tensors, window = operands(name, channels_last)
+    z = functional.conv2d(*tensors, **window)
+    for activation in ("relu", None):
+        expected = functional.max_pool2d(z.relu() if activation else z, 2)
+        assert_same(conv2d_pool(*tensors, **window, activation=activation), expected, tensors)
+
+
+def test_one_kernel_forward_and_one_pass_over_dy() -> None:
+    tensors, window = operands("plain", True)
+    for compute in (conv2d, conv2d_pool):
+        with recorded() as log:
+            y = compute(*tensors, **window, activation="relu")
+        products = [launch for launch in log if "relayout" not in launch.kernel]
+        assert [launch.kernel for launch in products] == ["fprop.implicit_gemm_fprop"]
+        assert products[0].constants["RELU"]
+        with recorded() as log:
+            torch.autograd.grad(y.sum(), tensors)
+        readers = [launch for launch in log if "dy" in {o.tensor for o in launch.operands.values()}]
+        unfused = 4  # of a ReLU's gradient, the bias's, dgrad and wgrad
+        assert len(readers) < unfused
+        assert "ending" in log[0].kernel
+
+
+def test_offsets_are_kept_for_gradients_only() -> None:
+    tensors, window = operands("plain", True)
+    with torch.no_grad(), recorded() as log:
+        conv2d_pool(*tensors, **window)
+    assert "offsets" not in log[-1].operands
+    with recorded() as log:
+        conv2d_pool(*tensors, **window)
+    assert log[-1].operands["offsets"].dtype == "int8"
+
+
+def test_nan_and_infinity_go_where_torch_sends_them() -> None:
+    tensors, window = operands("odd", True)
+    with torch.no_grad():
+        tensors[0][0, 0, 2, 3], tensors[0][1, 1, 5, 5] = float("nan"), -float("inf")
+    z = functional.conv2d(*tensors, **window)
+    assert_same(conv2d(*tensors, **window, activation="relu"), z.relu(), tensors)
+    y, expected = conv2d_pool(*tensors, **window), functional.max_pool2d(z, 2)
+    assert_close(y, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_groups_do_not_meet(value: float) -> None:
+    """Packed groups share a tile, where zero times infinity would be no zero."""
+    shape = ConvGeometry(2, 24, 6, 6, 24, 3, 3, pad_h=1, pad_w=1, groups=6)
+    x, w, dy = random(2, 24, 6, 6), random(24, 4, 3, 3, seed=1), random(2, 24, 6, 6, seed=2)
+    x[0, 5, 2, 2] = value
+    dy[1, 9, 3, 3] = value
+    arguments = (None, 1, 1, 1, 6)
+    gradients = torch.ops.aten.convolution_backward(
+        dy, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 6, [True, True, False]
+    )
+    expected = {"fprop": functional.conv2d(x, w, *arguments), "dgrad": gradients[0],
+                "wgrad": gradients[1]}  # fmt: skip
+    given = {"fprop": {"x": x, "w": w}, "dgrad": {"dy": dy, "w": w}, "wgrad": {"x": x, "dy": dy}}
+    for direction, exact in expected.items():
+        problem = Problem(shape, direction, "float64", "nchw")  # type: ignore[arg-type]
+        got = run(problem, Choice(GROUPED, Tile(128, 32, 32)), **given[direction])
+        assert_close(got, exact, equal_nan=True)
+        assert got.isfinite().any()
+
+
+def test_gradients_of_gradients() -> None:
+    x, w, bias = (random(*size).requires_grad_() for size in ((1, 2, 5, 6), (3, 2, 3, 3), (3,)))
+
+    def relu(*tensors: Tensor) -> Tensor:
+        return conv2d(*tensors, padding=1, activation="relu")
+
+    def pool(*tensors: Tensor) -> Tensor:
+        return conv2d_pool(*tensors, padding=1, activation="relu")
+
+    for compute in (relu, pool):
+        assert torch.autograd.gradcheck(compute, (x, w, bias), fast_mode=True)
+        assert torch.autograd.gradgradcheck(compute, (x, w, bias), fast_mode=True)
+
+
+def test_operators_are_sound() -> None:
+    ops = torch.ops.tconv
+    x, w, bias = (random(*size).requires_grad_() for size in ((2, 3, 6, 6), (4, 3, 3, 3), (4,)))
+    window = [1, 1, 1, 1, 1, 1, 1]
+    residual = random(2, 4, 6, 6).requires_grad_()
+    torch.library.opcheck(ops.conv2d_ended.default, (x, w, bias, residual, window, True, None))
+    torch.library.opcheck(ops.conv2d_pooled.default, (x, w, bias, window, True, True, None))
+    y = random(2, 4, 6, 6)
+    torch.library.opcheck(ops.conv2d_relu_grad.default, (residual, y, True))
+    offsets = torch.randint(-1, 4, (2, 4, 3, 3)).to(DEVICE, torch.int8)
+    dy = random(2, 4, 3, 3).requires_grad_()
+    arguments = (dy, offsets, [2, 4, 6, 6], False, True)
+    torch.library.opcheck(ops.conv2d_pool_grad.default, arguments)
+    torch.library.opcheck(ops.conv2d_pool_pick.default, (residual, offsets))
+
+
+def test_autocast() -> None:
+    tensors, window = operands("plain", True)
+    x, w, bias = (tensor.detach().float() for tensor in tensors)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        assert conv2d(x, w, bias, **window, activation="relu").dtype == torch.bfloat16
+        assert conv2d_pool(x, w, bias, **window).dtype == torch.bfloat16
+
+
+def test_bad_arguments() -> None:
+    (x, w, bias), window = operands("plain", True)
+    with pytest.raises(ValueError, match="activation is 'gelu'; it is 'relu' or None"):
+        conv2d(x, w, bias, **window, activation="gelu")
+    with pytest.raises(RuntimeError, match=r"residual of the size of the result, \[2, 24, 8, 8\]"):
+        conv2d(x, w, bias, **window, residual=random(2, 24, 7, 7))
+    with pytest.raises(RuntimeError, match="Output size is too small"):
+        conv2d_pool(x[:, :, :1], w, bias, **window)
+
+
+@pytest.mark.parametrize("name", ["ConvReLU2d", "ConvReLUPool2d"])
+def test_modules_stand_for_torchs(name: str) -> None:
+    ours = getattr(tconv, name)(3, 8, 3, padding=1).to(DEVICE)
+    theirs = torch.nn.Conv2d(3, 8, 3, padding=1).to(DEVICE)
+    theirs.load_state_dict(ours.state_dict())
+    x = random(2, 3, 9, 8).float()
+    expected = theirs(x).relu()
+    if name == "ConvReLUPool2d":
+        expected = functional.max_pool2d(expected, 2)
+    assert_close(ours(x), expected)

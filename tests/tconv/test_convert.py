@@ -1,0 +1,283 @@
+"""``convert`` on models of every kind: outputs, gradients, state, and what it says of itself."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+import tconv
+from tconv.convert import FusedConv2d, FusedSequential
+from tconv.ops.launch import interpreting, recorded
+
+DEVICE = "cpu" if interpreting() else "cuda"
+
+
+def conv_bn_relu(inputs: int, outputs: int, **window: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False, **window),  # type: ignore[arg-type]
+            nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]  # fmt: skip
+
+
+def vgg() -> nn.Module:
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, padding=1),
+              nn.ReLU(inplace=True), nn.MaxPool2d(2, 2)]  # fmt: skip
+    return nn.Sequential(nn.Sequential(*layers), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(72, 5))
+
+
+def vgg_bn() -> nn.Module:
+    return nn.Sequential(*conv_bn_relu(3, 8), *conv_bn_relu(8, 8), nn.MaxPool2d(2), nn.Flatten())
+
+
+class Residual(nn.Module):
+    """ResNet's basic block, its ReLU used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6)
+        self.relu = nn.ReLU()
+        self.conv2, self.bn2 = nn.Conv2d(6, 6, 3, 1, 1, bias=False), nn.BatchNorm2d(6)
+        self.down = nn.Sequential(nn.Conv2d(3, 6, 1, 2, bias=False), nn.BatchNorm2d(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(y)) + self.down(x))
+
+
+class Inverted(nn.Module):
+    """MobileNetV2's block: expanded, depthwise, projected; ReLU6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 12, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU6(),
+            nn.Conv2d(12, 12, 3, 1, 1, groups=12, bias=False), nn.BatchNorm2d(12), nn.ReLU6(),
+            nn.Conv2d(12, 3, 1, bias=False), nn.BatchNorm2d(3),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)  # type: ignore[no-any-return]
+
+
+def resnext() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(),
+                         nn.Conv2d(16, 16, 3, padding=1, groups=4), nn.ReLU())  # fmt: skip
+
+
+class Shared(nn.Module):
+    """One convolution, called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.relu(self.conv(x)))  # type: ignore[no-any-return]
+
+
+class Untraceable(nn.Module):
+    """Its control flow asks for values; and it looks between the layers of a chain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 1e9:
+            return x
+        return self.features(x).mean() + self.features[0](x).mean()  # type: ignore[no-any-return]
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(x))
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "vgg": vgg, "vgg_bn": vgg_bn, "resnet": Residual, "mobilenet_v2": Inverted,
+    "resnext": resnext, "shared": Shared, "untraceable": Untraceable, "functional": Functional,
+}  # fmt: skip
+
+
+def made(name: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model = MODELS[name]().to(DEVICE, torch.float64)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
+            nn.init.normal_(module.weight)
+    return model, torch.randn(2, 3, 12, 12, dtype=torch.float64, device=DEVICE)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("fuse", [False, True], ids=["swapped", "fused"])
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_gradients_and_state_are_torchs(name: str, fuse: bool, training: bool) -> None:
+    theirs, x = made(name)
+    theirs.train(training)
+    ours = copy.deepcopy(theirs)
+    parameters = dict(ours.named_parameters())
+    report = tconv.convert(ours, fuse=fuse)
+    assert report.model is ours
+    assert dict(ours.named_parameters()) == parameters  # the very same, by identity
+    assert [m.training for m in ours.modules()] == [m.training for m in theirs.modules()]
+    with recorded() as log:
+        y = ours(x)
+    assert log  # our kernels ran
+    expected = theirs(x)
+    assert_close(y, expected)
+    gradients = [torch.autograd.grad(out.square().sum(), list(model.parameters()))
+                 for out, model in ((y, ours), (expected, theirs))]  # fmt: skip
+    for got, wanted in zip(*gradients, strict=True):
+        assert_close(got, wanted, rtol=1e-6, atol=1e-8)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        assert_close(ours.eval()(x), theirs.eval()(x))
+        assert_close(ours.train()(x), theirs.train()(x))
+
+
+def launched(model: nn.Module, x: Tensor) -> list[str]:
+    with torch.no_grad(), recorded() as log:
+        model(x)
+    return [launch.kernel for launch in log if "relayout" not in launch.kernel]
+
+
+@pytest.mark.parametrize(("name", "fused", "launches"), [("vgg", 2, 3), ("vgg_bn", 2, 2)])
+def test_chains_run_as_one_kernel(name: str, fused: int, launches: int) -> None:
+    model, x = made(name)
+    report = tconv.convert(model.eval(), fuse=True)
+    assert len(report.fused) == fused
+    assert report.fused[-1].note.endswith("MaxPool2d")
+    assert len(launched(model, x)) == launches
+    assert len(launched(model.train(), x)) >= launches
+
+
+def test_folded_parameters_follow_their_sources() -> None:
+    model, x = made("vgg_bn")
+    twin = copy.deepcopy(model).eval()
+    tconv.convert(model.eval(), fuse=True)
+    with torch.no_grad():
+        assert_close(model(x), twin(x))
+        for either in (model, twin):
+            either[1].running_mean.add_(1.0)
+            either[0].weight.mul_(2.0)
+        assert_close(model(x), twin(x))
+        for either in (model, twin):
+            either[0].weight.data.mul_(2.0)  # seen by no counter
+            either.eval()
+        assert_close(model(x), twin(x))
+
+
+def test_copies_and_pickles() -> None:
+    model, x = made("vgg_bn")
+    tconv.convert(model.eval(), fuse=True)
+    expected = model(x)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert isinstance(other[0], FusedConv2d)
+        assert other[0].chain.bn is other[1]
+        assert_close(other(x), expected)
+
+
+def test_hooks_stay_and_see_what_they_saw() -> None:
+    model, x = made("vgg")
+    twin = copy.deepcopy(model)
+    seen: list[list[Tensor]] = [[], []]
+    for either, log in zip((model, twin), seen, strict=True):
+        either[0][0].register_forward_hook(lambda m, args, out, log=log: log.append(out.detach()))
+        either[0][3].register_forward_hook(lambda m, args, out, log=log: log.append(out.clone()))
+    report = tconv.convert(model, fuse=True)
+    assert_close(model(x), twin(x))
+    assert len(seen[0]) == 2
+    assert_close(*seen)
+    assert not report.fused
+    assert "a hook watches its ReLU" in str(report)
+
+
+def test_what_is_not_fused_says_why() -> None:
+    reasons = {name: str(tconv.convert(made(name)[0].eval(), fuse=True)) for name in MODELS}
+    assert "its ReLU module is called elsewhere too" in reasons["resnet"]
+    assert "its ReLU is a function that forward calls" in reasons["functional"]
+    assert "only Sequentials were searched" in reasons["untraceable"]
+    assert "fused" not in reasons["shared"]
+
+
+def test_layers_of_a_sequential_alone_are_what_they_were() -> None:
+    model, x = made("untraceable")
+    raw = model.features[0](x)
+    tconv.convert(model, fuse=True)
+    assert isinstance(model.features, FusedSequential)
+    assert_close(model.features[0](x), raw)
+    assert len(launched(model.features, x)) == 1
+
+
+def test_a_scripted_part_stays() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU()))
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), scripted).to(DEVICE)
+    x = torch.randn(1, 3, 8, 8, device=DEVICE)
+    expected = model(x)
+    report = tconv.convert(model, fuse=True)
+    assert_close(model(x), expected)
+    assert [(entry.name, entry.note) for entry in report.left] == [
+        ("2", "it is scripted: its code is fixed")
+    ]
+    assert [entry.name for entry in report.fused] == ["0"]
+
+
+class Special(nn.Conv2d):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (nn.ConvTranspose2d(3, 4, 3), "transposed"),
+        (nn.Conv3d(3, 4, 3), "not two-dimensional"),
+        (nn.Conv1d(3, 4, 3), "not two-dimensional"),
+        (nn.LazyConv2d(4, 3), "no parameters before its first call"),
+        (nn.AdaptiveAvgPool2d(1), "no kernel here"),
+        (nn.Conv2d(3, 4, 3, dtype=torch.complex64), "complex64"),
+        (Special(3, 4, 3), "subclass"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_what_cannot_be_served_stays_and_is_named(module: nn.Module, reason: str) -> None:
+    kind = type(module)
+    report = tconv.convert(nn.Sequential(nn.Identity(), module), fuse=True)
+    assert type(module) is kind
+    assert not report.changed
+    assert [entry.name for entry in report.left] == ["1"]
+    assert reason in report.left[0].note
+
+
+def test_a_quantised_convolution_stays() -> None:
+    module = torch.ao.nn.quantized.Conv2d(3, 4, 3)
+    report = tconv.convert(nn.Sequential(module))
+    assert report.left[0].note == "Conv2d computes in integers"
+
+
+def test_a_model_without_convolutions_comes_back() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    report = tconv.convert(model, fuse=True)
+    assert report.model is model
+    assert type(model[0]) is nn.Linear
+    assert str(report).startswith("nothing to convert")
+
+
+def test_a_module_on_its_own_and_what_is_no_module() -> None:
+    conv = nn.Conv2d(3, 4, 3)
+    assert "(the model): Conv2d" in str(tconv.convert(conv))
+    assert type(conv) is tconv.Conv2d
+    assert not tconv.convert(conv).changed  # a second time there is nothing left to do
+    with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, not str"):
+        tconv.convert("model")  # type: ignore[arg-type]
