@@ -144,7 +144,7 @@ class Drawn:
     strides: tuple[tuple[int, int], ...] = ((1, 1), (2, 2), (1, 2), (3, 2))
     kernel: str = "implicit_gemm"  # what its launches are recognised by
     steps: tuple[int, ...] = (16, 32)  # block_k
-    examples: int = 18
+    examples: int = 12
     depthwise: bool = False  # as many groups as channels, and a multiple of filters
 
 
@@ -153,7 +153,7 @@ FAMILIES = {
     "implicit_gemm_in_place": Drawn((1, 3, 16, 19, 33), 3, layouts=("nchw",)),
     "direct": Drawn((1, 3, 6, 16), 3, kernel="direct"),
     "depthwise": Drawn(
-        (1, 1, 2), 19, kernel="depthwise", steps=(1, 2, 4), examples=12, depthwise=True
+        (1, 1, 2), 19, kernel="depthwise", steps=(1, 2, 4), examples=10, depthwise=True
     ),
     "few_channels": Drawn((1, 2, 3, 4, 7)),
     "grouped": Drawn((2, 3, 4, 8, 12), 6, kernel="group", least_groups=2),
@@ -209,7 +209,7 @@ def test_family(algorithm: str, direction: Pass) -> None:
             )
 
     drawn()
-    assert served >= 6
+    assert served >= 4
 
 
 WINDOWS = {

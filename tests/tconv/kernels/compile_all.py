@@ -44,6 +44,7 @@ DEPTHWISE = {
     "9x9": ConvGeometry(32, 96, 28, 28, 96, 9, 9, 1, 1, 4, 4, groups=96),
     "31x31": ConvGeometry(8, 128, 32, 32, 128, 31, 31, 1, 1, 15, 15, groups=128),
 }
+HELPERS = ("reduce.add_splits", "relayout.to_channels_last", "relayout.widen")
 ENDED = (("float16", "ieee"), ("float32", "tf32"))
 EPILOGUES = [
     Epilogue(bias=True, residual=True, relu=True),
@@ -102,7 +103,7 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
             problem = Problem((DEPTHWISE | MORE)[name], "fprop")
             yield from launches(problem, choose(problem, target), target, epilogue)
     for name, pooling in POOLS.items():
-        for dtype in ("float16", "float32"):
+        for dtype in ("float16", "float32") if pooling.window_h == 3 else ("float16",):
             for layout in ("nhwc", "nchw"):
                 label = f"{name} {dtype} {layout}"
                 for direction in ("fprop", "dgrad"):
@@ -152,6 +153,8 @@ def code(launch: Launch) -> str:
     }
     wide = {name: abs(value) > LARGEST_INT32 for name, value in launch.scalars.items()}
     constants = {name: str(value) for name, value in launch.constants.items()}
+    if launch.kernel in HELPERS:  # they only move: sizes change no instruction that could spill
+        constants = {}
     dtypes = {name: operand.dtype for name, operand in launch.operands.items()}
     parts = (launch.kernel, operands, dtypes, wide, constants, launch.warps, launch.stages)
     return repr([sorted(part.items()) if isinstance(part, dict) else part for part in parts])
