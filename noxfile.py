@@ -19,7 +19,7 @@ def install(session: nox.Session, group: str | None = None) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests: kernels in Triton's interpreter, or on a GPU where there is one."""
     install(session, "test")
-    session.run("pytest", "-n", "auto", *session.posargs)
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session

@@ -71,8 +71,9 @@ def add_taps(
     tap = tap0 + t % TAPS_ACROSS * TAP_STEP
     inside = live & is_inside(top + down, image_across)
     if not FORWARD and PHASES > 1:  # a phase may have fewer taps than another
-        inside = inside & (tap < FILTER_ACROSS)
-        produced_exists = produced_exists & (tap < FILTER_ACROSS)
+        # Compared as vectors: Triton 3.9's interpreter refuses a scalar in a mask.
+        inside = inside & (tap + top * 0 < FILTER_ACROSS)
+        produced_exists = produced_exists & (tap + produced_exists.to(tl.int32) * 0 < FILTER_ACROSS)
     line = corner + (down * x_across + t // TAPS_ACROSS * x_round)
     taps = weights + (tap * W_ACROSS + t // TAPS_ACROSS * W_FILTER)
     values = ()
@@ -373,7 +374,7 @@ def depthwise_wgrad(
         after = ()
         for r in tl.static_range(LINES):
             across = line * STRIDE_ACROSS - PAD_ACROSS + (line0 + r) * DILATION_ACROSS
-            inside = live & is_inside(across, x_across) & (line0 + r < FILTER_ACROSS)
+            inside = live & is_inside(across, x_across) & (line0 + r + line * 0 < FILTER_ACROSS)
             corner = x_column + (n * x_image + across * x_line + begin * x_step)
             totals = ()
             for s in tl.static_range(FILTER_ALONG):
@@ -396,5 +397,5 @@ def depthwise_wgrad(
         for s in tl.static_range(FILTER_ALONG):
             total = tl.sum(sums[r * FILTER_ALONG + s], axis=0)
             target = part * (FILTER_ALONG * FILTER_ACROSS) + (line0 + r) * W_ACROSS + s * W_ALONG
-            mask = k_exists & (line0 + r < FILTER_ACROSS)
+            mask = k_exists & (line0 + r + k * 0 < FILTER_ACROSS)
             tl.store(dw + target, total.to(dw.dtype.element_ty), mask=mask)
