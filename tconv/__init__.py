@@ -11,6 +11,7 @@ from tconv import functional
 from tconv.convert import Conversion, convert
 from tconv.explain import Explanation, explain
 from tconv.geometry import ConvGeometry, PoolGeometry
+from tconv.graphs import graphed
 from tconv.modules import (
     AvgPool2d,
     Conv2d,
@@ -41,4 +42,5 @@ __all__ = [
     "convert",
     "explain",
     "functional",
+    "graphed",
 ]

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import nn
-
-from tconv.models.lenet import lenet5
+from tconv.models.alexnet import alexnet, alexnet_2012
+from tconv.models.convnetjs import convnetjs_cifar10
+from tconv.models.layers import Summary, describe, summary
+from tconv.models.lenet import lenet5, lenet5_1998
+from tconv.models.mobilenet import mobilenet_v2
+from tconv.models.registry import BUILDERS, INPUT_VOLUMES
+from tconv.models.resnet import resnet50
 from tconv.models.trace import conv_layers, torch_twin
-from tconv.models.vgg import vgg16
+from tconv.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"lenet5": lenet5, "vgg16": vgg16}
-
-# The volume each network was designed for: channels, height, width.
-INPUT_VOLUMES: dict[str, tuple[int, int, int]] = {"lenet5": (1, 32, 32), "vgg16": (3, 224, 224)}
-
-__all__ = ["BUILDERS", "INPUT_VOLUMES", "conv_layers", "lenet5", "torch_twin", "vgg16"]
+__all__ = [
+    "BUILDERS",
+    "INPUT_VOLUMES",
+    "Summary",
+    "alexnet",
+    "alexnet_2012",
+    "conv_layers",
+    "convnetjs_cifar10",
+    "describe",
+    "lenet5",
+    "lenet5_1998",
+    "mobilenet_v2",
+    "resnet50",
+    "summary",
+    "torch_twin",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+]

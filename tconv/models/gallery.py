@@ -192,9 +192,10 @@ def as_digit(picture: Tensor) -> Tensor:
 
 def a_digit() -> Tensor:
     """(1, 1, 32, 32): one that the network does not learn from."""
-    from tconv.models.digits import load_digits
+    from tconv.models.data import load
 
-    return load_digits().test_x[:1]
+    x, _ = load("digits").test[0]
+    return x[None]
 
 
 def trained_lenet(weights: Path | None, epochs: int, console: Console) -> nn.Module:
@@ -203,19 +204,19 @@ def trained_lenet(weights: Path | None, epochs: int, console: Console) -> nn.Mod
     Raises:
         PictureError: for a file that holds no weights of LeNet-5.
     """
-    from tconv.models import BUILDERS
-    from tconv.models.digits import load_digits
-    from tconv.models.train import train
+    from tconv.models.command import Backend, build
+    from tconv.models.data import load
+    from tconv.models.training import Settings, Trainer
 
-    torch.manual_seed(0)
-    model = BUILDERS["lenet5"]()
+    model = build("lenet5", Backend.tconv, 0)
     if weights is not None and weights.exists():
         try:
             model.load_state_dict(torch.load(weights, weights_only=True))
         except Exception as error:
             raise PictureError(f"{weights} holds no weights of LeNet-5: {error}") from error
         return model
-    for epoch in train(model, load_digits(), epochs=epochs):
+    trainer = Trainer(model, load("digits"), (1, 32, 32), Settings(epochs=epochs))
+    for epoch in trainer.epochs():
         console.print(f"epoch {epoch.epoch}/{epochs}: test accuracy {epoch.test_accuracy:.1%}")
     if weights is not None:
         torch.save(model.state_dict(), weights)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tconv.geometry import ConvGeometry
-from tconv.modules import Conv2d, MaxPool2d
+from tconv.models.lenet import TableConv2d, TorchTableConv2d
+from tconv.modules import AvgPool2d, Conv2d, MaxPool2d, Subsample2d
 
 
 def conv_layers(
@@ -17,18 +18,19 @@ def conv_layers(
     """Every call of a Conv2d (ours and torch's), in order, by the module's name.
 
     A copy of the model runs once on the meta device, so nothing is computed and the model
-    stays as it is. A module that is called twice is listed twice.
+    stays as it is. A module that is called twice is listed twice. A convolution by a table is
+    listed as the dense one that it runs as.
 
     Args:
         model: any module that takes one tensor.
         input_shape: (batch, channels, height, width).
     """
-    ghost = _on_meta(model).eval()
+    ghost = on_meta(model).eval()
     layers: list[tuple[str, ConvGeometry]] = []
 
     def watch(name: str, module: nn.Conv2d) -> None:
         def note(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-            layers.append((name, _geometry(module, tuple(arguments[0].shape))))
+            layers.append((name, geometry_of(module, tuple(arguments[0].shape))))
 
         module.register_forward_pre_hook(note)
 
@@ -41,7 +43,7 @@ def conv_layers(
     return layers
 
 
-def _on_meta(model: nn.Module) -> nn.Module:
+def on_meta(model: nn.Module) -> nn.Module:
     """A copy whose parameters and buffers have shapes only: VGG-16's half GB is not copied."""
     memo: dict[int, object] = {}
     for parameter in model.parameters():
@@ -52,7 +54,7 @@ def _on_meta(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _geometry(module: nn.Conv2d, x_shape: tuple[int, ...]) -> ConvGeometry:
+def geometry_of(module: nn.Conv2d, x_shape: tuple[int, ...]) -> ConvGeometry:
     """The layer as computed: padding that is not symmetric zeros happens before it."""
     batched = (1, *x_shape) if len(x_shape) == 3 else x_shape
     left, right, top, bottom = module._reversed_padding_repeated_twice
@@ -64,7 +66,7 @@ def _geometry(module: nn.Conv2d, x_shape: tuple[int, ...]) -> ConvGeometry:
     stride, dilation = module.stride, module.dilation
     return ConvGeometry.from_torch(
         (batched[0], batched[1], in_h, in_w),
-        tuple(module.weight.shape),
+        (module.out_channels, module.in_channels // module.groups, *module.kernel_size),
         (stride[0], stride[1]),
         (pad_h, pad_w),
         (dilation[0], dilation[1]),
@@ -88,12 +90,28 @@ def torch_twin(model: nn.Module) -> nn.Module:
 
 def _plain(module: nn.Module) -> nn.Module | None:
     """torch's module in place of ``module``, with its very parameters; None to leave it."""
-    if isinstance(module, Conv2d):
-        plain: nn.Module = nn.Conv2d.__new__(nn.Conv2d)
-    elif isinstance(module, MaxPool2d):
-        plain = nn.MaxPool2d.__new__(nn.MaxPool2d)
-    else:
-        return None
-    # Ours are subclasses without state of their own: all of it carries over, hooks too.
-    plain.__dict__ = dict(module.__dict__)
-    return plain
+    for ours, theirs in TORCHS.items():
+        if isinstance(module, ours):
+            plain: nn.Module = theirs.__new__(theirs)
+            # Ours are subclasses without state of their own: all of it carries over, hooks too.
+            plain.__dict__ = dict(module.__dict__)
+            return plain
+    return None
+
+
+class TorchSubsample2d(Subsample2d):
+    """``Subsample2d`` on torch's own average-pool, to compare with."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        mean = nn.functional.avg_pool2d(input, self.kernel_size)
+        return mean * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+# The first that fits counts, so that a special case stands before the rule.
+TORCHS: dict[type[nn.Module], type[nn.Module]] = {
+    TableConv2d: TorchTableConv2d,
+    Conv2d: nn.Conv2d,
+    MaxPool2d: nn.MaxPool2d,
+    AvgPool2d: nn.AvgPool2d,
+    Subsample2d: TorchSubsample2d,
+}

@@ -1,18 +1,25 @@
-"""VGG-16 (Simonyan and Zisserman 2014), with torchvision's names for its parameters."""
+"""VGG-11 to VGG-19 (Simonyan and Zisserman 2014), with torchvision's names for parameters."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from tconv.models.registry import IMAGENET, network
 from tconv.modules import Conv2d, MaxPool2d
 
-# Filters of each 3x3 convolution, a stage a row; a 2x2 max-pool ends each stage.
-VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+# Convolutions of each stage, all 3x3; a 2x2 max-pool ends each stage. The paper's table 1.
+DEPTHS = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+FILTERS = (64, 128, 256, 512, 512)  # of a stage's convolutions
 
 
 class VGG(nn.Module):
-    """[(CONV-RELU)*n - POOL]*5 - (FC-RELU)*2 - FC.
+    """[(CONV-RELU)*n - POOL]*5 - (FC-RELU)*2 - FC; with ``batch_norm`` CONV-BN-RELU.
 
     x is (batch, 3, height, width), each side at least 32; the result is
     (batch, num_classes) scores. ``state_dict`` keys are torchvision's, so its weights load.
@@ -20,15 +27,16 @@ class VGG(nn.Module):
 
     def __init__(
         self,
-        stages: tuple[tuple[int, ...], ...],
+        depth: int,
         num_classes: int = 1000,
+        batch_norm: bool = False,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        self.features = _features(stages)
+        self.features = _features(DEPTHS[depth], batch_norm)
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         self.classifier = nn.Sequential(
-            nn.Linear(stages[-1][-1] * 7 * 7, 4096),
+            nn.Linear(FILTERS[-1] * 7 * 7, 4096),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
             nn.Linear(4096, 4096),
@@ -54,17 +62,33 @@ class VGG(nn.Module):
         return scores
 
 
-def _features(stages: tuple[tuple[int, ...], ...]) -> nn.Sequential:
+def _features(counts: tuple[int, ...], batch_norm: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
     in_channels = 3
-    for stage in stages:
-        for filters in stage:
-            layers += [Conv2d(in_channels, filters, 3, padding=1), nn.ReLU(inplace=True)]
+    for count, filters in zip(counts, FILTERS, strict=True):
+        for _ in range(count):
+            layers.append(Conv2d(in_channels, filters, 3, padding=1))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(filters))
+            layers.append(nn.ReLU(inplace=True))
             in_channels = filters
         layers.append(MaxPool2d(2, 2))
     return nn.Sequential(*layers)
 
 
+@network(IMAGENET)
+def vgg11(num_classes: int = 1000) -> VGG:
+    """VGG-11: eight 3x3 convolutions and three fully connected layers."""
+    return VGG(11, num_classes)
+
+
+@network(IMAGENET)
+def vgg13(num_classes: int = 1000) -> VGG:
+    """VGG-13: ten 3x3 convolutions and three fully connected layers."""
+    return VGG(13, num_classes)
+
+
+@network(IMAGENET)
 def vgg16(num_classes: int = 1000) -> VGG:
     """VGG-16: thirteen 3x3 convolutions and three fully connected layers.
 
@@ -73,4 +97,34 @@ def vgg16(num_classes: int = 1000) -> VGG:
     >>> sum(parameter.numel() for parameter in model.parameters())
     138357544
     """
-    return VGG(VGG16_STAGES, num_classes)
+    return VGG(16, num_classes)
+
+
+@network(IMAGENET)
+def vgg19(num_classes: int = 1000) -> VGG:
+    """VGG-19: sixteen 3x3 convolutions and three fully connected layers."""
+    return VGG(19, num_classes)
+
+
+@network(IMAGENET)
+def vgg11_bn(num_classes: int = 1000) -> VGG:
+    """VGG-11 with batch norm after every convolution."""
+    return VGG(11, num_classes, batch_norm=True)
+
+
+@network(IMAGENET)
+def vgg13_bn(num_classes: int = 1000) -> VGG:
+    """VGG-13 with batch norm after every convolution."""
+    return VGG(13, num_classes, batch_norm=True)
+
+
+@network(IMAGENET)
+def vgg16_bn(num_classes: int = 1000) -> VGG:
+    """VGG-16 with batch norm after every convolution."""
+    return VGG(16, num_classes, batch_norm=True)
+
+
+@network(IMAGENET)
+def vgg19_bn(num_classes: int = 1000) -> VGG:
+    """VGG-19 with batch norm after every convolution."""
+    return VGG(19, num_classes, batch_norm=True)

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import io
+import re
+
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import tconv
 from tconv.geometry import ConvGeometry
-from tconv.models import BUILDERS, INPUT_VOLUMES, conv_layers, lenet5, torch_twin, vgg16
+from tconv.models import (
+    BUILDERS,
+    INPUT_VOLUMES,
+    conv_layers,
+    describe,
+    lenet5,
+    lenet5_1998,
+    summary,
+    torch_twin,
+    vgg16,
+)
+from tconv.models.lenet import C3_TABLE, TableConv2d
+from tconv.ops.launch import interpreting, recorded
 
 LENET_PARAMETERS = {"c1": 156, "c3": 2416, "c5": 48120, "f6": 10164, "output": 850}
 # Filters, and the side of the input, of VGG-16's convolutions; keys as in torchvision.
@@ -107,5 +123,180 @@ def test_torch_twin_holds_no_module_of_ours_and_the_same_weights() -> None:
     assert theirs.weight is not ours.weight
 
 
-def test_every_builder_names_its_input_volume() -> None:
-    assert BUILDERS.keys() == INPUT_VOLUMES.keys()
+# Parameters and FLOPs of one image's forward pass; torchvision's, where it has the network.
+SIZES = {
+    "alexnet": (61_100_840, 1.43e9),
+    "alexnet_2012": (60_965_224, 1.45e9),
+    "convnetjs_cifar10": (22_466, 7.9e6),
+    "lenet5": (61_706, 0.85e6),
+    "lenet5_1998": (60_850, 0.85e6),
+    "mobilenet_v2": (3_504_872, 0.62e9),
+    "resnet50": (25_557_032, 8.2e9),
+    "vgg11": (132_863_336, 15.2e9),
+    "vgg11_bn": (132_868_840, 15.2e9),
+    "vgg13": (133_047_848, 22.6e9),
+    "vgg13_bn": (133_053_736, 22.7e9),
+    "vgg16": (138_357_544, 31.0e9),
+    "vgg16_bn": (138_365_992, 31.0e9),
+    "vgg19": (143_667_240, 39.3e9),
+    "vgg19_bn": (143_678_248, 39.3e9),
+}
+# The first, a middle and the last of the keys that torchvision gives them, and how many.
+KEYS = {
+    "alexnet": (16, "features.0.weight", "classifier.1.weight", "classifier.6.bias"),
+    "mobilenet_v2": (314, "features.0.0.weight", "features.2.conv.3.weight", "classifier.1.bias"),
+    "resnet50": (320, "conv1.weight", "layer2.0.downsample.1.running_var", "fc.bias"),
+    "vgg11": (22, "features.0.weight", "features.18.bias", "classifier.6.bias"),
+    "vgg19_bn": (118, "features.0.weight", "features.50.running_mean", "classifier.6.bias"),
+}
+# The lecture's table: output volume, parameters, connections.
+LECTURE = {
+    "c1": ("6x28x28", 156, 122_304),
+    "s2": ("6x14x14", 12, 5_880),
+    "c3": ("16x10x10", 1_516, 151_600),
+    "s4": ("16x5x5", 32, 2_000),
+    "c5": ("120x1x1", 48_120, 48_120),
+    "f6": ("84", 10_164, 10_164),
+}
+
+
+def on_meta(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return BUILDERS[name]()
+
+
+def test_the_sizes_are_those_of_all_networks() -> None:
+    assert SIZES.keys() == BUILDERS.keys() == INPUT_VOLUMES.keys()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameters_and_work(name: str) -> None:
+    found = summary(on_meta(name), batch=3)
+    expected, flops = SIZES[name]
+    assert found.parameters == parameters(on_meta(name)) == expected
+    assert found.flops == pytest.approx(3 * flops, rel=0.03)
+    assert found.rows[-1].output_volume in ("10", "1000")
+    assert (found.network, found.batch) == (name, 3)
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_torchvisions_weights_would_load(name: str) -> None:
+    count, *some = KEYS[name]
+    keys = list(on_meta(name).state_dict())
+    assert len(keys) == count
+    assert (keys[0], keys[-1]) == (some[0], some[2])
+    assert some[1] in keys
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet50", "vgg13_bn", "mobilenet_v2"])
+def test_weights_and_results_are_torchvisions(name: str) -> None:
+    models = pytest.importorskip("torchvision.models", exc_type=(ImportError, RuntimeError))
+    torch.manual_seed(0)
+    theirs = getattr(models, name)(num_classes=7).eval()
+    ours = BUILDERS[name](num_classes=7).eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(torch_twin(ours)(x), theirs(x))
+
+
+def test_lenet5_1998_is_the_lectures() -> None:
+    rows = {row.name: row for row in summary(lenet5_1998()).rows}
+    for name, expected in LECTURE.items():
+        row = rows[name]
+        assert (row.output_volume, row.parameters, row.connections) == expected
+    assert {rows[name].kind for name in ("act1", "act3", "act5", "act6")} == {"Tanh"}
+    kinds = {row.kind for row in summary(lenet5_1998(activation="sigmoid")).rows}
+    assert "Sigmoid" in kinds
+
+
+def test_describe_prints_the_lectures_table() -> None:
+    text = io.StringIO()
+    describe(lenet5_1998(), console=Console(file=text, width=140))
+    for name, (volume, count, connections) in LECTURE.items():
+        pattern = rf"{name} .*{volume} +{count:,} +{connections:,} "
+        assert re.search(pattern, text.getvalue()), (pattern, text.getvalue())
+
+
+def test_summary_of_any_model() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 10, 5, padding=2), nn.ReLU(inplace=True))
+    with pytest.raises(ValueError, match="input_volume"):
+        summary(model)
+    found = summary(model, (3, 32, 32), batch=2, dtype=torch.float16)
+    conv, relu = found.rows
+    assert (conv.hyperparameters, conv.output_volume) == ("K=10 F=5 S=1 P=2", "10x32x32")
+    assert (conv.parameters, conv.connections) == (760, 76 * 32 * 32 * 10)
+    assert (conv.activation_bytes, relu.activation_bytes) == (2 * 2 * 10 * 32 * 32, 0)
+    with pytest.raises(ValueError, match="does not take 4x32x32"):
+        summary(model, (4, 32, 32))
+    tied = nn.Sequential(shared := nn.Conv2d(3, 3, 1), shared)
+    assert summary(tied, (3, 4, 4)).parameters == 12  # counted once
+
+
+def test_the_table_is_the_papers() -> None:
+    assert sum(map(len, C3_TABLE)) * 25 + 16 == 1516
+    assert [len(seen) for seen in C3_TABLE] == 6 * [3] + 9 * [4] + [6]
+    assert len({tuple(sorted(seen)) for seen in C3_TABLE}) == 16
+    counts = [sum(channel in seen for seen in C3_TABLE) for channel in range(6)]
+    assert counts == 6 * [10]  # each map is seen as often as any other
+    with pytest.raises(ValueError, match="filter 1 sees"):
+        TableConv2d(3, [(0,), (0, 3)], 5)
+    with pytest.raises(ValueError, match="each once"):
+        TableConv2d(3, [(1, 1)], 5)
+
+
+def test_a_filter_sees_what_its_table_gives_it_and_no_more() -> None:
+    torch.manual_seed(0)
+    layer = torch_twin(nn.Sequential(TableConv2d(6, C3_TABLE, 5)))[0]
+    x = torch.randn(1, 6, 14, 14)
+    y = layer(x)
+    for channel in range(6):
+        changed = x.clone()
+        changed[:, channel] += 1
+        moved = (layer(changed) - y).abs().amax((0, 2, 3)) > 1e-6
+        assert moved.tolist() == [channel in seen for seen in C3_TABLE]
+    layer(x).square().sum().backward()
+    assert layer.weight.grad.shape == (60, 5, 5)
+
+
+# Kernels, parameters and maps of each way to link six maps to sixteen filters.
+WAYS = {
+    "direct": (16 * 26, 16),
+    "aggregated": (2416, 16),
+    "full": (96 * 26, 96),
+    "table": (1516, 16),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_c3s_ways_of_linking(way: str) -> None:
+    count, maps = WAYS[way]
+    model = lenet5(c3=way)  # type: ignore[arg-type]
+    rows = summary(model).rows
+    assert parameters(model.get_submodule("c3")) == count
+    assert rows[[row.name for row in rows].index("s4")].output_volume == f"{maps}x5x5"
+    if interpreting():
+        x = torch.randn(1, 1, 32, 32)
+        with recorded() as launches:
+            scores = model(x)
+        assert len(launches) >= 3
+        torch.testing.assert_close(scores, torch_twin(model)(x), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="direct, aggregated, full, table"):
+        lenet5(c3="by hand")  # type: ignore[arg-type]
+
+
+def test_lenet5_1998_computes_as_torch_does() -> None:
+    if not interpreting():
+        pytest.skip("needs TRITON_INTERPRET=1")
+    model = lenet5_1998()
+    twin = torch_twin(model)
+    x = torch.randn(2, 1, 32, 32)
+    with recorded() as launches:
+        scores = model(x)
+        scores.square().sum().backward()
+    assert sum("fprop" in launch.kernel for launch in launches) >= 5  # C1, S2, C3, S4, C5
+    expected = twin(x)
+    expected.square().sum().backward()
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)

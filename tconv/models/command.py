@@ -1,0 +1,109 @@
+"""What the commands ``train`` and ``infer`` share: names that exist, devices, backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+
+import torch
+import typer
+from torch import nn
+
+from tconv.models.data import DATASETS, WITHOUT_PATH
+from tconv.models.registry import BUILDERS, INPUT_VOLUMES
+from tconv.models.trace import torch_twin
+from tconv.ops.launch import interpreting, runs_triton
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SMALL_SIDE = 32  # of digits, MNIST and CIFAR-10
+LEAST_SIDE = {"alexnet": 63, "alexnet_2012": 227}  # of networks that take no 32x32 image
+
+
+class Backend(str, Enum):
+    """Whose convolution and max-pool run."""
+
+    tconv = "tconv"
+    torch = "torch"
+    compiled = "torch.compile"
+
+
+def one_of(kind: str, names: Iterable[str]) -> object:
+    """A callback that refuses all but ``names``, and lists them."""
+    known = list(names)
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise typer.BadParameter(f"no {kind} {name!r}; there are: {', '.join(known)}")
+        return name
+
+    return check
+
+
+check_backend = one_of("backend", [backend.value for backend in Backend])
+check_dtype = one_of("dtype", DTYPES)
+check_data = one_of("dataset", DATASETS)
+
+
+def check_network(name: str) -> str:
+    import tconv.models  # noqa: F401  # every builder registers
+
+    if name not in BUILDERS:
+        raise typer.BadParameter(f"no model {name!r}; there are: {', '.join(BUILDERS)}")
+    return name
+
+
+def build(name: str, backend: Backend, seed: int, num_classes: int = 10) -> nn.Module:
+    """The named network; all backends start from the same weights for the same seed."""
+    torch.manual_seed(seed)
+    model = BUILDERS[name](num_classes=num_classes)
+    if backend is Backend.tconv:
+        return model
+    twin = torch_twin(model)
+    if backend is Backend.compiled:
+        twin.compile(mode="max-autotune-no-cudagraphs")  # keys of the state_dict stay
+    return twin
+
+
+def volume_for(network: str, data: str) -> tuple[int, int, int]:
+    """The volume in which ``network`` is given images of ``data``: small ones stay small."""
+    volume = INPUT_VOLUMES[network]
+    if data in ("folder", "synthetic"):
+        return volume
+    side = LEAST_SIDE.get(network, SMALL_SIDE)
+    return volume[0], side, side
+
+
+def check_path(data: str, path: Path | None) -> None:
+    if path is None and data not in WITHOUT_PATH:
+        raise typer.BadParameter(f"--data {data} needs --path, the folder that holds it")
+
+
+def device_named(name: str, local: int = 0) -> torch.device:
+    """The device; ``auto`` takes a GPU where there is one, of several processes each its own."""
+    if name == "auto":
+        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise typer.BadParameter(f"{name!r} cannot be used: {reason}") from error
+    return device
+
+
+def where(backend: Backend, device: torch.device) -> str:
+    """On what the convolutions run, in words."""
+    if backend is Backend.torch:
+        return f"torch's own operators on {_device_name(device)}"
+    if backend is Backend.compiled:
+        return f"torch.compile(mode='max-autotune-no-cudagraphs') on {_device_name(device)}"
+    if not runs_triton(device):
+        return "torch's CPU operators (set TRITON_INTERPRET=1 to run the Triton kernels here)"
+    if device.type == "cpu" and interpreting():
+        return "the Triton kernels, in Triton's interpreter on the CPU"
+    return f"the Triton kernels on {_device_name(device)}"
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
