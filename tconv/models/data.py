@@ -27,6 +27,10 @@ Pairs = Dataset[Any]  # of an image and its label
 class DataError(ValueError):
     """Images that cannot be used; the message names the path and the cause."""
 
+    def __init__(self, message: str) -> None:
+        # A process that reads images hands over its whole traceback, this error's name in it.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
 
 @dataclass(frozen=True)
 class Images:

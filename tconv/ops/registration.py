@@ -77,5 +77,11 @@ def _plain(inputs: tuple[Any, ...]) -> bool:
     """Whether these are memory on a device and no mode (tracing, counting) is active."""
     if torch._C._len_torch_dispatch_stack():
         return False
-    tensors = (value for value in inputs if isinstance(value, Tensor))
-    return all(type(t) in (Tensor, Parameter) and t.device.type in DEVICES for t in tensors)
+    for value in inputs:  # a loop: each call of the operator waits for this
+        kind = type(value)
+        if kind is Tensor or kind is Parameter:
+            if value.device.type not in DEVICES:
+                return False
+        elif isinstance(value, Tensor):
+            return False
+    return True

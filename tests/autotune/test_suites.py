@@ -22,5 +22,5 @@ def test_vgg16_counts_its_repeats() -> None:
 
 
 def test_unknown_suite_lists_those_that_exist() -> None:
-    with pytest.raises(suites.UnknownSuiteError, match="lenet5, .*vgg16"):
+    with pytest.raises(suites.UnknownSuiteError, match=r"lenet5, .*vgg16"):
         suite("lenet6")
