@@ -14,6 +14,7 @@ from pathlib import Path
 
 from autotune.model import predict
 from autotune.space import candidates, rules_report
+from autotune.suites import SUITES
 from autotune.suites import names as suite_names
 from autotune.suites import suite as layers_of
 from autotune.trial import Trial
@@ -59,17 +60,35 @@ class Tables:
 
 
 def name_problems(problems: Iterable[Problem]) -> list[Named]:
-    """``problems`` by suite, dtype, batch, layer and pass; what no suite has comes last."""
+    """``problems`` by suite, dtype, batch, layer and pass; what no suite has comes last.
+
+    Networks share layers. A suite is named where it holds a problem that those before it do not:
+    first those all of whose layers are here, and of them those that a plain ``tune`` tunes.
+    """
     wanted = set(problems)
     kinds = sorted({(p.dtype, p.precision, p.layout, p.geometry.batch) for p in wanted})
-    names: list[Named] = []
+    found: dict[str, list[Named]] = {}
+    shares: dict[str, float] = {}
     for suite in suite_names():
+        held: list[Named] = []
         for dtype, precision, layout, batch in kinds:
-            for layer, direction in product(layers_of(suite, batch), PASSES):
+            layers = layers_of(suite, batch)
+            for layer, direction in product(layers, PASSES):
                 problem = Problem(layer.geometry, direction, dtype, layout, precision)
                 if problem in wanted:
-                    names.append(Named(suite, layer.name, problem))
-    for problem in sorted(wanted - {entry.problem for entry in names}, key=_order):
+                    held.append(Named(suite, layer.name, problem))
+        of = {layer.geometry for *_, batch in kinds for layer in layers_of(suite, batch)}
+        shares[suite] = len({entry.problem.geometry for entry in held}) / len(of) if of else 0.0
+        found[suite] = held
+    preferred = [*SUITES, *(name for name in found if name not in SUITES)]
+    names: list[Named] = []
+    named: set[Problem] = set()
+    for suite in sorted(preferred, key=lambda name: shares[name] < 1):  # stable: ties by preference
+        held = found[suite]
+        if not named.issuperset(entry.problem for entry in held):
+            names += held
+            named.update(entry.problem for entry in held)
+    for problem in sorted(wanted - named, key=_order):
         shape = problem.geometry
         names.append(Named(OTHER, f"{shape.input_volume} {shape.describe()}", problem))
     return names

@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from autotune.suites import suite
 from autotune.trial import Trial
-from reports.collect import OTHER, Tables, collect, read_tables, write_tables
+from reports.collect import (
+    OTHER,
+    Tables,
+    collect,
+    name_problems,
+    read_tables,
+    write_tables,
+)
 from reports.rows import RowError
 from tconv.geometry import PASSES
+from tconv.problem import Problem
 from tconv.target import TARGETS
 
 SM_90 = TARGETS["sm_90"]
@@ -20,6 +29,19 @@ def test_layers_are_named_and_ordered_by_suite(tables: Tables) -> None:
     named = [(row.suite, row.layer, row.direction) for row in tables.layers]
     assert named[:3] == [("lenet5", "c3", direction) for direction in PASSES]
     assert [name[0] for name in named[3:]] == [OTHER] * 3
+
+
+def test_a_network_is_named_for_layers_that_no_other_explains() -> None:
+    def problems(*suites: str) -> list[Problem]:
+        return [Problem(layer.geometry, "fprop") for name in suites for layer in suite(name)]
+
+    def named(*suites: str) -> list[str]:
+        return list(dict.fromkeys(entry.suite for entry in name_problems(problems(*suites))))
+
+    assert named("vgg16") == ["vgg16"]  # though vgg11's and vgg19's layers are among them
+    assert named("vgg11") == ["vgg11"]
+    assert named("lenet5", "resnet50") == ["lenet5", "resnet50"]
+    assert named("mobilenet_v2") == ["mobilenet_v2"]
 
 
 def test_figures_follow_from_the_time(tables: Tables) -> None:
