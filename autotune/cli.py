@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from autotune import show
+from autotune.deadline import Deadline, seconds_of
 from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY
 from autotune.strategies import DEFAULT, STRATEGIES
 from autotune.suites import DEFAULT_BATCH, SUITES
@@ -119,8 +120,12 @@ def tune(
     workers: Annotated[
         int, typer.Option("--workers", help="Processes that compile.")
     ] = DEFAULT_EFFORT.workers,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Time to stop after: 90s, 8m, 1h30m.")
+    ] = None,
 ) -> None:
     """Find the best tile for each layer and pass; print and keep the winners."""
+    from autotune.provenance import other_processes
     from autotune.tune import tune as run
     from autotune.tune import with_changes
 
@@ -131,10 +136,16 @@ def tune(
         candidates=positive("--candidates", candidates),
         workers=positive("--workers", workers),
     )
+    try:
+        deadline = Deadline() if budget is None else Deadline(seconds_of(budget))
+    except ValueError as error:
+        fail(f"--budget: {error}")
     gpu, kind = _target(target)
     console = Console()
     console.print(show.announcement(gpu, kind, dtype))
-    outcome = run(work, gpu, kind, effort, strategy=strategy)  # type: ignore[arg-type]
+    if kind == "measured" and (others := other_processes()):
+        console.print(f"{others} other processes use this GPU: times may be theirs as well as ours")
+    outcome = run(work, gpu, kind, effort, strategy=strategy, deadline=deadline)  # type: ignore[arg-type]
     show.print_outcome(outcome, console)
     if outcome.interrupted:
         fail("stopped; what was found is kept, and the next run goes on", EXIT_INTERRUPTED)

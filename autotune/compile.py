@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.disassembly import amd_loop_instructions, matrix_loop_instructions
-from autotune.product import product_of
-from autotune.trial import Resources
+from tconv.choice import Choice
+from tconv.cost.estimate import Resources
+from tconv.cost.product import product_of
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.target import Target
 
 if TYPE_CHECKING:

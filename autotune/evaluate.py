@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autotune import compile as compiling
 from autotune import gate, on_gpu
 from autotune.compile import Compiled
+from autotune.deadline import Deadline
 from autotune.gate import Verdict
 from autotune.measure import Timing
-from autotune.model import predict
 from autotune.search import Effort
 from autotune.store import Store
-from autotune.trial import Resources, Trial
+from autotune.trial import Trial
 from autotune.workers import Failure, Task, Workers
+from tconv.choice import Choice
+from tconv.cost.estimate import Resources
+from tconv.cost.model import predict
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.table import Kind
 from tconv.target import Target
 
 LONGEST_DETAIL = 300  # characters of a compiler's words that a trial keeps
+CONTESTED = 1.1  # times the best: finalists behind that are no match for it
+MOST_LOST = 3  # measurements in a row that end their process: then it is the GPU
+GONE = ("no CUDA-capable device", "No CUDA GPUs are available", "device not found")
 MOST_SPILLED = 0  # bytes a thread: a loop that spills loses to one that does not
 
 Gate = Callable[[Problem, Choice], "Verdict | Failure"]
-Measure = Callable[[Problem, Choice], "Timing | Failure"]
+Measure = Callable[[Problem, Choice, float], "Timing | Failure"]
+"""Of a candidate; the milliseconds of the best so far, behind which it may be given up early."""
+Contest = Callable[[Problem, Sequence[Choice]], "list[Timing] | Failure"]
+"""Of the finalists, one after another, round by round, so that noise strikes all alike."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,15 @@ class Setting:
     versions: str
     source: str
     effort: Effort
+    deadline: Deadline = field(default_factory=Deadline)
+
+
+class OutOfTimeError(Exception):
+    """The run's time is spent: what was tried is kept, the rest is left."""
+
+
+class DeviceLostError(Exception):
+    """The GPU no longer answers."""
 
 
 def shortened(text: str) -> str:
@@ -49,8 +66,8 @@ def shortened(text: str) -> str:
 class Bench:
     """Tries candidates, and remembers every trial in the store as it is made.
 
-    ``gate`` and ``measure`` are functions of a problem and a choice; ``measure`` is None
-    where there is no GPU, and trials are then predictions.
+    ``gate``, ``measure`` and ``contest`` run a candidate; the latter two are None where there is
+    no GPU, and trials are then predictions.
     """
 
     def __init__(
@@ -60,6 +77,7 @@ class Bench:
         compilers: Workers,
         gate: Gate,
         measure: Measure | None = None,
+        contest: Contest | None = None,
     ) -> None:
         self.setting = setting
         self.compiled = 0  # candidates that this run compiled, rather than knew
@@ -68,6 +86,10 @@ class Bench:
         self._compilers = compilers
         self._gate = gate
         self._measure = measure
+        self._contest = contest
+        self._reference: float | None = None  # ms of the same work, at the first measurement
+        self.drift = 1.0  # its later times over the first, the farthest from 1
+        self._lost = 0  # measurements in a row that ended their process
 
     def try_all(self, problem: Problem, choices: Sequence[Choice]) -> list[Trial]:
         """A trial for each of ``choices``: recalled where nothing has changed, else compiled."""
@@ -84,12 +106,25 @@ class Bench:
                 continue
             arguments = (problem, choice, setting.target)
             tasks.append(Task(choice, compiling.compile_choice, arguments))
-        results = self._compilers.run(tasks, setting.effort.compile_seconds)
-        for task, result, seconds in results:
+        for task, result, seconds in self._compiled(tasks):
             assert isinstance(task.key, Choice)
             trials[task.key] = self._keep(self._judged(problem, task.key, result, seconds))
             self.compiled += 1
         return [trials[choice] for choice in choices]
+
+    def _compiled(self, tasks: list[Task]) -> Iterator[tuple[Task, Any, float]]:
+        """Results as they come, until the run's time is spent."""
+        limit = self.setting.effort.compile_seconds
+        left = self.setting.deadline.left
+        if tasks and not left:
+            raise OutOfTimeError
+        for task, result, seconds in self._compilers.run(tasks, min(limit, left)):
+            stopped = isinstance(result, Failure) and result.reason == "time limit"
+            if stopped and seconds < limit:  # by the run's end, not by its own limit
+                raise OutOfTimeError
+            yield task, result, seconds
+            if not self.setting.deadline.left:
+                raise OutOfTimeError
 
     def _keep(self, trial: Trial) -> Trial:
         self._store.add(trial)
@@ -160,28 +195,66 @@ class Bench:
             return self._keep(replace(wrong, milliseconds=None))
         return self._keep(replace(trial, error_fp64=verdict.error))
 
-    def measured(self, trial: Trial) -> Trial:
+    def measured(self, trial: Trial, best: float = math.inf) -> Trial:
         """``trial`` with its times, once it has passed the gate; recalled where known."""
         passed = self.gated(trial)
         if passed.status != "ok" or passed.milliseconds is not None or self._measure is None:
             return passed
-        timing = self._measure(passed.problem, passed.choice)
+        if not self.setting.deadline.left:
+            raise OutOfTimeError
+        timing = self._measure(passed.problem, passed.choice, best)
         if isinstance(timing, Failure):  # no memory left, or no resources at launch
+            self._missed(timing)
             words = shortened(timing.detail)
             return self._keep(replace(passed, status=f"measuring: {timing.reason}", detail=words))
-        median, p20, p80 = timing.median, timing.p20, timing.p80
-        return self._keep(replace(passed, milliseconds=median, p20=p20, p80=p80))
+        self._lost = 0
+        return self._keep(self._timed(passed, timing))
+
+    def _missed(self, failure: Failure) -> None:
+        """One candidate may fault; a GPU that several in a row cannot reach is gone."""
+        self._lost = self._lost + 1 if failure.reason in ("crash", "time limit") else 0
+        gone = any(words in failure.detail for words in GONE)
+        if gone or self._lost >= MOST_LOST:
+            raise DeviceLostError(shortened(failure.detail))
+
+    def _timed(self, trial: Trial, timing: Timing) -> Trial:
+        if timing.reference:
+            self._reference = self._reference or timing.reference
+            drift = timing.reference / self._reference
+            if abs(math.log(drift)) > abs(math.log(self.drift)):
+                self.drift = drift
+        return replace(trial, milliseconds=timing.median, p20=timing.p20, p80=timing.p80)
 
     def winner(self, trials: Iterable[Trial]) -> Trial | None:
-        """The quickest trial that passes the gate, among the finalists."""
+        """The quickest trial that passes the gate; on a GPU, after the finalists' contest."""
         if self.setting.kind == "measured":
             trials = [self.measured(trial) for trial in trials]
         fit = [trial for trial in trials if trial.status == "ok" and trial.milliseconds is not None]
         fit.sort(key=lambda trial: trial.milliseconds or 0.0)  # ties: the strategy's order
-        for trial in fit[: self.setting.effort.finalists]:
+        fit = fit[: self.setting.effort.finalists]
+        if self._contest is not None and len(fit) > 1:
+            fit = self._contested(fit)
+        for trial in fit:
             if (checked := self.gated(trial)).status == "ok":
                 return checked
         return None
+
+    def _contested(self, finalists: list[Trial]) -> list[Trial]:
+        """The finalists, measured anew side by side, the quickest first."""
+        near = (finalists[0].milliseconds or 0.0) * CONTESTED
+        close = [trial for trial in finalists if (trial.milliseconds or 0.0) <= near]
+        if len(close) < 2 or self._contest is None:
+            return finalists
+        found = self._contest(close[0].problem, [trial.choice for trial in close])
+        if isinstance(found, Failure):
+            self._missed(found)
+            return finalists
+        anew = [
+            self._keep(self._timed(trial, timing))
+            for trial, timing in zip(close, found, strict=True)
+        ]
+        anew.sort(key=lambda trial: trial.milliseconds or 0.0)
+        return anew
 
 
 def worker_gate(workers: Workers, effort: Effort, gpu: bool) -> Gate:
@@ -200,10 +273,22 @@ def worker_gate(workers: Workers, effort: Effort, gpu: bool) -> Gate:
 def worker_measure(workers: Workers, target: Target, effort: Effort) -> Measure:
     """Times a choice in a worker on its GPU."""
 
-    def run(problem: Problem, choice: Choice) -> Timing | Failure:
-        task = Task(choice, on_gpu.timing, (problem, choice, target.l2_bytes, effort))
+    def run(problem: Problem, choice: Choice, best: float) -> Timing | Failure:
+        task = Task(choice, on_gpu.timing, (problem, choice, target.l2_bytes, effort, best))
         ((_, timing, _),) = workers.run([task], effort.gate_seconds)
         assert isinstance(timing, (Timing, Failure))
         return timing
+
+    return run
+
+
+def worker_contest(workers: Workers, target: Target, effort: Effort) -> Contest:
+    """Times choices in turn in a worker on its GPU."""
+
+    def run(problem: Problem, choices: Sequence[Choice]) -> list[Timing] | Failure:
+        task = Task(problem, on_gpu.contest, (problem, tuple(choices), target.l2_bytes, effort))
+        ((_, timings, _),) = workers.run([task], effort.gate_seconds * len(choices))
+        assert isinstance(timings, (list, Failure))
+        return timings
 
     return run

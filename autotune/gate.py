@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from autotune.measure import inputs
-from autotune.product import cdiv
 from tconv import reference
+from tconv.choice import Choice
+from tconv.cost.product import cdiv
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.tile import Tile
 
 ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": "1"}

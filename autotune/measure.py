@@ -22,6 +22,8 @@ from tconv.problem import Problem
 FLUSH_FACTOR = 2  # the flush writes so many times the L2's bytes
 LEAST_FLUSH = 64 << 20  # bytes
 CALIBRATION_RUNS = 3
+LOST_CAUSE = 1.5  # times the best so far
+ROUNDS = 10  # of a contest
 OPERANDS: dict[Pass, tuple[str, str]] = {
     "fprop": ("x", "w"),
     "dgrad": ("dy", "w"),
@@ -31,12 +33,17 @@ OPERANDS: dict[Pass, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds: the median, the quantiles that frame the middle 60%, and how many runs."""
+    """Milliseconds: the median, the quantiles that frame the middle 60%, and how many runs.
+
+    ``reference`` is what the same fixed work took beside them: where it changes in the course of a
+    run, the clock drifts or another process uses the GPU.
+    """
 
     median: float
     p20: float
     p80: float
     repeats: int
+    reference: float = 0.0
 
 
 class Timer(Protocol):
@@ -79,12 +86,32 @@ def repeats_for(milliseconds: float, budget: float, least: int, most: int) -> in
     return min(max(int(budget / milliseconds), least), most)
 
 
-def measure(timer: Timer, effort: Effort) -> Timing:
-    """Calibrate, warm up, then time as often as ``effort`` allows."""
-    once = statistics.median(timer(CALIBRATION_RUNS))
+def measure(timer: Timer, effort: Effort, best: float = math.inf) -> Timing:
+    """Calibrate, warm up, then time as often as ``effort`` allows.
+
+    A candidate that even at its quickest is far behind ``best`` is given up after calibration.
+    """
+    first = timer(CALIBRATION_RUNS)
+    if min(first) > LOST_CAUSE * best:
+        return summary(first)
+    once = statistics.median(first)
     timer(repeats_for(once, effort.warmup_milliseconds, 1, effort.most_repeats))
     bounds = (effort.least_repeats, effort.most_repeats)
     return summary(timer(repeats_for(once, effort.measure_milliseconds, *bounds)))
+
+
+def contest(timers: Sequence[Timer], effort: Effort) -> list[Timing]:
+    """Time several calls in turn, round by round: what disturbs one round disturbs all of them."""
+    onces = [statistics.median(timer(CALIBRATION_RUNS)) for timer in timers]
+    bounds = (effort.least_repeats, effort.most_repeats)
+    runs = [repeats_for(once, effort.measure_milliseconds, *bounds) for once in onces]
+    rounds = min(ROUNDS, *runs)
+    samples: list[list[float]] = [[] for _ in timers]
+    for turn in range(rounds):
+        order = range(len(timers)) if turn % 2 == 0 else reversed(range(len(timers)))
+        for place in order:
+            samples[place] += timers[place](-(-runs[place] // rounds))
+    return [summary(times) for times in samples]
 
 
 class CudaTimer:

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 from autotune import gate
 from autotune.gate import Verdict
 from autotune.measure import CudaTimer, Timing, inputs, measure
+from autotune.measure import contest as measure_in_turn
 from autotune.search import Effort
+from tconv.choice import Choice
 from tconv.problem import Problem
-from tconv.select import Choice
 
 FAULT = 70  # exit code of a worker whose context is lost
+REFERENCE_SIDE, REFERENCE_RUNS = 2048, 5
 LOST = ("CUDA error", "HIP error")  # how torch words a fault that nothing in the process survives
 
 
@@ -37,11 +42,41 @@ def check(problem: Problem, choice: Choice) -> Verdict:
         return gate.check_on_gpu(problem, choice)
 
 
-def timing(problem: Problem, choice: Choice, l2_bytes: int, effort: Effort) -> Timing:
+def timing(problem: Problem, choice: Choice, l2_bytes: int, effort: Effort, best: float) -> Timing:
     """How long ``choice`` takes on this process's GPU."""
+    with _mortal():
+        found = measure(_timers(problem, (choice,), l2_bytes)[0], effort, best)
+        return replace(found, reference=_reference(l2_bytes))
+
+
+def contest(
+    problem: Problem, choices: Sequence[Choice], l2_bytes: int, effort: Effort
+) -> list[Timing]:
+    """How long each of ``choices`` takes on this process's GPU, measured in turn."""
+    with _mortal():
+        found = measure_in_turn(_timers(problem, choices, l2_bytes), effort)
+        reference = _reference(l2_bytes)
+        return [replace(timing, reference=reference) for timing in found]
+
+
+def _timers(problem: Problem, choices: Sequence[Choice], l2_bytes: int) -> list[CudaTimer]:
     from tconv.ops.conv_run import run
 
-    with _mortal():
-        tensors = inputs(problem, "cuda")
-        timer = CudaTimer(lambda: run(problem, choice, **tensors), l2_bytes)
-        return measure(timer, effort)
+    tensors = inputs(problem, "cuda")
+    return [
+        CudaTimer(lambda choice=choice: run(problem, choice, **tensors), l2_bytes)  # type: ignore[misc]
+        for choice in choices
+    ]
+
+
+@lru_cache(maxsize=1)
+def _reference_timer(l2_bytes: int) -> CudaTimer:
+    """A matrix product, the same for all: its time follows the clock and the company."""
+    import torch
+
+    side = torch.randn(REFERENCE_SIDE, REFERENCE_SIDE, device="cuda", dtype=torch.float16)
+    return CudaTimer(lambda: side @ side, l2_bytes)
+
+
+def _reference(l2_bytes: int) -> float:
+    return statistics.median(_reference_timer(l2_bytes)(REFERENCE_RUNS))

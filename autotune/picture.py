@@ -14,10 +14,10 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
-from autotune.product import cdiv
 from tconv.algorithms import BOXED, tma
+from tconv.choice import Choice
+from tconv.cost.product import cdiv
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.svg import INK, STYLE
 
 OBLIQUE = 0.35, 0.25  # of a channel's depth: to the right and upward

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -37,11 +39,20 @@ def _version(package: str) -> str:
 
 def driver_version() -> str:
     """The GPU driver's version, where one can be asked."""
-    import subprocess
+    lines = _asked("--query-gpu=driver_version")
+    return lines[0] if lines else ""
 
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+
+def other_processes() -> int:
+    """How many processes besides this one compute on the machine's GPUs."""
+    return sum(line != str(os.getpid()) for line in _asked("--query-compute-apps=pid"))
+
+
+def _asked(query: str) -> list[str]:
+    """nvidia-smi's answer, a line each; none where it is not there."""
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
     try:
         output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return ""
-    return output.stdout.splitlines()[0].strip() if output.stdout.strip() else ""
+        return []
+    return [line.strip() for line in output.stdout.splitlines() if line.strip()]

@@ -16,15 +16,15 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.estimate import estimated_resources
-from autotune.model import predict
-from autotune.space import DEFAULT_SWIZZLE, broken_rule
 from autotune.strategies import STRATEGIES
 from autotune.strategies.common import SearchSpace, search
 from autotune.trial import Trial
 from tconv.algorithms import ALGORITHMS
+from tconv.choice import Choice
+from tconv.cost.descent import merit
+from tconv.cost.space import broken_rule
 from tconv.problem import Problem
-from tconv.select import Choice, heuristic
+from tconv.select import heuristic
 from tconv.target import Target
 from tconv.tile import Tile
 
@@ -97,7 +97,7 @@ def shortlist(
     thumb = heuristic(problem, target)
     chosen = [thumb] if count and broken_rule(thumb, problem, target) is None else []
     order = [
-        (*_merit(problem, choice, target), choice.algorithm, choice.tile) for choice in candidates
+        (*merit(problem, choice, target), choice.algorithm, choice.tile) for choice in candidates
     ]
     shapes: Counter[tuple[str, int, int, int]] = Counter()
     heapq.heapify(order)
@@ -109,13 +109,3 @@ def shortlist(
             shapes[shape] += 1
             chosen.append(choice)
     return chosen
-
-
-def _merit(problem: Problem, choice: Choice, target: Target) -> tuple[bool, float, bool]:
-    """What the least is best of: tiles that would spill come last, for compiling rejects them.
-
-    Where the model sees no difference, the usual swizzle goes first.
-    """
-    spills = estimated_resources(choice, problem, target).spill_bytes > 0
-    milliseconds = predict(problem, choice, target).milliseconds
-    return spills, milliseconds, choice.tile.swizzle != DEFAULT_SWIZZLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from autotune.model import predict
-from autotune.space import rules_report
 from autotune.suites import Layer
 from autotune.tune import Finding, Job, Outcome, problem_of
+from tconv.cost.model import predict
+from tconv.cost.space import rules_report
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.select import choose, forget
 from tconv.target import Target
@@ -20,6 +21,7 @@ from tconv.target import Target
 if TYPE_CHECKING:
     from autotune.replay import Replay
 
+MOST_DRIFT = 1.05  # of the GPU's clock, that is not worth a word
 FILE_WIDTH = 200  # columns, where output goes to a file and tables should not be broken
 
 
@@ -84,6 +86,19 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         f"{len(outcome.findings)} problems, {len(trials)} candidates: {outcome.compiled} compiled "
         f"now, {outcome.recalled} known from before, {failed} failed."
     )
+    if outcome.left:
+        names = ", ".join(
+            f"{job.layer.suite} {job.layer.name} {job.problem.direction}" for job in outcome.left
+        )
+        console.print(
+            f"{len(outcome.left)} problems are left, the next run goes on with them: {names}",
+            soft_wrap=True,
+        )
+    if abs(math.log(outcome.drift)) > math.log(MOST_DRIFT):
+        console.print(
+            f"The GPU drifted: the same work took {outcome.drift:.2f} times what it took at first. "
+            "Finalists were measured side by side, other times are of different clocks."
+        )
     if outcome.table is not None:
         console.print(f"Winners ({outcome.kind}): {outcome.table}", soft_wrap=True)
     where = outcome.store if outcome.store is not None else "in memory only, and now gone"

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from autotune.trial import Resources, Trial
+from autotune.trial import Trial
 from tconv import table
+from tconv.cost.estimate import Resources
 from tconv.problem import Problem
 from tconv.table import Kind
 from tconv.tile import Tile
@@ -142,6 +143,7 @@ class Store:
     def __init__(self, path: Path | None = None) -> None:
         wanted = path or default_path()
         self.path: Path | None = wanted
+        self.trouble = ""  # why the trials are in memory
         try:
             wanted.parent.mkdir(parents=True, exist_ok=True)
             self._connection = _open(wanted)
@@ -149,10 +151,8 @@ class Store:
             self._lose(error)
 
     def _lose(self, error: Exception) -> None:
-        warnings.warn(
-            f"{self.path} is left alone and this run's trials are kept in memory: {error}",
-            stacklevel=3,
-        )
+        self.trouble = f"{self.path} is left alone and this run's trials are in memory: {error}"
+        warnings.warn(self.trouble, stacklevel=3)
         self.path = None
         self._connection = _open(":memory:")
 

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tconv.choice import Choice
+from tconv.cost.estimate import Resources
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.table import Kind
 from tconv.tile import Tile
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What the compiled code takes, read from the binary."""
-
-    registers: int  # a thread
-    spill_bytes: int  # a thread, on the stack
-    shared_bytes: int  # a program
-    instructions: int  # of the innermost matrix loop; 0 where it could not be read
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -15,23 +16,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from autotune import compile as compiling
 from autotune import gate as gating
 from autotune import provenance
+from autotune.deadline import Deadline
 from autotune.evaluate import (
     Bench,
+    Contest,
+    DeviceLostError,
     Gate,
     Measure,
+    OutOfTimeError,
     Setting,
+    worker_contest,
     worker_gate,
     worker_measure,
 )
 from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY, Effort, explore
-from autotune.space import candidates
 from autotune.store import Store
 from autotune.suites import Layer
 from autotune.trial import Trial
 from autotune.workers import Workers
+from tconv.choice import Choice
+from tconv.cost.space import candidates
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.table import Kind, TableError, Winner, user_table, write_table
 from tconv.target import Target
 
@@ -63,6 +69,8 @@ class Outcome:
     compiled: int = 0
     recalled: int = 0
     interrupted: bool = False
+    left: list[Job] = field(default_factory=list)  # that the time did not suffice for
+    drift: float = 1.0  # of the GPU's clock: the same work's later times over its first
     table: Path | None = None  # None where it could not be written
     store: Path | None = None
     trouble: list[str] = field(default_factory=list)
@@ -99,11 +107,13 @@ def tune(
     strategy: str = DEFAULT_STRATEGY,
     gate: Gate | None = None,
     measure: Measure | None = None,
+    contest: Contest | None = None,
+    deadline: Deadline | None = None,
 ) -> Outcome:
     """Find a winner for each of ``work``; trials go to the store as they are made.
 
-    ``gate`` and ``measure`` stand in for the machine's own. Ctrl-C ends the run early and
-    keeps what was found; the next run goes on from there.
+    ``gate``, ``measure`` and ``contest`` stand in for the machine's own. Ctrl-C or ``deadline``
+    ends the run early and keeps what was found; the next run goes on from there.
     """
     outcome = Outcome(target, kind)
     with ExitStack() as stack:
@@ -117,18 +127,27 @@ def tune(
         gate = gate or worker_gate(checkers, effort, gpu)
         if gpu and measure is None:
             measure = worker_measure(checkers, target, effort)
+            contest = worker_contest(checkers, target, effort)
         driver = provenance.driver_version() if kind == "measured" else ""
         versions = provenance.versions(driver)
-        setting = Setting(target, kind, versions, provenance.source_hash(), effort)
-        bench = Bench(setting, store, compilers, gate, measure)
+        source = provenance.source_hash()
+        setting = Setting(target, kind, versions, source, effort, deadline or Deadline())
+        bench = Bench(setting, store, compilers, gate, measure, contest)
         progress = stack.enter_context(_progress(console or Console(stderr=True)))
         try:
             _run(work, bench, strategy, progress, outcome)
-        except KeyboardInterrupt:
-            outcome.interrupted = True
+        except (KeyboardInterrupt, OutOfTimeError, DeviceLostError) as end:
+            outcome.interrupted = isinstance(end, KeyboardInterrupt)
+            if isinstance(end, DeviceLostError):
+                outcome.trouble.append(f"the GPU no longer answers: {end}")
             compilers.abandon()  # else the interpreter waits at its end for what they began
             checkers.abandon()
+        outcome.left = list(work[len(outcome.findings) :])
         outcome.compiled, outcome.recalled = bench.compiled, bench.recalled
+        outcome.drift = bench.drift
+        if store.path is None:
+            outcome.trouble.append(f"trials could not be kept: {store.trouble}")
+        outcome.store = store.path
     return outcome
 
 
@@ -167,8 +186,12 @@ def _solve(job: Job, bench: Bench, strategy: str) -> Finding:
     def evaluate(choices: Sequence[Choice]) -> list[Trial]:
         trials = bench.try_all(job.problem, choices)
         if setting.kind == "measured":
-            trials = [bench.measured(trial) for trial in trials]
-        tried.extend(trials)
+            for place, trial in enumerate(trials):
+                best = min((t.milliseconds or math.inf for t in tried), default=math.inf)
+                trials[place] = bench.measured(trial, best)
+                tried.append(trials[place])
+        else:
+            tried.extend(trials)
         return trials
 
     space = candidates(job.problem, setting.target)
@@ -179,8 +202,6 @@ def _solve(job: Job, bench: Bench, strategy: str) -> Finding:
 
 def _publish(winners: Iterable[Trial], outcome: Outcome) -> None:
     """Add ``winners`` to the user's table; a table that cannot be used is said, and left."""
-    if outcome.trouble:
-        return
     path = user_table(outcome.target.name)
     entries = {
         trial.problem.key: Winner(
@@ -192,7 +213,9 @@ def _publish(winners: Iterable[Trial], outcome: Outcome) -> None:
         write_table(path, outcome.target.name, entries)
     except (TableError, OSError) as error:
         outcome.table = None
-        outcome.trouble.append(f"winners were not written, {path} is left alone: {error}")
+        words = f"winners were not written, {path} is left alone: {error}"
+        if words not in outcome.trouble:
+            outcome.trouble.append(words)
     else:
         outcome.table = path
 

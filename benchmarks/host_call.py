@@ -1,6 +1,6 @@
 """What one convolution costs the host, on a machine with no GPU: the driver is faked.
 
-    python -m benchmarks.host_call
+    python -m benchmarks.host_call --limit 15
 
 Kernels are really compiled, for sm_90, and every layer of the call runs as on a GPU, down to
 the launch itself, which does nothing. So the figures are those of the host alone: what lies
@@ -181,9 +181,11 @@ def measure(shape: ConvGeometry, calls: int) -> dict[str, float]:
 
 def main(
     calls: Annotated[int, typer.Option(help="of each kind, fifteen times over")] = 1000,
-    limit: Annotated[float, typer.Option(help="us that one launch's call may take")] = 15.0,
+    limit: Annotated[
+        float | None, typer.Option(help="us that a call of one launch may take, else exit 1")
+    ] = None,
 ) -> None:
-    """Print the table; exit 1 where an eager call of one launch is over the limit."""
+    """Print the table; with a limit, fail where an eager call of one launch takes longer."""
     install()
     found = {name: measure(shape, calls) for name, shape in LAYERS.items()}
     versions = f"torch {torch.__version__}, triton {triton.__version__}"
@@ -191,6 +193,8 @@ def main(
     for row in next(iter(found.values())):
         table.add_row(row, *(f"{figures[row]:.1f}" for figures in found.values()))
     Console().print(table)
+    if limit is None:
+        return
     over = {name: figures["tconv, no gradient"] for name, figures in found.items()
             if figures["launches"] == 1 and figures["tconv, no gradient"] > limit}  # fmt: skip
     for name, figure in over.items():

@@ -12,8 +12,6 @@ from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
 
-from autotune.model import predict
-from autotune.space import candidates, rules_report
 from autotune.suites import SUITES
 from autotune.suites import names as suite_names
 from autotune.suites import suite as layers_of
@@ -30,6 +28,8 @@ from reports.rows import (
     rounded,
     write_rows,
 )
+from tconv.cost.model import predict
+from tconv.cost.space import candidates, rules_report
 from tconv.geometry import PASSES
 from tconv.problem import Problem
 from tconv.table import Kind

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from autotune.product import product_of
 from reports.collect import Tables
 from reports.rows import LayerRow, TrialRow, number_text
+from tconv.cost.product import product_of
 from tconv.problem import Problem
 from tconv.tile import Tile
 

@@ -1,37 +1,24 @@
 """From a problem to the kernel and tile that serve it.
 
 In order: the user's own table of measured winners, the table shipped for this GPU, the
-user's predictions for this architecture, and at last a rule of thumb.
+user's predictions for this architecture, and at last what the cost model finds best.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache, lru_cache
-from typing import Literal
 
-from tconv.algorithms import ALGORITHMS, BOXED, DEPTHWISE, DIRECT, FEW_CHANNELS, GENERAL, GROUPED
+from tconv.algorithms import ALGORITHMS, GENERAL
 from tconv.algorithms.common import power_of_two
+from tconv.choice import Choice, Ground, serves
+from tconv.cost.constants import constants_of
+from tconv.cost.descent import cheapest
 from tconv.problem import PoolProblem, Problem
 from tconv.table import Winner, load_table, shipped_table, user_table
 from tconv.target import Target
 from tconv.tile import Tile
-
-# Of untuned layers, the first family that serves; the general one serves them all.
-PREFERENCE = (DIRECT, DEPTHWISE, GROUPED, FEW_CHANNELS, BOXED, GENERAL)
-FEW_PRODUCTS = 64  # of a pixel and tap: a quarter of the matrix unit's least block, 16 x 16
-
-Ground = Literal["tuned", "shipped", "predicted", "heuristic"]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A kernel, its tile, and why they were taken."""
-
-    algorithm: str
-    tile: Tile
-    ground: Ground = field(default="heuristic", compare=False)
 
 
 @cache
@@ -61,33 +48,20 @@ def choose(problem: Problem | PoolProblem, target: Target) -> Choice:
     return heuristic(problem, target)
 
 
-def serves(algorithm: str, problem: Problem, target: Target) -> bool:
-    """Whether kernel family ``algorithm`` exists and can compute ``problem``."""
-    family = ALGORITHMS.get(algorithm)
-    return family is not None and family.unserved(problem, target) is None
-
-
 def heuristic(problem: Problem, target: Target) -> Choice:
-    """The kernel and tile of a problem that was never tuned."""
-    algorithm = GENERAL
-    if target.backend != "interpreter":  # there, large blocks of addresses cost least
-        shape = problem.geometry
-        few = shape.group_in_channels * shape.group_out_channels <= FEW_PRODUCTS
-        direct = few and shape.groups == 1
-        preferred = PREFERENCE if direct else PREFERENCE[1:]
-        algorithm = next(name for name in preferred if serves(name, problem, target))
-    return Choice(algorithm, ALGORITHMS[algorithm].heuristic(problem, target))
+    """The kernel and tile of a problem that was never tuned: what the cost model finds best.
 
-
-def passed_over(problem: Problem, target: Target) -> dict[str, str]:
-    """The kernel families that cannot serve ``problem``, and why."""
-    reasons = {name: family.unserved(problem, target) for name, family in ALGORITHMS.items()}
-    return {name: reason for name, reason in reasons.items() if reason is not None}
+    In the interpreter no model holds: large blocks of addresses cost least there.
+    """
+    if target.backend == "interpreter":
+        return Choice(GENERAL, ALGORITHMS[GENERAL].heuristic(problem, target))
+    return cheapest(problem, target)
 
 
 def forget() -> None:
     """Read the tables anew at the next choice."""
     choose.cache_clear()
+    constants_of.cache_clear()
     _tables.cache_clear()
     for clear in _when_forgotten:
         clear()

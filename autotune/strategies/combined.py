@@ -2,7 +2,9 @@
 
 A surrogate alone gets caught in a region, local search alone needs many steps. Here a forest ranks,
 and chance decides where it may look: anywhere, among the neighbours of a good configuration, within
-two changes of it, or among the crosses of two. A few picks are blind.
+two changes of it, or among the crosses of two. A few picks are blind. For half of the picks a part
+of what was tried is forgotten, and the best of the rest is good: as on islands, a second region
+is searched while the first still leads.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from autotune.strategies.common import Evaluate, SearchSpace, Times
 from autotune.strategies.forest import expected_improvement, features, scores
 from autotune.strategies.local import elite, local
 
-STARTS = 6
+STARTS = 8
+FORGETTING = 0.5  # of the picks
+REMEMBERED = (0.5, 0.25, 0.12)  # shares of what was tried, of those picks
 BLIND_SHARE = 0.05  # of the picks
 PLACES = {"anywhere": 0.35, "neighbour": 0.25, "two changes": 0.2, "cross": 0.2}
-ELITE, PARTNER = (
-    2.0,
-    4.0,
-)  # mean rank of what neighbours are sought of, and of what it is crossed with
+# Mean rank of what neighbours are sought of, and of what it is crossed with.
+ELITE, PARTNER = 2.0, 4.0
 PICKS_SHARE = 1 / 100  # of what was tried: so many are picked before the forest grows anew
 
 
@@ -59,6 +61,9 @@ def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Genera
             described[tried], score, described[rest], int(generator.integers(1 << 31))
         )
         best = np.array(tried)[np.argsort(score, kind="stable")]
+        if generator.random() < FORGETTING:
+            kept = generator.random(len(best)) < generator.choice(REMEMBERED)
+            best = best[kept] if kept.any() else best
         picks: list[int] = []
         for _ in range(min(len(rest), 1 + int(len(tried) * PICKS_SHARE))):
             place = _pick(space, promise, best, generator)

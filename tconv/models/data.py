@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGEST_SHIFT = 2  # pixels, of an augmented image, as in the ConvNetJS demo
 SYNTHETIC_CLASSES = 1000
 
-Pairs = Dataset[Any]  # of an image and its label
+Pairs: TypeAlias = "Dataset[Any]"  # of an image and its label
 
 
 class DataError(ValueError):

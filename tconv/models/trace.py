@@ -92,7 +92,7 @@ def _plain(module: nn.Module) -> nn.Module | None:
     """torch's module in place of ``module``, with its very parameters; None to leave it."""
     for ours, theirs in TORCHS.items():
         if isinstance(module, ours):
-            plain: nn.Module = theirs.__new__(theirs)
+            plain: nn.Module = object.__new__(theirs)
             # Ours are subclasses without state of their own: all of it carries over, hooks too.
             plain.__dict__ = dict(module.__dict__)
             return plain

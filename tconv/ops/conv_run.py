@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tconv.algorithms import ALGORITHMS, ending
+from tconv.choice import Choice
 from tconv.geometry import ConvGeometry, Pass
 from tconv.ops.conv_check import Window
 from tconv.ops.launch import Plan, target_for
@@ -29,7 +30,7 @@ from tconv.problem import (
     Problem,
     dtype_name,
 )
-from tconv.select import Choice, choose, when_forgotten
+from tconv.select import choose, when_forgotten
 from tconv.target import Target
 
 

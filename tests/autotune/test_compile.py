@@ -8,9 +8,10 @@ import pytest
 
 from autotune.compile import ENVIRONMENT, Compiled, compile_choice
 from autotune.workers import Failure, Task, Workers
+from tconv.choice import Choice
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import Problem
-from tconv.select import Choice, heuristic
+from tconv.select import heuristic
 from tconv.target import TARGETS
 from tconv.tile import Tile
 

@@ -10,12 +10,12 @@ import torch
 
 from autotune import gate
 from autotune.gate import check, compare, scaled_down
-from autotune.space import candidates
+from tconv.choice import Choice
+from tconv.cost.space import candidates
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.ops import conv_run
 from tconv.ops.launch import Launch, interpreting
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.target import TARGETS
 from tconv.tile import Tile
 

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from autotune.model import predict
 from autotune.search import SAME_SHAPE, explore, shortlist
-from autotune.space import candidates
 from autotune.strategies import STRATEGIES
 from autotune.trial import Trial
+from tconv.choice import Choice
+from tconv.cost.model import predict
+from tconv.cost.space import candidates
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
-from tconv.select import Choice, heuristic
+from tconv.select import heuristic
 from tconv.target import TARGETS
 
 H200 = TARGETS["sm_90"]

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from autotune.store import FORMAT, Store, default_path
-from autotune.trial import Resources, Trial
+from autotune.trial import Trial
+from tconv.cost.estimate import Resources
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.tile import Tile

@@ -18,13 +18,13 @@ from autotune.gate import Verdict
 from autotune.search import DEFAULT_EFFORT
 from autotune.store import Store
 from autotune.suites import suite
-from autotune.trial import Resources
 from autotune.tune import Outcome, jobs, tune
 from autotune.workers import Failure, Task
 from tconv import select
+from tconv.choice import Choice
+from tconv.cost.estimate import Resources
 from tconv.geometry import PASSES
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.table import read_table, user_table
 from tconv.target import TARGETS
 

@@ -15,8 +15,12 @@ from benchmarks import host_call
 
 host_call.install()
 from tconv import functional
+from tconv.algorithms import ALGORITHMS
+from tconv.choice import Choice
+from tconv.ops import conv_run
 
-channels = int(sys.argv[1])
+channels, family = int(sys.argv[1]), sys.argv[2]
+conv_run.choose = lambda *asked: Choice(family, ALGORITHMS[family].heuristic(*asked))
 x = torch.zeros(2, channels, 9, 9, dtype=torch.float16).to(memory_format=torch.channels_last)
 w = torch.zeros(8, channels, 3, 3, dtype=torch.float16).to(memory_format=torch.channels_last)
 odd = torch.zeros(x.numel() + 1, dtype=torch.float16)[1:]  # 2 bytes past the alignment
@@ -53,8 +57,8 @@ def test_the_benchmark_prints_its_table() -> None:
 def test_a_call_is_compiled_once_and_unaligned_memory_is_not_taken_for_aligned() -> None:
     # By the JIT: the first call, of a product and the sum of its parts, and the product whose
     # memory the kept kernel would misread.
-    jitted, *kernels = run("-c", PROBE, "9").split()
+    jitted, *kernels = run("-c", PROBE, "9", "implicit_gemm").split()
     assert (jitted, kernels) == ("3", 5 * ["fprop.implicit_gemm_fprop"])
     # Boxes must be aligned: the odd tensor is copied, and nothing is compiled for it.
-    jitted, *kernels = run("-c", PROBE, "16").split()
+    jitted, *kernels = run("-c", PROBE, "16", "implicit_gemm_tma").split()
     assert (jitted, kernels) == ("2", 5 * ["tma.implicit_gemm_tma"])

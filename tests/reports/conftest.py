@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from autotune.trial import Resources, Trial
+from autotune.trial import Trial
 from reports.collect import Tables, collect
+from tconv.cost.estimate import Resources
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.problem import Problem
 from tconv.target import TARGETS

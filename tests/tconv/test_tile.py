@@ -56,4 +56,5 @@ def test_heuristic_tiles_can_be_launched(target, dtype: str) -> None:  # type: i
                 continue
             operands = (tile.block_m + tile.block_n) * tile.block_k * problem.itemsize
             assert min(tile.block_m, tile.block_n, tile.block_k) >= 16  # the least of tl.dot
-            assert tile.stages * operands <= target.shared_per_program
+            buffers = tile.stages if target.sm >= 90 else max(1, tile.stages - 1)
+            assert buffers * operands <= target.shared_per_program

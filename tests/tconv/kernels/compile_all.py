@@ -14,12 +14,13 @@ from dataclasses import replace
 
 from autotune.compile import LARGEST_INT32, compile_launch
 from tconv.algorithms import ALGORITHMS, ending
+from tconv.choice import Choice
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.ops import max_pool2d as pool
 from tconv.ops.avg_pool2d import avg_pool_launch
 from tconv.ops.launch import Launch
 from tconv.problem import BIAS, Epilogue, PoolProblem, Problem
-from tconv.select import Choice, choose
+from tconv.select import choose
 from tconv.target import TARGETS, Target
 
 WIDE = {

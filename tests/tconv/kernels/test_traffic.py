@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from tconv.algorithms import DEPTHWISE
+from tconv.choice import Choice
 from tconv.functional import avg_pool2d, conv2d, conv2d_pool, max_pool2d
 from tconv.geometry import ConvGeometry
 from tconv.ops.conv_run import prepare
 from tconv.ops.launch import interpreting
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.target import INTERPRETER
 from tconv.tile import Tile
 from tests.tconv.traffic import traffic

@@ -12,12 +12,12 @@ from torch.testing import assert_close
 
 import tconv
 from tconv.algorithms import GROUPED
+from tconv.choice import Choice
 from tconv.functional import conv2d, conv2d_pool
 from tconv.geometry import ConvGeometry
 from tconv.ops.conv_run import run
 from tconv.ops.launch import interpreting, recorded
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.tile import Tile
 
 DEVICE = "cpu" if interpreting() else "cuda"

@@ -6,18 +6,18 @@ import math
 
 import pytest
 
-from autotune.product import product_of
-from autotune.space import (
+from tconv.algorithms import ALGORITHMS, GENERAL
+from tconv.choice import Choice
+from tconv.cost.product import product_of
+from tconv.cost.space import (
     accumulator_registers,
     broken_rule,
     candidates,
     rules_report,
     shared_bytes,
 )
-from tconv.algorithms import ALGORITHMS, GENERAL
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.target import TARGETS
 from tconv.tile import Tile
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from autotune.product import Strips, product_of
-from autotune.space import REGISTERS_PER_THREAD, accumulator_registers, shared_bytes, sums
-from autotune.trial import Resources
 from tconv.algorithms import BOXED, DEPTHWISE, DIRECT, FEW_CHANNELS, GROUPED, IN_PLACE, few_channels
+from tconv.choice import Choice
+from tconv.cost.product import Strips, product_of
+from tconv.cost.space import REGISTERS_PER_THREAD, accumulator_registers, shared_bytes, sums
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.target import Target
 from tconv.tile import Tile
 
@@ -34,6 +33,16 @@ REGISTERS_PER_LOAD = {"fprop": 4, "dgrad": 8, "wgrad": 4}
 DIRECT_INSTRUCTIONS, DIRECT_WGRAD_INSTRUCTIONS, DIRECT_PER_LOAD = 60.0, 110.0, 1.6
 DIRECT_REGISTERS = 40
 STRIP_PER_LOAD = 5.0  # a depthwise load, with its mask and the zeros that stand in
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the compiled code takes, read from the binary."""
+
+    registers: int  # a thread
+    spill_bytes: int  # a thread, on the stack
+    shared_bytes: int  # a program
+    instructions: int  # of the innermost matrix loop; 0 where it could not be read
 
 
 def loads_per_step(choice: Choice, problem: Problem, target: Target) -> tuple[float, float]:

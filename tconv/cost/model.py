@@ -5,8 +5,7 @@ unit, the issue of instructions, shared memory, L2, or the latency that too shal
 leaves open. Programs run in waves, as many at once as registers, shared memory and warps
 allow. What DRAM must deliver bounds the whole.
 
-Every constant is named, with its unit. Those marked *assumed* are to be refitted from
-measurements; nothing here has been measured.
+Its constants, each with a unit, stand in ``tconv.cost.constants``.
 """
 
 from __future__ import annotations
@@ -16,47 +15,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from autotune.estimate import (
+from tconv.algorithms import ALGORITHMS, DEPTHWISE, DIRECT
+from tconv.choice import Choice
+from tconv.cost.constants import Constants, constants_of
+from tconv.cost.estimate import (
     WGMMA_ROWS,
+    Resources,
     as_issued,
     estimated_resources,
     loads_per_step,
     resident_programs,
     uses_wgmma,
 )
-from autotune.product import Product, Strips, cdiv, product_of
-from autotune.space import LEAST_DOT, SCALAR, accumulator_words
-from autotune.trial import Resources
-from tconv.algorithms import ALGORITHMS, DEPTHWISE, DIRECT
+from tconv.cost.product import Product, Strips, cdiv, product_of
+from tconv.cost.space import LEAST_DOT, SCALAR, accumulator_words
 from tconv.problem import ITEMSIZE, Problem
-from tconv.select import Choice
 from tconv.target import Target
 from tconv.tile import Tile
 
-
-@dataclass(frozen=True)
-class Constants:
-    """The figures that hold for no tile in particular; all *assumed* unless a source is named."""
-
-    matrix_share: float = 0.8  # of the matrix unit's peak, sustained on random data
-    issue_per_clock: float = 4.0  # instructions a processor issues: one for each scheduler
-    issue_share: float = 0.7  # of those slots that can be filled
-    clocks_per_instruction: float = 2.5  # between two instructions of one warp, on average
-    memory_latency_clocks: float = 700.0  # from DRAM or a distant L2 slice to shared memory
-    l1_latency_clocks: float = 40.0
-    shared_bytes_per_clock: float = 128.0  # a processor (CUDA C++ Programming Guide: 32 banks x 4)
-    l2_share: float = 0.9  # of the L2's rate
-    l2_bytes_per_clock: float = 64.0  # that one processor can take
-    dram_share: float = 0.88  # of the DRAM's rate
-    dram_l2_share: float = 0.5  # of the L2's bytes that hold operands for reuse
-    prologue_clocks: float = 1500.0  # addresses, masks, and the pipeline's first fill
-    launch_milliseconds: float = 0.003  # a kernel's start and end, as a CUDA graph replays it
-    overlap_loss: float = 0.1  # of what the slowest resource should hide, and does not
-    spill_clocks: float = 8.0  # a step, for each spilled byte a thread
-    overlap: float = 4.0  # power of the mean that joins resources; infinite: perfect overlap
-
-
-CONSTANTS = Constants()
 SECTOR = 32  # bytes: the least that L2 hands out
 MMA_REUSE = 64  # outputs a side that a warp holds in registers with mma.sync or MFMA
 
@@ -119,12 +95,13 @@ def _step_clocks(
     resources: Resources,
     resident: int,
     processors: int,
+    known: Constants,
 ) -> dict[str, float]:
     """Clocks for one step of each of ``resident`` programs on one processor, by resource.
 
     ``processors`` are those at work: the L2's rate is shared among them.
     """
-    known, tile, issued = CONSTANTS, choice.tile, as_issued(choice, problem)
+    tile, issued = choice.tile, as_issued(choice, problem)
     products = tile.block_m * tile.block_n * tile.block_k * product.step_taps
     flops = 2.0 * products * resident
     # Below 64 rows, or a whole warp group, sm_90 falls back to an instruction of half the rate.
@@ -180,7 +157,9 @@ def _fetched_bytes(tile: Tile, problem: Problem, product: Product) -> float:
     return (rows + columns) * filled(product.depth, tile.block_k) * problem.itemsize
 
 
-def _dram_bytes(tile: Tile, problem: Problem, product: Product, target: Target, wave: int) -> float:
+def _dram_bytes(
+    tile: Tile, problem: Problem, product: Product, target: Target, wave: int, known: Constants
+) -> float:
     """Bytes between DRAM and L2: each tensor once, and again what L2 cannot keep.
 
     Programs of one wave share operands. ``swizzle`` rows of tiles are walked together, so a
@@ -189,7 +168,7 @@ def _dram_bytes(tile: Tile, problem: Problem, product: Product, target: Target, 
     if isinstance(product, Strips):  # neighbours in time are neighbours on the image
         return float(problem.least_bytes)
     shape, itemsize = problem.geometry, problem.itemsize
-    keeps = target.l2_bytes * CONSTANTS.dram_l2_share
+    keeps = target.l2_bytes * known.dram_l2_share
     least = float(problem.least_bytes)
     if problem.direction == "wgrad":
         # All tiles of one split walk the same pixels at the same time: each read once, unless
@@ -222,11 +201,11 @@ def _helpers(
     return len(plan.launches), sum(buffer.elements * ITEMSIZE[buffer.dtype] for buffer in handed_on)
 
 
-def _helper_milliseconds(handed_on: int, target: Target) -> float:
+def _helper_milliseconds(handed_on: int, target: Target, known: Constants) -> float:
     """Operands brought into shape, or parts of a result: each written once and read once."""
-    if handed_on > target.l2_bytes * CONSTANTS.dram_l2_share:
-        return 2e3 * target.memory_seconds(handed_on) / CONSTANTS.dram_share
-    return 2e-6 * handed_on / (target.l2_gbps * CONSTANTS.l2_share)
+    if handed_on > target.l2_bytes * known.dram_l2_share:
+        return 2e3 * target.memory_seconds(handed_on) / known.dram_share
+    return 2e-6 * handed_on / (target.l2_gbps * known.l2_share)
 
 
 def _epilogue_clocks(choice: Choice, problem: Problem, target: Target) -> float:
@@ -241,13 +220,19 @@ def _epilogue_clocks(choice: Choice, problem: Problem, target: Target) -> float:
 
 
 def predict(
-    problem: Problem, choice: Choice, target: Target, resources: Resources | None = None
+    problem: Problem,
+    choice: Choice,
+    target: Target,
+    resources: Resources | None = None,
+    constants: Constants | None = None,
 ) -> Prediction:
     """Milliseconds of ``problem`` with ``choice`` on ``target``, and what bounds them.
 
-    ``resources`` are those of the compiled code; without them they are estimated.
+    ``resources`` are those of the compiled code; without them they are estimated. ``constants``
+    are by default those known of ``target``.
     """
     tile = choice.tile
+    known = constants or constants_of(target.name)
     product = product_of(problem, choice.algorithm)
     estimate = estimated_resources(choice, problem, target)
     if resources is None:
@@ -266,13 +251,13 @@ def predict(
     if rest:  # the last wave is spread over the processors
         busiest = cdiv(rest, target.processors)
         rounds.append(Round(1, busiest, min(rest, target.processors)))
-    parts = _time_parts(problem, choice, product, target, resources, rounds)
-    dram = _dram_bytes(tile, problem, product, target, wave)
-    parts["DRAM"] = 1e3 * target.memory_seconds(dram) / CONSTANTS.dram_share
+    parts = _time_parts(problem, choice, product, target, resources, rounds, known)
+    dram = _dram_bytes(tile, problem, product, target, wave, known)
+    parts["DRAM"] = 1e3 * target.memory_seconds(dram) / known.dram_share
     launches, handed_on = _helpers(problem, choice.algorithm, tile.block_k, tile.splits, target)
-    overhead = launches * CONSTANTS.launch_milliseconds
-    parts["helpers"] = _helper_milliseconds(handed_on, target)
-    longest = _joined((parts["loop"], parts["DRAM"]))
+    overhead = launches * known.launch_milliseconds
+    parts["helpers"] = _helper_milliseconds(handed_on, target, known)
+    longest = _joined((parts["loop"], parts["DRAM"]), known.overlap)
     bounds = {name: value for name, value in parts.items() if name not in ("loop", "ends")}
     bound = max(bounds, key=lambda name: bounds[name])
     if overhead > longest + parts["ends"]:
@@ -282,13 +267,12 @@ def predict(
     return Prediction(milliseconds, bound, occupancy, programs / wave, programs, parts)
 
 
-def _joined(times: Iterable[float]) -> float:
+def _joined(times: Iterable[float], power: float) -> float:
     """Time of resources used side by side: the longest, and more where others come near it.
 
     The others never hide wholly, so that of two tiles with the same longest part the one
     that loads the rest less is the better.
     """
-    power = CONSTANTS.overlap
     return float(sum(time**power for time in times) ** (1 / power))
 
 
@@ -299,6 +283,7 @@ def _time_parts(
     target: Target,
     resources: Resources,
     rounds: list[Round],
+    known: Constants,
 ) -> dict[str, float]:
     """Milliseconds by resource over all waves; "loop" joins them, "ends" what frames it."""
     tile = choice.tile
@@ -308,14 +293,14 @@ def _time_parts(
     epilogue = _epilogue_clocks(choice, problem, target)
     for wave in rounds:
         step = _step_clocks(
-            choice, problem, product, target, resources, wave.resident, wave.processors
+            choice, problem, product, target, resources, wave.resident, wave.processors, known
         )
         for name, clocks in step.items():
             totals[name] = totals.get(name, 0.0) + wave.count * steps * clocks / per_millisecond
         longest = max(step.values())
-        exposed = CONSTANTS.overlap_loss * (sum(step.values()) - longest)
+        exposed = known.overlap_loss * (sum(step.values()) - longest)
         totals["loop"] += wave.count * steps * (longest + exposed) / per_millisecond
         # With several programs resident, one's ends hide behind another's loop.
-        ends = (CONSTANTS.prologue_clocks + epilogue * wave.resident) / wave.resident
+        ends = (known.prologue_clocks + epilogue * wave.resident) / wave.resident
         totals["ends"] += wave.count * ends / per_millisecond
     return totals

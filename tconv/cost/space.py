@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from autotune.product import Product, Strips, cdiv, power_of_two, product_of
 from tconv.algorithms import (
     BOXED,
     DEPTHWISE,
@@ -24,8 +23,9 @@ from tconv.algorithms import (
     depthwise,
 )
 from tconv.algorithms.common import pack_of
+from tconv.choice import Choice, serves
+from tconv.cost.product import Product, Strips, cdiv, power_of_two, product_of
 from tconv.problem import Problem
-from tconv.select import Choice, serves
 from tconv.target import Target
 from tconv.tile import Tile
 

@@ -7,13 +7,12 @@ import math
 
 import pytest
 
-from autotune.estimate import estimated_resources, resident_programs
-from autotune.model import predict
-from autotune.space import candidates
-from autotune.trial import Resources
+from tconv.choice import Choice
+from tconv.cost.estimate import Resources, estimated_resources, resident_programs
+from tconv.cost.model import predict
+from tconv.cost.space import candidates
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
-from tconv.select import Choice
 from tconv.target import TARGETS
 from tconv.tile import Tile
 

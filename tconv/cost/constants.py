@@ -1,0 +1,133 @@
+"""The cost model's constants: assumed, or refitted from what was measured on a GPU.
+
+One file for each GPU, beside its tuned choices:
+
+    {"format": 1, "target": "nvidia-h200", "trials": 812, "constants": {"matrix_share": 0.71, ...}}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+
+from tconv.table import LARGEST_FILE, SHIPPED, TableError, home
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Constants:
+    """The figures that hold for no tile in particular; all *assumed* unless a source is named.
+
+    ``autotune calibrate`` refits those of ``FITTED`` from a GPU's measured trials.
+    """
+
+    matrix_share: float = 0.8  # of the matrix unit's peak, sustained on random data
+    issue_per_clock: float = 4.0  # instructions a processor issues: one for each scheduler
+    issue_share: float = 0.7  # of those slots that can be filled
+    clocks_per_instruction: float = 2.5  # between two instructions of one warp, on average
+    memory_latency_clocks: float = 700.0  # from DRAM or a distant L2 slice to shared memory
+    l1_latency_clocks: float = 40.0
+    shared_bytes_per_clock: float = 128.0  # a processor (CUDA C++ Programming Guide: 32 banks x 4)
+    l2_share: float = 0.9  # of the L2's rate
+    l2_bytes_per_clock: float = 64.0  # that one processor can take
+    dram_share: float = 0.88  # of the DRAM's rate
+    dram_l2_share: float = 0.5  # of the L2's bytes that hold operands for reuse
+    prologue_clocks: float = 1500.0  # addresses, masks, and the pipeline's first fill
+    launch_milliseconds: float = 0.003  # a kernel's start and end, as a CUDA graph replays it
+    overlap_loss: float = 0.1  # of what the slowest resource should hide, and does not
+    spill_clocks: float = 8.0  # a step, for each spilled byte a thread
+    overlap: float = 4.0  # power of the mean that joins resources; infinite: perfect overlap
+
+
+# By which measured times may move them, and how far; shares are of a whole.
+FITTED: dict[str, tuple[float, float]] = {
+    "matrix_share": (0.2, 1.0),
+    "issue_share": (0.1, 1.0),
+    "clocks_per_instruction": (0.5, 12.0),
+    "memory_latency_clocks": (150.0, 3000.0),
+    "l1_latency_clocks": (10.0, 200.0),
+    "l2_share": (0.2, 1.0),
+    "l2_bytes_per_clock": (16.0, 256.0),
+    "dram_share": (0.3, 1.0),
+    "prologue_clocks": (100.0, 20000.0),
+    "launch_milliseconds": (0.0005, 0.02),
+    "overlap_loss": (0.0, 1.0),
+}
+
+
+def user_constants(target_name: str) -> Path:
+    return home() / "tuned" / f"{target_name}.constants.json"
+
+
+def shipped_constants(target_name: str) -> Path:
+    return SHIPPED / f"{target_name}.constants.json"
+
+
+@lru_cache(maxsize=64)
+def constants_of(target_name: str) -> Constants:
+    """Those of a GPU: refitted by its user, or shipped, or the assumed ones."""
+    for path in (user_constants(target_name), shipped_constants(target_name)):
+        try:
+            found = read_constants(path)
+        except TableError as error:
+            warnings.warn(f"constants ignored, the assumed ones hold: {error}", stacklevel=2)
+        else:
+            if found is not None:
+                return found
+    return Constants()
+
+
+def read_constants(path: Path) -> Constants | None:
+    """The constants of a file; None where there is no file.
+
+    Raises:
+        TableError: for a file that is damaged, of a newer format, or cannot be read.
+    """
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise TableError(f"{path} is larger than {LARGEST_FILE >> 20} MiB")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise TableError(f"{path} cannot be read: {error}") from error
+    names = {each.name for each in fields(Constants)}
+    try:
+        if content["format"] != FORMAT:
+            raise TableError(f"{path} has format {content['format']!r}, this tconv reads {FORMAT}")
+        given = dict(content["constants"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise TableError(f"{path} is damaged: {error!r}") from error
+    for name, value in given.items():
+        if name not in names:
+            raise TableError(f"{path}: there is no constant {name!r}")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < 0:
+            raise TableError(f"{path}: {name} is {value!r}, no positive number")
+    return Constants(**{name: float(value) for name, value in given.items()})
+
+
+def write_constants(path: Path, target_name: str, known: Constants, trials: int) -> None:
+    """Put ``known``, fitted to so many trials, at ``path`` in one atomic step."""
+    content = {
+        "format": FORMAT,
+        "target": target_name,
+        "trials": trials,
+        "constants": {name: float(f"{value:.6g}") for name, value in _values(known).items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+    constants_of.cache_clear()
+
+
+def _values(known: Constants) -> Mapping[str, float]:
+    return asdict(known)
