@@ -23,6 +23,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def thorough(session: nox.Session) -> None:
+    """Run what the suite takes only samples of."""
+    install(session, "test")
+    session.run("pytest", "-n", "auto", "-m", "thorough", *session.posargs)
+
+
+@nox.session
 @nox.parametrize("triton", ["3.6.0", "3.7.1", "3.9.0"])
 def compile(session: nox.Session, triton: str) -> None:
     """Compile every kernel for every target with other Tritons; count the loops' instructions."""

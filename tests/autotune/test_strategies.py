@@ -48,9 +48,10 @@ def test_the_same_seed_tries_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALONE)
 def test_more_than_the_space_finds_the_optimum(name: str) -> None:
-    trials = run(name, 10_000)
-    assert sorted(trials.order) == list(range(len(SPACE)))
-    assert np.nanmin(trials.times) == np.nanmin(TIMES)
+    part = SearchSpace(SPACE.names, SPACE.values[::3])
+    trials = search(STRATEGIES[name], part, lambda places: TIMES[::3][places].tolist(), 10_000, 0)
+    assert sorted(trials.order) == list(range(len(part)))
+    assert np.nanmin(trials.times) == np.nanmin(TIMES[::3])
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -68,7 +69,7 @@ def test_a_space_of_one(name: str) -> None:
 @pytest.mark.parametrize("name", ["combined", "local", "surrogate"])
 def test_learning_beats_chance(name: str) -> None:
     def mean_best(strategy: str) -> float:
-        return float(np.mean([np.nanmin(run(strategy, 25, seed).times) for seed in range(12)]))
+        return float(np.mean([np.nanmin(run(strategy, 25, seed).times) for seed in range(8)]))
 
     assert mean_best(name) < mean_best("random") - 0.03
 

@@ -52,7 +52,7 @@ def agree(theirs: Any, mine: Any, x: torch.Tensor, kernel: str) -> None:
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True,
+@settings(max_examples=12, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(
     st.sampled_from(["valid", "same"]),
