@@ -1,4 +1,4 @@
-"""The command line: ``tune``, ``layer``, ``space``, ``replay`` and ``suites``."""
+"""The command line: tune, ask about a layer or a space, replay a search, carry results along."""
 
 from __future__ import annotations
 
@@ -225,6 +225,113 @@ def replay(
     except (SpaceError, ValueError, ImportError) as error:
         fail(str(error))
     Console(soft_wrap=True).print(show.replay_table(found) if not json else dumps(found.as_json()))
+
+
+StoredOption = Annotated[
+    str | None, typer.Option("--target", help="Of this GPU; by default the one here.")
+]
+
+
+def _stored_target(name: str | None) -> str:
+    from autotune.tune import machine
+
+    if name is not None:
+        return name
+    here = machine()
+    if here is None:
+        fail("there is no GPU here: say with --target whose trials are meant")
+    return here[0].name
+
+
+@app.command()
+def export(
+    target: StoredOption = None,
+    to: Annotated[Path | None, typer.Option("--to", help="File; by default tconv/tuned/.")] = None,
+) -> None:
+    """Write the measured winners of a GPU as a data file, to ship with the library."""
+    from autotune.ship import export_winners
+    from tconv.table import TableError, shipped_table
+
+    name = _stored_target(target)
+    path = to or shipped_table(name)
+    try:
+        count = export_winners(name, path)
+    except (TableError, OSError) as error:
+        fail(str(error))
+    typer.echo(f"{count} measured winners of {name}: {path}")
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Winners that another machine exported.")],
+) -> None:
+    """Take over another machine's winners; what was measured here stays."""
+    from autotune.ship import import_winners
+    from tconv.table import TableError
+
+    try:
+        done = import_winners(file)
+    except (TableError, OSError) as error:
+        fail(str(error))
+    typer.echo(f"{done.target}: {done.taken} winners taken over, {done.kept} stay as they were")
+
+
+@app.command()
+def record(
+    folder: Annotated[Path, typer.Argument(help="For the CSVs, one a problem.")],
+    target: StoredOption = None,
+    predicted: Annotated[
+        bool, typer.Option("--predicted", help="What was predicted, not what was measured.")
+    ] = False,
+) -> None:
+    """Write what was tried as recorded spaces, to replay a search without a GPU."""
+    from autotune.ship import record_spaces
+    from autotune.store import Store
+
+    name = _stored_target(target)
+    with Store() as store:
+        trials = list(store.trials(name, "predicted" if predicted else "measured"))
+    try:
+        written = record_spaces(trials, folder)
+    except OSError as error:
+        fail(str(error))
+    if not written:
+        fail(f"the store holds no problem of {name} with two configurations that ran")
+    typer.echo(f"{len(written)} spaces: {folder}")
+
+
+@app.command()
+def calibrate(target: StoredOption = None) -> None:
+    """Refit the cost model's constants to what was measured on a GPU."""
+    from autotune.calibrate import CalibrationError
+    from autotune.calibrate import calibrate as run
+    from autotune.store import Store
+    from autotune.tune import machine
+    from tconv.cost.constants import user_constants, write_constants
+
+    here = machine()
+    if target is not None and target in TARGETS:
+        gpu = TARGETS[target]
+    elif here is not None and target in (None, here[0].name):
+        gpu = here[0]
+    else:
+        fail(f"--target {target}: name the GPU of this machine, or one of {', '.join(TARGETS)}")
+    with Store() as store:
+        trials = list(store.trials(gpu.name, "measured"))
+    try:
+        found = run(trials, gpu)
+    except CalibrationError as error:
+        fail(str(error))
+    console = Console(soft_wrap=True)
+    console.print(show.calibration_table(found))
+    if not found.better:
+        fail("fitted constants predict held-out problems no better: those in force stay", 1)
+    path = user_constants(gpu.name)
+    try:
+        write_constants(path, gpu.name, found.constants, found.trials)
+    except OSError as error:
+        fail(str(error))
+    console.print(f"Constants: {path}")
 
 
 @app.command()

@@ -27,6 +27,7 @@ from tconv.target import Target
 LONGEST_DETAIL = 300  # characters of a compiler's words that a trial keeps
 CONTESTED = 1.1  # times the best: finalists behind that are no match for it
 MOST_LOST = 3  # measurements in a row that end their process: then it is the GPU
+RETRIED = ("time limit", "crash", "measuring: time limit", "measuring: crash")
 GONE = ("no CUDA-capable device", "No CUDA GPUs are available", "device not found")
 MOST_SPILLED = 0  # bytes a thread: a loop that spills loses to one that does not
 
@@ -100,7 +101,7 @@ class Bench:
         tasks = []
         for choice in choices:
             earlier = known.get((choice.algorithm, choice.tile))
-            if earlier is not None and earlier.status not in ("time limit", "crash"):
+            if earlier is not None and earlier.status not in RETRIED:
                 trials[choice] = self._judged_again(earlier)
                 self.recalled += 1
                 continue

@@ -75,7 +75,7 @@ def explore(
         trials.update(zip(places, made, strict=True))
         return [math.nan if trial.milliseconds is None else trial.milliseconds for trial in made]
 
-    space = SearchSpace(PARAMETERS, _values(choices), order=tuple(range(len(hopes))))
+    space = SearchSpace(PARAMETERS, parameters_of(choices), order=tuple(range(len(hopes))))
     search(STRATEGIES[strategy], space, times_of, budget, SEED)
     return list(trials.values())
 
@@ -83,7 +83,7 @@ def explore(
 PARAMETERS = ("family", *(field.name for field in fields(Tile)))
 
 
-def _values(choices: Sequence[Choice]) -> NDArray[np.float64]:
+def parameters_of(choices: Sequence[Choice]) -> NDArray[np.float64]:
     """A row of ``PARAMETERS`` for each choice."""
     families, of_tile = list(ALGORITHMS), attrgetter(*PARAMETERS[1:])
     rows = [(families.index(each.algorithm), *of_tile(each.tile)) for each in choices]

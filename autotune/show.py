@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from tconv.select import choose, forget
 from tconv.target import Target
 
 if TYPE_CHECKING:
+    from autotune.calibrate import Calibration
     from autotune.replay import Replay
 
 MOST_DRIFT = 1.05  # of the GPU's clock, that is not worth a word
@@ -192,6 +194,22 @@ def replay_table(found: Replay) -> Table:
     title = f"{found.strategy} on {found.space}: share of the optimum, mean of {found.repeats} runs"
     table = Table(*(f"after {count}" for count in found.optimum_share), title=title)
     table.add_row(*(f"{share:.3f}" for share in found.optimum_share.values()))
+    return table
+
+
+def calibration_table(found: Calibration) -> Table:
+    """What fitting brought, and the constants."""
+    title = (
+        f"{found.trials} measured trials of {found.problems} problems; error and rank correlation "
+        "on problems that were held out"
+    )
+    table = Table("constant", "in force", "fitted", title=title)
+    for name, before in asdict(found.before).items():
+        after = getattr(found.constants, name)
+        table.add_row(name, f"{before:.4g}", f"{after:.4g}")
+    table.add_section()
+    table.add_row("error, rms of ln", f"{found.error_before:.3f}", f"{found.error_after:.3f}")
+    table.add_row("rank correlation", f"{found.rank_before:.3f}", f"{found.rank_after:.3f}")
     return table
 
 

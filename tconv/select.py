@@ -45,6 +45,9 @@ def choose(problem: Problem | PoolProblem, target: Target) -> Choice:
             if winner is not None and serves(winner.algorithm, problem, target):
                 grounded: Ground = "predicted" if winner.kind == "predicted" else ground
                 return Choice(winner.algorithm, winner.tile, grounded)
+        for tune in _tuners:
+            if (found := tune(problem, target)) is not None:
+                return found
     return heuristic(problem, target)
 
 
@@ -65,6 +68,25 @@ def forget() -> None:
     _tables.cache_clear()
     for clear in _when_forgotten:
         clear()
+
+
+Tuner = Callable[[Problem, Target], "Choice | None"]
+_tuners: list[Tuner] = []
+
+
+def when_untuned(tune: Tuner) -> Callable[[], None]:
+    """Ask ``tune`` for the choice of a problem that no table holds; None leaves it to the model.
+
+    Returns a function that takes this back. What was chosen before is chosen anew.
+    """
+
+    def undo() -> None:
+        _tuners[:] = [other for other in _tuners if other is not tune]
+        forget()
+
+    _tuners.insert(0, tune)
+    forget()
+    return undo
 
 
 _when_forgotten: list[Callable[[], None]] = []

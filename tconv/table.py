@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tconv.tile import Tile
 
 FORMAT = 1
 LARGEST_FILE = 64 << 20  # bytes; a hundred thousand winners take about 20 MiB
+TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")  # it becomes a file's name
 SHIPPED = Path(__file__).parent / "tuned"
 
 Kind = Literal["measured", "predicted"]
@@ -66,14 +68,9 @@ def read_table(path: Path) -> dict[str, Winner]:
     Raises:
         TableError: for a file that is damaged, of a newer format, or cannot be read.
     """
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise TableError(f"{path} is larger than {LARGEST_FILE >> 20} MiB")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    content = read_json(path)
+    if content is None:
         return {}
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise TableError(f"{path} cannot be read: {error}") from error
     try:
         if content["format"] != FORMAT:
             raise TableError(f"{path} has format {content['format']!r}, this tconv reads {FORMAT}")
@@ -82,6 +79,29 @@ def read_table(path: Path) -> dict[str, Winner]:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise TableError(f"{path} is damaged: {error!r}") from error
+
+
+def table_target(path: Path) -> str | None:
+    """The GPU whose winners ``path`` holds; None where there is no file, or it does not say.
+
+    Raises:
+        TableError: for a file that cannot be read.
+    """
+    content = read_json(path)
+    target = content.get("target") if isinstance(content, dict) else None
+    return target if isinstance(target, str) and TARGET_NAME.fullmatch(target) else None
+
+
+def read_json(path: Path) -> Any:
+    """What the file says, parsed and not yet understood; None where there is no file."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise TableError(f"{path} is larger than {LARGEST_FILE >> 20} MiB")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise TableError(f"{path} cannot be read: {error}") from error
 
 
 def _winner(entry: Mapping[str, object]) -> Winner:

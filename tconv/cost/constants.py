@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
-from tconv.table import LARGEST_FILE, SHIPPED, TableError, home
+from tconv.table import SHIPPED, TableError, home, read_json
 
 FORMAT = 1
 
@@ -90,14 +90,9 @@ def read_constants(path: Path) -> Constants | None:
     Raises:
         TableError: for a file that is damaged, of a newer format, or cannot be read.
     """
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise TableError(f"{path} is larger than {LARGEST_FILE >> 20} MiB")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    content = read_json(path)
+    if content is None:
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise TableError(f"{path} cannot be read: {error}") from error
     names = {each.name for each in fields(Constants)}
     try:
         if content["format"] != FORMAT:

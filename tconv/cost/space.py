@@ -262,8 +262,9 @@ def _shared_memory(tile: Tile, case: Case) -> bool:
 
 
 def _pipeline(tile: Tile, case: Case) -> bool:
-    # A stage beyond the last step of the loop is never filled.
-    return tile.stages <= max(1, case.product.steps(tile))
+    # A stage beyond the last step of the loop is never filled; the shallowest always may be.
+    least = min(AXES[case.algorithm](case.problem).stages)
+    return tile.stages <= max(least, case.product.steps(tile))
 
 
 def _hip(tile: Tile, case: Case) -> bool:

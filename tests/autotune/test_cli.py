@@ -142,3 +142,11 @@ def test_runs_as_a_module(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "vgg16" in done.stdout
+
+
+@pytest.mark.parametrize("budget", ["0", "0s", "soon", "-8m"])
+def test_a_budget_of_nothing_is_refused(budget: str) -> None:
+    result = invoke("tune", f"--budget={budget}")
+    assert result.exit_code == 2
+    assert repr(budget) in result.output
+    assert "8m" in result.output

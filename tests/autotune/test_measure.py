@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autotune.measure import inputs, measure, quantile, summary
+from autotune.measure import contest, inputs, measure, quantile, summary
 from autotune.search import DEFAULT_EFFORT
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
@@ -52,6 +52,35 @@ def test_repeats_follow_the_effort(milliseconds: float, repeats: int) -> None:
     effort = replace(DEFAULT_EFFORT, measure_milliseconds=100.0, least_repeats=10, most_repeats=200)
     assert measure(timer, effort).repeats == timer.asked[-1] == repeats
     assert len(timer.asked) == 3  # calibration, warm-up, measurement
+
+
+def test_a_lost_cause_is_given_up_after_calibration() -> None:
+    timer = FakeTimer(2.0)
+    assert measure(timer, DEFAULT_EFFORT, best=1.0).repeats == 3
+    assert timer.asked == [3]
+    assert measure(FakeTimer(1.4), DEFAULT_EFFORT, best=1.0).repeats > 3
+
+
+def test_what_disturbs_a_contest_disturbs_all_alike() -> None:
+    """The machine grows slower from run to run: one after the other, the first would win."""
+    runs = [0]
+
+    class Slowing:
+        def __init__(self, milliseconds: float) -> None:
+            self.milliseconds = milliseconds
+
+        def __call__(self, repeats: int) -> Sequence[float]:
+            samples = []
+            for _ in range(repeats):
+                runs[0] += 1
+                samples.append(self.milliseconds * (1 + runs[0] / 100))
+            return samples
+
+    slower, quicker = contest([Slowing(1.0), Slowing(0.97)], DEFAULT_EFFORT)
+    assert quicker.median < slower.median
+    runs[0] = 0
+    first, second = (measure(Slowing(each), DEFAULT_EFFORT) for each in (1.0, 0.97))
+    assert first.median < second.median  # so it is the order that the contest takes away
 
 
 @pytest.mark.parametrize("direction", PASSES)

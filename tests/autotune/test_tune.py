@@ -6,24 +6,26 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 from rich.console import Console
 
 from autotune import tune as tune_module
 from autotune.compile import Compiled
+from autotune.deadline import Deadline
 from autotune.gate import Verdict
+from autotune.measure import Timing
 from autotune.search import DEFAULT_EFFORT
-from autotune.store import Store
+from autotune.store import Store, default_path
 from autotune.suites import suite
 from autotune.tune import Outcome, jobs, tune
 from autotune.workers import Failure, Task
 from tconv import select
 from tconv.choice import Choice
 from tconv.cost.estimate import Resources
-from tconv.geometry import PASSES
+from tconv.geometry import PASSES, Pass
 from tconv.problem import Problem
 from tconv.table import read_table, user_table
 from tconv.target import TARGETS
@@ -146,6 +148,97 @@ def test_a_damaged_table_is_said_and_left_alone() -> None:
     assert outcome.findings[0].winner is not None
     assert str(path) in outcome.trouble[0]
     assert path.read_text() == "{"
+
+
+@dataclass
+class Gpu:
+    """A clock that says what it is told: times of the candidates, one after another."""
+
+    times: list[float | Failure]
+    again: list[float]
+    references: list[float]
+
+    def measure(self, problem: Problem, choice: Choice, best: float) -> Timing | Failure:
+        time = self.times.pop(0)
+        reference = self.references.pop(0) if self.references else 1.0
+        return time if isinstance(time, Failure) else Timing(time, time, time, 10, reference)
+
+    def contest(self, problem: Problem, choices: Sequence[Choice]) -> list[Timing]:
+        return [Timing(time, time, time, 10, 1.0) for time in self.again[: len(choices)]]
+
+
+def measured(gpu: Gpu, passes: Sequence[Pass] = ("fprop",), **more: object) -> Outcome:
+    text = Console(file=io.StringIO(), width=200)
+    target = replace(H200, name="nvidia-test")
+    return tune(
+        jobs(C5, passes, "float16"), target, "measured", replace(EFFORT, candidates=4), text,
+        gate=passing, measure=gpu.measure, contest=gpu.contest, **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_finalists_are_measured_again_side_by_side() -> None:
+    # Of three near each other the luckiest led; the fourth is out of the running.
+    outcome = measured(Gpu([1.0, 1.02, 1.04, 9.0], [1.03, 1.01, 1.05], []))
+    winner = outcome.findings[0].winner
+    assert winner is not None
+    assert (winner.tile, winner.milliseconds) == (outcome.findings[0].trials[1].tile, 1.01)
+    with Store() as store:
+        assert sorted(t.milliseconds or 0 for t in store.trials()) == [1.01, 1.03, 1.05, 9.0]
+
+
+def test_a_clock_that_drifts_is_noticed() -> None:
+    assert measured(Gpu([1.0, 2.0, 3.0, 4.0], [], [1.0, 1.01, 1.3, 1.0])).drift == 1.3
+    assert measured(Gpu([], [], [])).drift == 1.0  # known from before: nothing is measured
+
+
+def test_a_gpu_that_vanishes_ends_the_run_and_loses_nothing() -> None:
+    gone = Failure("crash", "the worker process ended")
+    outcome = measured(Gpu([1.0, gone, gone, gone], [], []), PASSES)
+    assert "no longer answers" in outcome.trouble[0]
+    assert len(outcome.left) == 3
+    with Store() as store:
+        assert sorted(t.status for t in store.trials()) == ["measuring: crash"] * 2 + ["ok"] * 2
+    # When it is back, the run goes on: three are measured, one is known.
+    back = measured(Gpu([2.0, 3.0, 4.0], [], []), ("fprop",))
+    assert back.findings[0].winner is not None
+    assert back.findings[0].winner.milliseconds == 1.0
+    assert not back.trouble
+
+
+def test_one_candidate_that_faults_is_no_lost_gpu() -> None:
+    fault = Failure("crash", "the worker process ended")
+    outcome = measured(Gpu([fault, 1.0, fault, 2.0], [], []))
+    assert outcome.findings[0].winner is not None
+    assert not outcome.trouble
+
+
+def test_time_that_is_up_leaves_the_rest_for_the_next_run() -> None:
+    now = [0.0]
+
+    def slow(problem: Problem, choice: Choice) -> Verdict:
+        now[0] += 40
+        return Verdict(True, 1e-4)
+
+    work = jobs(C5, PASSES, "float16")
+    screen = Console(file=io.StringIO())
+    deadline = Deadline(60, clock=lambda: now[0])
+    first = tune(work, H200, "predicted", EFFORT, screen, gate=slow, deadline=deadline)
+    assert [job.problem.direction for job in first.left] == ["wgrad"]
+    assert len(first.findings) == len(read_table(user_table("sm_90"))) == 2
+    assert not first.interrupted
+    assert not first.trouble
+    second = tune(work, H200, "predicted", EFFORT, screen, gate=slow)
+    assert (second.left, second.compiled, second.recalled) == ([], 2, 4)
+
+
+def test_a_store_that_cannot_be_used_is_trouble() -> None:
+    default_path().parent.mkdir(parents=True, exist_ok=True)
+    default_path().write_text("no database at all, but long enough to be taken for one" * 9)
+    with pytest.warns(UserWarning, match="left alone"):
+        outcome = run()
+    assert outcome.findings[0].winner is not None
+    assert "trials could not be kept" in outcome.trouble[0]
+    assert outcome.store is None
 
 
 def test_layers_that_suites_share_are_tuned_once() -> None:

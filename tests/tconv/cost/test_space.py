@@ -118,3 +118,11 @@ def test_the_report_ends_with_the_candidates() -> None:
     counts = [count for _, count in rules_report(problem, H200)]
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] == len(candidates(problem, H200))
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("direction", PASSES)
+def test_a_reduction_of_one_step_has_candidates(batch: int, direction: Pass) -> None:
+    """LeNet-5's C5: wgrad's reduction is as long as the batch, the pipeline at least two deep."""
+    problem = Problem(ConvGeometry(batch, 16, 5, 5, 120, 5, 5), direction)
+    assert candidates(problem, TARGETS["sm_90"])

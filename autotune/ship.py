@@ -1,0 +1,111 @@
+"""Winners and traces as files: to travel from one machine to another, and with the library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from autotune.recorded import TIME
+from autotune.search import PARAMETERS, parameters_of
+from autotune.trial import Trial
+from tconv.problem import Problem
+from tconv.table import (
+    TableError,
+    Winner,
+    read_table,
+    table_target,
+    user_table,
+    write_table,
+)
+from tconv.tile import Tile
+
+LEAST_RECORDED = 2  # configurations: below that there is nothing to search
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What an import did: winners taken over, and those that stand in their way."""
+
+    target: str
+    taken: int
+    kept: int
+
+
+def export_winners(target: str, path: Path) -> int:
+    """Write the user's measured winners of ``target`` to ``path``; how many.
+
+    They are added to what stands there. Predictions do not travel: anyone can make them anew.
+
+    Raises:
+        TableError: where there are none, or a file cannot be read or belongs to another GPU.
+        OSError: where the file cannot be written.
+    """
+    source = user_table(target)
+    measured = {
+        key: winner for key, winner in read_table(source).items() if winner.kind == "measured"
+    }
+    if not measured:
+        raise TableError(f"{source} holds no measured winners of {target}: tune on that GPU first")
+    _same_target(path, target)
+    write_table(path, target, measured)
+    return len(measured)
+
+
+def import_winners(path: Path) -> Exchange:
+    """Add the winners of ``path`` to the user's own; what was measured here is not displaced.
+
+    Raises:
+        TableError: for a file that cannot be read or names no target.
+        OSError: where the user's table cannot be written.
+    """
+    if not path.is_file():
+        raise TableError(f"{path}: there is no such file")
+    given, target = read_table(path), table_target(path)
+    if target is None:
+        raise TableError(f"{path} names no target: it is no table of winners")
+    own = user_table(target)
+    standing = read_table(own)
+    fresh: dict[str, Winner] = {
+        key: winner
+        for key, winner in given.items()
+        if key not in standing or (standing[key].kind, winner.kind) == ("predicted", "measured")
+    }
+    if fresh:
+        write_table(own, target, fresh)
+    return Exchange(target, len(fresh), len(given) - len(fresh))
+
+
+def _same_target(path: Path, target: str) -> None:
+    found = table_target(path)
+    if found is not None and found != target:
+        raise TableError(f"{path} holds winners of {found}, not of {target}")
+
+
+def record_spaces(trials: Iterable[Trial], folder: Path) -> list[Path]:
+    """Write what was tried of each problem as a recorded space, to be replayed without a GPU.
+
+    One CSV a problem, named after it: the family (by its place in ``tconv.algorithms``), the
+    fields of the tile, and ``time`` in milliseconds, empty where the configuration failed.
+    Problems of which fewer than two succeeded are left out.
+
+    Raises:
+        OSError: where the folder cannot be written.
+    """
+    grouped: dict[Problem, dict[tuple[str, Tile], Trial]] = {}
+    for trial in trials:
+        grouped.setdefault(trial.problem, {})[trial.algorithm, trial.tile] = trial
+    written = []
+    for problem, made in grouped.items():
+        if sum(trial.milliseconds is not None for trial in made.values()) < LEAST_RECORDED:
+            continue
+        table = pd.DataFrame(parameters_of([t.choice for t in made.values()]), columns=PARAMETERS)
+        table = table.astype(int)
+        table[TIME] = [trial.milliseconds for trial in made.values()]
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{problem.key.replace('/', '_')}.csv"
+        table.to_csv(path, index=False)
+        written.append(path)
+    return written

@@ -1,0 +1,132 @@
+"""A layer is tuned when it is first met, by a made-up clock, and never again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import autotune
+from autotune.gate import Verdict
+from autotune.store import Store
+from tconv import select
+from tconv.choice import Choice
+from tconv.cost.descent import cheapest
+from tconv.geometry import ConvGeometry
+from tconv.problem import Problem
+from tconv.table import read_table, user_table
+from tconv.target import TARGETS
+
+H200 = TARGETS["sm_90"]
+PROBLEM = Problem(ConvGeometry(8, 16, 14, 14, 32, 3, 3), "fprop")
+
+
+class Clock:
+    """Says that the fifth candidate is the quickest; counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Choice] = []
+
+    def measure(self, problem: Problem, choice: Choice, best: float) -> float:
+        self.asked.append(choice)
+        return 1.0 if len(self.asked) == 5 else 2.0
+
+
+def right(problem: Problem, choice: Choice) -> Verdict:
+    return Verdict(True, 1e-4)
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    select.forget()
+    yield
+    select.forget()
+
+
+def test_the_quickest_is_taken_and_kept() -> None:
+    clock = Clock()
+    undo = autotune.on_first_call(60, gate=right, measure=clock.measure)
+    try:
+        chosen = select.choose(PROBLEM, H200)
+        assert (chosen, chosen.ground) == (clock.asked[4], "tuned")
+        assert len(clock.asked) == 16
+        assert select.choose(PROBLEM, H200) == chosen
+    finally:
+        undo()
+    assert len(clock.asked) == 16  # the second time, the table knows
+    assert select.choose(PROBLEM, H200) == chosen
+    (winner,) = read_table(user_table("sm_90")).values()
+    assert (winner.kind, winner.milliseconds) == ("measured", 1.0)
+    with Store() as store:
+        assert len(list(store.trials("sm_90", "measured"))) == 16
+
+
+def test_another_process_measures_nothing() -> None:
+    first, second = Clock(), Clock()
+    autotune.on_first_call(60, gate=right, measure=first.measure)()
+    undo = autotune.on_first_call(60, gate=right, measure=first.measure)
+    chosen = select.choose(PROBLEM, H200)
+    undo()
+    user_table("sm_90").unlink()  # even where only the trials are left
+    undo = autotune.on_first_call(60, gate=right, measure=second.measure)
+    try:
+        assert select.choose(PROBLEM, H200) == chosen
+    finally:
+        undo()
+    assert not second.asked
+
+
+def test_the_time_is_kept() -> None:
+    clock = Clock()
+    undo = autotune.on_first_call(1e-9, gate=right, measure=clock.measure)
+    try:
+        assert select.choose(PROBLEM, H200) == clock.asked[0]
+    finally:
+        undo()
+    assert len(clock.asked) == 1
+
+
+def test_what_is_wrong_or_fails_is_not_taken() -> None:
+    def gate(problem: Problem, choice: Choice) -> Verdict:
+        return Verdict(False, 0.7, "all wrong")
+
+    def broken(problem: Problem, choice: Choice, best: float) -> float:
+        raise RuntimeError("no memory left")
+
+    for how in ({"gate": gate, "measure": Clock().measure}, {"gate": right, "measure": broken}):
+        undo = autotune.on_first_call(60, **how)  # type: ignore[arg-type]
+        try:
+            assert select.choose(PROBLEM, H200) == cheapest(PROBLEM, H200)
+        finally:
+            undo()
+        assert not user_table("sm_90").exists()
+
+
+def test_a_tuner_that_breaks_down_does_not_stop_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from autotune import search
+
+    def broken(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(search, "shortlist", broken)
+    undo = autotune.on_first_call(60, gate=right, measure=Clock().measure)
+    try:
+        with pytest.warns(UserWarning, match="was not tuned: disk full"):
+            assert select.choose(PROBLEM, H200) == cheapest(PROBLEM, H200)
+    finally:
+        undo()
+
+
+def test_without_a_gpu_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    undo = autotune.on_first_call(60)
+    try:
+        assert select.choose(PROBLEM, H200).ground == "heuristic"
+    finally:
+        undo()
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+def test_no_time_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="seconds is"):
+        autotune.on_first_call(seconds)

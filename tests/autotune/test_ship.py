@@ -1,0 +1,100 @@
+"""Winners and traces travel as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from autotune.cli import app
+from autotune.replay import replay
+from autotune.ship import export_winners, import_winners, record_spaces
+from autotune.trial import Trial
+from tconv.geometry import ConvGeometry
+from tconv.problem import Problem
+from tconv.table import TableError, Winner, read_table, user_table, write_table
+from tconv.tile import Tile
+
+PROBLEM = Problem(ConvGeometry(8, 16, 14, 14, 32, 3, 3), "fprop")
+KEY = PROBLEM.key
+OTHER = Problem(ConvGeometry(8, 16, 14, 14, 32, 1, 1), "fprop").key
+TILES = [Tile(64, 32, 32, stages=stages, warps=warps) for stages in (2, 3, 4) for warps in (2, 4)]
+GPU = "nvidia-test"
+
+
+def winner(milliseconds: float, kind: str = "measured") -> Winner:
+    return Winner("implicit_gemm", TILES[0], kind, milliseconds)  # type: ignore[arg-type]
+
+
+def test_measured_winners_travel(tmp_path: Path) -> None:
+    write_table(user_table(GPU), GPU, {KEY: winner(1.0), OTHER: winner(2.0, "predicted")})
+    path = tmp_path / "theirs.json"
+    assert export_winners(GPU, path) == 1
+    assert read_table(path) == {KEY: winner(1.0)}
+    user_table(GPU).unlink()
+    done = import_winners(path)
+    assert (done.target, done.taken, done.kept) == (GPU, 1, 0)
+    assert read_table(user_table(GPU)) == {KEY: winner(1.0)}
+
+
+def test_what_was_measured_here_stays_and_a_prediction_gives_way(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.json"
+    write_table(path, GPU, {KEY: winner(1.0), OTHER: winner(2.0)})
+    write_table(user_table(GPU), GPU, {KEY: winner(3.0), OTHER: winner(4.0, "predicted")})
+    done = import_winners(path)
+    assert (done.taken, done.kept) == (1, 1)
+    assert read_table(user_table(GPU)) == {KEY: winner(3.0), OTHER: winner(2.0)}
+
+
+def test_predictions_are_not_exported(tmp_path: Path) -> None:
+    write_table(user_table(GPU), GPU, {KEY: winner(1.0, "predicted")})
+    with pytest.raises(TableError, match="no measured winners of nvidia-test"):
+        export_winners(GPU, tmp_path / "out.json")
+
+
+def test_one_gpus_file_is_not_mixed_with_anothers(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.json"
+    write_table(path, "nvidia-other", {KEY: winner(1.0)})
+    write_table(user_table(GPU), GPU, {KEY: winner(1.0)})
+    with pytest.raises(TableError, match="winners of nvidia-other"):
+        export_winners(GPU, path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"format": 1, "target": "../../etc/passwd", "winners": {}}', "[" * 100_000],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "hostile.json"
+    path.write_text(text)
+    result = CliRunner().invoke(app, ["import", str(path)])
+    assert result.exit_code == 2
+    assert "hostile.json" in result.output
+
+
+def test_a_missing_file_is_named() -> None:
+    result = CliRunner().invoke(app, ["import", "nowhere.json"])
+    assert result.exit_code == 2
+    assert "nowhere.json" in result.output
+
+
+def test_the_command_exports(tmp_path: Path) -> None:
+    write_table(user_table(GPU), GPU, {KEY: winner(1.0)})
+    to = str(tmp_path / "out.json")
+    result = CliRunner().invoke(app, ["export", "--target", GPU, "--to", to])
+    assert (result.exit_code, list(read_table(Path(to)))) == (0, [KEY])
+    assert CliRunner().invoke(app, ["export", "--target", "nvidia-none"]).exit_code == 2
+
+
+def test_what_was_tried_is_replayed(tmp_path: Path) -> None:
+    times = [3.0, 2.0, None, 1.0, 4.0, 5.0]
+    trials = [
+        Trial(GPU, PROBLEM, "implicit_gemm", tile, "measured", "ok" if time else "spills", time)
+        for tile, time in zip(TILES, times, strict=True)
+    ]
+    lonely = Trial(GPU, Problem.from_key(OTHER), "direct", TILES[0], "measured", "ok", 1.0)
+    (path,) = record_spaces([*trials, lonely], tmp_path / "traces")
+    assert path.read_text().splitlines()[0].startswith("family,block_m,")
+    found = replay(path, "exhaustive", budget=6, repeats=1, seed=0)
+    assert found.curve == pytest.approx([1 / 3, 1 / 2, 1 / 2, 1, 1, 1])
