@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -10,12 +11,14 @@ import typer
 from rich.console import Console
 
 from autotune import show
+from autotune.cluster import Cluster, ClusterError
 from autotune.deadline import Deadline, seconds_of
 from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY
 from autotune.strategies import DEFAULT, STRATEGIES
 from autotune.suites import DEFAULT_BATCH, SUITES
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.problem import ITEMSIZE
+from tconv.table import Kind
 from tconv.target import DEFAULT_TARGET, TARGETS, Target
 
 if TYPE_CHECKING:
@@ -94,12 +97,16 @@ def _work(suite: list[str] | None, passes: str, dtype: str, batch: int) -> list[
     return jobs(found, directions, dtype)  # type: ignore[arg-type]
 
 
-def _target(name: str | None) -> tuple[Target, str]:
+def _target(name: str | None, cluster: Cluster | None = None) -> tuple[Target, Kind]:
     """The target and how its figures come about: a named one is predicted for."""
     from autotune.tune import machine
 
     if name is None:
-        here = machine()
+        here = machine() if cluster is None else None
+        if cluster is not None and cluster.gpus:
+            here = cluster.ask(machine)
+            if not isinstance(here, tuple):
+                fail(f"a worker announces a GPU and has none: {here}", EXIT_FAILED)
         return here if here is not None else (TARGETS[DEFAULT_TARGET], "predicted")
     return TARGETS[known("target", name, TARGETS)], "predicted"
 
@@ -123,6 +130,9 @@ def tune(
     budget: Annotated[
         str | None, typer.Option("--budget", help="Time to stop after: 90s, 8m, 1h30m.")
     ] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Dask scheduler whose workers do the work.")
+    ] = None,
 ) -> None:
     """Find the best tile for each layer and pass; print and keep the winners."""
     from autotune.provenance import other_processes
@@ -140,12 +150,22 @@ def tune(
         deadline = Deadline() if budget is None else Deadline(seconds_of(budget))
     except ValueError as error:
         fail(f"--budget: {error}")
-    gpu, kind = _target(target)
     console = Console()
-    console.print(show.announcement(gpu, kind, dtype))
-    if kind == "measured" and (others := other_processes()):
-        console.print(f"{others} other processes use this GPU: times may be theirs as well as ours")
-    outcome = run(work, gpu, kind, effort, strategy=strategy, deadline=deadline)  # type: ignore[arg-type]
+    with ExitStack() as stack:
+        helpers = None
+        if cluster is not None:
+            try:
+                helpers = stack.enter_context(Cluster(cluster))
+            except ClusterError as error:
+                fail(str(error))
+            console.print(f"On a cluster of {helpers.slots} slots and {helpers.gpus} GPUs.")
+        gpu, kind = _target(target, helpers)
+        console.print(show.announcement(gpu, kind, dtype))
+        if kind == "measured" and helpers is None and (others := other_processes()):
+            console.print(f"{others} other processes use this GPU: times may be of their making")
+        outcome = run(
+            work, gpu, kind, effort, strategy=strategy, deadline=deadline, cluster=helpers
+        )
     show.print_outcome(outcome, console)
     if outcome.interrupted:
         fail("stopped; what was found is kept, and the next run goes on", EXIT_INTERRUPTED)

@@ -216,7 +216,7 @@ class Bench:
         self._lost = self._lost + 1 if failure.reason in ("crash", "time limit") else 0
         gone = any(words in failure.detail for words in GONE)
         if gone or self._lost >= MOST_LOST:
-            raise DeviceLostError(shortened(failure.detail))
+            raise DeviceLostError(f"the GPU no longer answers: {shortened(failure.detail)}")
 
     def _timed(self, trial: Trial, timing: Timing) -> Trial:
         if timing.reference:

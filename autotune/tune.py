@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from autotune import compile as compiling
 from autotune import gate as gating
 from autotune import provenance
+from autotune.cluster import Cluster, ClusterError
 from autotune.deadline import Deadline
 from autotune.evaluate import (
     Bench,
@@ -109,26 +110,34 @@ def tune(
     measure: Measure | None = None,
     contest: Contest | None = None,
     deadline: Deadline | None = None,
+    cluster: Cluster | None = None,
 ) -> Outcome:
     """Find a winner for each of ``work``; trials go to the store as they are made.
 
     ``gate``, ``measure`` and ``contest`` stand in for the machine's own. Ctrl-C or ``deadline``
-    ends the run early and keeps what was found; the next run goes on from there.
+    ends the run early and keeps what was found; the next run goes on from there. ``cluster``
+    compiles, checks and measures in place of this machine; all comes back to its store.
     """
     outcome = Outcome(target, kind)
     with ExitStack() as stack:
         store = stack.enter_context(Store())
         outcome.store = store.path
-        compilers = stack.enter_context(Workers(workers_for(effort), compiling.ENVIRONMENT))
         gpu = kind == "measured"
-        checkers = stack.enter_context(
-            Workers(1, compiling.ENVIRONMENT if gpu else gating.ENVIRONMENT)
-        )
+        checking = compiling.ENVIRONMENT if gpu else gating.ENVIRONMENT
+        if cluster is not None:
+            compilers = stack.enter_context(cluster.workers(compiling.ENVIRONMENT))
+            checkers = stack.enter_context(cluster.workers(checking, gpu))
+        else:
+            compilers = stack.enter_context(Workers(workers_for(effort), compiling.ENVIRONMENT))
+            checkers = stack.enter_context(Workers(1, checking))
         gate = gate or worker_gate(checkers, effort, gpu)
         if gpu and measure is None:
             measure = worker_measure(checkers, target, effort)
             contest = worker_contest(checkers, target, effort)
-        driver = provenance.driver_version() if kind == "measured" else ""
+        driver = ""
+        if gpu:
+            ask = provenance.driver_version
+            driver = ask() if cluster is None else str(cluster.ask(ask))
         versions = provenance.versions(driver)
         source = provenance.source_hash()
         setting = Setting(target, kind, versions, source, effort, deadline or Deadline())
@@ -136,10 +145,10 @@ def tune(
         progress = stack.enter_context(_progress(console or Console(stderr=True)))
         try:
             _run(work, bench, strategy, progress, outcome)
-        except (KeyboardInterrupt, OutOfTimeError, DeviceLostError) as end:
+        except (KeyboardInterrupt, OutOfTimeError, DeviceLostError, ClusterError) as end:
             outcome.interrupted = isinstance(end, KeyboardInterrupt)
-            if isinstance(end, DeviceLostError):
-                outcome.trouble.append(f"the GPU no longer answers: {end}")
+            if isinstance(end, (DeviceLostError, ClusterError)):
+                outcome.trouble.append(str(end))
             compilers.abandon()  # else the interpreter waits at its end for what they began
             checkers.abandon()
         outcome.left = list(work[len(outcome.findings) :])

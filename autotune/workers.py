@@ -15,12 +15,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
 GRACE = 5.0  # seconds between asking a task to stop and ending its process
+SILENCE = 60.0  # seconds past a task's time, after which nobody is at work on it
+_spawning = threading.Lock()
 DIED = object()  # in place of a result: the process ended; a task may well return None
 
 
@@ -91,6 +100,7 @@ def perform(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: f
 @contextlib.contextmanager
 def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
     """``changes`` made to this process's environment, which a process started now inherits."""
+    _spawning.acquire()  # threads of one process share its environment
     before = {name: os.environ.get(name) for name in changes}
     try:
         for name, value in changes.items():
@@ -105,6 +115,7 @@ def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        _spawning.release()
 
 
 class Workers:
@@ -153,7 +164,13 @@ class Workers:
                 alone = bool(suspects) and not running
                 if alone:
                     self._start(suspects.popleft(), seconds, running, suspects)
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                done, _ = wait(running, seconds + SILENCE, return_when=FIRST_COMPLETED)
+                if not done:  # of a cluster whose workers are gone; a process here would end
+                    for future, (task, began) in running.items():
+                        future.cancel()
+                        failed = Failure("crash", f"no answer in {seconds + SILENCE:g} s")
+                        yield task, failed, time.monotonic() - began
+                    running.clear()
                 for future in done:
                     task, began = running.pop(future)
                     result = self._result(future)
@@ -188,7 +205,11 @@ class Workers:
             return future.result()
         except BrokenProcessPool:
             return DIED
+        except CancelledError:  # by a cluster that went away
+            return Failure("crash", "the cluster no longer answers")
         except Exception as error:  # the result could not travel
+            if type(error).__name__ == "KilledWorker":  # Dask's: it was tried on several
+                return Failure("crash", str(error))
             return Failure("error", f"{type(error).__name__}: {error}")
 
     def close(self) -> None:

@@ -1,0 +1,123 @@
+"""A Dask cluster in place of this machine's processes: ``autotune tune --cluster ADDRESS``.
+
+    dask scheduler                                   # prints its address
+    dask worker ADDRESS                              # on any machine: compiles and checks
+    dask worker ADDRESS --nthreads 1 --resources "GPU=1"     # on one with a GPU: measures too
+
+A task runs in a process of its own below the Dask worker, as it does below the tuner, with the same
+time limit and the same environment. Dask does a lost worker's tasks again. Like ``workers``, this
+file imports nothing of the project before a task does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from autotune.workers import Failure, Task, Workers
+
+PATIENCE = 10.0  # seconds for a scheduler to answer, and for a first worker to come
+GPU = {"GPU": 1.0}  # what a worker announces that may measure, and what a measurement takes
+
+_pools = threading.local()
+
+
+class ClusterError(ConnectionError):
+    """A cluster that cannot be used, or no longer answers."""
+
+
+def remote(
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    seconds: float,
+    environment: Mapping[str, str | None],
+    source: str,
+) -> Any:
+    """One task below a Dask worker: its result, or ``Failure``."""
+    from autotune.provenance import source_hash
+
+    if source_hash() != source:
+        words = f"this worker's kernels are of version {source_hash()}, the tuner's of {source}"
+        return Failure("crash", f"{words}: install the same tconv")
+    # A worker under a nanny is daemonic, and may have no children; ours end when it does.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    pools: dict[str, Workers] = _pools.__dict__
+    key = str(sorted(environment.items()))
+    workers = pools.setdefault(key, Workers(1, environment))
+    ((_, result, _),) = workers.run([Task(None, function, arguments)], seconds)
+    return result
+
+
+class Cluster:
+    """A scheduler and its workers.
+
+    Raises:
+        ClusterError: where Dask is not installed, no scheduler answers, or it has no worker.
+    """
+
+    def __init__(self, address: str) -> None:
+        if importlib.util.find_spec("distributed") is None:
+            raise ClusterError("a cluster needs Dask: python -m pip install 'tconv[cluster]'")
+        from distributed import Client
+
+        self.address = address
+        try:
+            self._client = Client(address, timeout=PATIENCE, set_as_default=False)
+            self._client.wait_for_workers(1, timeout=PATIENCE)
+        except (OSError, TimeoutError, ValueError) as error:
+            if client := getattr(self, "_client", None):
+                client.close()
+                raise ClusterError(f"the scheduler at {address} has no worker") from error
+            raise ClusterError(f"no Dask scheduler answers at {address}: {error}") from error
+        found = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        self.slots = sum(worker["nthreads"] for worker in found)
+        self.gpus = int(sum(worker["resources"].get("GPU", 0) for worker in found))
+
+    def workers(self, environment: Mapping[str, str | None], gpu: bool = False) -> Workers:
+        """The cluster's processes; with ``gpu`` those that announce one, each for itself."""
+        count = max(1, self.gpus if gpu else self.slots)
+        return Workers(count, environment, lambda: _Executor(self._client, environment, gpu))
+
+    def ask(self, function: Callable[[], Any], seconds: float = 120.0) -> Any:
+        """What ``function`` gives on a worker with a GPU; ``Failure`` where it fails."""
+        with self.workers({"TRITON_INTERPRET": None}, gpu=True) as asked:
+            ((_, result, _),) = asked.run([Task(None, function, ())], seconds)
+        return result
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Executor(Executor):
+    """Dask's executor, for what ``Workers`` submits."""
+
+    def __init__(self, client: Any, environment: Mapping[str, str | None], gpu: bool) -> None:
+        self._client = client
+        self._environment = dict(environment)
+        # The same check twice is two checks: pure functions alone may be answered from memory.
+        how: dict[str, Any] = {"pure": False, "resources": GPU} if gpu else {"pure": False}
+        self._executor = client.get_executor(**how)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """``fn`` is ``perform``, which is called where the task runs."""
+        from autotune.provenance import source_hash
+
+        if self._client.status != "running":
+            raise ClusterError("the cluster no longer answers")
+        future: Future[Any] = self._executor.submit(
+            remote, *args, self._environment, source_hash(), **kwargs
+        )
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._executor.shutdown(wait=wait)
