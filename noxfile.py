@@ -61,6 +61,13 @@ def train(session: nox.Session) -> None:
 
 
 @nox.session
+def bench_search(session: nox.Session) -> None:
+    """Compare our search strategies with Kernel Tuner's and Optuna's. Takes recorded spaces."""
+    install(session, "bench_search")
+    session.run("python", "-m", "benchmarks.search", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and types."""
     session.install("-c", "constraints.txt", *nox.project.dependency_groups(PROJECT, "lint"))
