@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.trial import Trial
-from tconv.cost.constants import FITTED, Constants, constants_of
+from tconv.cost.constants import FITTED, Calibrated, Constants, Untuned, calibrated
 from tconv.cost.model import predict
+from tconv.cost.neighbour import by_distance
+from tconv.problem import Problem
 from tconv.target import Target
 
 FOLDS = 5
@@ -30,7 +32,10 @@ class Calibration:
     """Constants before and after, and how well each predicts problems that were held out.
 
     ``error`` is the root mean square of ln(predicted / measured); ``rank`` Spearman's correlation
-    of predicted and measured times within a problem, mean over problems.
+    of predicted and measured times within a problem, mean over problems. ``model_share`` and
+    ``neighbour_share`` are what a problem that is held out gets when it is served by the model, or
+    by the winner of its nearest neighbour: best time over that choice's, geometric mean over the
+    ``compared`` problems on which the neighbour's winner was measured as well.
     """
 
     before: Constants
@@ -41,10 +46,23 @@ class Calibration:
     error_after: float
     rank_before: float
     rank_after: float
+    model_share: float
+    neighbour_share: float
+    compared: int
 
     @property
     def better(self) -> bool:
         return self.error_after < self.error_before
+
+    @property
+    def untuned(self) -> Untuned:
+        """What serves a layer that was never tuned."""
+        proved = self.compared >= LEAST_PROBLEMS and self.neighbour_share > self.model_share
+        return "neighbour" if proved else "model"
+
+    @property
+    def calibrated(self) -> Calibrated:
+        return Calibrated(self.constants if self.better else self.before, self.untuned)
 
 
 class CalibrationError(ValueError):
@@ -65,7 +83,7 @@ def calibrate(trials: Sequence[Trial], target: Target) -> Calibration:
             f"few to fit constants to: at least {LEAST_TRIALS} of {LEAST_PROBLEMS}"
         )
     usable = usable[:: -(-len(usable) // MOST_TRIALS)]
-    before = constants_of(target.name)
+    before = calibrated(target.name).constants
     fold = {problem: place % FOLDS for place, problem in enumerate(problems)}
     held_out: list[float] = [math.nan] * len(usable)
     for number in range(FOLDS):
@@ -74,6 +92,7 @@ def calibrate(trials: Sequence[Trial], target: Target) -> Calibration:
             if fold[trial.problem] == number:
                 held_out[place] = _log_ratio(trial, target, learnt)
     now = [_log_ratio(trial, target, before) for trial in usable]
+    shares = _untuned(usable, held_out)
     return Calibration(
         before=before,
         constants=_fit(usable, target, before),
@@ -83,7 +102,39 @@ def calibrate(trials: Sequence[Trial], target: Target) -> Calibration:
         error_after=_rms(held_out),
         rank_before=rank_correlation(usable, now),
         rank_after=rank_correlation(usable, held_out),
+        model_share=_geometric_mean([model for model, _ in shares]),
+        neighbour_share=_geometric_mean([neighbour for _, neighbour in shares]),
+        compared=len(shares),
     )
+
+
+def _untuned(trials: Sequence[Trial], log_ratios: Sequence[float]) -> list[tuple[float, float]]:
+    """Best time over the model's choice's, and over the neighbour's, of each problem left out."""
+    grouped: dict[Problem, list[tuple[Trial, float]]] = {}
+    for trial, ratio in zip(trials, log_ratios, strict=True):
+        grouped.setdefault(trial.problem, []).append((trial, ratio))
+
+    def time_of(trial: Trial) -> float:
+        return trial.milliseconds or math.inf
+
+    winners = {
+        problem: min((trial for trial, _ in made), key=time_of) for problem, made in grouped.items()
+    }
+    found = []
+    for problem, made in grouped.items():
+        near = by_distance(problem, winners)
+        times = {trial.choice: time_of(trial) for trial, _ in made}
+        served = near and winners[near[0]].choice in times
+        if not served:
+            continue
+        modelled, _ = min(made, key=lambda each: math.log(time_of(each[0])) + each[1])
+        best = min(times.values())
+        found.append((best / time_of(modelled), best / times[winners[near[0]].choice]))
+    return found
+
+
+def _geometric_mean(shares: Sequence[float]) -> float:
+    return math.exp(float(np.mean(np.log(shares)))) if shares else math.nan
 
 
 def _log_ratio(trial: Trial, target: Target, known: Constants) -> float:

@@ -327,7 +327,7 @@ def calibrate(target: StoredOption = None) -> None:
     from autotune.calibrate import calibrate as run
     from autotune.store import Store
     from autotune.tune import machine
-    from tconv.cost.constants import user_constants, write_constants
+    from tconv.cost.constants import user_constants, write_calibrated
 
     here = machine()
     if target is not None and target in TARGETS:
@@ -345,13 +345,13 @@ def calibrate(target: StoredOption = None) -> None:
     console = Console(soft_wrap=True)
     console.print(show.calibration_table(found))
     if not found.better:
-        fail("fitted constants predict held-out problems no better: those in force stay", 1)
+        console.print("Fitted constants predict held-out problems no better: those in force stay.")
     path = user_constants(gpu.name)
     try:
-        write_constants(path, gpu.name, found.constants, found.trials)
+        write_calibrated(path, gpu.name, found.calibrated, found.trials)
     except OSError as error:
         fail(str(error))
-    console.print(f"Constants: {path}")
+    console.print(f"Untuned layers are served by the {found.untuned}. Constants: {path}")
 
 
 @app.command()

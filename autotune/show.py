@@ -210,6 +210,10 @@ def calibration_table(found: Calibration) -> Table:
     table.add_section()
     table.add_row("error, rms of ln", f"{found.error_before:.3f}", f"{found.error_after:.3f}")
     table.add_row("rank correlation", f"{found.rank_before:.3f}", f"{found.rank_after:.3f}")
+    table.add_section()
+    compared = f"of {found.compared} problems left out, share of the best"
+    table.add_row(f"{compared}: the model", "", f"{found.model_share:.3f}")
+    table.add_row(f"{compared}: the nearest neighbour", "", f"{found.neighbour_share:.3f}")
     return table
 
 

@@ -13,8 +13,9 @@ from functools import cache, lru_cache
 from tconv.algorithms import ALGORITHMS, GENERAL
 from tconv.algorithms.common import power_of_two
 from tconv.choice import Choice, Ground, serves
-from tconv.cost.constants import constants_of
+from tconv.cost.constants import calibrated
 from tconv.cost.descent import cheapest
+from tconv.cost.neighbour import neighbours_choice
 from tconv.problem import PoolProblem, Problem
 from tconv.table import Winner, load_table, shipped_table, user_table
 from tconv.target import Target
@@ -54,17 +55,23 @@ def choose(problem: Problem | PoolProblem, target: Target) -> Choice:
 def heuristic(problem: Problem, target: Target) -> Choice:
     """The kernel and tile of a problem that was never tuned: what the cost model finds best.
 
+    Where the GPU's calibration found tuned neighbours a better guide, the nearest one's winner.
     In the interpreter no model holds: large blocks of addresses cost least there.
     """
     if target.backend == "interpreter":
         return Choice(GENERAL, ALGORITHMS[GENERAL].heuristic(problem, target))
+    if calibrated(target.name).untuned == "neighbour":
+        tables = (table for _, table in reversed(_tables(target.name, target.arch)))
+        winners = {key: winner for table in tables for key, winner in table.items()}
+        if (found := neighbours_choice(problem, winners, target)) is not None:
+            return found
     return cheapest(problem, target)
 
 
 def forget() -> None:
     """Read the tables anew at the next choice."""
     choose.cache_clear()
-    constants_of.cache_clear()
+    calibrated.cache_clear()
     _tables.cache_clear()
     for clear in _when_forgotten:
         clear()

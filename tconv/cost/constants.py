@@ -2,7 +2,11 @@
 
 One file for each GPU, beside its tuned choices:
 
-    {"format": 1, "target": "nvidia-h200", "trials": 812, "constants": {"matrix_share": 0.71, ...}}
+    {"format": 1, "target": "nvidia-h200", "trials": 812, "untuned": "model",
+     "constants": {"matrix_share": 0.71, ...}}
+
+``untuned`` says by what a layer that was never tuned is served: the model, or its nearest tuned
+neighbour, whichever proved better in cross-validation.
 """
 
 from __future__ import annotations
@@ -11,14 +15,16 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from tconv.table import SHIPPED, TableError, home, read_json
 
 FORMAT = 1
+Untuned = Literal["model", "neighbour"]
+UNTUNED: tuple[Untuned, ...] = ("model", "neighbour")
 
 
 @dataclass(frozen=True)
@@ -70,22 +76,30 @@ def shipped_constants(target_name: str) -> Path:
     return SHIPPED / f"{target_name}.constants.json"
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """What calibration found of a GPU; by default nothing."""
+
+    constants: Constants = field(default_factory=Constants)
+    untuned: Untuned = "model"
+
+
 @lru_cache(maxsize=64)
-def constants_of(target_name: str) -> Constants:
-    """Those of a GPU: refitted by its user, or shipped, or the assumed ones."""
+def calibrated(target_name: str) -> Calibrated:
+    """What is known of a GPU: by its user's own calibration, or shipped, or assumed."""
     for path in (user_constants(target_name), shipped_constants(target_name)):
         try:
-            found = read_constants(path)
+            found = read_calibrated(path)
         except TableError as error:
             warnings.warn(f"constants ignored, the assumed ones hold: {error}", stacklevel=2)
         else:
             if found is not None:
                 return found
-    return Constants()
+    return Calibrated()
 
 
-def read_constants(path: Path) -> Constants | None:
-    """The constants of a file; None where there is no file.
+def read_calibrated(path: Path) -> Calibrated | None:
+    """What a file says; None where there is no file.
 
     Raises:
         TableError: for a file that is damaged, of a newer format, or cannot be read.
@@ -98,6 +112,7 @@ def read_constants(path: Path) -> Constants | None:
         if content["format"] != FORMAT:
             raise TableError(f"{path} has format {content['format']!r}, this tconv reads {FORMAT}")
         given = dict(content["constants"])
+        untuned = content.get("untuned", "model")
     except (KeyError, TypeError, ValueError) as error:
         raise TableError(f"{path} is damaged: {error!r}") from error
     for name, value in given.items():
@@ -106,23 +121,24 @@ def read_constants(path: Path) -> Constants | None:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or value < 0:
             raise TableError(f"{path}: {name} is {value!r}, no positive number")
-    return Constants(**{name: float(value) for name, value in given.items()})
+    if untuned not in UNTUNED:
+        raise TableError(f"{path}: untuned is {untuned!r}, not one of {', '.join(UNTUNED)}")
+    return Calibrated(Constants(**{name: float(value) for name, value in given.items()}), untuned)
 
 
-def write_constants(path: Path, target_name: str, known: Constants, trials: int) -> None:
-    """Put ``known``, fitted to so many trials, at ``path`` in one atomic step."""
+def write_calibrated(path: Path, target_name: str, known: Calibrated, trials: int) -> None:
+    """Put ``known``, found from so many trials, at ``path`` in one atomic step."""
     content = {
         "format": FORMAT,
         "target": target_name,
         "trials": trials,
-        "constants": {name: float(f"{value:.6g}") for name, value in _values(known).items()},
+        "untuned": known.untuned,
+        "constants": {
+            name: float(f"{value:.6g}") for name, value in asdict(known.constants).items()
+        },
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(draft, path)
-    constants_of.cache_clear()
-
-
-def _values(known: Constants) -> Mapping[str, float]:
-    return asdict(known)
+    calibrated.cache_clear()

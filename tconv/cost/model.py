@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from tconv.algorithms import ALGORITHMS, DEPTHWISE, DIRECT
 from tconv.choice import Choice
-from tconv.cost.constants import Constants, constants_of
+from tconv.cost.constants import Constants, calibrated
 from tconv.cost.estimate import (
     WGMMA_ROWS,
     Resources,
@@ -232,7 +232,7 @@ def predict(
     are by default those known of ``target``.
     """
     tile = choice.tile
-    known = constants or constants_of(target.name)
+    known = constants or calibrated(target.name).constants
     product = product_of(problem, choice.algorithm)
     estimate = estimated_resources(choice, problem, target)
     if resources is None:

@@ -12,19 +12,24 @@ from autotune.calibrate import CalibrationError, calibrate
 from autotune.cli import app
 from autotune.store import Store
 from autotune.trial import Trial
+from tconv import select
+from tconv.choice import Choice
 from tconv.cost.constants import (
+    Calibrated,
     Constants,
-    constants_of,
-    read_constants,
+    calibrated,
+    read_calibrated,
     user_constants,
-    write_constants,
+    write_calibrated,
 )
+from tconv.cost.descent import cheapest
 from tconv.cost.model import predict
 from tconv.cost.space import candidates
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
-from tconv.table import TableError
+from tconv.table import TableError, Winner, user_table, write_table
 from tconv.target import TARGETS
+from tconv.tile import Tile
 
 H200 = TARGETS["sm_90"]
 TRUE = replace(Constants(), matrix_share=0.6, dram_share=0.7, prologue_clocks=4000.0,
@@ -71,10 +76,10 @@ def test_the_command_keeps_what_is_better_and_the_model_takes_it() -> None:
     result = CliRunner().invoke(app, ["calibrate", "--target", "sm_90"])
     assert result.exit_code == 0, result.output
     assert "held out" in result.output
-    kept = read_constants(user_constants("sm_90"))
+    kept = read_calibrated(user_constants("sm_90"))
     assert kept is not None
-    assert constants_of("sm_90") == kept != Constants()
-    constants_of.cache_clear()
+    assert calibrated("sm_90") == kept != Calibrated()
+    calibrated.cache_clear()
 
 
 def test_without_trials_the_command_says_so() -> None:
@@ -92,6 +97,7 @@ def test_without_trials_the_command_says_so() -> None:
         ('{"format": 1, "constants": {"l2_share": "much"}}', "l2_share is 'much'"),
         ('{"format": 1, "constants": {"l2_share": NaN}}', "l2_share is nan"),
         ("[]", "damaged"),
+        ('{"format": 1, "constants": {}, "untuned": "chance"}', "untuned is 'chance'"),
     ],
 )
 def test_a_damaged_file_is_named_and_the_assumed_hold(content: str, words: str) -> None:
@@ -99,14 +105,63 @@ def test_a_damaged_file_is_named_and_the_assumed_hold(content: str, words: str) 
     path.parent.mkdir(parents=True)
     path.write_text(content)
     with pytest.raises(TableError, match=words):
-        read_constants(path)
-    constants_of.cache_clear()
+        read_calibrated(path)
+    calibrated.cache_clear()
     with pytest.warns(UserWarning, match="assumed ones hold"):
-        assert constants_of("sm_90") == Constants()
-    constants_of.cache_clear()
+        assert calibrated("sm_90") == Calibrated()
+    calibrated.cache_clear()
 
 
 def test_what_is_written_is_read() -> None:
-    write_constants(user_constants("nvidia-test"), "nvidia-test", TRUE, 72)
-    assert constants_of("nvidia-test") == TRUE
-    constants_of.cache_clear()
+    known = Calibrated(TRUE, "neighbour")
+    write_calibrated(user_constants("nvidia-test"), "nvidia-test", known, 72)
+    assert calibrated("nvidia-test") == known
+    calibrated.cache_clear()
+
+
+def alike(model_is_right: bool) -> list[Trial]:
+    """Eight layers alike, six tiles each: one tile always wins, which the model knows or not."""
+    problems = [Problem(ConvGeometry(64, 64, 28, 28, 8 * k, 3, 3), "fprop") for k in range(8, 16)]
+    legal = [set(candidates(problem, H200)) for problem in problems]
+    order = sorted(set.intersection(*legal), key=lambda c: (c.algorithm, str(c.tile)))[::97][:6]
+    made = []
+    for problem in problems:
+        ranked = sorted(order, key=lambda c: predict(problem, c, H200).milliseconds)
+        best = ranked[0] if model_is_right else order[3] if order[3] != ranked[0] else order[4]
+        made += [
+            Trial("sm_90", problem, c.algorithm, c.tile, "measured", "ok",
+                  0.5 if c == best else 1.0 + 0.1 * ranked.index(c))
+            for c in order
+        ]  # fmt: skip
+    return made
+
+
+def test_whichever_proves_better_serves_untuned_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Fitting must not make the model right: these times come from no model at all.
+    monkeypatch.setattr("autotune.calibrate._fit", lambda trials, target, start: start)
+    wrong = calibrate(alike(False), H200)
+    assert (wrong.untuned, wrong.compared, wrong.neighbour_share) == ("neighbour", 8, 1.0)
+    assert wrong.model_share < 0.6
+    right = calibrate(alike(True), H200)
+    assert right.untuned == "model"
+    assert right.model_share == 1.0
+
+
+def test_a_neighbours_winner_is_taken_where_it_proved_better() -> None:
+    tuned = Problem(ConvGeometry(64, 64, 28, 28, 64, 3, 3), "fprop")
+    near = Problem(ConvGeometry(64, 64, 28, 28, 96, 3, 3), "fprop")
+    far = Problem(ConvGeometry(1, 512, 7, 7, 512, 3, 3), "fprop")
+    other = Problem(ConvGeometry(64, 64, 28, 28, 96, 5, 5), "fprop")
+    winner = Winner("implicit_gemm", Tile(64, 16, 16, stages=2, warps=2), "measured", 1.0)
+    assert winner.tile != cheapest(near, H200).tile
+    write_table(user_table("sm_90"), "sm_90", {tuned.key: winner})
+    write_calibrated(user_constants("sm_90"), "sm_90", Calibrated(untuned="neighbour"), 72)
+    select.forget()
+    try:
+        assert select.choose(near, H200) == Choice("implicit_gemm", winner.tile)
+        assert select.choose(far, H200) == cheapest(far, H200)
+        assert select.choose(other, H200) == cheapest(other, H200)
+    finally:
+        user_constants("sm_90").unlink()
+        select.forget()
+    assert select.choose(near, H200) == cheapest(near, H200)
