@@ -13,7 +13,7 @@ from rich.console import Console
 from autotune import show
 from autotune.cluster import Cluster, ClusterError
 from autotune.deadline import Deadline, seconds_of
-from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY
+from autotune.search import DEFAULT_CANDIDATES, DEFAULT_EFFORT
 from autotune.strategies import DEFAULT, STRATEGIES
 from autotune.suites import DEFAULT_BATCH, SUITES
 from tconv.geometry import PASSES, ConvGeometry
@@ -119,11 +119,13 @@ def tune(
     dtype: DtypeOption = "float16",
     batch: BatchOption = DEFAULT_BATCH,
     candidates: Annotated[
-        int, typer.Option("--candidates", help="Tried for each problem.")
-    ] = DEFAULT_EFFORT.candidates,
+        int | None,
+        typer.Option("--candidates", help="Tried for each problem; by default 16, predicted 8."),
+    ] = None,
     strategy: Annotated[
-        str, typer.Option("--strategy", help="How they are chosen.")
-    ] = DEFAULT_STRATEGY,
+        str | None,
+        typer.Option("--strategy", help="How they are chosen; by default combined, or ranked."),
+    ] = None,
     workers: Annotated[
         int, typer.Option("--workers", help="Processes that compile.")
     ] = DEFAULT_EFFORT.workers,
@@ -139,13 +141,11 @@ def tune(
     from autotune.tune import tune as run
     from autotune.tune import with_changes
 
-    known("strategy", strategy, STRATEGIES)
+    if strategy is not None:
+        known("strategy", strategy, STRATEGIES)
+    if candidates is not None:
+        positive("--candidates", candidates)
     work = _work(suite, passes, dtype, batch)
-    effort = with_changes(
-        DEFAULT_EFFORT,
-        candidates=positive("--candidates", candidates),
-        workers=positive("--workers", workers),
-    )
     try:
         deadline = Deadline() if budget is None else Deadline(seconds_of(budget))
     except ValueError as error:
@@ -160,6 +160,11 @@ def tune(
                 fail(str(error))
             console.print(f"On a cluster of {helpers.slots} slots and {helpers.gpus} GPUs.")
         gpu, kind = _target(target, helpers)
+        effort = with_changes(
+            DEFAULT_EFFORT,
+            candidates=candidates or DEFAULT_CANDIDATES[kind],
+            workers=positive("--workers", workers),
+        )
         console.print(show.announcement(gpu, kind, dtype))
         if kind == "measured" and helpers is None and (others := other_processes()):
             console.print(f"{others} other processes use this GPU: times may be of their making")

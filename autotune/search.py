@@ -6,8 +6,8 @@ kernels reaches it as an order of the candidates, best hopes first.
 
 from __future__ import annotations
 
-import heapq
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -25,11 +25,15 @@ from tconv.cost.descent import merit
 from tconv.cost.space import broken_rule
 from tconv.problem import Problem
 from tconv.select import heuristic
+from tconv.table import Kind
 from tconv.target import Target
 from tconv.tile import Tile
 
 Evaluate = Callable[[Sequence[Choice]], list[Trial]]
-DEFAULT_STRATEGY = "ranked"  # of kernels whose cost the model knows
+# A prediction is the model's own: its order is right. What is measured may teach it better.
+DEFAULT_STRATEGY: dict[Kind, str] = {"predicted": "ranked", "measured": "combined"}
+DEFAULT_CANDIDATES: dict[Kind, int] = {"predicted": 8, "measured": 16}
+MOST_WORKERS = 8
 SEED = 0  # of a strategy's chance: a tune that is repeated finds its trials in the store
 
 
@@ -37,7 +41,9 @@ SEED = 0  # of a strategy's chance: a tune that is repeated finds its trials in 
 class Effort:
     """How much a run spends; the one place where its defaults stand."""
 
-    candidates: int = 8  # tried for each problem: compiled, and on a GPU measured
+    candidates: int = DEFAULT_CANDIDATES[
+        "predicted"
+    ]  # tried for each problem: compiled, and on a GPU measured
     finalists: int = 3  # of them, checked against the reference until one passes
     compile_seconds: float = 60.0  # limit for one candidate
     gate_seconds: float = 60.0  # limit for one check
@@ -45,10 +51,11 @@ class Effort:
     measure_milliseconds: float = 100.0  # spent on the repeats of one candidate
     least_repeats: int = 10
     most_repeats: int = 200
-    workers: int = 2
+    workers: int = min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 DEFAULT_EFFORT = Effort()
+WITHIN_REACH = 3.0  # times the best prediction: a family's best hope is worth a try
 SAME_SHAPE = 2  # of the tiles tried, how many may share one shape of block
 
 
@@ -93,19 +100,41 @@ def parameters_of(choices: Sequence[Choice]) -> NDArray[np.float64]:
 def shortlist(
     problem: Problem, target: Target, candidates: Sequence[Choice], count: int
 ) -> list[Choice]:
-    """``count`` choices by predicted time, no more than ``SAME_SHAPE`` of one family and shape."""
+    """``count`` choices by predicted time, no more than ``SAME_SHAPE`` of one family and shape.
+
+    Every family whose best hope is within reach has it among them, in the first half: the model may
+    misjudge a family as a whole.
+    """
     thumb = heuristic(problem, target)
     chosen = [thumb] if count and broken_rule(thumb, problem, target) is None else []
     order = [
         (*merit(problem, choice, target), choice.algorithm, choice.tile) for choice in candidates
     ]
-    shapes: Counter[tuple[str, int, int, int]] = Counter()
-    heapq.heapify(order)
-    while order and len(chosen) < count:
-        *_, algorithm, tile = heapq.heappop(order)
+    ranked = sorted(order)
+    best = {
+        algorithm: (spills, time, tile) for spills, time, _, algorithm, tile in reversed(ranked)
+    }
+    quickest = min((time for spills, time, _ in best.values() if not spills), default=math.inf)
+    hopeful = sorted(
+        (time, algorithm, tile)
+        for algorithm, (spills, time, tile) in best.items()
+        if not spills and time <= WITHIN_REACH * quickest
+    )
+    for _, algorithm, tile in hopeful[: max(0, count // 2 - len(chosen))]:
         choice = Choice(algorithm, tile)
-        shape = (algorithm, tile.block_m, tile.block_n, tile.block_k)
-        if choice not in chosen and shapes[shape] < SAME_SHAPE:
-            shapes[shape] += 1
+        if choice not in chosen:
+            chosen.append(choice)
+    shapes = Counter(_shape(choice) for choice in chosen)
+    for *_, algorithm, tile in ranked:
+        if len(chosen) >= count:
+            break
+        choice = Choice(algorithm, tile)
+        if choice not in chosen and shapes[_shape(choice)] < SAME_SHAPE:
+            shapes[_shape(choice)] += 1
             chosen.append(choice)
     return chosen
+
+
+def _shape(choice: Choice) -> tuple[str, int, int, int]:
+    tile = choice.tile
+    return choice.algorithm, tile.block_m, tile.block_n, tile.block_k

@@ -105,7 +105,7 @@ def tune(
     kind: Kind,
     effort: Effort = DEFAULT_EFFORT,
     console: Console | None = None,
-    strategy: str = DEFAULT_STRATEGY,
+    strategy: str | None = None,
     gate: Gate | None = None,
     measure: Measure | None = None,
     contest: Contest | None = None,
@@ -144,7 +144,7 @@ def tune(
         bench = Bench(setting, store, compilers, gate, measure, contest)
         progress = stack.enter_context(_progress(console or Console(stderr=True)))
         try:
-            _run(work, bench, strategy, progress, outcome)
+            _run(work, bench, strategy or DEFAULT_STRATEGY[kind], progress, outcome)
         except (KeyboardInterrupt, OutOfTimeError, DeviceLostError, ClusterError) as end:
             outcome.interrupted = isinstance(end, KeyboardInterrupt)
             if isinstance(end, (DeviceLostError, ClusterError)):

@@ -9,6 +9,7 @@ import pytest
 
 from autotune.search import SAME_SHAPE, explore, shortlist
 from autotune.strategies import STRATEGIES
+from autotune.suites import suite
 from autotune.trial import Trial
 from tconv.choice import Choice
 from tconv.cost.model import predict
@@ -57,3 +58,14 @@ def test_the_rule_of_thumb_is_tried_and_shapes_differ(direction: Pass) -> None:
     best = min(predict(problem, choice, H200).milliseconds for choice in chosen)
     middle = predict(problem, tiles[len(tiles) // 2], H200).milliseconds
     assert best <= middle
+
+
+def test_every_family_within_reach_gets_a_try() -> None:
+    """One that the model misjudges as a whole would else never be measured."""
+    (layer,) = (each for each in suite("mobilenet_v2") if each.name == "features.12.conv.0.0")
+    problem = Problem(layer.geometry, "wgrad")
+    found = candidates(problem, H200)
+    chosen = shortlist(problem, H200, found, 16)
+    assert {choice.algorithm for choice in chosen[:8]} >= {"implicit_gemm", "implicit_gemm_tma"}
+    quickest = min(predict(problem, choice, H200).milliseconds for choice in found)
+    assert min(predict(problem, choice, H200).milliseconds for choice in chosen) <= quickest * 1.01
