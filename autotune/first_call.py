@@ -70,6 +70,7 @@ def _tuned(
 
     from autotune import on_gpu, provenance
     from autotune.gate import check_on_gpu
+    from autotune.measure import PROTOCOL
     from autotune.search import DEFAULT_EFFORT, shortlist
     from autotune.store import Store
     from autotune.trial import Trial
@@ -86,7 +87,8 @@ def _tuned(
             return found.median
 
     deadline = Deadline(seconds)
-    versions, source = provenance.versions(provenance.driver_version()), provenance.source_hash()
+    versions = provenance.versions(provenance.driver_version(), PROTOCOL)
+    source = provenance.source_hash()
     hopes = shortlist(problem, target, candidates(problem, target), CANDIDATES)
     best, best_time = None, math.inf
     with Store() as store:

@@ -6,6 +6,7 @@ call cannot be captured it is timed as it stands.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from autotune.search import Effort
 from tconv.geometry import Pass
 from tconv.problem import Problem
 
+# Of trials whose times may be compared; it goes up when what follows here changes.
+PROTOCOL = "protocol 2"  # graphs of two inputs in turn, L2 flushed, medians
 FLUSH_FACTOR = 2  # the flush writes so many times the L2's bytes
 LEAST_FLUSH = 64 << 20  # bytes
 CALIBRATION_RUNS = 3
@@ -115,13 +118,16 @@ def contest(timers: Sequence[Timer], effort: Effort) -> list[Timing]:
 
 
 class CudaTimer:
-    """Times ``call`` on the current CUDA device, each run with cold caches."""
+    """Times ``calls`` in turn on the current CUDA device, each run with cold caches.
 
-    def __init__(self, call: Callable[[], Any], l2_bytes: int) -> None:
+    Several do the same work on inputs of their own, so that no result hangs on one draw.
+    """
+
+    def __init__(self, calls: Sequence[Callable[[], Any]], l2_bytes: int) -> None:
         size = max(LEAST_FLUSH, FLUSH_FACTOR * l2_bytes)
         self._flush = torch.empty(size, dtype=torch.int8, device="cuda")
         self._stream = torch.cuda.Stream()
-        self._run = self._captured(call)
+        self._turns = itertools.cycle([self._captured(call) for call in calls])
 
     def _captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
         """``call`` as a graph; warmed up before on the same stream, as capture demands."""
@@ -146,7 +152,7 @@ class CudaTimer:
             for begin, end in zip(begins, ends, strict=True):
                 self._flush.zero_()
                 begin.record()
-                self._run()
+                next(self._turns)()
                 end.record()
         self._stream.synchronize()
         return [begin.elapsed_time(end) for begin, end in zip(begins, ends, strict=True)]

@@ -10,7 +10,7 @@ import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from autotune import gate
 from autotune.gate import Verdict
@@ -21,6 +21,7 @@ from tconv.choice import Choice
 from tconv.problem import Problem
 
 FAULT = 70  # exit code of a worker whose context is lost
+ROTATED = 2  # draws of the inputs that runs take in turn
 REFERENCE_SIDE, REFERENCE_RUNS = 2048, 5
 LOST = ("CUDA error", "HIP error")  # how torch words a fault that nothing in the process survives
 
@@ -69,9 +70,9 @@ def contest(
 def _timers(problem: Problem, choices: Sequence[Choice], l2_bytes: int) -> list[CudaTimer]:
     from tconv.ops.conv_run import run
 
-    tensors = inputs(problem, "cuda")
+    drawn = [inputs(problem, "cuda", seed) for seed in range(ROTATED)]
     return [
-        CudaTimer(lambda choice=choice: run(problem, choice, **tensors), l2_bytes)  # type: ignore[misc]
+        CudaTimer([partial(run, problem, choice, **tensors) for tensors in drawn], l2_bytes)
         for choice in choices
     ]
 
@@ -82,7 +83,7 @@ def _reference_timer(l2_bytes: int) -> CudaTimer:
     import torch
 
     side = torch.randn(REFERENCE_SIDE, REFERENCE_SIDE, device="cuda", dtype=torch.float16)
-    return CudaTimer(lambda: side @ side, l2_bytes)
+    return CudaTimer([lambda: side @ side], l2_bytes)
 
 
 def _reference(l2_bytes: int) -> float:

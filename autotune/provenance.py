@@ -24,10 +24,11 @@ def source_hash() -> str:
 
 
 @lru_cache
-def versions(driver: str = "") -> str:
-    """Versions of torch, triton and, where a GPU measured, its driver."""
+def versions(driver: str = "", protocol: str = "") -> str:
+    """Versions of torch, triton and, where a GPU measured, its driver and how it was measured."""
     parts = [f"{package} {_version(package)}" for package in ("torch", "triton")]
-    return ", ".join(parts + ([f"driver {driver}"] if driver else []))
+    parts += [f"driver {driver}"] * bool(driver) + [protocol] * bool(protocol)
+    return ", ".join(parts)
 
 
 def _version(package: str) -> str:

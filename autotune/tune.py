@@ -30,6 +30,7 @@ from autotune.evaluate import (
     worker_gate,
     worker_measure,
 )
+from autotune.measure import PROTOCOL
 from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY, Effort, explore
 from autotune.store import Store
 from autotune.suites import Layer
@@ -134,11 +135,11 @@ def tune(
         if gpu and measure is None:
             measure = worker_measure(checkers, target, effort)
             contest = worker_contest(checkers, target, effort)
-        driver = ""
+        driver = protocol = ""
         if gpu:
-            ask = provenance.driver_version
+            ask, protocol = provenance.driver_version, PROTOCOL
             driver = ask() if cluster is None else str(cluster.ask(ask))
-        versions = provenance.versions(driver)
+        versions = provenance.versions(driver, protocol)
         source = provenance.source_hash()
         setting = Setting(target, kind, versions, source, effort, deadline or Deadline())
         bench = Bench(setting, store, compilers, gate, measure, contest)
