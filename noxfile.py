@@ -54,6 +54,13 @@ def report(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure beside cuDNN on the GPU here, and render the report. Takes the bench's options."""
+    install(session)
+    session.run("python", "-m", "reports", "bench", *session.posargs)
+
+
+@nox.session
 def train(session: nox.Session) -> None:
     """Train LeNet-5 on real handwritten digits. Takes the trainer's options."""
     install(session, "train")

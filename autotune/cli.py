@@ -16,15 +16,13 @@ from autotune.deadline import Deadline, seconds_of
 from autotune.search import DEFAULT_CANDIDATES, DEFAULT_EFFORT
 from autotune.strategies import DEFAULT, STRATEGIES
 from autotune.suites import DEFAULT_BATCH, SUITES
-from tconv.geometry import PASSES, ConvGeometry
-from tconv.problem import ITEMSIZE
+from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.problem import ARITHMETICS
 from tconv.table import Kind
 from tconv.target import DEFAULT_TARGET, TARGETS, Target
 
 if TYPE_CHECKING:
     from autotune.tune import Job
-
-DTYPES = (*ITEMSIZE, "tf32")  # tf32 is float32 whose operands are rounded
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -48,7 +46,7 @@ def known(kind: str, value: str, values: Iterable[str]) -> str:
     return value
 
 
-def known_passes(text: str) -> list[str]:
+def known_passes(text: str) -> list[Pass]:
     """The passes that a comma-separated text names, in the order of computation."""
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     for part in wanted:
@@ -72,7 +70,10 @@ TargetOption = Annotated[
     str | None,
     typer.Option("--target", help="Predict for this GPU; by default measure on the one here."),
 ]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="Of activations and filters.")]
+DtypeOption = Annotated[
+    str,
+    typer.Option("--dtype", help="Of activations and filters; tf32, tf32x3: so float32 products."),
+]
 BatchOption = Annotated[int, typer.Option("--batch", help="Images at a time.")]
 
 
@@ -91,7 +92,7 @@ def _work(suite: list[str] | None, passes: str, dtype: str, batch: int) -> list[
     from autotune.tune import jobs
 
     suites, directions = _suites(suite), known_passes(passes)
-    known("dtype", dtype, DTYPES)
+    known("dtype", dtype, ARITHMETICS)
     positive("--batch", batch)
     found = [layer for name in suites for layer in layers(name, batch)]
     return jobs(found, directions, dtype)  # type: ignore[arg-type]
@@ -195,7 +196,7 @@ def layer(
     ] = None,
 ) -> None:
     """What a layer is, what bounds it, and which kernel and tile would run."""
-    known("dtype", dtype, DTYPES)
+    known("dtype", dtype, ARITHMETICS)
     gpu, _ = _target(target)
     try:
         geometry = ConvGeometry.from_lecture(

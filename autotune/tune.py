@@ -38,7 +38,7 @@ from autotune.trial import Trial
 from autotune.workers import Workers
 from tconv.choice import Choice
 from tconv.cost.space import candidates
-from tconv.geometry import ConvGeometry, Pass
+from tconv.geometry import Pass
 from tconv.problem import Problem
 from tconv.table import Kind, TableError, Winner, user_table, write_table
 from tconv.target import Target
@@ -78,19 +78,12 @@ class Outcome:
     trouble: list[str] = field(default_factory=list)
 
 
-def problem_of(geometry: ConvGeometry, direction: Pass, dtype: str) -> Problem:
-    """The problem that a pass of ``geometry`` poses; ``tf32`` is float32, operands rounded."""
-    if dtype == "tf32":
-        return Problem(geometry, direction, "float32", precision="tf32")
-    return Problem(geometry, direction, dtype)
-
-
 def jobs(layers: Iterable[Layer], passes: Sequence[Pass], dtype: str) -> list[Job]:
     """A job for each layer and pass. Layers that suites share are tuned once."""
     seen: dict[str, Job] = {}
     for layer in layers:
         for direction in passes:
-            problem = problem_of(layer.geometry, direction, dtype)
+            problem = Problem.of(layer.geometry, direction, dtype)
             seen.setdefault(problem.key, Job(layer, problem))
     return list(seen.values())
 

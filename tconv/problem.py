@@ -11,6 +11,8 @@ ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 Layout = Literal["nhwc", "nchw"]
 Precision = Literal["ieee", "tf32", "tf32x3"]
 PRECISIONS: tuple[Precision, ...] = ("tf32", "tf32x3", "ieee")
+# What bounds a pass: its dtype, or the two ways in which the matrix unit forms float32 products.
+ARITHMETICS = (*ITEMSIZE, "tf32", "tf32x3")
 
 
 def dtype_name(dtype: object) -> str:
@@ -52,6 +54,15 @@ class Problem:
         return f"{self.direction}/{self.arithmetic}/{self.layout}/{self.geometry.key}"
 
     @classmethod
+    def of(
+        cls, geometry: ConvGeometry, direction: Pass, arithmetic: str, layout: Layout = "nhwc"
+    ) -> Problem:
+        """The problem in one of ``ARITHMETICS``: a dtype, or tf32 or tf32x3 of float32."""
+        if arithmetic in ("tf32", "tf32x3"):
+            return cls(geometry, direction, "float32", layout, arithmetic)  # type: ignore[arg-type]
+        return cls(geometry, direction, arithmetic, layout)
+
+    @classmethod
     def from_key(cls, key: str) -> Problem:
         """The problem that ``key`` names; ValueError when it names none."""
         parts = key.split("/")
@@ -60,11 +71,9 @@ class Problem:
         direction, arithmetic, layout, geometry = parts
         if direction not in ("fprop", "dgrad", "wgrad") or layout not in ("nhwc", "nchw"):
             raise ValueError(f"{key!r} names no problem")
-        emulated = arithmetic in ("tf32", "tf32x3")
-        dtype, precision = ("float32", arithmetic) if emulated else (arithmetic, "ieee")
-        if dtype not in ITEMSIZE:
+        if arithmetic not in ARITHMETICS:
             raise ValueError(f"{key!r} names no problem")
-        return cls(ConvGeometry.from_key(geometry), direction, dtype, layout, precision)  # type: ignore[arg-type]
+        return cls.of(ConvGeometry.from_key(geometry), direction, arithmetic, layout)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

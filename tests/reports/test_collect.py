@@ -9,15 +9,9 @@ import pytest
 
 from autotune.suites import suite
 from autotune.trial import Trial
-from reports.collect import (
-    OTHER,
-    Tables,
-    collect,
-    name_problems,
-    read_tables,
-    write_tables,
-)
+from reports.collect import OTHER, collect, name_problems
 from reports.rows import RowError
+from reports.tables import Tables, read_tables, write_tables
 from tconv.geometry import PASSES
 from tconv.problem import Problem
 from tconv.target import TARGETS

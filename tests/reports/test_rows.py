@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from reports.collect import Tables
 from reports.rows import (
     LayerRow,
     MapRow,
@@ -17,6 +16,7 @@ from reports.rows import (
     read_rows,
     write_rows,
 )
+from reports.tables import Tables
 
 SCHEMA = [
     "suite",
