@@ -45,7 +45,8 @@ class Reached:
 
 def _plain(dtype: str, suites: Sequence[str], *passes: str) -> Callable[[LayerRow], bool]:
     def wanted(row: LayerRow) -> bool:
-        return row.dtype == dtype and row.suite in suites and row.direction in passes
+        mine = row.filters is not None and row.suite in suites
+        return mine and row.dtype == dtype and row.direction in passes
 
     return wanted
 

@@ -147,29 +147,34 @@ def _middle(row: LayerRow) -> str:
 
 
 def pass_grid(tables: Tables) -> Grid:
-    """By suite, dtype and pass: how near the roofline, and how much faster than cuDNN."""
+    """By suite and pass: how much faster than cuDNN, and how near the roofline."""
     kind = tables.about.kind
-    groups: dict[tuple[str, str, str], list[LayerRow]] = {}
+    groups: dict[tuple[str, ...], list[LayerRow]] = {}
+    several = len({row.dtype for row in tables.layers}) > 1
     for row in tables.layers:
-        groups.setdefault((row.suite, row.dtype, row.direction), []).append(row)
+        suite = row.suite if row.filters is not None else f"{row.suite} pools"
+        key = (suite, row.direction, *([row.dtype] if several else []))
+        groups.setdefault(key, []).append(row)
     compared = any(row.times_nhwc for row in tables.layers)
     rows: list[list[str]] = []
     for key, held in groups.items():
-        shares = [row.roofline_share for row in held if row.roofline_share]
-        near = [geometric_mean(shares), min(shares), max(shares)] if shares else []
-        cells = [*key, str(len(held))]
+        cells = list(key)
         if compared:
             last, plain = ratios(held), ratios(held, contiguous=True)
             cells += [times_text(geometric_mean(r)) if r else "" for r in (last, plain)]
             cells.append(str(sum(ratio < 1 for ratio in last)))
-        rows.append([*cells, *(f"{share:.1%}" for share in near or ())] + [""] * (3 - len(near)))
-    headings = ["suite", "dtype", "pass", "layers"]
+        shares = [row.roofline_share for row in held if row.roofline_share]
+        near = (geometric_mean(shares), min(shares), max(shares)) if shares else ()
+        cells += [f"{share:.1%}" for share in near] or [""] * 3
+        rows.append([*cells, str(len(held))])
+    headings = ["suite", "pass", *(["dtype"] if several else [])]
+    words = frozenset(range(len(headings)))
     if compared:
         means = (f"times as fast as {form}, geometric mean" for form in FORMATS)
         headings += [*means, "slower than channels_last"]
-    words = ("geometric mean", "least", "most")
-    headings += [f"{kind} share of roofline, {word}" for word in words]
-    return Grid(headings, rows, frozenset((0, 1, 2)), "passes")
+    told = ("geometric mean", "least", "most")
+    headings += [f"{kind} share of roofline, {word}" for word in told]
+    return Grid([*headings, "layers"], rows, words, "passes")
 
 
 def search_grid(tables: Tables) -> Grid:
