@@ -5,6 +5,10 @@ and chance decides where it may look: anywhere, among the neighbours of a good c
 two changes of it, or among the crosses of two. A few picks are blind. For half of the picks a part
 of what was tried is forgotten, and the best of the rest is good: as on islands, a second region
 is searched while the first still leads.
+
+Where no model names the first configurations, most are drawn from the middle of the space: who
+writes a range down surrounds what he hopes for, so that the ends of many ranges at once are
+seldom good.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from autotune.strategies.forest import expected_improvement, features, scores
 from autotune.strategies.local import elite, local
 
 STARTS = 8
+CENTRAL_STARTS, CENTRAL_SHARE = 6, 0.25  # of them, from so much of the space
 FORGETTING = 0.5  # of the picks
 REMEMBERED = (0.5, 0.25, 0.12)  # shares of what was tried, of those picks
 BLIND_SHARE = 0.05  # of the picks
@@ -48,8 +53,8 @@ def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Genera
         times.extend(evaluate(places).tolist())
         tried.extend(places)
 
-    starts = generator.permutation(len(space)).tolist() if space.order is None else space.order
-    attempt(list(starts[:STARTS]))
+    starts = _starts(space, generator) if space.order is None else list(space.order[:STARTS])
+    attempt(starts)
     while untried.any():
         rest = np.flatnonzero(untried)
         if np.isnan(times).all():
@@ -70,6 +75,20 @@ def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Genera
             promise[place] = -np.inf
             picks.append(place)
         attempt(picks)
+
+
+def _starts(space: SearchSpace, generator: np.random.Generator) -> list[int]:
+    """Configurations by chance, most of them near the middle of those ranges that have one."""
+    counts = space.levels.max(0) + 1
+    ranges = counts > 2  # a switch has two ends and no middle
+    off = (((space.levels + 0.5) / counts - 0.5) ** 2)[:, ranges].sum(1)
+    nearest = np.lexsort((generator.random(len(space)), off))  # ties fall by chance
+    central = nearest[: max(CENTRAL_STARTS, int(CENTRAL_SHARE * len(space)))]
+    chosen = generator.permutation(central)[:CENTRAL_STARTS].tolist()
+    anywhere = [
+        place for place in generator.permutation(len(space)).tolist() if place not in chosen
+    ]
+    return [*chosen, *anywhere][:STARTS]
 
 
 def _pick(
