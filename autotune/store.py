@@ -1,21 +1,26 @@
 """Every trial, failures included, in one SQLite file that survives a kill.
 
 Each trial is a transaction of its own under a write-ahead log. A file that cannot be used is
-named in a warning and left alone: the run goes on, and its trials live in memory.
+named in a warning and left alone: the run goes on, and its trials live in memory. It is looked at
+before anything is written to it, so that a newer version's store, or another program's database,
+keeps every byte.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
 from autotune.trial import Trial
 from tconv import table
+from tconv.algorithms import ALGORITHMS
 from tconv.cost.estimate import Resources
 from tconv.problem import Problem
 from tconv.table import Kind
@@ -23,6 +28,8 @@ from tconv.tile import Tile
 
 FORMAT = 1  # PRAGMA user_version; 0 is a file that was just made
 BUSY_SECONDS = 30.0  # how long to wait for another process's transaction
+HEADER = 100  # bytes of a database that say how large it is (SQLite's file format, 1.3)
+LOOKS, LOOK_SECONDS = 3, 0.05  # at a size that another process may just be changing
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS trials (
@@ -62,19 +69,58 @@ def default_path() -> Path:
     return table.home() / "trials.sqlite"
 
 
-def _open(path: Path | str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    try:
+def _cut_off(path: Path) -> bool:
+    """Whether pages are missing at the end that no write-ahead log holds."""
+    with path.open("rb") as file:
+        header = file.read(HEADER)
+        size = file.seek(0, 2)
+    if len(header) < HEADER or not header.startswith(b"SQLite format 3\0"):
+        return 0 < len(header) < HEADER
+    page, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
+    log = path.with_name(path.name + "-wal")
+    return size < pages * (page if page > 1 else 65536) and not log.exists()
+
+
+def _examine(path: Path) -> None:
+    """Refuse a file that is no store of ours, or damaged, without writing to it."""
+    if not path.exists():
+        return
+    if not path.is_file():  # a pipe would be waited for
+        raise StoreError("it is no regular file")
+    for look in range(LOOKS):
+        if not _cut_off(path):
+            break
+        if look + 1 == LOOKS:
+            raise StoreError("it is cut off")
+        time.sleep(LOOK_SECONDS)
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True)) as connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > FORMAT:
             raise StoreError(f"it has format {version}, this tuner writes {FORMAT}")
+        if not version:
+            if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                raise StoreError("it is another program's database")
+            return
+        (sound,) = connection.execute("PRAGMA quick_check(1)").fetchone()  # 1 ms for 1500 trials
+        if sound != "ok":
+            raise StoreError(f"it is damaged: {' '.join(str(sound).split())}")
+        connection.execute(f"SELECT {', '.join(COLUMNS)} FROM trials LIMIT 1").fetchone()
+
+
+def _open(path: Path | str) -> sqlite3.Connection:
+    if isinstance(path, Path):
+        _examine(path)
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    connection.text_factory = lambda text: text.decode("utf-8", "replace")
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")  # somebody else may have written it
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("BEGIN IMMEDIATE")  # fails at once where nothing can be written
         connection.execute(SCHEMA)
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
-        connection.execute(f"SELECT {', '.join(COLUMNS)} FROM trials LIMIT 1").fetchone()
     except BaseException:
         connection.close()
         raise
@@ -110,12 +156,27 @@ def _row(trial: Trial) -> tuple[Any, ...]:
     )
 
 
+TEXTS = re.findall(r"^    (\w+) TEXT", SCHEMA, re.MULTILINE)
+
+
 def _trial(row: tuple[Any, ...]) -> Trial:
+    """The trial of a row.
+
+    Raises:
+        ValueError: for a row that this version of the tuner did not write.
+        TypeError: for one that lacks what a trial must have.
+    """
     named = dict(zip(COLUMNS, row, strict=True))
+    for name, value in named.items():
+        number = isinstance(value, (int, float)) and math.isfinite(value)
+        if not isinstance(value, str) if name in TEXTS else not (number or value is None):
+            raise ValueError(f"{name} is of another type")
+    if named["algorithm"] not in ALGORITHMS or named["kind"] not in ("measured", "predicted"):
+        raise ValueError("no trial of these kernels")
     resources = None
     if named["registers"] is not None:
         fields = ("registers", "spill_bytes", "shared_bytes", "instructions")
-        resources = Resources(*(named[field] for field in fields))
+        resources = Resources(*(int(named[field]) for field in fields))
     return Trial(
         target=named["target"],
         problem=Problem.from_key(named["problem"]),
@@ -145,9 +206,10 @@ class Store:
         self.path: Path | None = wanted
         self.trouble = ""  # why the trials are in memory
         try:
-            wanted.parent.mkdir(parents=True, exist_ok=True)
+            table.check_trusted(wanted)
+            table.make_folder(wanted.parent)
             self._connection = _open(wanted)
-        except (sqlite3.Error, OSError, StoreError) as error:
+        except (sqlite3.Error, OSError, StoreError, table.TableError) as error:
             self._lose(error)
 
     def _lose(self, error: Exception) -> None:
@@ -175,7 +237,7 @@ class Store:
         """What can still be read, so that a run whose disk filled up goes on knowing it."""
         try:
             return list(self.trials())
-        except (sqlite3.Error, ValueError):
+        except sqlite3.Error:
             return []
 
     def trials(self, target: str | None = None, kind: Kind | None = None) -> Iterator[Trial]:
@@ -194,13 +256,33 @@ class Store:
             "versions": versions,
             "source": source,
         }
-        return {(trial.algorithm, trial.tile): trial for trial in self._select(wanted)}
+        try:
+            found = list(self._select(wanted))
+        except sqlite3.Error as error:
+            if self.path is None:
+                raise
+            self._connection.close()
+            self._lose(error)
+            found = []
+        return {(trial.algorithm, trial.tile): trial for trial in found}
 
     def _select(self, wanted: dict[str, Any]) -> Iterator[Trial]:
         where = " AND ".join(f"{name} = ?" for name in wanted) or "1"
         statement = f"SELECT {', '.join(COLUMNS)} FROM trials WHERE {where} ORDER BY rowid"
+        strange = 0
         for row in self._connection.execute(statement, tuple(wanted.values())).fetchall():
-            yield _trial(row)
+            try:
+                trial = _trial(row)
+            except (ValueError, TypeError):
+                strange += 1
+            else:
+                yield trial
+        if strange:
+            warnings.warn(
+                f"{self.path} holds {strange} rows that are no trials of this version: they are "
+                "passed over",
+                stacklevel=3,
+            )
 
     def close(self) -> None:
         self._connection.close()
