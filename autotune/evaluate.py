@@ -27,7 +27,10 @@ from tconv.target import Target
 LONGEST_DETAIL = 300  # characters of a compiler's words that a trial keeps
 CONTESTED = 1.1  # times the best: finalists behind that are no match for it
 MOST_LOST = 3  # measurements in a row that end their process: then it is the GPU
-RETRIED = ("time limit", "crash", "measuring: time limit", "measuring: crash")
+RETRIED = (
+    "time limit", "crash", "measuring: time limit", "measuring: crash",
+    "machine", "gate: machine", "measuring: machine",
+)  # fmt: skip
 GONE = ("no CUDA-capable device", "No CUDA GPUs are available", "device not found")
 MOST_SPILLED = 0  # bytes a thread: a loop that spills loses to one that does not
 
@@ -187,6 +190,8 @@ class Bench:
             return trial
         verdict = self._gate(trial.problem, trial.choice)
         if isinstance(verdict, Failure):
+            if self.setting.kind == "measured":
+                self._missed(verdict)
             words = shortened(verdict.detail)
             failed = replace(trial, status=f"gate: {verdict.reason}", detail=words)
             return self._keep(replace(failed, milliseconds=None))

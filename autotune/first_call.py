@@ -69,6 +69,7 @@ def _tuned(
     import torch
 
     from autotune import on_gpu, provenance
+    from autotune.evaluate import RETRIED
     from autotune.gate import check_on_gpu
     from autotune.measure import PROTOCOL
     from autotune.search import DEFAULT_EFFORT, shortlist
@@ -95,7 +96,7 @@ def _tuned(
         known = store.find(target.name, problem, "measured", versions, source)
         for choice in hopes:
             trial = known.get((choice.algorithm, choice.tile))
-            if trial is None:
+            if trial is None or trial.status in RETRIED:
                 if best is not None and not deadline.left:
                     break
                 blank = Trial(
@@ -115,6 +116,7 @@ def _tuned(
 
 def _tried(trial: Trial, gate: Any, measure: Any, best: float) -> Trial:
     from autotune.evaluate import shortened
+    from autotune.workers import reason_of
 
     try:
         verdict = gate(trial.problem, trial.choice)
@@ -124,4 +126,4 @@ def _tried(trial: Trial, gate: Any, measure: Any, best: float) -> Trial:
         return replace(passed, milliseconds=measure(trial.problem, trial.choice, best))
     except Exception as error:  # too many resources, no memory left, a compiler's refusal
         words = shortened(f"{type(error).__name__}: {error}")
-        return replace(trial, status="measuring: error", detail=words)
+        return replace(trial, status=f"measuring: {reason_of(error)}", detail=words)

@@ -35,7 +35,7 @@ from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY, Effort, explore
 from autotune.store import Store
 from autotune.suites import Layer
 from autotune.trial import Trial
-from autotune.workers import Workers
+from autotune.workers import Workers, memory_of
 from tconv.choice import Choice
 from tconv.cost.space import candidates
 from tconv.geometry import Pass
@@ -122,8 +122,12 @@ def tune(
             compilers = stack.enter_context(cluster.workers(compiling.ENVIRONMENT))
             checkers = stack.enter_context(cluster.workers(checking, gpu))
         else:
-            compilers = stack.enter_context(Workers(workers_for(effort), compiling.ENVIRONMENT))
-            checkers = stack.enter_context(Workers(1, checking))
+            count = workers_for(effort)
+            compilers = stack.enter_context(
+                Workers(count, compiling.ENVIRONMENT, memory=memory_of(count))
+            )
+            most = None if gpu else memory_of(1)
+            checkers = stack.enter_context(Workers(1, checking, memory=most))
         gate = gate or worker_gate(checkers, effort, gpu)
         if gpu and measure is None:
             measure = worker_measure(checkers, target, effort)
@@ -148,10 +152,21 @@ def tune(
         outcome.left = list(work[len(outcome.findings) :])
         outcome.compiled, outcome.recalled = bench.compiled, bench.recalled
         outcome.drift = bench.drift
+        outcome.trouble += _machines_faults(outcome)
         if store.path is None:
             outcome.trouble.append(f"trials could not be kept: {store.trouble}")
         outcome.store = store.path
     return outcome
+
+
+def _machines_faults(outcome: Outcome) -> list[str]:
+    """What kept candidates from being tried that is no fault of theirs, in a line."""
+    trials = [trial for finding in outcome.findings for trial in finding.trials]
+    kept_from = [trial for trial in trials if trial.status.endswith("machine")]
+    if not kept_from:
+        return []
+    words = f"{len(kept_from)} candidates could not be tried, the next run tries them again"
+    return [f"{words}: {kept_from[-1].detail}"]
 
 
 def _progress(console: Console) -> Progress:

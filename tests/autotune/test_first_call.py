@@ -102,6 +102,21 @@ def test_what_is_wrong_or_fails_is_not_taken() -> None:
         assert not user_table("sm_90").exists()
 
 
+def test_what_failed_for_want_of_memory_is_tried_again() -> None:
+    class OutOfMemoryError(RuntimeError):  # as torch names it
+        pass
+
+    def full(problem: Problem, choice: Choice, best: float) -> float:
+        raise OutOfMemoryError("another process has it all")
+
+    clock = Clock()
+    for measure in (full, clock.measure):
+        undo = autotune.on_first_call(60, gate=right, measure=measure)
+        select.choose(PROBLEM, H200)
+        undo()
+    assert len(clock.asked) == 16
+
+
 def test_a_tuner_that_breaks_down_does_not_stop_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     from autotune import search
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -38,7 +39,7 @@ C5 = suite("lenet5", 8)[2:]
 class Compilers:
     """In place of worker processes: every candidate compiles to the same figures."""
 
-    def __init__(self, count: int, environment: object) -> None:
+    def __init__(self, count: int, environment: object, memory: int | None = None) -> None:
         pass
 
     def run(self, tasks: list[Task], seconds: float) -> Iterator[tuple[Task, Compiled, float]]:
@@ -170,10 +171,9 @@ class Gpu:
 def measured(gpu: Gpu, passes: Sequence[Pass] = ("fprop",), **more: object) -> Outcome:
     text = Console(file=io.StringIO(), width=200)
     target = replace(H200, name="nvidia-test")
-    return tune(
-        jobs(C5, passes, "float16"), target, "measured", replace(EFFORT, candidates=4), text,
-        gate=passing, measure=gpu.measure, contest=gpu.contest, **more,  # type: ignore[arg-type]
-    )  # fmt: skip
+    how: dict[str, Any] = {"gate": passing, "measure": gpu.measure, "contest": gpu.contest, **more}
+    effort = replace(EFFORT, candidates=4)
+    return tune(jobs(C5, passes, "float16"), target, "measured", effort, text, **how)
 
 
 def test_finalists_are_measured_again_side_by_side() -> None:
@@ -239,6 +239,34 @@ def test_a_store_that_cannot_be_used_is_trouble() -> None:
     assert outcome.findings[0].winner is not None
     assert "trials could not be kept" in outcome.trouble[0]
     assert outcome.store is None
+
+
+class FullDisk(Compilers):
+    """Every compilation finds the disk full."""
+
+    def run(self, tasks: list[Task], seconds: float) -> Iterator[tuple[Task, Any, float]]:
+        for task in tasks:
+            yield task, Failure("machine", "OSError: [Errno 28] No space left on device"), 0.1
+
+
+def test_a_full_disk_is_no_fault_of_the_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tune_module, "Workers", FullDisk)
+        full = run()
+    assert full.findings[0].winner is None
+    assert "2 candidates could not be tried" in full.trouble[0]
+    assert "No space left" in full.trouble[0]
+    room = run()
+    assert (room.compiled, room.recalled, room.trouble) == (2, 0, [])
+    assert room.findings[0].winner is not None
+
+
+def test_a_gpu_that_is_gone_at_the_gate_fails_no_candidate() -> None:
+    gone = Failure("error", "RuntimeError: No CUDA GPUs are available")
+    outcome = measured(Gpu([], [], []), gate=lambda problem, choice: gone)
+    assert "no longer answers" in outcome.trouble[0]
+    with Store() as store:
+        assert {trial.status for trial in store.trials()} == {"ok"}  # compiled, and no more
 
 
 def test_layers_that_suites_share_are_tuned_once() -> None:
