@@ -26,7 +26,7 @@ from tconv.problem import Problem
 from tconv.table import Kind
 from tconv.tile import Tile
 
-FORMAT = 1  # PRAGMA user_version; 0 is a file that was just made
+FORMAT = 2  # PRAGMA user_version; 0 is a file that was just made, 1 lacks ``ADDED``
 BUSY_SECONDS = 30.0  # how long to wait for another process's transaction
 HEADER = 100  # bytes of a database that say how large it is (SQLite's file format, 1.3)
 LOOKS, LOOK_SECONDS = 3, 0.05  # at a size that another process may just be changing
@@ -42,6 +42,7 @@ CREATE TABLE IF NOT EXISTS trials (
     milliseconds REAL,
     p20 REAL,
     p80 REAL,
+    first_milliseconds REAL,
     ranked_milliseconds REAL,
     registers INTEGER,
     spill_bytes INTEGER,
@@ -58,6 +59,7 @@ CREATE TABLE IF NOT EXISTS trials (
 )
 """
 COLUMNS = tuple(re.findall(r"^    (\w+) (?:TEXT|REAL|INTEGER)", SCHEMA, re.MULTILINE))
+ADDED = "first_milliseconds"
 
 
 class StoreError(Exception):
@@ -105,7 +107,8 @@ def _examine(path: Path) -> None:
         (sound,) = connection.execute("PRAGMA quick_check(1)").fetchone()  # 1 ms for 1500 trials
         if sound != "ok":
             raise StoreError(f"it is damaged: {' '.join(str(sound).split())}")
-        connection.execute(f"SELECT {', '.join(COLUMNS)} FROM trials LIMIT 1").fetchone()
+        wanted = [column for column in COLUMNS if version > 1 or column != ADDED]
+        connection.execute(f"SELECT {', '.join(wanted)} FROM trials LIMIT 1").fetchone()
 
 
 def _open(path: Path | str) -> sqlite3.Connection:
@@ -119,6 +122,8 @@ def _open(path: Path | str) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("BEGIN IMMEDIATE")  # fails at once where nothing can be written
         connection.execute(SCHEMA)
+        if connection.execute("PRAGMA user_version").fetchone() == (1,):
+            connection.execute(f"ALTER TABLE trials ADD COLUMN {ADDED} REAL")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
     except BaseException:
@@ -144,6 +149,7 @@ def _row(trial: Trial) -> tuple[Any, ...]:
         trial.milliseconds,
         trial.p20,
         trial.p80,
+        trial.first_milliseconds,
         trial.ranked_milliseconds,
         *resources,
         trial.occupancy,
@@ -187,6 +193,7 @@ def _trial(row: tuple[Any, ...]) -> Trial:
         milliseconds=named["milliseconds"],
         p20=named["p20"],
         p80=named["p80"],
+        first_milliseconds=named["first_milliseconds"],
         ranked_milliseconds=named["ranked_milliseconds"],
         resources=resources,
         occupancy=named["occupancy"],

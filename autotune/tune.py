@@ -205,7 +205,7 @@ def _solve(job: Job, bench: Bench, strategy: str) -> Finding:
         trials = bench.try_all(job.problem, choices)
         if setting.kind == "measured":
             for place, trial in enumerate(trials):
-                best = min((t.milliseconds or math.inf for t in tried), default=math.inf)
+                best = min((t.searched or math.inf for t in tried), default=math.inf)
                 trials[place] = bench.measured(trial, best)
                 tried.append(trials[place])
         else:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.store import FORMAT, Store, default_path
+from autotune.store import ADDED, COLUMNS, FORMAT, SCHEMA, Store, _row, default_path
 from autotune.trial import Trial
 from tconv.cost.estimate import Resources
 from tconv.geometry import ConvGeometry
@@ -91,6 +91,27 @@ def test_a_trial_replaces_its_earlier_self_but_never_another_kind() -> None:
             store.add(trial)
         assert list(store.trials(kind="predicted")) == [checked]
         assert list(store.trials(kind="measured")) == [measured]
+
+
+def test_a_store_of_format_1_is_taken_over_whole(tmp_path: Path) -> None:
+    path = tmp_path / "trials.sqlite"
+    older = [column for column in COLUMNS if column != ADDED]
+    with sqlite3.connect(path) as connection:
+        connection.execute(SCHEMA.replace(f"    {ADDED} REAL,\n", ""))
+        connection.execute("PRAGMA user_version = 1")
+        for trial in (TRIAL, FAILED):
+            named = dict(zip(COLUMNS, _row(trial), strict=True))
+            marks = ", ".join("?" * len(older))
+            statement = f"INSERT INTO trials ({', '.join(older)}) VALUES ({marks})"
+            connection.execute(statement, [named[column] for column in older])
+    contested = replace(TRIAL, kind="measured", milliseconds=0.2, first_milliseconds=0.25)
+    for _ in range(2):
+        with Store(path) as store:
+            assert store.path == path
+            store.add(contested)
+            assert list(store.trials()) == [TRIAL, FAILED, contested]
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
 
 
 def test_a_kill_loses_nothing_that_was_written(tmp_path: Path) -> None:

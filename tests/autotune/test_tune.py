@@ -184,6 +184,17 @@ def test_finalists_are_measured_again_side_by_side() -> None:
     assert (winner.tile, winner.milliseconds) == (outcome.findings[0].trials[1].tile, 1.01)
     with Store() as store:
         assert sorted(t.milliseconds or 0 for t in store.trials()) == [1.01, 1.03, 1.05, 9.0]
+        assert sorted(t.searched or 0 for t in store.trials()) == [1.0, 1.02, 1.04, 9.0]
+
+
+def test_finalists_that_met_do_not_meet_again() -> None:
+    gpu = Gpu([1.0, 1.02, 1.04, 9.0], [1.03, 1.01, 1.05], [])
+    first = measured(gpu)
+    gpu.again = []  # another contest would find no times
+    second = measured(gpu)
+    assert second.findings[0].winner == first.findings[0].winner
+    assert second.findings[0].trials[0].searched == 1.0
+    assert (second.compiled, second.recalled) == (0, 4)
 
 
 def test_a_clock_that_drifts_is_noticed() -> None:
