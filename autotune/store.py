@@ -1,23 +1,21 @@
 """Every trial, failures included, in one SQLite file that survives a kill.
 
 Each trial is a transaction of its own under a write-ahead log. A file that cannot be used is
-named in a warning and left alone: the run goes on, and its trials live in memory. It is looked at
-before anything is written to it, so that a newer version's store, or another program's database,
-keeps every byte.
+named in a warning and left alone: the run goes on, and its trials live in memory.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
+from autotune.database import COLUMNS, TEXTS, StoreError, connect, view
 from autotune.trial import Trial
 from tconv import table
 from tconv.algorithms import ALGORITHMS
@@ -26,110 +24,10 @@ from tconv.problem import Problem
 from tconv.table import Kind
 from tconv.tile import Tile
 
-FORMAT = 2  # PRAGMA user_version; 0 is a file that was just made, 1 lacks ``ADDED``
-BUSY_SECONDS = 30.0  # how long to wait for another process's transaction
-HEADER = 100  # bytes of a database that say how large it is (SQLite's file format, 1.3)
-LOOKS, LOOK_SECONDS = 3, 0.05  # at a size that another process may just be changing
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS trials (
-    target TEXT NOT NULL,
-    problem TEXT NOT NULL,
-    algorithm TEXT NOT NULL,
-    tile TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    status TEXT NOT NULL,
-    milliseconds REAL,
-    p20 REAL,
-    p80 REAL,
-    first_milliseconds REAL,
-    ranked_milliseconds REAL,
-    registers INTEGER,
-    spill_bytes INTEGER,
-    shared_bytes INTEGER,
-    instructions INTEGER,
-    occupancy REAL,
-    error_fp64 REAL,
-    detail TEXT NOT NULL,
-    versions TEXT NOT NULL,
-    source TEXT NOT NULL,
-    seconds REAL NOT NULL,
-    written REAL NOT NULL,
-    UNIQUE (target, problem, algorithm, tile, kind, versions, source)
-)
-"""
-COLUMNS = tuple(re.findall(r"^    (\w+) (?:TEXT|REAL|INTEGER)", SCHEMA, re.MULTILINE))
-ADDED = "first_milliseconds"
-
-
-class StoreError(Exception):
-    """A store that cannot be used; the message says why."""
-
 
 def default_path() -> Path:
     """Where trials are kept: beside the user's own tables."""
     return table.home() / "trials.sqlite"
-
-
-def _cut_off(path: Path) -> bool:
-    """Whether pages are missing at the end that no write-ahead log holds."""
-    with path.open("rb") as file:
-        header = file.read(HEADER)
-        size = file.seek(0, 2)
-    if len(header) < HEADER or not header.startswith(b"SQLite format 3\0"):
-        return 0 < len(header) < HEADER
-    page, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
-    log = path.with_name(path.name + "-wal")
-    return size < pages * (page if page > 1 else 65536) and not log.exists()
-
-
-def _examine(path: Path) -> None:
-    """Refuse a file that is no store of ours, or damaged, without writing to it."""
-    if not path.exists():
-        return
-    if not path.is_file():  # a pipe would be waited for
-        raise StoreError("it is no regular file")
-    for look in range(LOOKS):
-        if not _cut_off(path):
-            break
-        if look + 1 == LOOKS:
-            raise StoreError("it is cut off")
-        time.sleep(LOOK_SECONDS)
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True)) as connection:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > FORMAT:
-            raise StoreError(f"it has format {version}, this tuner writes {FORMAT}")
-        if not version:
-            if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                raise StoreError("it is another program's database")
-            return
-        (sound,) = connection.execute("PRAGMA quick_check(1)").fetchone()  # 1 ms for 1500 trials
-        if sound != "ok":
-            raise StoreError(f"it is damaged: {' '.join(str(sound).split())}")
-        wanted = [column for column in COLUMNS if version > 1 or column != ADDED]
-        connection.execute(f"SELECT {', '.join(wanted)} FROM trials LIMIT 1").fetchone()
-
-
-def _open(path: Path | str) -> sqlite3.Connection:
-    if isinstance(path, Path):
-        _examine(path)
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    connection.text_factory = lambda text: text.decode("utf-8", "replace")
-    try:
-        connection.execute("PRAGMA trusted_schema = OFF")  # somebody else may have written it
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("BEGIN IMMEDIATE")  # fails at once where nothing can be written
-        connection.execute(SCHEMA)
-        if connection.execute("PRAGMA user_version").fetchone() == (1,):
-            connection.execute(f"ALTER TABLE trials ADD COLUMN {ADDED} REAL")
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _row(trial: Trial) -> tuple[Any, ...]:
@@ -160,9 +58,6 @@ def _row(trial: Trial) -> tuple[Any, ...]:
         trial.seconds,
         time.time(),
     )
-
-
-TEXTS = re.findall(r"^    (\w+) TEXT", SCHEMA, re.MULTILINE)
 
 
 def _trial(row: tuple[Any, ...]) -> Trial:
@@ -206,7 +101,10 @@ def _trial(row: tuple[Any, ...]) -> Trial:
 
 
 class Store:
-    """The trials at ``path``; in memory where that cannot be used (``path`` is then None)."""
+    """The trials at ``path``; in memory where that cannot be used (``path`` is then None).
+
+    Of a store that can be read but not written to, the trials are in memory too.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         wanted = path or default_path()
@@ -215,15 +113,27 @@ class Store:
         try:
             table.check_trusted(wanted)
             table.make_folder(wanted.parent)
-            self._connection = _open(wanted)
-        except (sqlite3.Error, OSError, StoreError, table.TableError) as error:
+            self._connection = connect(wanted)
+        except (StoreError, table.TableError) as error:
             self._lose(error)
+        except (sqlite3.Error, OSError) as error:
+            self._lose(error, self._known(wanted))
 
-    def _lose(self, error: Exception) -> None:
+    def _known(self, path: Path) -> list[Trial]:
+        """What a store that cannot be written to holds."""
+        try:
+            with closing(view(path)) as self._connection:
+                return self._salvage()
+        except (sqlite3.Error, OSError, StoreError):
+            return []
+
+    def _lose(self, error: Exception, known: Iterable[Trial] = ()) -> None:
         self.trouble = f"{self.path} is left alone and this run's trials are in memory: {error}"
         warnings.warn(self.trouble, stacklevel=3)
         self.path = None
-        self._connection = _open(":memory:")
+        self._connection = connect(":memory:")
+        for trial in known:
+            self.add(trial)
 
     def add(self, trial: Trial) -> None:
         """Write ``trial``, in place of an earlier one of the same candidate and versions."""
@@ -234,11 +144,9 @@ class Store:
         except sqlite3.Error as error:
             if self.path is None:
                 raise
-            earlier = self._salvage()
+            known = self._salvage()
             self._connection.close()
-            self._lose(error)
-            for saved in (*earlier, trial):
-                self.add(saved)
+            self._lose(error, [*known, trial])
 
     def _salvage(self) -> list[Trial]:
         """What can still be read, so that a run whose disk filled up goes on knowing it."""

@@ -8,7 +8,7 @@ import glob
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 LOCK_SECONDS = 30.0  # how long to wait for another process's writing, which takes milliseconds
@@ -37,24 +37,36 @@ def read_text(path: Path, most: int) -> str | None:
     return content.decode("utf-8")
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Put ``text`` at ``path`` in one step: a kill or a full disk leaves what stood there before.
+def replace_all(contents: Mapping[Path, str | bytes]) -> None:
+    """Put each content at its path: all are written before the first takes its place.
+
+    A kill or a full disk leaves what stood there before, and never half a file.
 
     Raises:
-        OSError: where it cannot be written.
+        OSError: where one cannot be written; its path is named.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    draft.unlink(missing_ok=True)  # of a killed process that had the same number
+    drafts: dict[Path, Path] = {}
     try:
-        with open(draft, "x", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a power failure may leave the new name and no content
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
+        for path, content in contents.items():
+            draft = drafts[path] = path.with_name(f".{path.name}.{os.getpid()}.draft")
+            draft.unlink(missing_ok=True)  # of a killed process that had the same number
+            _write(draft, content.encode() if isinstance(content, str) else content)
+        for path, draft in drafts.items():
+            os.replace(draft, path)
+    except BaseException as error:
+        for draft in drafts.values():
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _write(draft: Path, content: bytes) -> None:
+    with open(draft, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # else a power failure may leave the new name and no content
 
 
 @contextlib.contextmanager
@@ -68,7 +80,10 @@ def locked(path: Path) -> Iterator[None]:
         OSError: where the folder cannot be written, or the lock is not to be had.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    handle = os.open(path.with_name(f".{path.name}.lock"), flags, 0o666)
+    try:
+        handle = os.open(path.with_name(f".{path.name}.lock"), flags, 0o666)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         if _lock(handle, path):
             for draft in path.parent.glob(f".{glob.escape(path.name)}.*.draft"):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tconv.files import locked, others_may_write, private_folder, read_text, replace_text
+from tconv.files import locked, others_may_write, private_folder, read_text, replace_all
 from tconv.tile import Tile
 
 FORMAT = 1
@@ -224,7 +224,7 @@ def write_table(path: Path, target_name: str, winners: Mapping[str, Winner]) -> 
         text = _text(target_name, merged)
         if len(text) > LARGEST_FILE:
             raise TableError(f"{path} would be larger than {LARGEST_FILE >> 20} MiB")
-        replace_text(path, text)
+        replace_all({path: text})
 
 
 def _text(target_name: str, winners: Mapping[str, Winner]) -> str:

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from tconv.files import locked, replace_text
+from tconv.files import locked, replace_all
 from tconv.table import (
     SHIPPED,
     TableError,
@@ -167,5 +167,5 @@ def write_calibrated(path: Path, target_name: str, known: Calibrated, trials: in
     make_folder(path.parent)
     with locked(path):
         read_calibrated(path)  # a newer tconv's, or what somebody wrote by hand, is not thrown away
-        replace_text(path, json.dumps(content, indent=1) + "\n")
+        replace_all({path: json.dumps(content, indent=1) + "\n"})
     calibrated.cache_clear()

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune.store import ADDED, COLUMNS, FORMAT, SCHEMA, Store, _row, default_path
+from autotune.database import ADDED, COLUMNS, FORMAT, SCHEMA
+from autotune.store import Store, _row, default_path
 from autotune.trial import Trial
 from tconv.cost.estimate import Resources
 from tconv.geometry import ConvGeometry

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tconv import files
-from tconv.files import locked, others_may_write, private_folder, read_text, replace_text
+from tconv.files import locked, others_may_write, private_folder, read_text, replace_all
 
 
 def _pipe(path: Path) -> None:
@@ -68,23 +68,45 @@ def test_what_cannot_be_written_leaves_what_stood_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "it"
-    replace_text(path, "old")
+    replace_all({path: "old"})
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        replace_text(path, "new")
+    with pytest.raises(OSError, match="No space") as raised:
+        replace_all({path: "new"})
+    assert raised.value.filename == str(path)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
+
+
+def test_of_several_files_all_are_replaced_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    replace_all(dict.fromkeys(paths, "old"))
+    plain, left = os.fsync, [2]
+
+    def full_at_last(handle: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        plain(handle)
+
+    monkeypatch.setattr(os, "fsync", full_at_last)
+    with pytest.raises(OSError, match="No space") as raised:
+        replace_all(dict.fromkeys(paths, b"new"))
+    assert raised.value.filename == str(paths[2])
+    assert [path.read_text() for path in paths] == ["old"] * 3
+    assert sorted(tmp_path.iterdir()) == paths
 
 
 def test_a_link_in_a_drafts_place_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (tmp_path / f".it.{os.getpid()}.draft").symlink_to(victim)
-    replace_text(tmp_path / "it", "new")
+    replace_all({tmp_path / "it": "new"})
     assert (victim.read_text(), (tmp_path / "it").read_text()) == ("mine", "new")
 
 
@@ -98,7 +120,7 @@ def test_one_writer_at_a_time_and_drafts_of_the_dead_are_cleared_away(tmp_path: 
         for _ in range(25):
             with locked(path):
                 number = int(path.read_text())
-                replace_text(path, str(number + 1))
+                replace_all({path: str(number + 1)})
 
     threads = [threading.Thread(target=add) for _ in range(4)]
     for thread in threads:
@@ -146,7 +168,7 @@ def test_file_systems_without_locks_are_written_all_the_same(
     monkeypatch.setattr(files.fcntl, "flock", none)
     (tmp_path / ".it.5.draft").write_text("perhaps another's work")
     with locked(tmp_path / "it"):
-        replace_text(tmp_path / "it", "new")
+        replace_all({tmp_path / "it": "new"})
     assert (tmp_path / ".it.5.draft").exists()
 
 
