@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from autotune.store import Store, default_path
 from autotune.suites import suite
 from autotune.tune import Outcome, jobs, tune
 from autotune.workers import Failure, Task
+from reports.collect import latest
 from tconv import select
 from tconv.choice import Choice
 from tconv.cost.estimate import Resources
@@ -30,6 +33,7 @@ from tconv.geometry import PASSES, Pass
 from tconv.problem import Problem
 from tconv.table import read_table, user_table
 from tconv.target import TARGETS
+from tests.autotune.test_store import SPOILT
 
 H200 = TARGETS["sm_90"]
 EFFORT = replace(DEFAULT_EFFORT, candidates=2)
@@ -242,14 +246,43 @@ def test_time_that_is_up_leaves_the_rest_for_the_next_run() -> None:
     assert (second.left, second.compiled, second.recalled) == ([], 2, 4)
 
 
-def test_a_store_that_cannot_be_used_is_trouble() -> None:
+def _cut_off(path: Path) -> None:
+    Store(path).close()
+    with path.open("r+b") as file:
+        file.truncate(5000)
+
+
+@pytest.mark.parametrize("spoil", [*SPOILT, _cut_off], ids=lambda spoil: spoil.__name__[1:])
+def test_a_store_that_cannot_be_used_is_trouble(spoil: object) -> None:
     default_path().parent.mkdir(parents=True, exist_ok=True)
-    default_path().write_text("no database at all, but long enough to be taken for one" * 9)
+    assert callable(spoil)
+    spoil(default_path())
+    before = default_path().read_bytes()
     with pytest.warns(UserWarning, match="left alone"):
         outcome = run()
     assert outcome.findings[0].winner is not None
     assert "trials could not be kept" in outcome.trouble[0]
+    assert str(default_path()) in outcome.trouble[0]
     assert outcome.store is None
+    assert default_path().read_bytes() == before
+
+
+def test_a_clock_that_is_set_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = (2e9 + day * 86400 * (-1) ** day for day in itertools.count())  # to and fro
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    work = jobs(C5, PASSES, "float16")
+    deadline = Deadline(3600)
+    for compiled, recalled in ((6, 0), (0, 6)):
+        outcome = tune(
+            work, H200, "predicted", EFFORT, Console(file=io.StringIO()), gate=passing,
+            deadline=deadline,
+        )  # fmt: skip
+        assert (outcome.compiled, outcome.recalled) == (compiled, recalled)
+        assert not outcome.left
+    with Store() as store:
+        newest = latest(store.trials())
+        assert {len(trials) for trials in newest.values()} == {2}
+    assert abs(next(clock) - 2e9) > 6 * 86400  # it was asked
 
 
 class FullDisk(Compilers):
