@@ -36,6 +36,7 @@ from autotune.store import Store
 from autotune.suites import Layer
 from autotune.trial import Trial
 from autotune.workers import Workers, memory_of
+from tconv import kernel_cache
 from tconv.choice import Choice
 from tconv.cost.space import candidates
 from tconv.geometry import Pass
@@ -113,6 +114,7 @@ def tune(
     compiles, checks and measures in place of this machine; all comes back to its store.
     """
     outcome = Outcome(target, kind)
+    kernel_cache.guard()  # said here once, rather than by each worker
     with ExitStack() as stack:
         store = stack.enter_context(Store())
         outcome.store = store.path
