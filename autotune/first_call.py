@@ -76,7 +76,7 @@ def _tuned(
     from autotune.store import Store
     from autotune.trial import Trial
     from tconv.cost.space import candidates
-    from tconv.table import Winner, user_table, write_table
+    from tconv.table import TableError, Winner, user_table, write_table
 
     if measure is None:
         if not torch.cuda.is_available() or torch.cuda.is_current_stream_capturing():
@@ -110,7 +110,10 @@ def _tuned(
     if best is None:
         return None
     winner = Winner(best.algorithm, best.tile, "measured", best_time)
-    write_table(user_table(target.name), target.name, {problem.key: winner})
+    try:
+        write_table(user_table(target.name), target.name, {problem.key: winner})
+    except (TableError, OSError) as error:  # it serves this process all the same
+        warnings.warn(f"the winner of {problem.key} was not written: {error}", stacklevel=2)
     return replace(best.choice, ground="tuned")
 
 

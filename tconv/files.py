@@ -27,11 +27,14 @@ def read_text(path: Path, most: int) -> str | None:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    with open(handle, "rb") as file:
+    try:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise OSError("it is no regular file")
-        content = file.read(most + 1) if found.st_size <= most else b""
+        with open(handle, "rb", closefd=False) as file:
+            content = file.read(most + 1) if found.st_size <= most else b""
+    finally:
+        os.close(handle)
     if max(found.st_size, len(content)) > most:
         raise OSError(f"it is larger than {most >> 20} MiB")
     return content.decode("utf-8")

@@ -183,8 +183,12 @@ def _rotten(path: Path) -> None:
 
 def _fill(path: Path, count: int) -> None:
     with Store(path) as store:
-        for number in range(1, count + 1):
-            store.add(replace(TRIAL, tile=replace(TILE, splits=number)))
+        _add(store, [replace(TRIAL, tile=replace(TILE, splits=n + 1)) for n in range(count)])
+
+
+def _add(store: Store, trials: list[Trial]) -> None:
+    for trial in trials:
+        store.add(trial)
 
 
 SPOILT = [_newer, _newer_that_was_killed, _corrupt, _foreign, _other_columns, _rotten]
@@ -322,12 +326,18 @@ def test_a_read_only_store(tmp_path: Path) -> None:
         tmp_path.chmod(0o755)
 
 
-def test_a_store_that_turns_read_only_midway(tmp_path: Path) -> None:
-    store = Store(tmp_path / "trials.sqlite")
+@pytest.mark.parametrize("fault", ["query_only = 1", "max_page_count = 1"])
+def test_a_store_that_turns_read_only_or_full_midway(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "trials.sqlite"
+    store = Store(path)
     store.add(TRIAL)
-    store._connection.execute("PRAGMA query_only = 1")
-    with pytest.warns(UserWarning, match="trials.sqlite"):
-        store.add(FAILED)
-    assert list(store.trials()) == [TRIAL, FAILED]
-    with Store(tmp_path / "trials.sqlite") as kept:
-        assert list(kept.trials()) == [TRIAL]
+    store._connection.execute(f"PRAGMA {fault}")
+    more = [replace(FAILED, tile=replace(TILE, splits=number)) for number in range(2, 40)]
+    with pytest.warns(UserWarning, match=r"trials\.sqlite"):
+        _add(store, more)
+    assert list(store.trials()) == [TRIAL, *more]
+    assert "readonly" in store.trouble or "full" in store.trouble
+    with Store(path) as kept:
+        assert kept.path == path
+        found = list(kept.trials())
+    assert found == [TRIAL, *more][: len(found)]
