@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 from functools import lru_cache
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import tconv
@@ -35,7 +35,7 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # some builds name triton's package otherwise
-        return str(getattr(__import__(package), "__version__", "unknown"))
+        return str(getattr(import_module(package), "__version__", "unknown"))
 
 
 def driver_version() -> str:

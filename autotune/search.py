@@ -80,7 +80,7 @@ def explore(
     def times_of(places: list[int]) -> list[float]:
         made = evaluate([choices[place] for place in places])
         trials.update(zip(places, made, strict=True))
-        return [math.nan if trial.milliseconds is None else trial.milliseconds for trial in made]
+        return [math.nan if trial.searched is None else trial.searched for trial in made]
 
     space = SearchSpace(PARAMETERS, parameters_of(choices), order=tuple(range(len(hopes))))
     search(STRATEGIES[strategy], space, times_of, budget, SEED)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.rows import RowError
-from tconv.table import Kind
+from tconv.table import Kind, TableError, read_json
 from tconv.target import Target
 
 
@@ -68,8 +68,9 @@ class About:
         )
 
 
-def write_about(path: Path, about: About) -> None:
-    path.write_text(json.dumps(asdict(about), indent=2) + "\n", encoding="utf-8")
+def about_text(about: About) -> str:
+    """The head of a report as ``about.json`` holds it."""
+    return json.dumps(asdict(about), indent=2) + "\n"
 
 
 def read_about(path: Path) -> About:
@@ -79,9 +80,11 @@ def read_about(path: Path) -> About:
         RowError: naming the file, and the entry that is missing or wrong.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RowError(f"{path} cannot be read: {error}") from error
+        content = read_json(path)
+    except TableError as error:
+        raise RowError(str(error)) from error
+    if content is None:
+        raise RowError(f"{path} cannot be read: there is no such file")
     if not isinstance(content, dict):
         raise RowError(f"{path}: not a table of entries")
     texts = {name: _entry(path, content, name, str) for name in TEXTS}

@@ -62,9 +62,10 @@ def _trials(path: Path) -> list[Trial]:
     if not path.exists():  # opening would make an empty one
         return []
     with Store(path) as store:
-        if store.path is None:
+        trials = list(store.trials())
+        if store.path is None and not trials:
             fail(f"{path} cannot be used as a store of trials")
-        return list(store.trials())
+        return trials
 
 
 def _contents(trials: Sequence[Trial], target: Target, kind: Kind) -> Tables:

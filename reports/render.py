@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import jinja2
 from reports.page import Picture, Section
 from reports.rows import CauseRow, read_rows
 from reports.sections import facts, first_screen, notes, reproduce, sections, verdict
-from reports.tables import Tables, write_tables
+from reports.tables import Tables, tables_text
 from tconv import svg
+from tconv.files import replace_all
 
 TEMPLATES = Path(__file__).parent / "templates"
 PUBLISHED = Path(__file__).parent / "published"
@@ -33,39 +34,45 @@ def render(tables: Tables, folder: Path) -> list[Path]:
 
     Raises:
         RowError: for a ``causes.csv`` that cannot be read.
-        OSError: where the folder cannot be written.
+        OSError: where one cannot be written; a report that stood there stays whole.
     """
     causes = folder / "causes.csv"
     if not tables.causes and tables.about.kind == "measured" and causes.exists():
         tables = replace(tables, causes=read_rows(causes, CauseRow))
     chapters = sections(tables)
     content = _content(tables, chapters)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tables(folder, tables)
-    written = write_pages(content, chapters, folder)
-    return [*written, *(folder / name for name in tables.files)]
+    return _write({**pages_text(content, chapters), **tables_text(tables)}, folder)
 
 
 def write_pages(content: dict[str, Any], chapters: Sequence[Section], folder: Path) -> list[Path]:
     """Both pages and the figures of ``chapters``, pages first; ``content`` as templates want it.
 
     Raises:
-        OSError: where the folder cannot be written.
+        OSError: where one cannot be written; pages that stood there stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    return _write(pages_text(content, chapters), folder)
+
+
+def pages_text(content: dict[str, Any], chapters: Sequence[Section]) -> dict[str, str]:
+    """The same, by the file's name."""
+    files = {}
     for name, template in PAGES.items():
         text = (
             _environment(html=name.endswith("html"))
             .get_template(template)
             .render(content, style=(TEMPLATES / "style.css").read_text(encoding="utf-8"))
         )
-        (folder / name).write_text(text.rstrip() + "\n", encoding="utf-8")
-        written.append(folder / name)
+        files[name] = text.rstrip() + "\n"
     for picture in (part for each in chapters for part in each.parts if isinstance(part, Picture)):
-        (folder / picture.file).write_text(svg.alone(picture.svg), encoding="utf-8")
-        written.append(folder / picture.file)
-    return written
+        files[picture.file] = svg.alone(picture.svg)
+    return files
+
+
+def _write(files: Mapping[str, str], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {folder / name: text for name, text in files.items()}
+    replace_all(paths)
+    return list(paths)
 
 
 def _environment(html: bool) -> jinja2.Environment:

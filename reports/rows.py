@@ -13,14 +13,16 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints, overload
 
 import pandas as pd
 
+from tconv.files import read_text, replace_all
 from tconv.geometry import ConvGeometry, Pass, PoolGeometry
 from tconv.problem import ARITHMETICS, ITEMSIZE, Problem
-from tconv.table import Kind
+from tconv.table import LARGEST_FILE, Kind
 from tconv.tile import Tile
 
 DIGITS = 4  # significant digits of every figure in a table
@@ -282,12 +284,17 @@ def _text(cell: Any) -> str:
     return number_text(cell) if isinstance(cell, float) else str(cell)
 
 
-def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
-    """Write ``rows`` as CSV, header included when there are none."""
+def rows_text(row_type: type[Row], rows: Iterable[Row]) -> str:
+    """``rows`` as CSV, header included when there are none."""
     names = [field.name for field in fields(row_type)]
     content = [[_text(getattr(row, name)) for name in names] for row in rows]
     frame = pd.DataFrame(content, columns=columns_of(row_type), dtype=str)
-    frame.to_csv(path, index=False, lineterminator="\n")
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
+    """Write ``rows`` as CSV, in one step."""
+    replace_all({path: rows_text(row_type, rows)})
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
@@ -298,7 +305,10 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
             for a table that is missing, empty, cut off, of other columns, or of other values.
     """
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[], encoding="utf-8")
+        text = read_text(path, LARGEST_FILE)
+        if text is None:
+            raise RowError(f"{path} cannot be read: there is no such file")
+        frame = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False, na_values=[])
     except pd.errors.EmptyDataError as error:
         raise RowError(f"{path} is empty: not even a header") from error
     except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from reports.about import About, read_about, write_about
+from reports.about import About, about_text, read_about
 from reports.rows import (
     CauseRow,
     LayerRow,
@@ -18,8 +18,9 @@ from reports.rows import (
     SpaceRow,
     TrialRow,
     read_rows,
-    write_rows,
+    rows_text,
 )
+from tconv.files import replace_all
 
 HEAD = "about.json"
 # By the field of ``Tables``; the file bears the same name. Layers must be there, others may miss.
@@ -77,13 +78,24 @@ def merged(tuned: Tables | None, benched: Tables | None) -> Tables:
     return replace(benched, about=about, layers=[*benched.layers, *rest], **story)  # type: ignore[arg-type]
 
 
+def tables_text(tables: Tables) -> dict[str, str]:
+    """By the file's name: ``layers.csv``, ``trials.csv``, ... and ``about.json``."""
+    texts = {
+        f"{name}.csv": rows_text(row_type, getattr(tables, name))
+        for name, row_type in ROWS.items()
+        if f"{name}.csv" in tables.files
+    }
+    return {**texts, HEAD: about_text(tables.about)}
+
+
 def write_tables(folder: Path, tables: Tables) -> None:
-    """The tables as ``layers.csv``, ``trials.csv``, ... and ``about.json``."""
+    """The tables as files in ``folder``, all of them or none.
+
+    Raises:
+        OSError: where one cannot be written; tables that stood there stay.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, row_type in ROWS.items():
-        if f"{name}.csv" in tables.files:
-            write_rows(folder / f"{name}.csv", row_type, getattr(tables, name))
-    write_about(folder / HEAD, tables.about)
+    replace_all({folder / name: text for name, text in tables_text(tables).items()})
 
 
 def read_tables(folder: Path) -> Tables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,16 +65,22 @@ class Problem:
 
     @classmethod
     def from_key(cls, key: str) -> Problem:
-        """The problem that ``key`` names; ValueError when it names none."""
+        """The problem that ``key`` names.
+
+        Raises:
+            ValueError: where it names none, or a layer that cannot exist.
+        """
         parts = key.split("/")
         if len(parts) != 4:
-            raise ValueError(f"{key!r} names no problem")
+            raise ValueError(f"{reprlib.repr(key)} names no problem")
         direction, arithmetic, layout, geometry = parts
         if direction not in ("fprop", "dgrad", "wgrad") or layout not in ("nhwc", "nchw"):
-            raise ValueError(f"{key!r} names no problem")
+            raise ValueError(f"{reprlib.repr(key)} names no problem")
         if arithmetic not in ARITHMETICS:
-            raise ValueError(f"{key!r} names no problem")
-        return cls.of(ConvGeometry.from_key(geometry), direction, arithmetic, layout)  # type: ignore[arg-type]
+            raise ValueError(f"{reprlib.repr(key)} names no problem")
+        shape = ConvGeometry.from_key(geometry)
+        shape.validate()
+        return cls.of(shape, direction, arithmetic, layout)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
