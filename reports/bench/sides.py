@@ -40,14 +40,14 @@ def sides(case: Case, device: torch.device, seed: int) -> Sides:
 @contextlib.contextmanager
 def torchs_precision(dtype: str) -> Iterator[None]:
     """torch's switches as a row's dtype demands: cuDNN tries its algorithms, tf32 only if asked."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.benchmark = True
-    cudnn.allow_tf32 = matmul.allow_tf32 = dtype == "tf32"
+    matmul, asked = torch.backends.cuda.matmul, dtype == "tf32"
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = asked
     try:
-        yield
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=asked):
+            yield
     finally:
-        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+        matmul.allow_tf32 = before
 
 
 def _window(shape: ConvGeometry) -> tuple[list[int], list[int], list[int]]:
