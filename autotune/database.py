@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS trials (
     p20 REAL,
     p80 REAL,
     first_milliseconds REAL,
+    turn INTEGER,
     ranked_milliseconds REAL,
     registers INTEGER,
     spill_bytes INTEGER,
@@ -44,7 +45,7 @@ CREATE TABLE IF NOT EXISTS trials (
 )
 """
 COLUMNS = tuple(re.findall(r"^    (\w+) (?:TEXT|REAL|INTEGER)", SCHEMA, re.MULTILINE))
-ADDED = "first_milliseconds"
+ADDED = ("first_milliseconds", "turn")
 TEXTS = re.findall(r"^    (\w+) TEXT", SCHEMA, re.MULTILINE)
 
 
@@ -113,7 +114,7 @@ def _sound(connection: sqlite3.Connection) -> sqlite3.Connection:
             (sound,) = connection.execute("PRAGMA quick_check(1)").fetchone()  # 1 ms: 1500 trials
             if sound != "ok":
                 raise StoreError(f"it is damaged: {' '.join(str(sound).split())}")
-            wanted = [column for column in COLUMNS if version > 1 or column != ADDED]
+            wanted = [column for column in COLUMNS if version > 1 or column not in ADDED]
             connection.execute(f"SELECT {', '.join(wanted)} FROM trials LIMIT 1").fetchone()
         stack.pop_all()
     return connection
@@ -136,7 +137,8 @@ def connect(path: Path | str) -> sqlite3.Connection:
         connection.execute("BEGIN IMMEDIATE")  # fails at once where nothing can be written
         connection.execute(SCHEMA)
         if connection.execute("PRAGMA user_version").fetchone() == (1,):
-            connection.execute(f"ALTER TABLE trials ADD COLUMN {ADDED} REAL")
+            for column in ADDED:
+                connection.execute(f"ALTER TABLE trials ADD COLUMN {column} NUMERIC")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
     except BaseException:

@@ -94,6 +94,7 @@ class Bench:
         self._reference: float | None = None  # ms of the same work, at the first measurement
         self.drift = 1.0  # its later times over the first, the farthest from 1
         self._lost = 0  # measurements in a row that ended their process
+        self._turns: dict[Problem, dict[Choice, int]] = {}  # of each choice in its search
 
     def try_all(self, problem: Problem, choices: Sequence[Choice]) -> list[Trial]:
         """A trial for each of ``choices``: recalled where nothing has changed, else compiled."""
@@ -102,7 +103,9 @@ class Bench:
         known = self._store.find(*where)
         trials: dict[Choice, Trial] = {}
         tasks = []
+        turns = self._turns.setdefault(problem, {})
         for choice in choices:
+            turns.setdefault(choice, len(turns))
             earlier = known.get((choice.algorithm, choice.tile))
             if earlier is not None and earlier.status not in RETRIED:
                 trials[choice] = self._judged_again(earlier)
@@ -112,7 +115,8 @@ class Bench:
             tasks.append(Task(choice, compiling.compile_choice, arguments))
         for task, result, seconds in self._compiled(tasks):
             assert isinstance(task.key, Choice)
-            trials[task.key] = self._keep(self._judged(problem, task.key, result, seconds))
+            judged = self._judged(problem, task.key, result, seconds)
+            trials[task.key] = self._keep(replace(judged, turn=turns[task.key]))
             self.compiled += 1
         return [trials[choice] for choice in choices]
 

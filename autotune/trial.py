@@ -29,6 +29,7 @@ class Trial:
     p20: float | None = None
     p80: float | None = None
     first_milliseconds: float | None = None  # before the finalists' contest, where there was one
+    turn: int | None = None  # its place in the search, from 0
     ranked_milliseconds: float | None = None  # the model's figure before compilation
     resources: Resources | None = None
     occupancy: float | None = None  # warps resident, as a share of what a processor holds

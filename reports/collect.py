@@ -82,7 +82,7 @@ def _order(problem: Problem) -> tuple[str, int]:
 
 
 def latest(trials: Iterable[Trial]) -> dict[Problem, list[Trial]]:
-    """Trials of the newest kernels and versions by problem, in the order of the ranking."""
+    """Trials of the newest kernels and versions by problem, in the order of the search."""
     grouped: dict[Problem, list[Trial]] = {}
     for trial in trials:
         grouped.setdefault(trial.problem, []).append(trial)
@@ -91,9 +91,15 @@ def latest(trials: Iterable[Trial]) -> dict[Problem, list[Trial]]:
         newest = (group[-1].versions, group[-1].source)
         same = [trial for trial in group if (trial.versions, trial.source) == newest]
         distinct = {(trial.algorithm, trial.tile): trial for trial in same}.values()
-        # The store moves a trial to the end when it is checked: the model's order is not lost.
-        kept[problem] = sorted(distinct, key=lambda trial: trial.ranked_milliseconds or 0.0)
+        # The store moves a trial to the end when it is checked: the search's order is not lost.
+        kept[problem] = sorted(distinct, key=_turn)
     return kept
+
+
+def _turn(trial: Trial) -> tuple[float, float]:
+    """The search's order; of trials that were none of a search, the model's."""
+    turn = math.inf if trial.turn is None else trial.turn
+    return turn, trial.ranked_milliseconds or 0.0
 
 
 def winner(trials: Iterable[Trial]) -> Trial | None:

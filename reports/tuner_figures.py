@@ -36,7 +36,7 @@ def progress(tables: Tables) -> Figure | None:
         axes.plot(steps, means, color=INK, linewidth=2.5, label="geometric mean of all")
         for direction in PASSES:
             axes.plot([], [], color=COLOURS[direction], label=f"one problem, {direction}")
-        axes.set_xlabel("candidates in the order of the ranking, those that failed included")
+        axes.set_xlabel("candidates in the order of the search, those that failed included")
         axes.set_ylabel(f"{kind} ms, over the best in the end")
         axes.set_title(f"Best so far: {kind} time against candidates tried")
         axes.set_xticks(range(1, longest + 1, max(1, longest // 16)))

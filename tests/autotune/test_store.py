@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -96,16 +97,16 @@ def test_a_trial_replaces_its_earlier_self_but_never_another_kind() -> None:
 
 def test_a_store_of_format_1_is_taken_over_whole(tmp_path: Path) -> None:
     path = tmp_path / "trials.sqlite"
-    older = [column for column in COLUMNS if column != ADDED]
+    older = [column for column in COLUMNS if column not in ADDED]
     with sqlite3.connect(path) as connection:
-        connection.execute(SCHEMA.replace(f"    {ADDED} REAL,\n", ""))
+        connection.execute(re.sub(rf"    ({'|'.join(ADDED)}) \w+,\n", "", SCHEMA))
         connection.execute("PRAGMA user_version = 1")
         for trial in (TRIAL, FAILED):
             named = dict(zip(COLUMNS, _row(trial), strict=True))
             marks = ", ".join("?" * len(older))
             statement = f"INSERT INTO trials ({', '.join(older)}) VALUES ({marks})"
             connection.execute(statement, [named[column] for column in older])
-    contested = replace(TRIAL, kind="measured", milliseconds=0.2, first_milliseconds=0.25)
+    contested = replace(TRIAL, kind="measured", milliseconds=0.2, first_milliseconds=0.25, turn=3)
     for _ in range(2):
         with Store(path) as store:
             assert store.path == path

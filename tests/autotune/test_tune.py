@@ -82,6 +82,7 @@ def test_a_winner_takes_effect_and_a_second_run_compiles_nothing() -> None:
     assert (first.compiled, first.recalled) == (2, 0)
     (finding,) = first.findings
     assert finding.winner is not None
+    assert [trial.turn for trial in finding.trials] == [0, 1]
     assert finding.winner.milliseconds == min(t.milliseconds or 9e9 for t in finding.trials)
     assert "predicted" in text.getvalue()
     assert "measured" not in text.getvalue()
