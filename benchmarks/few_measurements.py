@@ -15,7 +15,7 @@ import math
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -23,9 +23,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from autotune.search import PARAMETERS, parameters_of, shortlist
+from autotune.search import space_of
 from autotune.strategies import STRATEGIES
-from autotune.strategies.common import SearchSpace, search
+from autotune.strategies.common import search
 from autotune.suites import suite as layers_of
 from tconv.choice import Choice
 from tconv.cost.constants import FITTED, Constants
@@ -51,7 +51,8 @@ class Judge:
             value = getattr(assumed, name) * math.exp(generator.normal(0, constants_error))
             disturbed[name] = min(max(value, low), high)
         self._constants = replace(assumed, **disturbed)
-        self._seed, self._error = seed, shape_error
+        self._seed, self._shape_error = seed, shape_error
+        self._errors: dict[str, float] = {}
 
     def milliseconds(self, problem: Problem, choice: Choice, target: Target) -> float:
         time = predict(problem, choice, target, None, self._constants).milliseconds
@@ -64,11 +65,13 @@ class Judge:
         )
         return time * math.exp(sum(self._error_of(problem.key, shape) for shape in shapes))
 
-    @cache  # a judge lives no longer than its problem
     def _error_of(self, key: str, shape: tuple[object, ...]) -> float:
         """The same for the same problem and shape, whatever else is asked."""
-        generator = np.random.default_rng(list(f"{self._seed}/{key}/{shape}".encode()))
-        return float(generator.normal(0, self._error / 2))
+        text = f"{self._seed}/{key}/{shape}"
+        if text not in self._errors:
+            drawn = np.random.default_rng(list(text.encode())).normal(0, self._shape_error / 2)
+            self._errors[text] = float(drawn)
+        return self._errors[text]
 
 
 def shares(
@@ -86,10 +89,8 @@ def shares(
     untuned = times.get(thumb) or judge.milliseconds(problem, thumb, TARGET)
     best = min(times.values())
     most = max(budgets)
-    hopes = shortlist(problem, TARGET, space, most)
-    choices = list(dict.fromkeys([*hopes, *space]))
+    choices, known = space_of(problem, TARGET, space, most)
     times.setdefault(thumb, untuned)
-    known = SearchSpace(PARAMETERS, parameters_of(choices), order=tuple(range(len(hopes))))
 
     def times_of(places: list[int]) -> list[float]:
         return [times[choices[place]] for place in places]
