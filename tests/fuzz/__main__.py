@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 ROUND = 60  # cases from one seed; then the clock is looked at
+WARM_UP = 10  # rounds until what is kept for the next call is there
 KINDS = ("operators", "families")
 
 
@@ -23,6 +25,7 @@ class Found:
     computed: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     failed: list[tuple[str, str]] = field(default_factory=list)  # the case, and its error
+    held: list[float] = field(default_factory=list)  # MiB after each round
 
     def add(self, other: Found) -> None:
         self.computed += other.computed
@@ -45,8 +48,19 @@ def fuzz(kind: str, seed: int, seconds: float) -> Found:
     found, end = Found(), time.monotonic() + seconds
     while time.monotonic() < end and not found.failed:
         _round(kind, seed, found)
+        found.held.append(held())
         seed += 1
     return found
+
+
+def held() -> float:
+    """MiB that this process holds: of the GPU's memory where it has one, else of the machine's."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated() / 2**20
+    resident = int(Path("/proc/self/statm").read_text().split()[1])
+    return resident * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _round(kind: str, seed: int, found: Found) -> None:
@@ -105,8 +119,14 @@ def main(
             pool.submit(fuzz, kinds[n % len(kinds)], begin + 1_000_000 * n, 60 * minutes)
             for n in range(workers)
         ]
-        for job in jobs:
-            whole.add(job.result())
+        for number, job in enumerate(jobs):
+            found = job.result()
+            whole.add(found)
+            early, late = found.held[min(WARM_UP, len(found.held) - 1)], found.held[-1]
+            typer.echo(
+                f"process {number}: {early:.0f} MiB held after warming up, "
+                f"{late:.0f} MiB in the end"
+            )
     for name in sorted({*whole.computed, *whole.refused}):
         typer.echo(
             f"{name}: {whole.computed[name]} right, {whole.refused[name]} refused as they must be"
