@@ -117,6 +117,13 @@ def lock(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Random calls and kernels against torch in fp64. Takes ``--minutes``, ``--seed``."""
+    install(session, "test")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
 def tune(session: nox.Session) -> None:
     """Tune LeNet-5 and VGG-16, all passes, and write the report. Takes the tuner's options."""
     install(session)

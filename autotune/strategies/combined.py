@@ -6,9 +6,11 @@ two changes of it, or among the crosses of two. A few picks are blind. For half 
 of what was tried is forgotten, and the best of the rest is good: as on islands, a second region
 is searched while the first still leads.
 
-Where no model names the first configurations, most are drawn from the middle of the space: who
-writes a range down surrounds what he hopes for, so that the ends of many ranges at once are
-seldom good.
+The first configurations are mostly drawn from the middle of the space: who writes a range down
+surrounds what he hopes for, so that the ends of many ranges at once are seldom good.
+
+All this is for spaces of which nothing is known. Where a model knows the kernel, it is followed and
+corrected (see ``corrected``).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.strategies.common import Evaluate, SearchSpace, Times
+from autotune.strategies.corrected import corrected
 from autotune.strategies.forest import expected_improvement, features, scores
 from autotune.strategies.local import elite, local
 
@@ -35,7 +38,9 @@ PICKS_SHARE = 1 / 100  # of what was tried: so many are picked before the forest
 
 
 def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Generator) -> None:
-    """Try configurations until the space is spent; those of a model's order first."""
+    """Try configurations until the space is spent; where a model knows them, by its corrections."""
+    if space.predicted is not None:
+        return corrected(space, evaluate, generator)
     if importlib.util.find_spec("sklearn") is None:
         warnings.warn(
             "scikit-learn is not installed, so that the search goes on without its forest, by "
@@ -53,8 +58,7 @@ def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Genera
         times.extend(evaluate(places).tolist())
         tried.extend(places)
 
-    starts = _starts(space, generator) if space.order is None else list(space.order[:STARTS])
-    attempt(starts)
+    attempt(_starts(space, generator))
     while untried.any():
         rest = np.flatnonzero(untried)
         if np.isnan(times).all():

@@ -65,20 +65,25 @@ def calls(draw: st.DrawFn) -> Call:
     channels, filters = draw(st.one_of(small, large)), draw(st.one_of(small, large))
     groups = draw(st.sampled_from([1, 1, 1, 2, 3, 8]))
     window = draw(pair(st.integers(1, 5), st.integers(1, 5)))
+    sizes = pair(st.integers(4, 14), st.integers(4, 14))
+    strides = pair(st.integers(1, 3), st.integers(1, 3))
+    padding = draw(
+        st.one_of(
+            pair(st.integers(0, 2), st.integers(0, 2)),
+            pair(st.integers(0, 3), st.integers(0, 3)),
+            st.sampled_from(["same", "valid"]),
+        )
+    )
     return Call(
         operator=draw(st.sampled_from(OPERATORS)),
         batch=draw(st.sampled_from([0, 1, 2, 2, 3, None])),
         channels=channels if groups < 4 else draw(small),
         filters=filters if groups < 4 else draw(small),
         groups=groups,
-        size=draw(pair(st.integers(0, 14), st.integers(1, 14))),
+        size=draw(st.one_of(sizes, sizes, pair(st.integers(0, 14), st.integers(1, 14)))),
         window=window,
-        stride=draw(pair(st.integers(1, 3), st.integers(1, 3))),
-        padding=draw(
-            st.one_of(
-                pair(st.integers(0, 3), st.integers(0, 3)), st.sampled_from(["same", "valid"])
-            )
-        ),
+        stride=(1, 1) if padding == "same" and draw(st.booleans()) else draw(strides),
+        padding=padding,
         dilation=draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 3)])),
         dtype=draw(st.sampled_from(DTYPES)),
         views=(draw(st.sampled_from(VIEWS)), draw(st.sampled_from(VIEWS))),
