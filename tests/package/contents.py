@@ -70,4 +70,4 @@ def main(dist: Path, tree: Path) -> list[str]:
 
 if __name__ == "__main__":
     wrong = main(Path(sys.argv[1]), Path(sys.argv[2]))
-    sys.exit("\n".join(wrong))
+    sys.exit("\n".join(wrong) or 0)
