@@ -6,7 +6,6 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -14,9 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
-from torch.testing._internal.common_methods_invocations import op_db
-from torch.testing._internal.opinfo.core import OpInfo, SampleInput
-from triton.runtime import interpreter
 
 from tconv import reference
 from tconv.geometry import PoolGeometry
@@ -451,69 +447,3 @@ def test_absent_and_short_arguments() -> None:
     x = tensor((1, 2, 7, 8))
     for window in ({"stride": []}, {"stride": None}, {"stride": (2,)}, {"padding": [1]}):
         assert_close(max_pool2d(x, (3,), **window), functional.max_pool2d(x, (3,), **window))
-
-
-# torch's own samples.
-
-
-@pytest.fixture
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter without its overflow checks, which cost it half its time."""
-    builder = interpreter.interpreter_builder
-    options = dataclasses.replace(builder.options, sanitize_overflow=False)
-    monkeypatch.setattr(builder, "options", options)
-
-
-def opinfo() -> OpInfo:
-    (found,) = (entry for entry in op_db if entry.name == "nn.functional.max_pool2d")
-    return found
-
-
-SAMPLES = 1440
-PRIME = 7  # to the periods of the samples' arguments, so that a step meets them all
-
-
-@lru_cache
-def samples(dtype: torch.dtype) -> list[SampleInput]:
-    return list(opinfo().sample_inputs(DEVICE, dtype))
-
-
-def check_samples(dtype: torch.dtype, first: int, step: int) -> int:
-    """Every ``step``-th sample from ``first``, with its gradient."""
-    count = 0
-    for sample in samples(dtype)[first::step]:
-        count += 1
-        x, theirs = (sample.input.detach().requires_grad_() for _ in range(2))
-        with launches(FPROP, *[PICK] * sample.kwargs["return_indices"]):
-            result = max_pool2d(x, *sample.args, **sample.kwargs)
-        expected = functional.max_pool2d(theirs, *sample.args, **sample.kwargs)
-        assert_close(result, expected, rtol=0, atol=0)
-        y, exact = (r[0] if sample.kwargs["return_indices"] else r for r in (result, expected))
-        dy = torch.arange(y.numel(), device=DEVICE).view(y.shape).to(dtype)
-        with launches(DGRAD):
-            (dx,) = torch.autograd.grad(y, x, dy)
-        assert_close(dx, torch.autograd.grad(exact, theirs, dy)[0])
-    return count
-
-
-@pytest.mark.usefixtures("_hurried")
-@pytest.mark.parametrize(
-    "first", [0, *(pytest.param(rest, marks=pytest.mark.thorough) for rest in range(1, PRIME))]
-)
-def test_opinfo_samples(first: int) -> None:
-    assert check_samples(torch.float32, first, PRIME) == -(-(SAMPLES - first) // PRIME)
-
-
-@pytest.mark.usefixtures("_hurried")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_opinfo_samples_of_other_dtypes(dtype: torch.dtype) -> None:
-    """Every 19th, a prime again."""
-    assert check_samples(dtype, 0, 19) == -(-SAMPLES // 19)
-
-
-@pytest.mark.parametrize("number", range(7))
-def test_opinfo_errors(number: int) -> None:
-    error = list(opinfo().error_inputs(DEVICE))[number]
-    sample = error.sample_input
-    with pytest.raises(error.error_type, match=error.error_regex):
-        max_pool2d(sample.input, *sample.args, **sample.kwargs)
