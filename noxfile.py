@@ -164,5 +164,5 @@ def lint(session: nox.Session) -> None:
     session.install("-c", str(LOCK), *group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    for version in ("3.10", "3.13"):  # the ends of the range; ruff holds the syntax of its beginning
+    for version in ("3.10", "3.13"):  # the ends of the range; ruff holds the first
         session.run("mypy", f"--python-version={version}", "tconv", "autotune", "reports")
