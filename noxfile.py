@@ -73,7 +73,6 @@ def coverage(session: nox.Session) -> None:
                 *session.posargs)  # fmt: skip
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--skip-covered", "--show-missing")
-    session.run("python", "tests/excluded.py")
 
 
 @nox.session
