@@ -1,18 +1,43 @@
 """Sessions of the project: ``nox -l`` lists them, ``nox -s tune`` does the main thing."""
 
+import shutil
+import sys
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["lint", "tests"]
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 
+ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
+LOCK = ROOT / "constraints.txt"
+# What an environment begins with, we ourselves, and what a CUDA build of torch pins exactly.
+UNLOCKED = ("pip==", "setuptools==", "tconv==", "nvidia-", "cuda-")
+# Tritons that all tests run with, and what an older one needs besides.
+TRITONS = {"3.6.0": ["numpy<2.4"], "3.7.1": [], "3.9.0": []}
 
 
-def install(session: nox.Session, group: str | None = None) -> None:
+def group(name: str) -> tuple[str, ...]:
+    return nox.project.dependency_groups(PROJECT, name)
+
+
+def install(session: nox.Session, name: str | None = None) -> None:
     """The project and one of its dependency groups, at the versions known to work."""
-    extra = nox.project.dependency_groups(PROJECT, group) if group else ()
-    session.install("-c", "constraints.txt", "-e", ".", *extra)
+    session.install("-c", str(LOCK), "-e", ".", *(group(name) if name else ()))
+
+
+def hold_locked(session: nox.Session, python: str = "python") -> None:
+    """Fail where a package is installed that constraints.txt does not name at its version."""
+    if sys.version_info < (3, 11):
+        return  # for which it names torch and Triton alone
+    pinned = {line.partition(" ;")[0] for line in LOCK.read_text().splitlines()}
+    listed = session.run(python, "-m", "pip", "list", "--format=freeze", silent=True, external=True)
+    found = [line.partition("+")[0] for line in str(listed).split() if "==" in line]
+    strange = [line for line in found if line not in pinned and not line.startswith(UNLOCKED)]
+    if strange:
+        session.error(f"not as in constraints.txt: {', '.join(strange)}; renew it: nox -s lock")
 
 
 @nox.session
@@ -30,12 +55,63 @@ def thorough(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("triton", ["3.6.0", "3.7.1", "3.9.0"])
-def compile(session: nox.Session, triton: str) -> None:
-    """Compile every kernel for every target with other Tritons; count the loops' instructions."""
+@nox.parametrize("version", list(TRITONS))
+def triton(session: nox.Session, version: str) -> None:
+    """All of tconv's tests with other Tritons: the interpreter, and compiling for every target."""
     install(session, "test")
-    session.install(f"triton=={triton}")
-    session.run("pytest", "-n", "auto", "tests/tconv/kernels", *session.posargs)
+    session.install(f"triton=={version}", *TRITONS[version])
+    session.run("pytest", "-n", "auto", *(session.posargs or ["tests/tconv"]))
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests and count the lines and branches of host code that they reach."""
+    install(session, "coverage")
+    hold_locked(session)
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-n", "auto", "--dist", "worksteal",
+                *session.posargs)  # fmt: skip
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", "--skip-covered", "--show-missing")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build wheel and sdist, hold them against the tree, try the wheel in an empty environment."""
+    session.install("-c", str(LOCK), *group("package"))
+    hold_locked(session)
+    made = Path(session.create_tmp()).resolve()
+    shutil.rmtree(made)
+    shutil.rmtree(ROOT / "build", ignore_errors=True)  # an earlier build's files would be packed
+    dist, tree, empty = made / "dist", made / "tree", made / "empty"
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(dist))
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tree), ".")
+    session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
+    session.run("python", "tests/package/contents.py", str(dist), str(tree))
+    session.run("python", "-m", "venv", str(empty))
+    python = str(empty / "bin" / "python")
+    (wheel,) = map(str, dist.glob("*.whl"))
+    session.run(python, "-m", "pip", "install", "--quiet", "-c", str(LOCK), wheel, external=True)
+    hold_locked(session, python)
+    alone = {"PYTHONPATH": ""}  # no way leads back to the tree
+    session.run(python, "tests/package/smoke.py", env=alone, external=True)
+
+
+@nox.session(reuse_venv=False)
+def lock(session: nox.Session) -> None:
+    """Renew constraints.txt: the newest of every group that goes with its torch and Triton."""
+    lines = LOCK.read_text().splitlines()
+    kept = [line for line in lines if line.startswith(("#", "torch==", "triton=="))]
+    given = Path(session.create_tmp()) / "given.txt"
+    given.write_text("\n".join(kept))
+    extras = ",".join(PROJECT["project"]["optional-dependencies"])
+    groups = [each for name in PROJECT["dependency-groups"] for each in group(name)]
+    session.install("-c", str(given), f".[{extras}]", *groups)
+    frozen = str(session.run("python", "-m", "pip", "freeze", "--all", silent=True)).splitlines()
+    skipped = (*UNLOCKED, "tconv @", "torch==", "triton==")
+    marked = [f'{line} ; python_version >= "3.11"' for line in frozen
+              if not line.startswith(skipped)]  # fmt: skip
+    LOCK.write_text("\n".join([*kept, *marked, ""]))
 
 
 @nox.session
@@ -84,7 +160,8 @@ def bench_search(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and types."""
-    session.install("-c", "constraints.txt", *nox.project.dependency_groups(PROJECT, "lint"))
+    session.install("-c", str(LOCK), *group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("mypy", "tconv", "autotune", "reports")
+    for version in ("3.10", "3.13"):  # the ends of the range; ruff holds the first
+        session.run("mypy", f"--python-version={version}", "tconv", "autotune", "reports")

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 if os.environ.get("TRITON_INTERPRET"):
@@ -59,8 +60,10 @@ class FakeUtils:
     def launch(self, *_: Any) -> None:
         FakeUtils.launched += 1
 
-    def fill_tma_descriptor_tiled(self, *_: Any) -> int:
+    def fill_tma_descriptor(self, *_: Any) -> int:
         return 1
+
+    fill_tma_descriptor_tiled = fill_tma_descriptor  # named so by Triton 3.7
 
     def build_signature_metadata(self, *_: Any) -> bytes:
         return b""
@@ -105,6 +108,9 @@ def install() -> None:
     nvidia.PyKernelArg = lambda **fields: fields
     for name in ("ARG_KERNEL", "ARG_CONSTEXPR", "ARG_TUPLE"):
         setattr(nvidia, name, 0)
+    # Triton 3.6 builds a launcher in C for each kernel.
+    nvidia.library_dirs = list
+    nvidia.compile_module_from_src = lambda **_: SimpleNamespace(launch=FakeDriver.utils.launch)
     for module in (conv2d, conv_run, launch):
         for name, value in (("runs_triton", True), ("target_for", TARGET)):
             if hasattr(module, name):

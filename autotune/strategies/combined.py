@@ -15,12 +15,12 @@ corrected (see ``corrected``).
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.strategies import forest
 from autotune.strategies.common import Evaluate, SearchSpace, Times
 from autotune.strategies.corrected import corrected
 from autotune.strategies.forest import expected_improvement, features, scores
@@ -41,10 +41,10 @@ def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Genera
     """Try configurations until the space is spent; where a model knows them, by its corrections."""
     if space.predicted is not None:
         return corrected(space, evaluate, generator)
-    if importlib.util.find_spec("sklearn") is None:
+    if not forest.available():
         warnings.warn(
             "scikit-learn is not installed, so that the search goes on without its forest, by "
-            "local steps alone: python -m pip install 'tconv[search]'",
+            f"local steps alone: {forest.INSTALL}",
             stacklevel=2,
         )
         return local(space, evaluate, generator)

@@ -7,12 +7,12 @@ a handful of measurements on. Needs scikit-learn, as the surrogate does.
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.strategies import forest
 from autotune.strategies.common import Evaluate, SearchSpace, Times
 from autotune.strategies.forest import FAILED_BEYOND, features, improvement, predictions
 from autotune.strategies.ranked import ranked
@@ -30,10 +30,10 @@ def corrected(space: SearchSpace, evaluate: Evaluate, generator: np.random.Gener
     """
     if space.order is None or space.predicted is None:
         raise ValueError("strategy 'corrected' corrects a model's figures, and this space has none")
-    if importlib.util.find_spec("sklearn") is None:
+    if not forest.available():
         warnings.warn(
             "scikit-learn is not installed, so that the model's order is followed as it stands: "
-            "python -m pip install 'tconv[search]'",
+            f"{forest.INSTALL}",
             stacklevel=2,
         )
         return ranked(space, evaluate, generator)

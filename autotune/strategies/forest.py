@@ -7,6 +7,7 @@ factors: products and quotients, as threads, bytes and tiles are. Needs scikit-l
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from typing import Any
 
@@ -20,6 +21,12 @@ FEATURE_SHARE = 0.7  # that a tree looks at for each split
 LEAST_SPREAD = 0.05  # of a prediction, in standard deviations of log time: trees agree too soon
 SLOW_WEIGHT = 0.5  # of what lies above the median: the fast end is to be known best
 FAILED_BEYOND = 0.1  # that a failed configuration lies above the slowest, in log time
+INSTALL = "python -m pip install 'tconv[search]'"
+
+
+def available() -> bool:
+    """Whether scikit-learn is installed."""
+    return importlib.util.find_spec("sklearn") is not None
 
 
 def features(space: SearchSpace) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from autotune.strategies import forest
 from autotune.strategies.common import Evaluate, SearchSpace
 from autotune.strategies.forest import expected_improvement, features, scores
 
@@ -11,7 +12,13 @@ STARTS = 8
 
 
 def surrogate(space: SearchSpace, evaluate: Evaluate, generator: np.random.Generator) -> None:
-    """After random starts, the largest expected improvement each time. It may be caught."""
+    """After random starts, the largest expected improvement each time. It may be caught.
+
+    Raises:
+        ImportError: where scikit-learn is not installed.
+    """
+    if not forest.available():
+        raise ImportError(f"strategy 'surrogate' needs scikit-learn: {forest.INSTALL}")
     described = features(space)
     tried = generator.permutation(len(space))[:STARTS].tolist()
     times = evaluate(tried).tolist()

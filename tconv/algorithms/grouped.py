@@ -148,4 +148,4 @@ def heuristic(problem: Problem, target: Target) -> Tile:
         return Tile(rows, columns, block_k, stages=stages, warps=4, splits=splits)
     crowded = target.backend == "cuda" and target.sm < 90  # operands pass through registers
     block_m = 64 if exact or crowded else 128
-    return Tile(block_m, block_n, block_n, stages=stages, warps=4)
+    return Tile(block_m, block_n, block_n, stages=stages, warps=8 if crowded else 4)

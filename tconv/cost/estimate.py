@@ -28,6 +28,10 @@ REGISTERS_BESIDE_ACCUMULATOR = 40
 # Of the loop that boxes feed (9 compiled kernels, sm_90): no thread computes an address.
 BOXED_INSTRUCTIONS, BOXED_PER_PRODUCT, BOXED_REGISTERS = 86.0, 3.0, 27
 REGISTERS_PER_LOAD = {"fprop": 4, "dgrad": 8, "wgrad": 4}
+# Before sm_90 the elements that narrow groups are gathered from wait in registers, addresses and
+# all (6 compiled kernels, sm_80, Triton 3.9; 3.7 takes a tenth less).
+REGISTERS_PER_GATHERED = 14
+REGISTERS_ACROSS_TAPS = 7  # as Triton 3.6 compiles wgrad; later ones make do with 3
 # Of direct sums (24 compiled kernels, sm_90, LeNet-5's layers): a load brings its mask and, in 16
 # bits, a conversion; all loads of a step wait in registers.
 DIRECT_INSTRUCTIONS, DIRECT_WGRAD_INSTRUCTIONS, DIRECT_PER_LOAD = 60.0, 110.0, 1.6
@@ -167,7 +171,14 @@ def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Res
     instructions = LOOP_INSTRUCTIONS[problem.direction] + per_first * first + per_second * second
     instructions += matrix_instructions(tile, problem, target)
     registers = accumulator_registers(choice, problem, target) + REGISTERS_BESIDE_ACCUMULATOR
-    registers += round(REGISTERS_PER_LOAD[problem.direction] * (first + second))
+    per_load = REGISTERS_PER_LOAD[problem.direction]
+    if spans_taps(choice, problem):
+        per_load = REGISTERS_ACROSS_TAPS
+    registers += round(per_load * (first + second))
+    crowded = target.backend == "cuda" and target.sm < 90
+    if choice.algorithm == GROUPED and problem.direction != "wgrad" and crowded:
+        gathered = tile.block_m * tile.block_n / (tile.warps * target.warp_size)
+        registers = REGISTERS_BESIDE_ACCUMULATOR + round(REGISTERS_PER_GATHERED * gathered)
     return Resources(
         registers=min(limit, registers),
         spill_bytes=max(0, registers - limit) * 4,

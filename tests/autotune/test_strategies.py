@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from autotune.cli import app
 from autotune.strategies import STRATEGIES
 from autotune.strategies.common import SearchSpace, Trials, search
 
@@ -133,6 +135,11 @@ def test_without_scikit_learn_it_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.warns(UserWarning, match="the model's order is followed"):
         found = search(STRATEGIES["combined"], space, told, 8, 0)
     assert tuple(found.order) == space.order
+    with pytest.raises(ImportError, match=r"pip install 'tconv\[search\]'"):
+        run("surrogate", 20)
+    tuned = CliRunner().invoke(app, ["tune", "--suite", "lenet5", "--strategy", "surrogate"])
+    assert tuned.exit_code == 2
+    assert "pip install 'tconv[search]'" in tuned.output
 
 
 def test_a_configuration_asked_for_again_costs_nothing() -> None:

@@ -19,8 +19,15 @@ from benchmarks import host_call
 
 host_call.install()
 seen = []  # of each launch: its thread, and where its tensors lie
-places = lambda given: {v.data_ptr() for v in given if hasattr(v, "data_ptr")}
-host_call.FakeUtils.launch = lambda self, *a: seen.append((threading.get_ident(), places(a[-1])))
+
+
+def launch(self, *given):
+    last = given[-1] if isinstance(given[-1], tuple) else given  # Triton 3.6 passes them one by one
+    places = {each.data_ptr() for each in last if hasattr(each, "data_ptr")}
+    seen.append((threading.get_ident(), places))
+
+
+host_call.FakeUtils.launch = launch
 import tconv
 
 THREADS, CALLS = 4, 25

@@ -1,0 +1,108 @@
+"""Try what is installed, in an environment of its own: ``python smoke.py``, anywhere but here.
+
+The environment holds the package and what it demands, no extra. The kernels run in Triton's
+interpreter, and the tuner really compiles.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
+
+import torch
+from torch.nn import functional
+
+import tconv
+
+TRIALS = "--suite lenet5 --passes fprop --target sm_90 --batch 4 --candidates 2"
+# What is said, by the command; all but the first word go to ``python -m``.
+SAID = {
+    "autotune --help": "layer",
+    "autotune layer --input 3x32x32 --filters 10 --extent 5 --padding 2": "760",
+    "autotune layer --input 3x9x9 --filters 4 --extent 3 --picture layer.png": "drawn: layer.png",
+    "autotune space --suite lenet5 --passes fprop --target sm_90": "shared memory",
+    f"autotune tune {TRIALS}": "predicted ms",
+    "reports --help": "render",
+    "reports render --target sm_90 --out report": "report/index.html",
+    "reports render --tables report --out again": "again/index.html",
+    "reports compare report/layers.csv again/layers.csv --fail-on-regression 5%": "",
+    "tconv.models lenet5": "parameters",
+    "tconv.models.gallery --out gallery.svg": "gallery.svg",
+}
+# Without an extra: the exit code, and what installs it.
+EXTRAS = {
+    "tconv.models.train --model lenet5": (1, "tconv[train]"),
+    "autotune tune --suite lenet5 --cluster tcp://127.0.0.1:9": (2, "tconv[cluster]"),
+    "autotune replay space.csv --strategy combined --budget 3 --repeats 1": (0, "tconv[search]"),
+    "autotune replay space.csv --strategy surrogate --budget 9 --repeats 1": (2, "tconv[search]"),
+    f"autotune tune {TRIALS} --strategy surrogate": (2, "tconv[search]"),
+}
+SPACE = "block,stages,time\n" + "".join(f"{16 << i % 4},{i // 4},{i + 1}\n" for i in range(12))
+
+
+def installed() -> None:
+    """What is tried is what was installed, and it says its own version."""
+    for name in ("tconv", "autotune", "reports"):
+        place = Path(str(importlib.import_module(name).__file__))
+        assert Path(sys.prefix) in place.parents, f"{name} comes from {place}"
+    assert version("tconv") == tconv.__version__
+
+
+def convolution() -> None:
+    """Forward and backward against torch, convolution and pool, on our own kernels."""
+    generator = torch.Generator().manual_seed(0)
+    layer, pool = tconv.Conv2d(3, 8, 3, padding=1), tconv.MaxPool2d(2)
+    x = torch.randn(2, 3, 10, 12, generator=generator)
+    assert "in Triton's interpreter" in str(tconv.explain(layer, x))
+    results = []
+    for ours in (True, False):
+        leaf = x.clone().requires_grad_()
+        layer.zero_grad()
+        if ours:
+            y = pool(layer(leaf))
+        else:
+            y = functional.max_pool2d(functional.conv2d(leaf, layer.weight, layer.bias, 1, 1), 2)
+        y.square().sum().backward()
+        results.append([y.detach(), leaf.grad, layer.weight.grad, layer.bias.grad])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def command(line: str, code: int, words: str, raised: bool = False) -> None:
+    """Run ``python -m line``; it must end with ``code`` and say ``words``."""
+    done = subprocess.run(
+        [sys.executable, "-m", *line.split()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, env={**os.environ, "COLUMNS": "150"},
+    )  # fmt: skip
+    told = f"python -m {line}: exit code {done.returncode}\n{done.stdout}"
+    assert done.returncode == code, told
+    assert words in " ".join(done.stdout.split()), told
+    assert raised == ("Traceback" in done.stdout), told
+
+
+def main() -> None:
+    installed()
+    convolution()
+    for line, words in SAID.items():
+        command(line, 0, words)
+    for page in ("index.html", "index.md"):
+        assert Path("report", page).read_text() == Path("again", page).read_text(), page
+    Path("space.csv").write_text(SPACE)
+    for line, (code, words) in EXTRAS.items():
+        command(line, code, words)
+    command("tconv.keras", 1, "python -m pip install 'tconv[keras]'", raised=True)
+    print(f"tconv {tconv.__version__} in {sys.prefix}: {3 + len(SAID) + len(EXTRAS)} checks passed")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        os.environ["TCONV_HOME"] = folder
+        main()
