@@ -21,9 +21,11 @@ import pytest
 
 from tconv.ops.launch import interpreting
 from tests.interpreter_bfloat16 import mend
+from tests.interpreter_memory import watch
 
 if interpreting():
     mend()
+    watch()
 
 collect_ignore = [] if importlib.util.find_spec("keras") else ["tconv/keras.py"]
 
