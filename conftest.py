@@ -51,18 +51,24 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh memory holds NaN, so that an element that no kernel wrote is seen."""
+    """Fresh memory holds NaN, or the least integer: an element that no kernel wrote is seen."""
 
     def poisoning(plain: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def empty(*args: Any, **kwargs: Any) -> torch.Tensor:
             tensor = plain(*args, **kwargs)
             fake = isinstance(tensor, torch._subclasses.FakeTensor)
-            if tensor.is_floating_point() and tensor.device.type != "meta" and not fake:
+            if tensor.dtype != torch.bool and tensor.device.type != "meta" and not fake:
+                floating = tensor.is_floating_point() or tensor.is_complex()
                 with torch.no_grad():
-                    tensor.fill_(float("nan"))
+                    tensor.fill_(float("nan") if floating else torch.iinfo(tensor.dtype).min)
             return tensor
 
         return empty
 
-    for name in ("empty", "empty_strided"):
-        monkeypatch.setattr(torch, name, poisoning(getattr(torch, name)))
+    for owner, name in (
+        (torch, "empty"),
+        (torch, "empty_strided"),
+        (torch, "empty_like"),
+        (torch.Tensor, "new_empty"),
+    ):
+        monkeypatch.setattr(owner, name, poisoning(getattr(owner, name)))

@@ -30,6 +30,13 @@ def thorough(session: nox.Session) -> None:
 
 
 @nox.session
+def mutate(session: nox.Session) -> None:
+    """Break every kernel in many ways; the tests must notice. Takes ``--kernel``, ``--workers``."""
+    install(session, "test")
+    session.run("python", "-m", "tests.mutation", *session.posargs)
+
+
+@nox.session
 @nox.parametrize("triton", ["3.6.0", "3.7.1", "3.9.0"])
 def compile(session: nox.Session, triton: str) -> None:
     """Compile every kernel for every target with other Tritons; count the loops' instructions."""

@@ -1,0 +1,260 @@
+"""Every family on windows of few pixels in which nothing comes out even: what kernels get wrong.
+
+Height and width differ in every number, so that neither can stand for the other; every axis takes
+several tiles and leaves a rest; and each window is there for one turn in the code that it names.
+``nox -s mutate`` says what these and the drawn windows leave unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from tconv.algorithms import (
+    ALGORITHMS,
+    BOXED,
+    DEPTHWISE,
+    DIRECT,
+    FEW_CHANNELS,
+    GENERAL,
+    GROUPED,
+    IN_PLACE,
+)
+from tconv.choice import Choice
+from tconv.geometry import ConvGeometry
+from tconv.ops.conv_run import prepare
+from tconv.problem import BIAS, PLAIN, Epilogue, Layout, Problem
+from tconv.tile import Tile
+from tests.tconv.algorithms.test_families import DEVICE, LAYOUTS, TARGET, check
+
+ENDED = Epilogue(bias=True, residual=True, relu=True)
+POOLED = Epilogue(bias=True, relu=True, pool=True, offsets=True)
+SMALL = Tile(32, 16, 16, swizzle=2)
+
+
+def window(
+    groups: int,
+    channels: tuple[int, int],  # of one group, in and out
+    size: tuple[int, int],
+    extent: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+    pad: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    batch: int = 2,
+) -> ConvGeometry:
+    ins, outs = channels[0] * groups, channels[1] * groups
+    return ConvGeometry(batch, ins, *size, outs, *extent, *stride, *pad, *dilation, groups)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One window, who computes which passes of it, how it is cut, and what ends it."""
+
+    algorithms: tuple[str, ...]
+    passes: str
+    shape: ConvGeometry
+    tile: Tile = SMALL
+    epilogue: Epilogue = PLAIN
+
+
+GATHERED = (GENERAL, IN_PLACE)
+EDGES = {
+    "gathered-rests": Edge(
+        GATHERED, "fprop dgrad wgrad", window(2, (17, 18), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
+        epilogue=ENDED,
+    ),
+    "gathered-splits": Edge(
+        GATHERED, "fprop dgrad wgrad", window(2, (17, 18), (5, 3), (2, 3), (1, 1), (0, 1)),
+        Tile(32, 16, 16, swizzle=3, splits=4), ENDED,
+    ),
+    "gathered-persistent": Edge(
+        GATHERED, "fprop dgrad", window(1, (3, 17), (9, 8), (2, 3), (1, 1), (0, 1)),
+        Tile(32, 16, 16, swizzle=2, persistent=2),
+    ),
+    "gathered-even-channels": Edge(
+        GATHERED, "fprop dgrad wgrad", window(1, (32, 16), (4, 5), (2, 3), (1, 1), (1, 0)),
+        epilogue=BIAS,
+    ),
+    "gathered-even-reduction": Edge(
+        GATHERED, "fprop dgrad", window(1, (32, 24), (4, 5), (2, 3), (1, 1), (1, 0))
+    ),
+    "gathered-one-tap": Edge(
+        GATHERED, "fprop dgrad wgrad", window(2, (18, 17), (5, 6), (1, 1), (2, 1))
+    ),
+    "gathered-strides": Edge(
+        GATHERED, "fprop dgrad wgrad", window(2, (3, 4), (7, 8), (3, 2), (2, 3), (1, 2))
+    ),
+    "gathered-strides-and-dilation": Edge(
+        GATHERED, "dgrad", window(1, (3, 17), (9, 10), (3, 2), (4, 3), (3, 1), (2, 3))
+    ),
+    "gathered-stride-beyond-filter": Edge(
+        GATHERED, "dgrad", window(1, (3, 4), (5, 7), (1, 2), (3, 4), (1, 0))
+    ),
+    "gathered-32-taps": Edge(
+        GATHERED, "fprop dgrad", window(1, (3, 4), (5, 8), (4, 8), (1, 1), (1, 2))
+    ),
+    "gathered-35-taps": Edge(
+        GATHERED, "fprop", window(1, (17, 5), (6, 7), (7, 5), (1, 2), (3, 1))
+    ),
+    "gathered-33-rows": Edge(
+        GATHERED, "fprop dgrad", window(1, (2, 3), (33, 3), (33, 2), (1, 1), (1, 0)),
+        Tile(128, 16, 16),
+    ),
+    "gathered-pooled": Edge(
+        GATHERED, "fprop", window(1, (3, 18), (6, 7), (3, 2), (1, 1), (1, 0)), epilogue=POOLED
+    ),
+    "few-channels": Edge(
+        (FEW_CHANNELS,), "fprop wgrad", window(1, (3, 18), (7, 6), (3, 2), (2, 1), (1, 2), (2, 1)),
+        epilogue=ENDED,
+    ),
+    "few-channels-split": Edge(
+        (FEW_CHANNELS,), "fprop wgrad", window(1, (3, 18), (6, 5), (3, 2), (1, 1), (1, 2)),
+        Tile(32, 16, 16, splits=2),
+    ),
+    "direct": Edge(
+        (DIRECT,), "fprop dgrad", window(2, (2, 5), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
+        Tile(32, 4, 1), ENDED,
+    ),
+    "direct-strides": Edge(
+        (DIRECT,), "fprop", window(2, (2, 3), (7, 8), (3, 2), (2, 3), (1, 2)), Tile(16, 4, 1), BIAS
+    ),
+    "direct-wgrad": Edge(
+        (DIRECT,), "wgrad", window(2, (2, 5), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
+        Tile(4, 8, 32),
+    ),
+    "direct-wgrad-split": Edge(
+        (DIRECT,), "wgrad", window(2, (3, 2), (7, 8), (2, 3), (2, 3), (1, 2)),
+        Tile(2, 16, 8, splits=2),
+    ),
+    "direct-pooled": Edge(
+        (DIRECT,), "fprop", window(2, (2, 3), (5, 6), (3, 2), (1, 1), (1, 2)), Tile(16, 2, 4),
+        POOLED,
+    ),
+    "grouped": Edge(
+        (GROUPED,), "fprop dgrad wgrad", window(6, (3, 4), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
+        epilogue=ENDED,
+    ),
+    "grouped-strides": Edge(
+        (GROUPED,), "fprop dgrad wgrad", window(4, (4, 3), (7, 8), (3, 2), (2, 3), (1, 2))
+    ),
+    "grouped-strides-and-dilation": Edge(
+        (GROUPED,), "dgrad", window(4, (4, 3), (9, 10), (3, 2), (4, 3), (3, 1), (2, 3))
+    ),
+    "grouped-pooled": Edge(
+        (GROUPED,), "fprop", window(4, (3, 5), (6, 5), (3, 2), (1, 1), (1, 2)), epilogue=POOLED
+    ),
+    "boxes": Edge(
+        (BOXED,), "fprop dgrad", window(1, (24, 20), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
+        epilogue=ENDED,
+    ),
+    "boxes-of-groups": Edge(
+        (BOXED,), "fprop dgrad", window(2, (16, 32), (5, 4), (2, 3), (1, 1), (1, 2)),
+        epilogue=ENDED,
+    ),
+    "boxes-stride-2": Edge(
+        (BOXED,), "fprop", window(2, (16, 8), (6, 4), (3, 4), (2, 2), (1, 2))
+    ),
+    "boxes-pooled": Edge(
+        (BOXED,), "fprop", window(2, (16, 24), (5, 4), (3, 2), (1, 1), (1, 2)), epilogue=POOLED
+    ),
+    "boxes-split": Edge(
+        (BOXED,), "fprop dgrad", window(1, (16, 24), (5, 4), (3, 2), (1, 1), (1, 2)),
+        Tile(32, 16, 16, swizzle=2, splits=3), ENDED,
+    ),
+    "boxes-wgrad": Edge(
+        (BOXED,), "wgrad", window(2, (24, 20), (4, 8), (3, 2), (1, 1), (1, 1), (1, 2), batch=3),
+        Tile(16, 16, 16, swizzle=2),
+    ),
+    "boxes-wgrad-packed": Edge(
+        (BOXED,), "wgrad", window(4, (8, 4), (4, 8), (3, 2), (1, 1), (1, 1), (1, 2), batch=3),
+        Tile(16, 16, 16, swizzle=2, splits=2),
+    ),
+    "boxes-wgrad-stride-2": Edge(
+        (BOXED,), "wgrad", window(2, (16, 20), (8, 16), (3, 2), (2, 2), (1, 0), batch=3),
+        Tile(16, 16, 16, swizzle=2),
+    ),
+    "boxes-wgrad-along-batch": Edge(
+        (BOXED,), "wgrad", window(1, (8, 20), (2, 3), (2, 3), (1, 1), (0, 1), batch=40),
+        Tile(16, 16, 16, splits=4),
+    ),
+    "boxes-wgrad-along-batch-stride-2": Edge(
+        (BOXED,), "wgrad", window(1, (8, 4), (4, 6), (2, 3), (2, 2), (0, 1), batch=20),
+        Tile(16, 16, 16),
+    ),
+    "depthwise": Edge(
+        (DEPTHWISE,), "fprop dgrad wgrad",
+        window(5, (1, 1), (6, 5), (3, 2), (1, 1), (1, 2), (1, 2)), Tile(8, 4, 4), ENDED,
+    ),
+    "depthwise-strides": Edge(
+        (DEPTHWISE,), "fprop dgrad wgrad",
+        window(3, (1, 2), (9, 8), (3, 4), (2, 3), (1, 2), (1, 2)), Tile(8, 4, 4, splits=2),
+    ),
+    "depthwise-pooled": Edge(
+        (DEPTHWISE,), "fprop", window(3, (1, 2), (6, 5), (2, 3), (1, 1), (1, 2)), Tile(8, 4, 4),
+        POOLED,
+    ),
+    "depthwise-large": Edge(
+        (DEPTHWISE,), "fprop dgrad wgrad", window(2, (1, 1), (6, 5), (6, 5), (1, 1), (3, 2)),
+        Tile(8, 4, 2),
+    ),
+}  # fmt: skip
+
+
+def runs() -> Iterator[Any]:
+    """Each edge with all that it names, in both layouts where the family serves both."""
+    for name, edge in EDGES.items():
+        for algorithm in edge.algorithms:
+            for direction in edge.passes.split():
+                served = 0
+                for layout in LAYOUTS:
+                    problem = Problem(edge.shape, direction, "float32", layout)  # type: ignore[arg-type]
+                    if ALGORITHMS[algorithm].unserved(problem, TARGET) is None:
+                        served += 1
+                        label = f"{name}-{algorithm}-{direction}-{layout}"
+                        yield pytest.param(edge, algorithm, problem, id=label)
+                assert served, f"{algorithm} serves no {direction} of {name}"
+
+
+@pytest.mark.parametrize(("edge", "algorithm", "problem"), list(runs()))
+def test_edge(edge: Edge, algorithm: str, problem: Problem) -> None:
+    w_layout: Layout = "nchw" if problem.layout == "nhwc" else "nhwc"
+    check(algorithm, problem, edge.tile, w_layout, edge.epilogue)
+
+
+# ---- equal maxima ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("relu", [True, False], ids=["relu", "plain"])
+@pytest.mark.parametrize("algorithm", [GENERAL, DIRECT, DEPTHWISE, GROUPED, BOXED])
+def test_first_of_equal_maxima(algorithm: str, relu: bool, layout: Layout) -> None:
+    """Of whole numbers, many are equal and many zero: the first wins, and behind a ReLU no zero."""
+    groups, channels = (8, 1) if algorithm == DEPTHWISE else (2, 16)
+    shape = window(groups, (channels, channels), (6, 8), (1, 1))
+    problem = Problem(shape, "fprop", "float32", layout)
+    if ALGORITHMS[algorithm].unserved(problem, TARGET):
+        pytest.skip("not served")  # boxes, of float32 on a GPU
+    numbers = torch.Generator().manual_seed(0)
+    x, w = (
+        torch.randint(-1, 2, size, generator=numbers).to(DEVICE, torch.float32)
+        for size in ((2, groups * channels, 6, 8), (groups * channels, channels, 1, 1))
+    )
+    ending = Epilogue(relu=relu, pool=True, offsets=True)
+    call = prepare(problem, Choice(algorithm, Tile(32, 16, 16)), TARGET, ending, "nchw")
+    tensors = {"x": x, "w": w}
+    y = call.run(tensors)
+    exact = torch.nn.functional.conv2d(x, w, groups=shape.groups)
+    windows = exact.unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
+    best = windows.amax(-1)
+    assert ((windows == best[..., None]).sum(-1) > 1).any()
+    first = (windows == best[..., None]).int().argmax(-1)
+    if relu:
+        assert (best == 0).any()
+        first = torch.where(best > 0, first, -1)
+        best = best.relu()
+    torch.testing.assert_close(y, best)
+    assert tensors["offsets"].tolist() == first.tolist()
