@@ -161,6 +161,13 @@ EDGES = {
     "boxes-pooled": Edge(
         (BOXED,), "fprop", window(2, (16, 24), (5, 4), (3, 2), (1, 1), (1, 2)), epilogue=POOLED
     ),
+    "boxes-many": Edge(  # 3 x 2 x 3 of them, of 8 x 2 pixels
+        (BOXED,), "fprop dgrad", window(1, (16, 24), (13, 6), (3, 1), (1, 1), (1, 0), batch=3),
+        Tile(16, 16, 16, swizzle=2), ENDED,
+    ),
+    "boxes-pooled-many": Edge(
+        (BOXED,), "fprop", window(1, (16, 24), (27, 14), (1, 2), batch=3), Tile(64, 16, 16), POOLED
+    ),
     "boxes-split": Edge(
         (BOXED,), "fprop dgrad", window(1, (16, 24), (5, 4), (3, 2), (1, 1), (1, 2)),
         Tile(32, 16, 16, swizzle=2, splits=3), ENDED,
