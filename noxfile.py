@@ -46,6 +46,13 @@ def compile(session: nox.Session, triton: str) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Random calls and kernels against torch in fp64. Takes ``--minutes``, ``--seed``."""
+    install(session, "test")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
 def tune(session: nox.Session) -> None:
     """Tune LeNet-5 and VGG-16, all passes, and write the report. Takes the tuner's options."""
     install(session)
@@ -58,6 +65,13 @@ def report(session: nox.Session) -> None:
     """Render the report from what is stored. Takes ``--target`` and ``--out``."""
     install(session)
     session.run("python", "-m", "reports", "render", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure beside cuDNN on the GPU here, and render the report. Takes the bench's options."""
+    install(session)
+    session.run("python", "-m", "reports", "bench", *session.posargs)
 
 
 @nox.session

@@ -16,15 +16,14 @@ from autotune.deadline import Deadline, seconds_of
 from autotune.search import DEFAULT_CANDIDATES, DEFAULT_EFFORT
 from autotune.strategies import DEFAULT, STRATEGIES
 from autotune.suites import DEFAULT_BATCH, SUITES
-from tconv.geometry import PASSES, ConvGeometry
-from tconv.problem import ITEMSIZE
-from tconv.table import Kind
+from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.problem import ARITHMETICS
+from tconv.table import TARGET_NAME, Kind, TableError
 from tconv.target import DEFAULT_TARGET, TARGETS, Target
 
 if TYPE_CHECKING:
+    from autotune.trial import Trial
     from autotune.tune import Job
-
-DTYPES = (*ITEMSIZE, "tf32")  # tf32 is float32 whose operands are rounded
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -48,7 +47,7 @@ def known(kind: str, value: str, values: Iterable[str]) -> str:
     return value
 
 
-def known_passes(text: str) -> list[str]:
+def known_passes(text: str) -> list[Pass]:
     """The passes that a comma-separated text names, in the order of computation."""
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     for part in wanted:
@@ -72,7 +71,10 @@ TargetOption = Annotated[
     str | None,
     typer.Option("--target", help="Predict for this GPU; by default measure on the one here."),
 ]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="Of activations and filters.")]
+DtypeOption = Annotated[
+    str,
+    typer.Option("--dtype", help="Of activations and filters; tf32, tf32x3: so float32 products."),
+]
 BatchOption = Annotated[int, typer.Option("--batch", help="Images at a time.")]
 
 
@@ -91,7 +93,7 @@ def _work(suite: list[str] | None, passes: str, dtype: str, batch: int) -> list[
     from autotune.tune import jobs
 
     suites, directions = _suites(suite), known_passes(passes)
-    known("dtype", dtype, DTYPES)
+    known("dtype", dtype, ARITHMETICS)
     positive("--batch", batch)
     found = [layer for name in suites for layer in layers(name, batch)]
     return jobs(found, directions, dtype)  # type: ignore[arg-type]
@@ -195,7 +197,7 @@ def layer(
     ] = None,
 ) -> None:
     """What a layer is, what bounds it, and which kernel and tile would run."""
-    known("dtype", dtype, DTYPES)
+    known("dtype", dtype, ARITHMETICS)
     gpu, _ = _target(target)
     try:
         geometry = ConvGeometry.from_lecture(
@@ -261,11 +263,24 @@ def _stored_target(name: str | None) -> str:
     from autotune.tune import machine
 
     if name is not None:
+        if TARGET_NAME.fullmatch(name) is None:
+            fail(f"--target {name!r} is no GPU's name; one reads nvidia-h200 or sm_90")
         return name
     here = machine()
     if here is None:
         fail("there is no GPU here: say with --target whose trials are meant")
     return here[0].name
+
+
+def _stored(target: str, kind: Kind) -> list[Trial]:
+    """The trials of the store; exit code 2 where it cannot be used."""
+    from autotune.store import Store
+
+    with Store() as store:
+        trials = list(store.trials(target, kind))
+        if store.path is None and not trials:
+            fail(store.trouble)
+        return trials
 
 
 @app.command()
@@ -275,7 +290,7 @@ def export(
 ) -> None:
     """Write the measured winners of a GPU as a data file, to ship with the library."""
     from autotune.ship import export_winners
-    from tconv.table import TableError, shipped_table
+    from tconv.table import shipped_table
 
     name = _stored_target(target)
     path = to or shipped_table(name)
@@ -292,7 +307,6 @@ def import_(
 ) -> None:
     """Take over another machine's winners; what was measured here stays."""
     from autotune.ship import import_winners
-    from tconv.table import TableError
 
     try:
         done = import_winners(file)
@@ -311,11 +325,9 @@ def record(
 ) -> None:
     """Write what was tried as recorded spaces, to replay a search without a GPU."""
     from autotune.ship import record_spaces
-    from autotune.store import Store
 
     name = _stored_target(target)
-    with Store() as store:
-        trials = list(store.trials(name, "predicted" if predicted else "measured"))
+    trials = _stored(name, "predicted" if predicted else "measured")
     try:
         written = record_spaces(trials, folder)
     except OSError as error:
@@ -330,7 +342,6 @@ def calibrate(target: StoredOption = None) -> None:
     """Refit the cost model's constants to what was measured on a GPU."""
     from autotune.calibrate import CalibrationError
     from autotune.calibrate import calibrate as run
-    from autotune.store import Store
     from autotune.tune import machine
     from tconv.cost.constants import user_constants, write_calibrated
 
@@ -341,10 +352,8 @@ def calibrate(target: StoredOption = None) -> None:
         gpu = here[0]
     else:
         fail(f"--target {target}: name the GPU of this machine, or one of {', '.join(TARGETS)}")
-    with Store() as store:
-        trials = list(store.trials(gpu.name, "measured"))
     try:
-        found = run(trials, gpu)
+        found = run(_stored(gpu.name, "measured"), gpu)
     except CalibrationError as error:
         fail(str(error))
     console = Console(soft_wrap=True)
@@ -354,8 +363,8 @@ def calibrate(target: StoredOption = None) -> None:
     path = user_constants(gpu.name)
     try:
         write_calibrated(path, gpu.name, found.calibrated, found.trials)
-    except OSError as error:
-        fail(str(error))
+    except (TableError, OSError) as error:
+        fail(f"the constants were not written: {error}")
     console.print(f"Untuned layers are served by the {found.untuned}. Constants: {path}")
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from autotune.workers import Failure, Task, Workers
+from autotune.workers import Failure, Task, Workers, memory_of
 
 PATIENCE = 10.0  # seconds for a scheduler to answer, and for a first worker to come
 GPU = {"GPU": 1.0}  # what a worker announces that may measure, and what a measurement takes
@@ -36,6 +37,7 @@ def remote(
     seconds: float,
     environment: Mapping[str, str | None],
     source: str,
+    gpu: bool,
 ) -> Any:
     """One task below a Dask worker: its result, or ``Failure``."""
     from autotune.provenance import source_hash
@@ -46,8 +48,9 @@ def remote(
     # A worker under a nanny is daemonic, and may have no children; ours end when it does.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     pools: dict[str, Workers] = _pools.__dict__
-    key = str(sorted(environment.items()))
-    workers = pools.setdefault(key, Workers(1, environment))
+    key = str((sorted(environment.items()), gpu))
+    memory = None if gpu else memory_of(os.cpu_count() or 1)
+    workers = pools.setdefault(key, Workers(1, environment, memory=memory))
     ((_, result, _),) = workers.run([Task(None, function, arguments)], seconds)
     return result
 
@@ -103,7 +106,7 @@ class _Executor(Executor):
 
     def __init__(self, client: Any, environment: Mapping[str, str | None], gpu: bool) -> None:
         self._client = client
-        self._environment = dict(environment)
+        self._environment, self._gpu = dict(environment), gpu
         # The same check twice is two checks: pure functions alone may be answered from memory.
         how: dict[str, Any] = {"pure": False, "resources": GPU} if gpu else {"pure": False}
         self._executor = client.get_executor(**how)
@@ -115,7 +118,7 @@ class _Executor(Executor):
         if self._client.status != "running":
             raise ClusterError("the cluster no longer answers")
         future: Future[Any] = self._executor.submit(
-            remote, *args, self._environment, source_hash(), **kwargs
+            remote, *args, self._environment, source_hash(), self._gpu, **kwargs
         )
         return future
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.disassembly import amd_loop_instructions, matrix_loop_instructions
+from tconv import kernel_cache
 from tconv.choice import Choice
 from tconv.cost.estimate import Resources
 from tconv.cost.product import product_of
@@ -141,6 +142,7 @@ def build(launch: Launch, target: Target) -> Any:
     """The compiled kernel, as Triton hands it out."""
     import triton
 
+    kernel_cache.guard()
     return triton.compile(source_of(launch), target=_gpu_target(target), options=launch.options)
 
 

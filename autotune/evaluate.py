@@ -27,7 +27,10 @@ from tconv.target import Target
 LONGEST_DETAIL = 300  # characters of a compiler's words that a trial keeps
 CONTESTED = 1.1  # times the best: finalists behind that are no match for it
 MOST_LOST = 3  # measurements in a row that end their process: then it is the GPU
-RETRIED = ("time limit", "crash", "measuring: time limit", "measuring: crash")
+RETRIED = (
+    "time limit", "crash", "measuring: time limit", "measuring: crash",
+    "machine", "gate: machine", "measuring: machine",
+)  # fmt: skip
 GONE = ("no CUDA-capable device", "No CUDA GPUs are available", "device not found")
 MOST_SPILLED = 0  # bytes a thread: a loop that spills loses to one that does not
 
@@ -91,6 +94,7 @@ class Bench:
         self._reference: float | None = None  # ms of the same work, at the first measurement
         self.drift = 1.0  # its later times over the first, the farthest from 1
         self._lost = 0  # measurements in a row that ended their process
+        self._turns: dict[Problem, dict[Choice, int]] = {}  # of each choice in its search
 
     def try_all(self, problem: Problem, choices: Sequence[Choice]) -> list[Trial]:
         """A trial for each of ``choices``: recalled where nothing has changed, else compiled."""
@@ -99,7 +103,9 @@ class Bench:
         known = self._store.find(*where)
         trials: dict[Choice, Trial] = {}
         tasks = []
+        turns = self._turns.setdefault(problem, {})
         for choice in choices:
+            turns.setdefault(choice, len(turns))
             earlier = known.get((choice.algorithm, choice.tile))
             if earlier is not None and earlier.status not in RETRIED:
                 trials[choice] = self._judged_again(earlier)
@@ -109,7 +115,8 @@ class Bench:
             tasks.append(Task(choice, compiling.compile_choice, arguments))
         for task, result, seconds in self._compiled(tasks):
             assert isinstance(task.key, Choice)
-            trials[task.key] = self._keep(self._judged(problem, task.key, result, seconds))
+            judged = self._judged(problem, task.key, result, seconds)
+            trials[task.key] = self._keep(replace(judged, turn=turns[task.key]))
             self.compiled += 1
         return [trials[choice] for choice in choices]
 
@@ -187,6 +194,8 @@ class Bench:
             return trial
         verdict = self._gate(trial.problem, trial.choice)
         if isinstance(verdict, Failure):
+            if self.setting.kind == "measured":
+                self._missed(verdict)
             words = shortened(verdict.detail)
             failed = replace(trial, status=f"gate: {verdict.reason}", detail=words)
             return self._keep(replace(failed, milliseconds=None))
@@ -231,7 +240,7 @@ class Bench:
         if self.setting.kind == "measured":
             trials = [self.measured(trial) for trial in trials]
         fit = [trial for trial in trials if trial.status == "ok" and trial.milliseconds is not None]
-        fit.sort(key=lambda trial: trial.milliseconds or 0.0)  # ties: the strategy's order
+        fit.sort(key=lambda trial: trial.searched or 0.0)  # ties: the strategy's order
         fit = fit[: self.setting.effort.finalists]
         if self._contest is not None and len(fit) > 1:
             fit = self._contested(fit)
@@ -241,21 +250,24 @@ class Bench:
         return None
 
     def _contested(self, finalists: list[Trial]) -> list[Trial]:
-        """The finalists, measured anew side by side, the quickest first."""
-        near = (finalists[0].milliseconds or 0.0) * CONTESTED
-        close = [trial for trial in finalists if (trial.milliseconds or 0.0) <= near]
+        """The finalists, measured anew side by side, the quickest first.
+
+        Those of an earlier run that met before do not meet again.
+        """
+        near = (finalists[0].searched or 0.0) * CONTESTED
+        close = [trial for trial in finalists if (trial.searched or 0.0) <= near]
         if len(close) < 2 or self._contest is None:
             return finalists
-        found = self._contest(close[0].problem, [trial.choice for trial in close])
-        if isinstance(found, Failure):
-            self._missed(found)
-            return finalists
-        anew = [
-            self._keep(self._timed(trial, timing))
-            for trial, timing in zip(close, found, strict=True)
-        ]
-        anew.sort(key=lambda trial: trial.milliseconds or 0.0)
-        return anew
+        if any(trial.first_milliseconds is None for trial in close):
+            found = self._contest(close[0].problem, [trial.choice for trial in close])
+            if isinstance(found, Failure):
+                self._missed(found)
+                return finalists
+            close = [
+                self._keep(self._timed(replace(trial, first_milliseconds=trial.searched), timing))
+                for trial, timing in zip(close, found, strict=True)
+            ]
+        return sorted(close, key=lambda trial: trial.milliseconds or 0.0)
 
 
 def worker_gate(workers: Workers, effort: Effort, gpu: bool) -> Gate:

@@ -69,13 +69,14 @@ def _tuned(
     import torch
 
     from autotune import on_gpu, provenance
+    from autotune.evaluate import RETRIED
     from autotune.gate import check_on_gpu
     from autotune.measure import PROTOCOL
     from autotune.search import DEFAULT_EFFORT, shortlist
     from autotune.store import Store
     from autotune.trial import Trial
     from tconv.cost.space import candidates
-    from tconv.table import Winner, user_table, write_table
+    from tconv.table import TableError, Winner, user_table, write_table
 
     if measure is None:
         if not torch.cuda.is_available() or torch.cuda.is_current_stream_capturing():
@@ -95,7 +96,7 @@ def _tuned(
         known = store.find(target.name, problem, "measured", versions, source)
         for choice in hopes:
             trial = known.get((choice.algorithm, choice.tile))
-            if trial is None:
+            if trial is None or trial.status in RETRIED:
                 if best is not None and not deadline.left:
                     break
                 blank = Trial(
@@ -109,12 +110,16 @@ def _tuned(
     if best is None:
         return None
     winner = Winner(best.algorithm, best.tile, "measured", best_time)
-    write_table(user_table(target.name), target.name, {problem.key: winner})
+    try:
+        write_table(user_table(target.name), target.name, {problem.key: winner})
+    except (TableError, OSError) as error:  # it serves this process all the same
+        warnings.warn(f"the winner of {problem.key} was not written: {error}", stacklevel=2)
     return replace(best.choice, ground="tuned")
 
 
 def _tried(trial: Trial, gate: Any, measure: Any, best: float) -> Trial:
     from autotune.evaluate import shortened
+    from autotune.workers import reason_of
 
     try:
         verdict = gate(trial.problem, trial.choice)
@@ -124,4 +129,4 @@ def _tried(trial: Trial, gate: Any, measure: Any, best: float) -> Trial:
         return replace(passed, milliseconds=measure(trial.problem, trial.choice, best))
     except Exception as error:  # too many resources, no memory left, a compiler's refusal
         words = shortened(f"{type(error).__name__}: {error}")
-        return replace(trial, status="measuring: error", detail=words)
+        return replace(trial, status=f"measuring: {reason_of(error)}", detail=words)

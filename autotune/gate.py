@@ -83,7 +83,7 @@ def _poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _checked(problem: Problem, choice: Choice, device: str) -> Verdict:
+def check_on(problem: Problem, choice: Choice, device: str) -> Verdict:
     """Run ``choice`` on fresh random tensors on ``device`` and compare with the reference."""
     from tconv.ops.conv_run import run
 
@@ -95,7 +95,7 @@ def _checked(problem: Problem, choice: Choice, device: str) -> Verdict:
 
 def check_on_gpu(problem: Problem, choice: Choice) -> Verdict:
     """The verdict on the real geometry, computed on the current GPU."""
-    return _checked(problem, choice, "cuda")
+    return check_on(problem, choice, "cuda")
 
 
 def check(problem: Problem, choice: Choice) -> Verdict:
@@ -105,7 +105,7 @@ def check(problem: Problem, choice: Choice) -> Verdict:
         # The interpreter's bfloat16 product multiplies the raw bits. The kernel is the same
         # text for both dtypes, so float16 stands in.
         small = replace(small, dtype="float16")
-    return _checked(small, replace(choice, tile=tile), "cpu")
+    return check_on(small, replace(choice, tile=tile), "cpu")
 
 
 def scaled_down(problem: Problem, choice: Choice) -> tuple[Problem, Tile]:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 from functools import lru_cache
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import tconv
@@ -35,21 +35,21 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # some builds name triton's package otherwise
-        return str(getattr(__import__(package), "__version__", "unknown"))
+        return str(getattr(import_module(package), "__version__", "unknown"))
 
 
 def driver_version() -> str:
     """The GPU driver's version, where one can be asked."""
-    lines = _asked("--query-gpu=driver_version")
+    lines = asked("--query-gpu=driver_version")
     return lines[0] if lines else ""
 
 
 def other_processes() -> int:
     """How many processes besides this one compute on the machine's GPUs."""
-    return sum(line != str(os.getpid()) for line in _asked("--query-compute-apps=pid"))
+    return sum(line != str(os.getpid()) for line in asked("--query-compute-apps=pid"))
 
 
-def _asked(query: str) -> list[str]:
+def asked(query: str) -> list[str]:
     """nvidia-smi's answer, a line each; none where it is not there."""
     command = ["nvidia-smi", query, "--format=csv,noheader"]
     try:

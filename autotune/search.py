@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 
@@ -21,7 +21,7 @@ from autotune.strategies.common import SearchSpace, search
 from autotune.trial import Trial
 from tconv.algorithms import ALGORITHMS
 from tconv.choice import Choice
-from tconv.cost.descent import merit
+from tconv.cost.descent import Merit, merit
 from tconv.cost.space import broken_rule
 from tconv.problem import Problem
 from tconv.select import heuristic
@@ -71,8 +71,7 @@ def explore(
 
     The model's hopes come first; among them is the rule of thumb's, which the others must beat.
     """
-    hopes = shortlist(problem, target, candidates, budget)
-    choices = list(dict.fromkeys([*hopes, *candidates]))  # the rule of thumb may lie between them
+    choices, space = space_of(problem, target, candidates, budget)
     if not choices:
         return []
     trials: dict[int, Trial] = {}
@@ -80,9 +79,8 @@ def explore(
     def times_of(places: list[int]) -> list[float]:
         made = evaluate([choices[place] for place in places])
         trials.update(zip(places, made, strict=True))
-        return [math.nan if trial.milliseconds is None else trial.milliseconds for trial in made]
+        return [math.nan if trial.searched is None else trial.searched for trial in made]
 
-    space = SearchSpace(PARAMETERS, parameters_of(choices), order=tuple(range(len(hopes))))
     search(STRATEGIES[strategy], space, times_of, budget, SEED)
     return list(trials.values())
 
@@ -97,6 +95,20 @@ def parameters_of(choices: Sequence[Choice]) -> NDArray[np.float64]:
     return np.array(rows, dtype=np.float64)
 
 
+def space_of(
+    problem: Problem, target: Target, candidates: Sequence[Choice], count: int
+) -> tuple[list[Choice], SearchSpace]:
+    """``candidates`` as a strategy sees them, with what the model says; ``count`` hopes first."""
+    merits = {choice: merit(problem, choice, target) for choice in candidates}
+    hopes = _hopes(problem, target, merits, count)
+    choices = list(dict.fromkeys([*hopes, *candidates]))  # the rule of thumb may lie between them
+    known = (merits.get(choice) or merit(problem, choice, target) for choice in choices)
+    # What the model expects to spill, it holds for impossible: compiling rejects it.
+    predicted = [math.inf if spills else milliseconds for spills, milliseconds, _ in known]
+    order = tuple(range(len(hopes)))
+    return choices, SearchSpace(PARAMETERS, parameters_of(choices), order, np.array(predicted))
+
+
 def shortlist(
     problem: Problem, target: Target, candidates: Sequence[Choice], count: int
 ) -> list[Choice]:
@@ -105,11 +117,16 @@ def shortlist(
     Every family whose best hope is within reach has it among them, in the first half: the model may
     misjudge a family as a whole.
     """
+    merits = {choice: merit(problem, choice, target) for choice in candidates}
+    return _hopes(problem, target, merits, count)
+
+
+def _hopes(
+    problem: Problem, target: Target, merits: Mapping[Choice, Merit], count: int
+) -> list[Choice]:
     thumb = heuristic(problem, target)
     chosen = [thumb] if count and broken_rule(thumb, problem, target) is None else []
-    order = [
-        (*merit(problem, choice, target), choice.algorithm, choice.tile) for choice in candidates
-    ]
+    order = [(*known, choice.algorithm, choice.tile) for choice, known in merits.items()]
     ranked = sorted(order)
     best = {
         algorithm: (spills, time, tile) for spills, time, _, algorithm, tile in reversed(ranked)

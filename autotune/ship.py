@@ -11,6 +11,7 @@ import pandas as pd
 from autotune.recorded import TIME
 from autotune.search import PARAMETERS, parameters_of
 from autotune.trial import Trial
+from tconv.files import replace_all
 from tconv.problem import Problem
 from tconv.table import (
     TableError,
@@ -61,7 +62,7 @@ def import_winners(path: Path) -> Exchange:
         TableError: for a file that cannot be read or names no target.
         OSError: where the user's table cannot be written.
     """
-    if not path.is_file():
+    if not path.exists():
         raise TableError(f"{path}: there is no such file")
     given, target = read_table(path), table_target(path)
     if target is None:
@@ -92,20 +93,20 @@ def record_spaces(trials: Iterable[Trial], folder: Path) -> list[Path]:
     Problems of which fewer than two succeeded are left out.
 
     Raises:
-        OSError: where the folder cannot be written.
+        OSError: where the folder cannot be written; spaces that stood there stay.
     """
     grouped: dict[Problem, dict[tuple[str, Tile], Trial]] = {}
     for trial in trials:
         grouped.setdefault(trial.problem, {})[trial.algorithm, trial.tile] = trial
-    written = []
+    written: dict[Path, str] = {}
     for problem, made in grouped.items():
         if sum(trial.milliseconds is not None for trial in made.values()) < LEAST_RECORDED:
             continue
         table = pd.DataFrame(parameters_of([t.choice for t in made.values()]), columns=PARAMETERS)
         table = table.astype(int)
         table[TIME] = [trial.milliseconds for trial in made.values()]
+        written[folder / f"{problem.key.replace('/', '_')}.csv"] = table.to_csv(index=False)
+    if written:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{problem.key.replace('/', '_')}.csv"
-        table.to_csv(path, index=False)
-        written.append(path)
-    return written
+    replace_all(written)
+    return list(written)

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from autotune.suites import Layer
-from autotune.tune import Finding, Job, Outcome, problem_of
+from autotune.tune import Finding, Job, Outcome
 from tconv.cost.model import predict
 from tconv.cost.space import rules_report
 from tconv.geometry import PASSES, ConvGeometry
+from tconv.problem import Problem
 from tconv.select import choose, forget
 from tconv.target import Target
 
@@ -132,7 +133,7 @@ def layer_lines(geometry: ConvGeometry, dtype: str, target: Target) -> list[str]
     reach_w = shape.dilation_w * (shape.filter_w - 1) + 1
     weights = f"{shape.filter_h}*{shape.filter_w}*{shape.group_in_channels}"
     count = shape.parameters()
-    posed = problem_of(shape, "fprop", dtype)
+    posed = Problem.of(shape, "fprop", dtype)
     arithmetic, least = posed.arithmetic, posed.least_bytes
     intensity = shape.flops / least if least else 0.0
     ridge = target.peak_tflops[arithmetic] * 1e3 / target.bandwidth_gbps
@@ -158,7 +159,7 @@ def print_layer(geometry: ConvGeometry, dtype: str, target: Target, console: Con
     forget()  # a table may have been written since
     console.print(f"what would run on {target.name}:")
     for direction in PASSES:
-        problem = problem_of(geometry, direction, dtype)
+        problem = Problem.of(geometry, direction, dtype)
         choice = choose(problem, target)
         console.print(
             f"  {direction}: {choice.algorithm}, tile {choice.tile} ({choice.ground})",
@@ -171,7 +172,7 @@ def draw_layer(geometry: ConvGeometry, dtype: str, target: Target, path: Path) -
     from autotune.picture import layer_picture
     from tconv import svg
 
-    problem = problem_of(geometry, "fprop", dtype)
+    problem = Problem.of(geometry, "fprop", dtype)
     figure = layer_picture(problem, choose(problem, target))
     svg.save(figure, path, f"{geometry.input_volume} to {geometry.output_volume}")
 

@@ -6,79 +6,28 @@ named in a warning and left alone: the run goes on, and its trials live in memor
 
 from __future__ import annotations
 
-import re
+import math
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
+from autotune.database import COLUMNS, TEXTS, StoreError, connect, view
 from autotune.trial import Trial
 from tconv import table
+from tconv.algorithms import ALGORITHMS
 from tconv.cost.estimate import Resources
 from tconv.problem import Problem
 from tconv.table import Kind
 from tconv.tile import Tile
 
-FORMAT = 1  # PRAGMA user_version; 0 is a file that was just made
-BUSY_SECONDS = 30.0  # how long to wait for another process's transaction
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS trials (
-    target TEXT NOT NULL,
-    problem TEXT NOT NULL,
-    algorithm TEXT NOT NULL,
-    tile TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    status TEXT NOT NULL,
-    milliseconds REAL,
-    p20 REAL,
-    p80 REAL,
-    ranked_milliseconds REAL,
-    registers INTEGER,
-    spill_bytes INTEGER,
-    shared_bytes INTEGER,
-    instructions INTEGER,
-    occupancy REAL,
-    error_fp64 REAL,
-    detail TEXT NOT NULL,
-    versions TEXT NOT NULL,
-    source TEXT NOT NULL,
-    seconds REAL NOT NULL,
-    written REAL NOT NULL,
-    UNIQUE (target, problem, algorithm, tile, kind, versions, source)
-)
-"""
-COLUMNS = tuple(re.findall(r"^    (\w+) (?:TEXT|REAL|INTEGER)", SCHEMA, re.MULTILINE))
-
-
-class StoreError(Exception):
-    """A store that cannot be used; the message says why."""
-
 
 def default_path() -> Path:
     """Where trials are kept: beside the user's own tables."""
     return table.home() / "trials.sqlite"
-
-
-def _open(path: Path | str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > FORMAT:
-            raise StoreError(f"it has format {version}, this tuner writes {FORMAT}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("BEGIN IMMEDIATE")  # fails at once where nothing can be written
-        connection.execute(SCHEMA)
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
-        connection.execute("COMMIT")
-        connection.execute(f"SELECT {', '.join(COLUMNS)} FROM trials LIMIT 1").fetchone()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _row(trial: Trial) -> tuple[Any, ...]:
@@ -98,6 +47,8 @@ def _row(trial: Trial) -> tuple[Any, ...]:
         trial.milliseconds,
         trial.p20,
         trial.p80,
+        trial.first_milliseconds,
+        trial.turn,
         trial.ranked_milliseconds,
         *resources,
         trial.occupancy,
@@ -111,11 +62,23 @@ def _row(trial: Trial) -> tuple[Any, ...]:
 
 
 def _trial(row: tuple[Any, ...]) -> Trial:
+    """The trial of a row.
+
+    Raises:
+        ValueError: for a row that this version of the tuner did not write.
+        TypeError: for one that lacks what a trial must have.
+    """
     named = dict(zip(COLUMNS, row, strict=True))
+    for name, value in named.items():
+        number = isinstance(value, (int, float)) and math.isfinite(value)
+        if not isinstance(value, str) if name in TEXTS else not (number or value is None):
+            raise ValueError(f"{name} is of another type")
+    if named["algorithm"] not in ALGORITHMS or named["kind"] not in ("measured", "predicted"):
+        raise ValueError("no trial of these kernels")
     resources = None
     if named["registers"] is not None:
         fields = ("registers", "spill_bytes", "shared_bytes", "instructions")
-        resources = Resources(*(named[field] for field in fields))
+        resources = Resources(*(int(named[field]) for field in fields))
     return Trial(
         target=named["target"],
         problem=Problem.from_key(named["problem"]),
@@ -126,6 +89,8 @@ def _trial(row: tuple[Any, ...]) -> Trial:
         milliseconds=named["milliseconds"],
         p20=named["p20"],
         p80=named["p80"],
+        first_milliseconds=named["first_milliseconds"],
+        turn=None if named["turn"] is None else int(named["turn"]),
         ranked_milliseconds=named["ranked_milliseconds"],
         resources=resources,
         occupancy=named["occupancy"],
@@ -138,23 +103,39 @@ def _trial(row: tuple[Any, ...]) -> Trial:
 
 
 class Store:
-    """The trials at ``path``; in memory where that cannot be used (``path`` is then None)."""
+    """The trials at ``path``; in memory where that cannot be used (``path`` is then None).
+
+    Of a store that can be read but not written to, the trials are in memory too.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         wanted = path or default_path()
         self.path: Path | None = wanted
         self.trouble = ""  # why the trials are in memory
         try:
-            wanted.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = _open(wanted)
-        except (sqlite3.Error, OSError, StoreError) as error:
+            table.check_trusted(wanted)
+            table.make_folder(wanted.parent)
+            self._connection = connect(wanted)
+        except (StoreError, table.TableError) as error:
             self._lose(error)
+        except (sqlite3.Error, OSError) as error:
+            self._lose(error, self._known(wanted))
 
-    def _lose(self, error: Exception) -> None:
+    def _known(self, path: Path) -> list[Trial]:
+        """What a store that cannot be written to holds."""
+        try:
+            with closing(view(path)) as self._connection:
+                return self._salvage()
+        except (sqlite3.Error, OSError, StoreError):
+            return []
+
+    def _lose(self, error: Exception, known: Iterable[Trial] = ()) -> None:
         self.trouble = f"{self.path} is left alone and this run's trials are in memory: {error}"
         warnings.warn(self.trouble, stacklevel=3)
         self.path = None
-        self._connection = _open(":memory:")
+        self._connection = connect(":memory:")
+        for trial in known:
+            self.add(trial)
 
     def add(self, trial: Trial) -> None:
         """Write ``trial``, in place of an earlier one of the same candidate and versions."""
@@ -165,17 +146,15 @@ class Store:
         except sqlite3.Error as error:
             if self.path is None:
                 raise
-            earlier = self._salvage()
+            known = self._salvage()
             self._connection.close()
-            self._lose(error)
-            for saved in (*earlier, trial):
-                self.add(saved)
+            self._lose(error, [*known, trial])
 
     def _salvage(self) -> list[Trial]:
         """What can still be read, so that a run whose disk filled up goes on knowing it."""
         try:
             return list(self.trials())
-        except (sqlite3.Error, ValueError):
+        except sqlite3.Error:
             return []
 
     def trials(self, target: str | None = None, kind: Kind | None = None) -> Iterator[Trial]:
@@ -194,13 +173,33 @@ class Store:
             "versions": versions,
             "source": source,
         }
-        return {(trial.algorithm, trial.tile): trial for trial in self._select(wanted)}
+        try:
+            found = list(self._select(wanted))
+        except sqlite3.Error as error:
+            if self.path is None:
+                raise
+            self._connection.close()
+            self._lose(error)
+            found = []
+        return {(trial.algorithm, trial.tile): trial for trial in found}
 
     def _select(self, wanted: dict[str, Any]) -> Iterator[Trial]:
         where = " AND ".join(f"{name} = ?" for name in wanted) or "1"
         statement = f"SELECT {', '.join(COLUMNS)} FROM trials WHERE {where} ORDER BY rowid"
+        strange = 0
         for row in self._connection.execute(statement, tuple(wanted.values())).fetchall():
-            yield _trial(row)
+            try:
+                trial = _trial(row)
+            except (ValueError, TypeError):
+                strange += 1
+            else:
+                yield trial
+        if strange:
+            warnings.warn(
+                f"{self.path} holds {strange} rows that are no trials of this version: they are "
+                "passed over",
+                stacklevel=3,
+            )
 
     def close(self) -> None:
         self._connection.close()

@@ -28,6 +28,8 @@ class Trial:
     milliseconds: float | None = None
     p20: float | None = None
     p80: float | None = None
+    first_milliseconds: float | None = None  # before the finalists' contest, where there was one
+    turn: int | None = None  # its place in the search, from 0
     ranked_milliseconds: float | None = None  # the model's figure before compilation
     resources: Resources | None = None
     occupancy: float | None = None  # warps resident, as a share of what a processor holds
@@ -36,6 +38,11 @@ class Trial:
     versions: str = ""  # torch, triton, driver
     source: str = ""  # hash of the kernels' source
     seconds: float = 0.0  # what the trial cost
+
+    @property
+    def searched(self) -> float | None:
+        """The milliseconds that the search was told, so that a run that goes on takes its path."""
+        return self.milliseconds if self.first_milliseconds is None else self.first_milliseconds
 
     @property
     def choice(self) -> Choice:

@@ -35,10 +35,11 @@ from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY, Effort, explore
 from autotune.store import Store
 from autotune.suites import Layer
 from autotune.trial import Trial
-from autotune.workers import Workers
+from autotune.workers import Workers, memory_of
+from tconv import kernel_cache
 from tconv.choice import Choice
 from tconv.cost.space import candidates
-from tconv.geometry import ConvGeometry, Pass
+from tconv.geometry import Pass
 from tconv.problem import Problem
 from tconv.table import Kind, TableError, Winner, user_table, write_table
 from tconv.target import Target
@@ -78,19 +79,12 @@ class Outcome:
     trouble: list[str] = field(default_factory=list)
 
 
-def problem_of(geometry: ConvGeometry, direction: Pass, dtype: str) -> Problem:
-    """The problem that a pass of ``geometry`` poses; ``tf32`` is float32, operands rounded."""
-    if dtype == "tf32":
-        return Problem(geometry, direction, "float32", precision="tf32")
-    return Problem(geometry, direction, dtype)
-
-
 def jobs(layers: Iterable[Layer], passes: Sequence[Pass], dtype: str) -> list[Job]:
     """A job for each layer and pass. Layers that suites share are tuned once."""
     seen: dict[str, Job] = {}
     for layer in layers:
         for direction in passes:
-            problem = problem_of(layer.geometry, direction, dtype)
+            problem = Problem.of(layer.geometry, direction, dtype)
             seen.setdefault(problem.key, Job(layer, problem))
     return list(seen.values())
 
@@ -120,6 +114,7 @@ def tune(
     compiles, checks and measures in place of this machine; all comes back to its store.
     """
     outcome = Outcome(target, kind)
+    kernel_cache.guard()  # said here once, rather than by each worker
     with ExitStack() as stack:
         store = stack.enter_context(Store())
         outcome.store = store.path
@@ -129,8 +124,12 @@ def tune(
             compilers = stack.enter_context(cluster.workers(compiling.ENVIRONMENT))
             checkers = stack.enter_context(cluster.workers(checking, gpu))
         else:
-            compilers = stack.enter_context(Workers(workers_for(effort), compiling.ENVIRONMENT))
-            checkers = stack.enter_context(Workers(1, checking))
+            count = workers_for(effort)
+            compilers = stack.enter_context(
+                Workers(count, compiling.ENVIRONMENT, memory=memory_of(count))
+            )
+            most = None if gpu else memory_of(1)
+            checkers = stack.enter_context(Workers(1, checking, memory=most))
         gate = gate or worker_gate(checkers, effort, gpu)
         if gpu and measure is None:
             measure = worker_measure(checkers, target, effort)
@@ -155,10 +154,21 @@ def tune(
         outcome.left = list(work[len(outcome.findings) :])
         outcome.compiled, outcome.recalled = bench.compiled, bench.recalled
         outcome.drift = bench.drift
+        outcome.trouble += _machines_faults(outcome)
         if store.path is None:
             outcome.trouble.append(f"trials could not be kept: {store.trouble}")
         outcome.store = store.path
     return outcome
+
+
+def _machines_faults(outcome: Outcome) -> list[str]:
+    """What kept candidates from being tried that is no fault of theirs, in a line."""
+    trials = [trial for finding in outcome.findings for trial in finding.trials]
+    kept_from = [trial for trial in trials if trial.status.endswith("machine")]
+    if not kept_from:
+        return []
+    words = f"{len(kept_from)} candidates could not be tried, the next run tries them again"
+    return [f"{words}: {kept_from[-1].detail}"]
 
 
 def _progress(console: Console) -> Progress:
@@ -197,7 +207,7 @@ def _solve(job: Job, bench: Bench, strategy: str) -> Finding:
         trials = bench.try_all(job.problem, choices)
         if setting.kind == "measured":
             for place, trial in enumerate(trials):
-                best = min((t.milliseconds or math.inf for t in tried), default=math.inf)
+                best = min((t.searched or math.inf for t in tried), default=math.inf)
                 trials[place] = bench.measured(trial, best)
                 tried.append(trials[place])
         else:

@@ -1,5 +1,8 @@
 """Tasks in worker processes, each with a time limit; a worker that dies fails its task only.
 
+A worker leads a process group of its own: what it has started (ptxas) ends with it, and it ends
+with its parent. Workers that compile may be given a limit of memory as well.
+
 This file imports nothing of the project: a worker must mend its environment first, for
 Triton reads ``TRITON_INTERPRET`` when a kernel is decorated.
 """
@@ -7,9 +10,11 @@ Triton reads ``TRITON_INTERPRET`` when a kernel is decorated.
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import time
@@ -25,17 +30,31 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 GRACE = 5.0  # seconds between asking a task to stop and ending its process
 SILENCE = 60.0  # seconds past a task's time, after which nobody is at work on it
+# Of the machine's memory, for all workers together: each may have a ptxas beside it, whose limit is
+# its own. A compilation takes about 0.3 GiB, most of it torch's libraries.
+MEMORY_SHARE = 0.5
+LEAST_MEMORY = 2 << 30  # bytes, of one worker
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+NO_ROOM = os.strerror(errno.ENOSPC)
 _spawning = threading.Lock()
 DIED = object()  # in place of a result: the process ended; a task may well return None
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task gave no result: ``time limit``, ``crash`` or ``error``, and in what words."""
+    """Why a task gave no result, and in what words.
+
+    ``time limit``, ``crash``, ``error``, or ``machine``: a full disk or a missing tool is no fault
+    of the task's, which may succeed another time.
+    """
 
     reason: str
     detail: str
@@ -58,22 +77,54 @@ def _stop(signum: int, frame: object) -> None:
     raise TimeLimitError
 
 
+def machine_memory() -> int:
+    """Bytes that this machine, or the container we are in, may use."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for place in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # none, or "max"
+            found.append(int(place.read_text()))
+    return min(found)
+
+
+def memory_of(count: int) -> int:
+    """Bytes that each of ``count`` workers on this machine may take."""
+    return max(LEAST_MEMORY, int(MEMORY_SHARE * machine_memory() / count))
+
+
 def _watch_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)  # and with it whatever it waits for
         os._exit(1)
 
 
-def prepare(environment: Mapping[str, str | None]) -> None:
-    """First act of a worker: its environment, Ctrl-C left to the parent, no life without it."""
+def prepare(environment: Mapping[str, str | None], memory: int | None = None) -> None:
+    """First act of a worker: its environment, Ctrl-C left to the parent, no life without it.
+
+    ``memory`` limits what it, and each process that it starts, may hold in bytes. Address space
+    that is only reserved does not count, memory that is written to does: beyond it Python raises
+    MemoryError, and a compiler ends.
+    """
     for name, value in environment.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    if memory is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = memory if most == resource.RLIM_INFINITY else min(memory, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+def reason_of(error: Exception) -> str:
+    """Whose fault an error is: the ``machine``'s, whose disk or GPU is full, or the task's."""
+    full = NO_ROOM in str(error) or type(error).__name__ == "OutOfMemoryError"  # torch's, of a GPU
+    return "machine" if full or isinstance(error, OSError) else "error"
 
 
 def perform(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:
@@ -91,7 +142,7 @@ def perform(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: f
         except TimeLimitError:
             return Failure("time limit", f"stopped after {seconds:g} s")
         except Exception as error:
-            return Failure("error", f"{type(error).__name__}: {error}")
+            return Failure(reason_of(error), f"{type(error).__name__}: {error}")
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             faulthandler.cancel_dump_traceback_later()
@@ -122,7 +173,8 @@ class Workers:
     """A pool of worker processes that outlives the death of any of them.
 
     ``environment`` is what the workers see otherwise than this process (None removes).
-    ``executor`` makes the pool anew; by default fresh processes on this machine.
+    ``executor`` makes the pool anew; by default fresh processes on this machine, each of which may
+    take ``memory`` bytes. CUDA maps more than it uses: workers that measure are given no limit.
     """
 
     def __init__(
@@ -130,29 +182,35 @@ class Workers:
         count: int,
         environment: Mapping[str, str | None],
         executor: Callable[[], Executor] | None = None,
+        memory: int | None = None,
     ) -> None:
         self.count = count
+        self._memory = memory
+        self._groups: set[int] = set()  # of the pool's processes; each leads one
         self._environment = dict(environment)
         self._make = executor or self._processes
         self._pool: Executor | None = None
 
     def _processes(self) -> Executor:
         context = multiprocessing.get_context("spawn")
+        first = (self._environment, self._memory)
         return ProcessPoolExecutor(
-            self.count, mp_context=context, initializer=prepare, initargs=(self._environment,)
+            self.count, mp_context=context, initializer=prepare, initargs=first
         )
 
     def _submit(self, task: Task, seconds: float) -> Future[Any]:
         if self._pool is None:
             self._pool = self._make()
         with _environment(self._environment):  # a worker starts at the first submissions
-            return self._pool.submit(perform, task.function, task.arguments, seconds)
+            future = self._pool.submit(perform, task.function, task.arguments, seconds)
+        self._groups.update(getattr(self._pool, "_processes", None) or ())
+        return future
 
     def run(self, tasks: list[Task], seconds: float) -> Iterator[tuple[Task, Any, float]]:
         """Each task with its result or ``Failure`` and the seconds it took, as they finish.
 
-        When a process dies, the tasks in flight are tried again one by one, so that only
-        the one at fault fails.
+        When a process dies and several tasks are in flight, they are tried again one by one, so
+        that only the one at fault fails.
         """
         waiting, suspects = deque(tasks), deque[Task]()
         running: dict[Future[Any], tuple[Task, float]] = {}
@@ -161,9 +219,9 @@ class Workers:
                 # No more in flight than workers: a task's time starts when it is handed over.
                 while waiting and not suspects and len(running) < self.count:
                     self._start(waiting.popleft(), seconds, running, waiting)
-                alone = bool(suspects) and not running
-                if alone:
+                if suspects and not running:
                     self._start(suspects.popleft(), seconds, running, suspects)
+                alone = len(running) == 1
                 done, _ = wait(running, seconds + SILENCE, return_when=FIRST_COMPLETED)
                 if not done:  # of a cluster whose workers are gone; a process here would end
                     for future, (task, began) in running.items():
@@ -175,7 +233,7 @@ class Workers:
                     task, began = running.pop(future)
                     result = self._result(future)
                     if result is DIED:
-                        self.close()
+                        self.abandon()
                         if not alone:
                             suspects.append(task)
                             continue
@@ -195,7 +253,7 @@ class Workers:
         try:
             running[self._submit(task, seconds)] = task, time.monotonic()
         except BrokenProcessPool:  # a worker died between tasks: no task's fault
-            self.close()
+            self.abandon()
             again.appendleft(task)
 
     @staticmethod
@@ -217,11 +275,15 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
+            self._groups = set()
 
     def abandon(self) -> None:
-        """End the workers in the middle of their tasks."""
-        processes = dict(getattr(self._pool, "_processes", None) or {})
+        """End the workers in the middle of their tasks, and what they have started."""
+        processes, groups = dict(getattr(self._pool, "_processes", None) or {}), self._groups
         self.close()
+        for group in groups:
+            with contextlib.suppress(ProcessLookupError):  # ended before, or not yet begun
+                os.killpg(group, signal.SIGKILL)
         for process in processes.values():
             process.kill()
 

@@ -37,7 +37,7 @@ from autotune.recorded import TIME, RecordedSpace, SpaceError, read_space
 from autotune.replay import MILESTONES, shares
 from autotune.strategies import STRATEGIES
 
-OURS = tuple(name for name in STRATEGIES if name not in ("ranked", "exhaustive"))
+OURS = tuple(name for name in STRATEGIES if name not in ("ranked", "corrected", "exhaustive"))
 KERNEL_TUNER = ("random_sample", "genetic_algorithm", "diff_evo", "pso", "simulated_annealing",
                 "firefly_algorithm", "adaptive_tabu_greywolf", "hybrid_vndx", "greedy_ils",
                 "greedy_mls", "mls", "dual_annealing", "basinhopping", "bayes_opt")  # fmt: skip

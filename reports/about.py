@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reports.rows import RowError
-from tconv.table import Kind
+from tconv.table import Kind, TableError, read_json
 from tconv.target import Target
 
 
@@ -17,6 +18,9 @@ class About:
     """Head of a report; stored beside its tables as ``about.json``.
 
     ``peaks`` are dense TFLOP/s by arithmetic, ``bandwidth_gbps`` is DRAM's, both the vendor's.
+    ``ceilings`` are what this very machine was measured to reach: TFLOP/s of a large matrix product
+    by arithmetic, and ``copy`` in GB/s, read and write together. ``facts`` are the rest that a
+    reader must know: driver, cuDNN, clocks, precision switches.
     """
 
     target: str
@@ -29,6 +33,9 @@ class About:
     versions: str  # torch, triton, driver
     date: str  # of the newest trial where known, else of collecting
     commands: tuple[str, ...]
+    ceilings: dict[str, float] = field(default_factory=dict, hash=False)
+    facts: dict[str, str] = field(default_factory=dict, hash=False)
+    notes: tuple[str, ...] = ()  # what could not be measured, and why
 
     @property
     def machine(self) -> Target:
@@ -61,8 +68,9 @@ class About:
         )
 
 
-def write_about(path: Path, about: About) -> None:
-    path.write_text(json.dumps(asdict(about), indent=2) + "\n", encoding="utf-8")
+def about_text(about: About) -> str:
+    """The head of a report as ``about.json`` holds it."""
+    return json.dumps(asdict(about), indent=2) + "\n"
 
 
 def read_about(path: Path) -> About:
@@ -72,22 +80,29 @@ def read_about(path: Path) -> About:
         RowError: naming the file, and the entry that is missing or wrong.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RowError(f"{path} cannot be read: {error}") from error
+        content = read_json(path)
+    except TableError as error:
+        raise RowError(str(error)) from error
+    if content is None:
+        raise RowError(f"{path} cannot be read: there is no such file")
     if not isinstance(content, dict):
         raise RowError(f"{path}: not a table of entries")
     texts = {name: _entry(path, content, name, str) for name in TEXTS}
     if texts["kind"] not in ("measured", "predicted"):
         raise RowError(f"{path}: kind is {texts['kind']!r}, neither measured nor predicted")
-    peaks = _entry(path, content, "peaks", dict)
+    peaks, ceilings = (_rates(path, content, name) for name in ("peaks", "ceilings"))
     commands = _entry(path, content, "commands", list)
+    facts = _entry(path, {"facts": {}, **content}, "facts", dict)
+    notes = _entry(path, {"notes": [], **content}, "notes", list)
     return About(
         **texts,
         processors=_entry(path, content, "processors", int),
         bandwidth_gbps=float(_entry(path, content, "bandwidth_gbps", int, float)),
-        peaks={str(name): _peak(path, name, value) for name, value in peaks.items()},
+        peaks=peaks,
         commands=tuple(str(command) for command in commands),
+        ceilings=ceilings,
+        facts={str(name): str(value) for name, value in facts.items()},
+        notes=tuple(str(note) for note in notes),
     )
 
 
@@ -102,7 +117,10 @@ def _entry(path: Path, content: dict[str, Any], name: str, *types: type) -> Any:
     return content[name]
 
 
-def _peak(path: Path, name: str, value: object) -> float:
-    if not isinstance(value, (int, float)) or value <= 0:
-        raise RowError(f"{path}: peaks: {name} is {value!r}, not a rate")
-    return float(value)
+def _rates(path: Path, content: dict[str, Any], name: str) -> dict[str, float]:
+    """Rates by name; a head that was written before there were any has none."""
+    found = _entry(path, content, name, dict) if name in content or name == "peaks" else {}
+    for key, value in found.items():
+        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise RowError(f"{path}: {name}: {key} is {value!r}, not a rate")
+    return {str(key): float(value) for key, value in found.items()}

@@ -1,7 +1,4 @@
-"""From the tuner's trials to typed rows; everything a report shows goes through here.
-
-``Tables`` is the whole of a report: a folder of CSV files and ``about.json`` holds the same.
-"""
+"""From the tuner's trials to typed rows."""
 
 from __future__ import annotations
 
@@ -10,24 +7,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import product
-from pathlib import Path
 
 from autotune.suites import SUITES
 from autotune.suites import names as suite_names
 from autotune.suites import suite as layers_of
 from autotune.trial import Trial
-from reports.about import About, read_about, write_about
+from reports.about import About
+from reports.layer_rows import conv_row, with_time
 from reports.rows import (
     LayerRow,
     MapRow,
-    RowError,
     SpaceRow,
     TrialRow,
-    pair_text,
-    read_rows,
     rounded,
-    write_rows,
 )
+from reports.tables import Tables
 from tconv.cost.model import predict
 from tconv.cost.space import candidates, rules_report
 from tconv.geometry import PASSES
@@ -46,17 +40,6 @@ class Named:
     suite: str
     layer: str
     problem: Problem
-
-
-@dataclass(frozen=True)
-class Tables:
-    """All that a report is rendered from."""
-
-    about: About
-    layers: list[LayerRow]
-    trials: list[TrialRow]
-    space: list[SpaceRow]
-    map: list[MapRow]
 
 
 def name_problems(problems: Iterable[Problem]) -> list[Named]:
@@ -99,7 +82,7 @@ def _order(problem: Problem) -> tuple[str, int]:
 
 
 def latest(trials: Iterable[Trial]) -> dict[Problem, list[Trial]]:
-    """Trials of the newest kernels and versions by problem, in the order of the ranking."""
+    """Trials of the newest kernels and versions by problem, in the order of the search."""
     grouped: dict[Problem, list[Trial]] = {}
     for trial in trials:
         grouped.setdefault(trial.problem, []).append(trial)
@@ -108,9 +91,15 @@ def latest(trials: Iterable[Trial]) -> dict[Problem, list[Trial]]:
         newest = (group[-1].versions, group[-1].source)
         same = [trial for trial in group if (trial.versions, trial.source) == newest]
         distinct = {(trial.algorithm, trial.tile): trial for trial in same}.values()
-        # The store moves a trial to the end when it is checked: the model's order is not lost.
-        kept[problem] = sorted(distinct, key=lambda trial: trial.ranked_milliseconds or 0.0)
+        # The store moves a trial to the end when it is checked: the search's order is not lost.
+        kept[problem] = sorted(distinct, key=_turn)
     return kept
+
+
+def _turn(trial: Trial) -> tuple[float, float]:
+    """The search's order; of trials that were none of a search, the model's."""
+    turn = math.inf if trial.turn is None else trial.turn
+    return turn, trial.ranked_milliseconds or 0.0
 
 
 def winner(trials: Iterable[Trial]) -> Trial | None:
@@ -149,37 +138,10 @@ def collect(
 
 
 def _layer_row(entry: Named, best: Trial, target: Target) -> LayerRow:
-    problem, shape = entry.problem, entry.problem.geometry
     assert best.milliseconds is not None
-    seconds = best.milliseconds / 1e3
-    least = target.roofline_seconds(shape.flops, problem.least_bytes, problem.arithmetic)
-    return LayerRow(
-        suite=entry.suite,
-        layer=entry.layer,
-        direction=problem.direction,
-        dtype=problem.arithmetic,
-        batch=shape.batch,
-        in_channels=shape.in_channels,
-        in_h=shape.in_h,
-        in_w=shape.in_w,
-        filters=shape.out_channels,
-        filter_h=shape.filter_h,
-        filter_w=shape.filter_w,
-        stride=pair_text(shape.stride_h, shape.stride_w),
-        padding=pair_text(shape.pad_h, shape.pad_w),
-        dilation=pair_text(shape.dilation_h, shape.dilation_w),
-        groups=shape.groups,
-        algorithm=best.algorithm,
-        tile=str(best.tile),
-        kind=best.kind,
-        tconv_ms=rounded(best.milliseconds),
-        tconv_ms_p20=rounded(best.p20),
-        tconv_ms_p80=rounded(best.p80),
-        tflops=rounded(shape.flops / seconds / 1e12),
-        gbps=rounded(problem.least_bytes / seconds / 1e9),
-        roofline_share=rounded(least / seconds),
-        error_fp64=rounded(best.error_fp64),
-    )
+    row = conv_row(entry.suite, entry.layer, entry.problem, best.choice, best.kind)
+    timed = with_time(row, target, best.milliseconds, best.p20, best.p80)
+    return replace(timed, error_fp64=rounded(best.error_fp64))
 
 
 def _trial_row(trial: Trial, target: Target) -> TrialRow:
@@ -233,38 +195,3 @@ def _map_rows(layers: Sequence[LayerRow], target: Target) -> list[MapRow]:
             replace(best[cell], ranked_ms=rounded(best[cell].ranked_ms)) for cell in sorted(best)
         ]
     return rows
-
-
-def write_tables(folder: Path, tables: Tables) -> None:
-    """The tables as ``layers.csv``, ``trials.csv``, ``space.csv``, ``map.csv``, ``about.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_rows(folder / "layers.csv", LayerRow, tables.layers)
-    write_rows(folder / "trials.csv", TrialRow, tables.trials)
-    write_rows(folder / "space.csv", SpaceRow, tables.space)
-    write_rows(folder / "map.csv", MapRow, tables.map)
-    write_about(folder / "about.json", tables.about)
-
-
-def read_tables(folder: Path) -> Tables:
-    """A report's tables as ``write_tables`` left them; the tuner's story may be missing.
-
-    Raises:
-        RowError: naming file, row and column of what cannot be used, or of a number whose
-            kind is not the report's.
-    """
-    about = read_about(folder / "about.json")
-    layers_path, trials_path = folder / "layers.csv", folder / "trials.csv"
-    space_path, map_path = folder / "space.csv", folder / "map.csv"
-    layers = read_rows(layers_path, LayerRow)
-    trials = read_rows(trials_path, TrialRow) if trials_path.exists() else []
-    tagged = ((layers_path, [r.kind for r in layers]), (trials_path, [r.kind for r in trials]))
-    for path, kinds in tagged:
-        for number, kind in enumerate(kinds, 1):
-            if kind != about.kind:
-                raise RowError(
-                    f"{path}: row {number}, column kind: {kind} stands in a report of "
-                    f"{about.kind} figures; the two never mix"
-                )
-    space = read_rows(space_path, SpaceRow) if space_path.exists() else []
-    cells = read_rows(map_path, MapRow) if map_path.exists() else []
-    return Tables(about, layers, trials, space, cells)

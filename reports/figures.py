@@ -4,24 +4,22 @@ tell apart, each with a shape of its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from reports.collect import Tables
-from reports.rows import number_text
-from reports.story import geometric_mean, name_of
+from reports.rows import LayerRow
+from reports.tables import Tables
 from tconv.geometry import PASSES
-from tconv.problem import Problem
 from tconv.svg import INK, STYLE
-from tconv.tile import Tile
 
 COLOURS = {"fprop": "#0072b2", "dgrad": "#d55e00", "wgrad": "#009e73"}
 BARS = 60  # layers that a bar chart can hold
-CURVES = 120  # problems that a plot of curves can hold
+BAR, STEP = 0.25, 0.27  # height of a bar, and from one to the next, where layers are 1 apart
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -30,127 +28,48 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def shares(tables: Tables) -> Figure | None:
-    """Share of the roofline, a group of bars a layer."""
-    rows = [row for row in tables.layers if row.roofline_share]
-    layers = list(dict.fromkeys((name_of(row, tables), row.dtype, row.batch) for row in rows))
-    if not layers:
-        return None
-    layers, kind = layers[:BARS], tables.about.kind
-    place = {layer: index for index, layer in enumerate(layers)}
-    with mpl.rc_context(STYLE):
-        figure, axes = canvas(10, 1.4 + 0.62 * len(layers))
-        for offset, direction in enumerate(PASSES):
-            bars = [
-                (place[layer], 100 * (row.roofline_share or 0.0))
-                for row in rows
-                if row.direction == direction
-                and (layer := (name_of(row, tables), row.dtype, row.batch)) in place
-            ]
-            y = [at + 0.27 * (offset - 1) for at, _ in bars]
-            lengths = [length for _, length in bars]
-            marks = axes.barh(y, lengths, 0.25, color=COLOURS[direction], label=direction)
-            axes.bar_label(marks, [f"{length:.3g}%" for length in lengths], padding=3, fontsize=10)
-        axes.set_yticks(range(len(layers)), [name for name, _, _ in layers])
-        axes.set(xlim=(0, 100), ylim=(len(layers) - 0.4, -0.6))
-        axes.set_xlabel(f"{kind} share of the roofline, %")
-        axes.set_title(f"How near each layer comes to the roof: {kind}", pad=24)
-        where: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}
-        axes.legend(**where, frameon=False, labelcolor=INK)
-    return figure
+def bars_by_layer(
+    axes: Axes, rows: Sequence[LayerRow]
+) -> Iterator[tuple[str, list[LayerRow], list[float]]]:
+    """Each pass with its rows and the heights of their bars: a group a layer, named at the axis.
 
-
-def progress(tables: Tables) -> Figure | None:
-    """The best figure so far over the final best, against candidates tried."""
-    curves = best_so_far(tables)
-    if not curves:
-        return None
-    kind, longest = tables.about.kind, max(len(curve) for curve in curves.values())
-    padded = {key: curve + curve[-1:] * (longest - len(curve)) for key, curve in curves.items()}
-    steps = range(1, longest + 1)
-    with mpl.rc_context(STYLE):
-        figure, axes = canvas(10, 4.6)
-        for key, curve in list(padded.items())[:CURVES]:
-            axes.plot(steps, curve, color=COLOURS[key.split("/")[0]], alpha=0.35, linewidth=1)
-        means = [geometric_mean([curve[i] for curve in padded.values()]) for i in range(longest)]
-        axes.plot(steps, means, color=INK, linewidth=2.5, label="geometric mean of all")
-        for direction in PASSES:
-            axes.plot([], [], color=COLOURS[direction], label=f"one problem, {direction}")
-        axes.set_xlabel("candidates in the order of the ranking, those that failed included")
-        axes.set_ylabel(f"{kind} ms, over the best in the end")
-        axes.set_title(f"Best so far: {kind} time against candidates tried")
-        axes.set_xticks(range(1, longest + 1, max(1, longest // 16)))
-        axes.legend(frameon=False, labelcolor=INK)
-    return figure
-
-
-def best_so_far(tables: Tables) -> dict[str, list[float]]:
-    """By problem: after each trial, the best time so far over the best of all.
-
-    Until one has passed, the first that does stands in.
+    At most ``BARS`` layers are shown; the legend stands above the plot.
     """
-    times: dict[str, list[float | None]] = {}
-    for trial in tables.trials:
-        times.setdefault(trial.problem, []).append(trial.ms if trial.status == "ok" else None)
-    curves: dict[str, list[float]] = {}
-    for key, series in times.items():
-        passed = [ms for ms in series if ms]
-        if not passed:
-            continue
-        best, curve = passed[0], []
-        for ms in series:
-            best = min(best, ms) if ms else best
-            curve.append(best / min(passed))
-        curves[key] = curve
-    return curves
+    layers = list(dict.fromkeys((row.layer, row.dtype, row.batch) for row in rows))[:BARS]
+    place = {layer: index for index, layer in enumerate(layers)}
+    shown = [row for row in rows if (row.layer, row.dtype, row.batch) in place]
+    used = [direction for direction in PASSES if any(r.direction == direction for r in shown)]
+    for number, direction in enumerate(used):
+        held = [row for row in shown if row.direction == direction]
+        offset = STEP * (number - (len(used) - 1) / 2)
+        yield direction, held, [place[r.layer, r.dtype, r.batch] + offset for r in held]
+    several = len({row.dtype for row in shown}) > 1
+    names = [f"{name} {dtype}" if several else name for name, dtype, _ in layers]
+    axes.set_yticks(range(len(layers)), names)
+    axes.set_ylim(len(layers) - 0.4, -0.6)
+    where: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(used)}
+    marks = [Patch(color=COLOURS[direction], label=direction) for direction in used]
+    axes.legend(handles=marks, **where, frameon=False, labelcolor=INK)
 
 
-def mapped_problems(tables: Tables) -> list[str]:
-    return list(dict.fromkeys(cell.problem for cell in tables.map))
+def height_of(rows: Sequence[LayerRow]) -> float:
+    """Inches that the bars of ``rows`` take."""
+    layers = {(row.layer, row.dtype, row.batch) for row in rows}
+    return 1.6 + 0.62 * min(len(layers), BARS)
 
 
-def tile_map(tables: Tables, key: str) -> Figure | None:
-    """block_m by block_n: the best time of all tiles with these blocks, in milliseconds."""
-    cells = _map_cells(tables, key)
-    if not cells:
+def shares(tables: Tables, suite: str) -> Figure | None:
+    """Share of the roofline, a group of bars a layer."""
+    rows = [row for row in tables.layers if row.suite == suite and row.roofline_share]
+    if not rows:
         return None
-    kind, problem = tables.about.kind, Problem.from_key(key)
-    rows, columns = sorted({m for m, _ in cells}), sorted({n for _, n in cells})
-    logs = np.full((len(rows), len(columns)), np.nan)
-    for (block_m, block_n), ms in cells.items():
-        logs[rows.index(block_m), columns.index(block_n)] = np.log(ms)
-    won = next((r.tile for r in tables.layers if r.filters and r.problem.key == key), None)
-    chosen = (Tile.parse(won).block_m, Tile.parse(won).block_n) if won else None
-    middle = (np.nanmin(logs) + np.nanmax(logs)) / 2
+    kind = tables.about.kind
     with mpl.rc_context(STYLE):
-        figure, axes = canvas(10, 1.8 + 0.5 * len(rows))
-        edges = (np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5)
-        axes.pcolormesh(*edges, logs, cmap="cividis_r")  # an image would be no vector graphic
-        axes.invert_yaxis()
-        for cell, ms in cells.items():
-            ink = "#ffffff" if np.log(ms) > middle else "#000000"
-            text = number_text(float(f"{ms:.3g}")) + (" (winner)" if cell == chosen else "")
-            at = columns.index(cell[1]), rows.index(cell[0])
-            weight = "bold" if cell == chosen else "normal"
-            axes.text(*at, text, ha="center", va="center", color=ink, fontsize=10, weight=weight)
-        axes.set_xticks(range(len(columns)), [str(value) for value in columns])
-        axes.set_yticks(range(len(rows)), [str(value) for value in rows])
-        axes.set(xlabel="block_n", ylabel="block_m")
-        shape = problem.geometry
-        where = f"{problem.direction}, {shape.input_volume}, {shape.describe()}"
-        axes.set_title(f"Tile map, {kind} ms: {where}")
+        figure, axes = canvas(10, height_of(rows))
+        for direction, held, at in bars_by_layer(axes, rows):
+            lengths = [100 * (row.roofline_share or 0.0) for row in held]
+            marks = axes.barh(at, lengths, BAR, color=COLOURS[direction])
+            axes.bar_label(marks, [f"{length:.3g}%" for length in lengths], padding=3, fontsize=10)
+        axes.set(xlim=(0, 100), xlabel=f"{kind} share of the roofline, %")
+        axes.set_title(f"{suite}: how near each layer comes to the roof, {kind}", pad=24)
     return figure
-
-
-def _map_cells(tables: Tables, key: str) -> dict[tuple[int, int], float]:
-    """Predicted: the model over the whole space. Measured: only what was measured."""
-    if tables.about.kind == "predicted":
-        chosen = (cell for cell in tables.map if cell.problem == key)
-        return {(cell.block_m, cell.block_n): cell.ranked_ms for cell in chosen}
-    cells: dict[tuple[int, int], float] = {}
-    for trial in tables.trials:
-        if trial.problem == key and trial.status == "ok" and trial.ms:
-            tile = Tile.parse(trial.tile)
-            at = tile.block_m, tile.block_n
-            cells[at] = min(trial.ms, cells.get(at, trial.ms))
-    return cells

@@ -45,6 +45,13 @@ def glossary(kind: Kind) -> list[tuple[str, str]]:
             "perfect. A layer with few FLOPs a byte lies under the memory roof.",
         ),
         (
+            "times as fast, and slower",
+            "torch's time over ours, both measured in one run on the same numbers, in the same "
+            "precision. torch's operators are cuDNN's where cuDNN has one, and it may choose among "
+            "all its algorithms. channels_last is the fast memory format, pixel after pixel with "
+            "all their channels; contiguous is torch's default, channel after channel.",
+        ),
+        (
             "error against fp64",
             "The largest difference from the same pass in fp64, over the largest value. "
             + (

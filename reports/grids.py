@@ -4,48 +4,77 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
-from reports.collect import Tables
+from reports.page import Grid
 from reports.rows import LayerRow, TrialRow, number_text, pair_text
-from reports.story import geometric_mean, passed, side_of_roofline, suites, why
+from reports.story import (
+    geometric_mean,
+    name_of,
+    passed,
+    ratios,
+    side_of_roofline,
+    why,
+)
+from reports.tables import Tables
 from tconv.geometry import PASSES
 
+Column = tuple[str, Callable[[LayerRow], str]]
 
-@dataclass(frozen=True)
-class Grid:
-    """Headings and cells as text, and which columns hold words rather than figures."""
-
-    headings: list[str]
-    rows: list[list[str]]
-    words: frozenset[int] = field(default_factory=frozenset)
-    common: str = ""  # what all rows share, in place of its columns
-
-
-Cell = Callable[[LayerRow, TrialRow | None], str]
-
+FORMATS = ("channels_last", "contiguous")
 FIRST_RULE = "every combination"  # what the space calls its count before any rule
-WHY = "why it won over the runner-up"
 ONLY_IF_UNUSUAL = ("dilation", "groups")  # left out where all are 1
 ONCE = ("dtype", "batch", "kernel")  # said above the table where all rows agree
+WHY = "why it won over the runner-up"
 WORDS = ("layer", "pass", "dtype", "tile", "kernel", "roof", "bound by (model)", WHY)
 
 
 def layer_grid(tables: Tables, rows: Sequence[LayerRow]) -> Grid:
-    """The table of layers and passes; columns without a single figure are left out."""
+    """The table of layers and passes: shape, times, rates, errors, choice."""
+    columns = [*_layer_columns(), *_figure_columns(tables.about.kind), *_choice_columns()]
+    return _grid(columns, rows, "layers")
+
+
+def code_grid(tables: Tables) -> Grid:
+    """What the code of each chosen tile takes, what bounds it, and why it won."""
     ranked = passed(tables.trials)
-    columns = [*_layer_columns(), *_figure_columns(tables.about.kind), *_code_columns(tables)]
-    content: list[list[str]] = []
-    for row in rows:
-        rivals = ranked.get(row.problem.key, []) if row.filters is not None else []
+
+    def best(row: LayerRow) -> TrialRow | None:
         won = (row.algorithm, row.tile)
-        best = next((t for t in rivals if (t.algorithm, t.tile) == won), None)
-        second = next((trial for trial in rivals if trial is not best), None)
-        cells = [cell(row, best) for _, cell in columns]
-        content.append([*cells, why(best, second) if best is not None else ""])
-    headings = [*(heading for heading, _ in columns), WHY]
+        return next(
+            (t for t in ranked.get(row.problem.key, []) if (t.algorithm, t.tile) == won), None
+        )
+
+    def taken(name: str) -> Callable[[LayerRow], str]:
+        return lambda row: _figure(getattr(best(row), name, None))
+
+    def reason(row: LayerRow) -> str:
+        mine = best(row)
+        rivals = (trial for trial in ranked.get(row.problem.key, []) if trial is not mine)
+        return "" if mine is None else why(mine, next(rivals, None))
+
+    rows = [row for row in tables.layers if row.filters and not row.ending and best(row)]
+    columns: list[Column] = [
+        ("layer", lambda row: name_of(row, tables)),
+        ("pass", lambda row: row.direction),
+        ("dtype", lambda row: row.dtype),
+        *_choice_columns(),
+        ("registers, compiled", taken("registers")),
+        ("spilled bytes, compiled", taken("spill_bytes")),
+        ("shared memory bytes, compiled", taken("shared_bytes")),
+        ("occupancy, compiled", taken("occupancy")),
+        ("roof", lambda row: side_of_roofline(row, tables)),
+        ("bound by (model)", lambda row: getattr(best(row), "bound", "")),
+        (WHY, reason),
+    ]
+    return _grid(columns, rows, "code")
+
+
+def _grid(columns: Sequence[Column], rows: Sequence[LayerRow], name: str) -> Grid:
+    """Columns without a single figure are left out; what all rows share is said once."""
+    content = [[cell(row) for _, cell in columns] for row in rows]
+    headings = [heading for heading, _ in columns]
     values = {heading: {cells[i] for cells in content} for i, heading in enumerate(headings)}
-    shared = {heading: values[heading] for heading in ONCE if len(values[heading]) == 1}
+    shared = {heading: values[heading] for heading in ONCE if len(values.get(heading, ())) == 1}
     common = ", ".join(f"{heading} {value}" for heading, (value,) in shared.items())
     usual = {heading: {"", "1"} if heading in ONLY_IF_UNUSUAL else {""} for heading in headings}
     kept = [
@@ -55,92 +84,97 @@ def layer_grid(tables: Tables, rows: Sequence[LayerRow]) -> Grid:
     ]
     words = frozenset(at for at, i in enumerate(kept) if headings[i] in WORDS)
     figures = [[cells[i] for i in kept] for cells in content]
-    return Grid([headings[i] for i in kept], figures, words, common)
+    return Grid([headings[i] for i in kept], figures, words, name, common)
 
 
-def _layer_columns() -> list[tuple[str, Cell]]:
+def _layer_columns() -> list[Column]:
     """The layer in the lecture's words."""
-
-    def output(row: LayerRow) -> str:
-        return row.geometry.output_volume if row.filters is not None else ""
-
     return [
-        ("layer", lambda row, _: row.layer),
-        ("pass", lambda row, _: row.direction),
-        ("dtype", lambda row, _: row.dtype),
-        ("batch", lambda row, _: str(row.batch)),
-        ("input CxH1xW1", lambda row, _: f"{row.in_channels}x{row.in_h}x{row.in_w}"),
-        ("K", lambda row, _: "" if row.filters is None else str(row.filters)),
-        ("F", lambda row, _: pair_text(row.filter_h, row.filter_w)),
-        ("S", lambda row, _: row.stride),
-        ("P", lambda row, _: row.padding),
-        ("dilation", lambda row, _: row.dilation),
-        ("groups", lambda row, _: str(row.groups)),
-        ("output KxH2xW2", lambda row, _: output(row)),
-        ("kernel", lambda row, _: row.algorithm),
-        ("tile", lambda row, _: row.tile),
+        ("layer", lambda row: row.layer),
+        ("pass", lambda row: row.direction),
+        ("dtype", lambda row: row.dtype),
+        ("batch", lambda row: str(row.batch)),
+        ("input CxH1xW1", lambda row: f"{row.in_channels}x{row.in_h}x{row.in_w}"),
+        ("K", lambda row: "" if row.filters is None else str(row.filters)),
+        ("F", lambda row: pair_text(row.filter_h, row.filter_w)),
+        ("S", lambda row: row.stride),
+        ("P", lambda row: row.padding),
+        ("dilation", lambda row: row.dilation),
+        ("groups", lambda row: str(row.groups)),
+        ("output KxH2xW2", lambda row: row.output_volume),
     ]
+
+
+def _choice_columns() -> list[Column]:
+    return [("kernel", lambda row: row.algorithm), ("tile", lambda row: row.tile)]
 
 
 def _figure(value: float | None) -> str:
     return "" if value is None else number_text(value)
 
 
-def _figure_columns(kind: str) -> list[tuple[str, Cell]]:
+def times_text(ratio: float | None) -> str:
+    """A speed-up as all tables write it.
+
+    >>> times_text(1.2345), times_text(None)
+    ('1.23', '')
+    """
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
+def _figure_columns(kind: str) -> list[Column]:
     on_what = "a small copy, interpreted" if kind == "predicted" else "measured"
     return [
-        (f"{kind} ms", lambda row, _: _figure(row.tconv_ms)),
-        (f"{kind} ms, 20th percentile", lambda row, _: _figure(row.tconv_ms_p20)),
-        (f"{kind} ms, 80th percentile", lambda row, _: _figure(row.tconv_ms_p80)),
-        ("measured cuDNN ms, channels_last", lambda row, _: _figure(row.cudnn_nhwc_ms)),
-        ("measured cuDNN ms, contiguous", lambda row, _: _figure(row.cudnn_nchw_ms)),
-        (f"{kind} TFLOP/s", lambda row, _: _figure(row.tflops)),
-        (f"{kind} GB/s", lambda row, _: _figure(row.gbps)),
-        (f"{kind} share of roofline", lambda row, _: _figure(row.roofline_share)),
-        (f"error against fp64, {on_what}", lambda row, _: _figure(row.error_fp64)),
-        ("cuDNN's error against fp64", lambda row, _: _figure(row.cudnn_error_fp64)),
+        (f"{kind} ms", lambda row: _figure(row.tconv_ms)),
+        ("its middle 60%", _middle),
+        ("measured cuDNN ms, channels_last", lambda row: _figure(row.cudnn_nhwc_ms)),
+        ("measured cuDNN ms, contiguous", lambda row: _figure(row.cudnn_nchw_ms)),
+        ("times as fast as channels_last", lambda row: times_text(row.times_nhwc)),
+        ("times as fast as contiguous", lambda row: times_text(row.times_nchw)),
+        (f"{kind} TFLOP/s", lambda row: _figure(row.tflops)),
+        (f"{kind} GB/s", lambda row: _figure(row.gbps)),
+        (f"{kind} share of roofline", lambda row: _figure(row.roofline_share)),
+        (f"error against fp64, {on_what}", lambda row: _figure(row.error_fp64)),
+        ("cuDNN's error against fp64", lambda row: _figure(row.cudnn_error_fp64)),
     ]
 
 
-def _code_columns(tables: Tables) -> list[tuple[str, Cell]]:
-    def taken(name: str) -> Cell:
-        def text(_: LayerRow, best: TrialRow | None) -> str:
-            return _figure(getattr(best, name)) if best is not None else ""
-
-        return text
-
-    return [
-        ("registers, compiled", taken("registers")),
-        ("spilled bytes, compiled", taken("spill_bytes")),
-        ("shared memory bytes, compiled", taken("shared_bytes")),
-        ("occupancy, compiled", taken("occupancy")),
-        ("roof", lambda row, _: side_of_roofline(row, tables)),
-        ("bound by (model)", lambda _, best: best.bound if best is not None else ""),
-    ]
+def _middle(row: LayerRow) -> str:
+    """The 20th and the 80th percentile."""
+    if row.tconv_ms_p20 is None or row.tconv_ms_p80 is None:
+        return ""
+    return f"{number_text(row.tconv_ms_p20)} to {number_text(row.tconv_ms_p80)}"
 
 
 def pass_grid(tables: Tables) -> Grid:
-    """Geometric means of the roofline's share, by suite and pass."""
+    """By suite and pass: how much faster than cuDNN, and how near the roofline."""
     kind = tables.about.kind
+    groups: dict[tuple[str, ...], list[LayerRow]] = {}
+    several = len({row.dtype for row in tables.layers}) > 1
+    for row in tables.layers:
+        suite = row.suite if row.filters is not None else f"{row.suite} pools"
+        key = (suite, row.direction, *([row.dtype] if several else []))
+        groups.setdefault(key, []).append(row)
+    compared = any(row.times_nhwc for row in tables.layers)
     rows: list[list[str]] = []
-    for suite in suites(tables):
-        for direction in PASSES:
-            shares = _shares(tables, suite, direction)
-            if shares:
-                mean, least, most = geometric_mean(shares), min(shares), max(shares)
-                figures = [f"{value:.1%}" for value in (mean, least, most)]
-                rows.append([suite, direction, str(len(shares)), *figures])
-    words = ("geometric mean", "least", "most")
-    headings = [f"{kind} share of roofline, {word}" for word in words]
-    return Grid(["suite", "pass", "layers", *headings], rows, frozenset((0, 1)))
-
-
-def _shares(tables: Tables, suite: str, direction: str) -> list[float]:
-    return [
-        row.roofline_share
-        for row in tables.layers
-        if (row.suite, row.direction) == (suite, direction) and row.roofline_share
-    ]
+    for key, held in groups.items():
+        cells = list(key)
+        if compared:
+            last, plain = ratios(held), ratios(held, contiguous=True)
+            cells += [times_text(geometric_mean(r)) if r else "" for r in (last, plain)]
+            cells.append(str(sum(ratio < 1 for ratio in last)))
+        shares = [row.roofline_share for row in held if row.roofline_share]
+        near = (geometric_mean(shares), min(shares), max(shares)) if shares else ()
+        cells += [f"{share:.1%}" for share in near] or [""] * 3
+        rows.append([*cells, str(len(held))])
+    headings = ["suite", "pass", *(["dtype"] if several else [])]
+    words = frozenset(range(len(headings)))
+    if compared:
+        means = (f"times as fast as {form}, geometric mean" for form in FORMATS)
+        headings += [*means, "slower than channels_last"]
+    told = ("geometric mean", "least", "most")
+    headings += [f"{kind} share of roofline, {word}" for word in told]
+    return Grid([*headings, "layers"], rows, words, "passes")
 
 
 def search_grid(tables: Tables) -> Grid:
@@ -154,11 +188,9 @@ def search_grid(tables: Tables) -> Grid:
     for trial in tables.trials:
         direction, good = trial.problem.split("/")[0], trial.status == "ok"
         label = "passed" if good else f"rejected: {trial.status}"
-        stages["space"].setdefault("ranked first by the model, and tried", Counter())[
-            direction
-        ] += 1
+        stages["space"].setdefault("tried", Counter())[direction] += 1
         stages["passed" if good else "rejected"].setdefault(label, Counter())[direction] += 1
     lines = {label: counts for stage in stages.values() for label, counts in stage.items()}
     known = [name for name in PASSES if any(counts[name] for counts in lines.values())]
     rows = [[label, *(f"{counts[name]:,}" for name in known)] for label, counts in lines.items()]
-    return Grid(["candidates, all problems together", *known], rows, frozenset((0,)))
+    return Grid(["candidates, all problems together", *known], rows, frozenset((0,)), "search")

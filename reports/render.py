@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from matplotlib.figure import Figure
 
-from reports import figures, grids, story
-from reports.collect import Tables, write_tables
-from reports.glossary import glossary
-from reports.roofline import NAMED, roofline
+from reports.page import Picture, Section
+from reports.rows import CauseRow, read_rows
+from reports.sections import facts, first_screen, notes, reproduce, sections, verdict
+from reports.tables import Tables, tables_text
 from tconv import svg
-from tconv.problem import Problem
+from tconv.files import replace_all
 
 TEMPLATES = Path(__file__).parent / "templates"
 PUBLISHED = Path(__file__).parent / "published"
-DATA = ("layers.csv", "trials.csv", "space.csv", "map.csv", "about.json")
 PAGES = {"index.html": "index.html.j2", "index.md": "index.md.j2"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as both pages show it."""
-
-    name: str
-    title: str
-    caption: str
-    svg: str
-
-    @property
-    def file(self) -> str:
-        return f"{self.name}.svg"
 
 
 def default_folder(tables: Tables) -> Path:
@@ -43,17 +28,51 @@ def default_folder(tables: Tables) -> Path:
 
 
 def render(tables: Tables, folder: Path) -> list[Path]:
-    """Write the report into ``folder``, its tables included; returns the files, pages first."""
-    content = _content(tables)
-    pictures = [picture for group in content["figures"].values() for picture in group]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tables(folder, tables)
-    for picture in pictures:
-        (folder / picture.file).write_text(svg.alone(picture.svg), encoding="utf-8")
+    """Write the report into ``folder``, its tables included; returns the files, pages first.
+
+    Causes that somebody wrote down in the folder's ``causes.csv`` stay, where ``tables`` has none.
+
+    Raises:
+        RowError: for a ``causes.csv`` that cannot be read.
+        OSError: where one cannot be written; a report that stood there stays whole.
+    """
+    causes = folder / "causes.csv"
+    if not tables.causes and tables.about.kind == "measured" and causes.exists():
+        tables = replace(tables, causes=read_rows(causes, CauseRow))
+    chapters = sections(tables)
+    content = _content(tables, chapters)
+    return _write({**pages_text(content, chapters), **tables_text(tables)}, folder)
+
+
+def write_pages(content: dict[str, Any], chapters: Sequence[Section], folder: Path) -> list[Path]:
+    """Both pages and the figures of ``chapters``, pages first; ``content`` as templates want it.
+
+    Raises:
+        OSError: where one cannot be written; pages that stood there stay.
+    """
+    return _write(pages_text(content, chapters), folder)
+
+
+def pages_text(content: dict[str, Any], chapters: Sequence[Section]) -> dict[str, str]:
+    """The same, by the file's name."""
+    files = {}
     for name, template in PAGES.items():
-        text = _environment(html=name.endswith("html")).get_template(template).render(content)
-        (folder / name).write_text(text.rstrip() + "\n", encoding="utf-8")
-    return [folder / name for name in (*PAGES, *DATA, *(picture.file for picture in pictures))]
+        text = (
+            _environment(html=name.endswith("html"))
+            .get_template(template)
+            .render(content, style=(TEMPLATES / "style.css").read_text(encoding="utf-8"))
+        )
+        files[name] = text.rstrip() + "\n"
+    for picture in (part for each in chapters for part in each.parts if isinstance(part, Picture)):
+        files[picture.file] = svg.alone(picture.svg)
+    return files
+
+
+def _write(files: Mapping[str, str], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {folder / name: text for name, text in files.items()}
+    replace_all(paths)
+    return list(paths)
 
 
 def _environment(html: bool) -> jinja2.Environment:
@@ -68,104 +87,17 @@ def _environment(html: bool) -> jinja2.Environment:
     return environment
 
 
-def _content(tables: Tables) -> dict[str, Any]:
+def _content(tables: Tables, chapters: list[Section]) -> dict[str, Any]:
     """What both templates are given."""
     about = tables.about
-    by_suite = [
-        (suite, grids.layer_grid(tables, [row for row in tables.layers if row.suite == suite]))
-        for suite in story.suites(tables)
-    ]
     return {
         "title": f"tconv on {about.target} ({about.product}): {about.kind}",
-        "kind": about.kind,
-        "verdict": story.verdict(tables),
-        "facts": _facts(tables),
-        "passes": grids.pass_grid(tables),
-        "notes": _notes(tables),
-        "layers": by_suite,
-        "search": grids.search_grid(tables),
-        "figures": {"roofline": _roofline_pictures(tables), "tuner": _tuner_pictures(tables)},
-        "glossary": glossary(about.kind),
+        "verdict": verdict(tables),
+        "facts": facts(tables),
+        "first": first_screen(tables),
+        "notes": notes(tables),
+        "sections": chapters,
         "commands": about.commands,
-        "files": DATA,
-        "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        "reproduce": reproduce(tables),
+        "files": tables.files,
     }
-
-
-def _facts(tables: Tables) -> list[tuple[str, str]]:
-    about = tables.about
-    used = dict.fromkeys(row.dtype for row in tables.layers)
-    peaks = [f"{about.peaks[d]:g} TFLOP/s {d}" for d in used if d in about.peaks]
-    origin = {
-        "predicted": "predicted, by the tuner's model from code compiled for this target; "
-        "nothing here was measured",
-        "measured": "measured on this GPU",
-    }
-    return [
-        ("Target", f"{about.product} ({about.arch}), {about.processors} processors"),
-        ("Peaks, the vendor's", ", ".join([*peaks, f"{about.bandwidth_gbps:g} GB/s"])),
-        ("Times are", origin[about.kind]),
-        ("Versions", about.versions or "not recorded"),
-        ("Date", about.date),
-    ]
-
-
-def _notes(tables: Tables) -> list[str]:
-    """What is missing, said plainly."""
-    notes = []
-    told = {row.problem.key for row in tables.layers if row.filters is not None}
-    failed = sorted({trial.problem for trial in tables.trials} - told)
-    if failed:
-        named = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
-        notes.append(f"Problems of which no candidate passed: {len(failed)} ({named}).")
-    if tables.layers and not tables.trials:
-        notes.append("The tuner's trials are missing: resources and reasons cannot be shown.")
-    layers = {(row.suite, row.layer) for row in tables.layers}
-    if len(layers) > NAMED:
-        notes.append(
-            f"Of {len(layers)} layers the roofline names {NAMED}, the bars show {figures.BARS}."
-        )
-    return notes
-
-
-def _picture(name: str, title: str, caption: str, figure: Figure | None) -> list[Picture]:
-    if figure is None:
-        return []
-    return [Picture(name, title, f"{title}. {caption}", svg.as_svg(figure, name, title))]
-
-
-def _roofline_pictures(tables: Tables) -> list[Picture]:
-    kind = tables.about.kind
-    under = (
-        "Each layer stands over its name, a mark a pass. Under the slope memory is the limit, "
-        "under the flat roof arithmetic is."
-    )
-    least = "100% is the least time that the machine's peaks allow the layer."
-    return [
-        *_picture("roofline", f"Roofline, {kind}", under, roofline(tables)),
-        *_picture("shares", f"Share of the roofline, {kind}", least, figures.shares(tables)),
-    ]
-
-
-def _tuner_pictures(tables: Tables) -> list[Picture]:
-    kind = tables.about.kind
-    flat = (
-        "A thin line a problem, and the geometric mean of all. A line that is flat from the start "
-        "had its best tile first in the ranking."
-    )
-    pictures = _picture("progress", f"Best so far, {kind}", flat, figures.progress(tables))
-    source = (
-        "by the model alone, before anything was compiled"
-        if kind == "predicted"
-        else "of what was measured; an empty cell was not"
-    )
-    for number, key in enumerate(figures.mapped_problems(tables), 1):
-        problem = Problem.from_key(key)
-        shape = problem.geometry
-        caption = (
-            f"On {shape.input_volume}, batch {shape.batch}: the best milliseconds for each block "
-            f"{source}, whatever the other choices. The winner's blocks are marked."
-        )
-        title = f"Tile map, {kind}: {problem.direction} of {shape.describe()}"
-        pictures += _picture(f"tiles-{number}", title, caption, figures.tile_map(tables, key))
-    return pictures

@@ -10,28 +10,27 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.collect import Tables
 from reports.figures import COLOURS, canvas
 from reports.rows import LayerRow
-from reports.story import name_of
+from reports.tables import Tables
 from tconv.geometry import PASSES
 from tconv.svg import INK, STYLE
 
 MARKERS = {"fprop": "o", "dgrad": "s", "wgrad": "^"}
 SIZES = {"fprop": 150, "dgrad": 60, "wgrad": 60}
 NAMED = 40  # layers that the plot can name legibly
-BAND = 0.40  # height of the band for names, over that of the plot
-LETTERS = 0.23  # of the whole height, for the names themselves
+LETTER = 0.0125  # of the whole height, for a letter of a name
+KNEE = 0.05  # of the whole height, for the lines to bend in
 
 
 def intensity(row: LayerRow) -> float:
     """FLOPs for each byte that a pass must move."""
-    return row.geometry.flops / row.problem.least_bytes
+    return row.geometry.flops / row.least_bytes
 
 
-def roofline(tables: Tables) -> Figure | None:
-    """TFLOP/s against FLOPs a byte."""
-    rows = [row for row in tables.layers if row.tflops and row.filters is not None]
+def roofline(tables: Tables, suite: str) -> Figure | None:
+    """TFLOP/s against FLOPs a byte; cuDNN's rates hang from ours by a thread."""
+    rows = [row for row in tables.layers if row.suite == suite and row.tflops and row.filters]
     if not rows:
         return None
     about, kind = tables.about, tables.about.kind
@@ -42,7 +41,8 @@ def roofline(tables: Tables) -> Figure | None:
         axes.set(xscale="log", yscale="log", xlim=(low, high))
         _roofs(axes, tables, {row.dtype for row in rows}, (low, high))
         for direction in PASSES:
-            chosen = [row for row in rows if row.direction == direction]
+            if not (chosen := [row for row in rows if row.direction == direction]):
+                continue
             x, y = [intensity(row) for row in chosen], [row.tflops or 0.0 for row in chosen]
             # Passes of one layer may coincide: rings of three sizes stay visible.
             look: Any = {"s": SIZES[direction], "marker": MARKERS[direction], "linewidths": 2}
@@ -50,12 +50,28 @@ def roofline(tables: Tables) -> Figure | None:
             axes.scatter(
                 x, y, facecolors="none", edgecolors=edge, label=direction, zorder=3, **look
             )
+            _theirs(axes, chosen, direction)
         axes.set_xlabel("FLOPs for each byte that must move (x, w and y once each)")
         axes.set_ylabel(f"{kind} TFLOP/s")
-        axes.set_title(f"Roofline of {about.product}: {kind} rates")
-        _name_layers(axes, tables, rows)
-        axes.legend(loc="upper left", frameon=False, labelcolor=INK)
+        axes.set_title(f"{suite} under the roofline of {about.product}: {kind} rates", pad=26)
+        _name_layers(axes, rows)
+        where: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 6}
+        axes.legend(**where, frameon=False, labelcolor=INK, fontsize=10)
     return figure
+
+
+def _theirs(axes: Axes, rows: Sequence[LayerRow], direction: str) -> None:
+    """cuDNN's rates on channels_last tensors: small, filled, and joined to ours."""
+    compared = [row for row in rows if row.times_nhwc]
+    if not compared:
+        return
+    x = [intensity(row) for row in compared]
+    ours = [row.tflops or 0.0 for row in compared]
+    theirs = [rate / (row.times_nhwc or 1.0) for rate, row in zip(ours, compared, strict=True)]
+    colour, marker = COLOURS[direction], MARKERS[direction]
+    axes.vlines(x, ours, theirs, color=colour, linewidth=0.8, alpha=0.6, zorder=2)
+    label = f"cuDNN, {direction}"
+    axes.scatter(x, theirs, s=14, marker=marker, color=colour, alpha=0.8, label=label, zorder=2)
 
 
 def _roofs(axes: Axes, tables: Tables, dtypes: set[str], limits: tuple[float, float]) -> None:
@@ -66,23 +82,28 @@ def _roofs(axes: Axes, tables: Tables, dtypes: set[str], limits: tuple[float, fl
         axes.plot(
             reach, np.minimum(peak, reach * about.bandwidth_gbps / 1e3), color=INK, linewidth=1.5
         )
-        text = f"{dtype} peak {peak:g} TFLOP/s"
+        reached = about.ceilings.get(dtype)
+        if reached:  # what a large product, and a copy, reached on this machine
+            slope = reach * about.ceilings.get("copy", about.bandwidth_gbps) / 1e3
+            axes.plot(reach, np.minimum(reached, slope), color=INK, linewidth=1, linestyle="--")
+        text = f"{dtype} peak {peak:g} TFLOP/s" + (f", reached {reached:g}" if reached else "")
         style: Any = {"textcoords": "offset points"}
         axes.annotate(text, (limits[1], peak), (0, 4), **style, ha="right", fontsize=10)
 
 
-def _name_layers(axes: Axes, tables: Tables, rows: Sequence[LayerRow]) -> None:
+def _name_layers(axes: Axes, rows: Sequence[LayerRow]) -> None:
     """Each layer's name in a band below the marks, spread apart, with a line up to them."""
     points: dict[tuple[float, str], list[float]] = {}
     for row in rows:
-        points.setdefault((intensity(row), name_of(row, tables)), []).append(row.tflops or 0.0)
+        points.setdefault((intensity(row), row.layer), []).append(row.tflops or 0.0)
     ordered = sorted(sorted(points, key=lambda point: -max(points[point]))[:NAMED])
     low, high = (float(np.log10(limit)) for limit in axes.get_xlim())
     bottom, top = (float(np.log10(limit)) for limit in axes.get_ylim())
-    floor = bottom - BAND * (top - bottom)
-    height = top - floor
+    letters = LETTER * (max(len(name) for _, name in ordered) + 2)
+    height = (top - bottom) / (1 - letters - KNEE)
+    floor = top - height
     axes.set_ylim(10**floor, 10 ** (top + 0.04 * height))
-    foot, knee = floor + LETTERS * height, floor + (LETTERS + 0.05) * height
+    foot, knee = floor + letters * height, floor + (letters + KNEE) * height
     style: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "top", "fontsize": 10}
     places = spread([float(np.log10(x)) for x, _ in ordered], low, high)
     for place, (x, name) in zip(places, ordered, strict=True):

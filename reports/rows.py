@@ -2,8 +2,9 @@
 
 ``layers.csv`` holds one row for each layer and pass, ``trials.csv`` one for each candidate the
 tuner tried, in the order of its ranking, ``space.csv`` how many tiles each rule left, ``map.csv``
-the model's figure for each shape of block. Rows survive the way to a file and
-back unchanged: collectors round figures with ``rounded`` first.
+the model's figure for each shape of block, ``networks.csv`` whole networks, ``operators.csv`` where
+their time goes, ``memory.csv`` what a layer takes. Rows survive the way to a file and back
+unchanged: collectors round figures with ``rounded`` first.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints, overload
+from typing import Any, TypeVar, get_type_hints, overload
 
 import pandas as pd
 
-from tconv.geometry import ConvGeometry, Pass
-from tconv.problem import ITEMSIZE, Problem
-from tconv.table import Kind
+from tconv.files import read_text, replace_all
+from tconv.geometry import ConvGeometry, Pass, PoolGeometry
+from tconv.problem import ARITHMETICS, ITEMSIZE, Problem
+from tconv.table import LARGEST_FILE, Kind
 from tconv.tile import Tile
 
 DIGITS = 4  # significant digits of every figure in a table
@@ -112,10 +115,53 @@ class LayerRow:
         )
 
     @property
+    def pool(self) -> PoolGeometry:
+        """The pool of a row that has no filters."""
+        assert self.filters is None, self
+        volume = (self.batch, self.in_channels, self.in_h, self.in_w)
+        window = (*pair_of(self.stride), *pair_of(self.padding), *pair_of(self.dilation))
+        return PoolGeometry(*volume, self.filter_h, self.filter_w, *window)
+
+    @property
+    def output_volume(self) -> str:
+        """CxHxW of what the layer gives."""
+        if self.filters is not None:
+            return self.geometry.output_volume
+        return f"{self.in_channels}x{self.pool.out_h}x{self.pool.out_w}"
+
+    @property
+    def times_nhwc(self) -> float | None:
+        """How many times as fast as torch's operator on channels_last tensors."""
+        return _over(self.cudnn_nhwc_ms, self.tconv_ms)
+
+    @property
+    def times_nchw(self) -> float | None:
+        """How many times as fast as torch's operator on contiguous tensors."""
+        return _over(self.cudnn_nchw_ms, self.tconv_ms)
+
+    @property
+    def ending(self) -> str:
+        """What the convolution's kernel does besides, as its suite is named: ``relu+pool``."""
+        return self.suite.partition("+")[2]
+
+    @property
+    def least_bytes(self) -> int:
+        """What the pass must move: x, w and y once each; of a pool, x and y."""
+        if self.filters is None:
+            return self.pool.least_bytes(ITEMSIZE[self.dtype])
+        shape, problem = self.geometry, self.problem
+        if "pool" not in self.ending:
+            return problem.least_bytes
+        pooled = shape.batch * shape.out_channels * (shape.out_h // 2) * (shape.out_w // 2)
+        return problem.least_bytes - problem.itemsize * (shape.y_elements - pooled)
+
+    @property
     def problem(self) -> Problem:
-        emulated = self.dtype in ("tf32", "tf32x3")
-        dtype, precision = ("float32", self.dtype) if emulated else (self.dtype, "ieee")
-        return Problem(self.geometry, self.direction, dtype, "nhwc", cast(Any, precision))
+        return Problem.of(self.geometry, self.direction, self.dtype)
+
+
+def _over(theirs: float | None, ours: float | None) -> float | None:
+    return theirs / ours if theirs and ours else None
 
 
 @dataclass(frozen=True)
@@ -164,7 +210,64 @@ class MapRow:
     ranked_ms: float
 
 
-Row = TypeVar("Row", LayerRow, TrialRow, SpaceRow, MapRow)
+@dataclass(frozen=True)
+class NetworkRow:
+    """A whole network: ``ms`` is the median of a batch's inference, or of a training step.
+
+    ``peak_mib`` is the most memory that it held at a time, weights included. ``backend`` says whose
+    kernels and how they were launched.
+    """
+
+    model: str
+    mode: str  # inference or training
+    batch: int
+    dtype: str
+    backend: str
+    ms: float
+    images_per_s: float
+    peak_mib: float | None = None
+
+
+@dataclass(frozen=True)
+class OperatorRow:
+    """The time that a network's step spends in one kind of operator, on the device."""
+
+    model: str
+    mode: str
+    batch: int
+    dtype: str
+    backend: str
+    operator: str
+    ms: float
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    """The most memory that one layer's forward and backward pass held, its tensors included."""
+
+    suite: str
+    layer: str
+    operator: str  # convolution or max-pool
+    dtype: str
+    batch: int
+    tconv_peak_mib: float
+    torch_peak_mib: float
+
+
+@dataclass(frozen=True)
+class CauseRow:
+    """Why a layer's pass is as slow as it is, where somebody found out; written by hand."""
+
+    suite: str
+    layer: str
+    direction: Pass  # column "pass"
+    dtype: str
+    cause: str
+
+
+Row = TypeVar(
+    "Row", LayerRow, TrialRow, SpaceRow, MapRow, NetworkRow, OperatorRow, MemoryRow, CauseRow
+)
 
 
 def column_of(field_name: str) -> str:
@@ -181,12 +284,17 @@ def _text(cell: Any) -> str:
     return number_text(cell) if isinstance(cell, float) else str(cell)
 
 
-def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
-    """Write ``rows`` as CSV, header included when there are none."""
+def rows_text(row_type: type[Row], rows: Iterable[Row]) -> str:
+    """``rows`` as CSV, header included when there are none."""
     names = [field.name for field in fields(row_type)]
     content = [[_text(getattr(row, name)) for name in names] for row in rows]
     frame = pd.DataFrame(content, columns=columns_of(row_type), dtype=str)
-    frame.to_csv(path, index=False, lineterminator="\n")
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
+    """Write ``rows`` as CSV, in one step."""
+    replace_all({path: rows_text(row_type, rows)})
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
@@ -197,7 +305,10 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
             for a table that is missing, empty, cut off, of other columns, or of other values.
     """
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[], encoding="utf-8")
+        text = read_text(path, LARGEST_FILE)
+        if text is None:
+            raise RowError(f"{path} cannot be read: there is no such file")
+        frame = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False, na_values=[])
     except pd.errors.EmptyDataError as error:
         raise RowError(f"{path} is empty: not even a header") from error
     except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
@@ -296,9 +407,11 @@ def _problem(cell: str) -> str:
         raise ValueError(f"{cell!r} names no problem") from None
 
 
+MODES = ("inference", "training")
 RULES: dict[str, Callable[[str], Any]] = {
+    "mode": _one_of(*MODES),
     "direction": _one_of("fprop", "dgrad", "wgrad"),
-    "dtype": _one_of(*ITEMSIZE, "tf32"),
+    "dtype": _one_of(*ARITHMETICS),
     "kind": _one_of("measured", "predicted"),
     "stride": _extent,
     "padding": _extent,

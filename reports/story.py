@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from reports.collect import Tables
+import pandas as pd
+
 from reports.rows import LayerRow, TrialRow, number_text
+from reports.tables import Tables
 from tconv.cost.product import product_of
 from tconv.problem import Problem
 from tconv.tile import Tile
@@ -31,6 +33,33 @@ def geometric_mean(values: Sequence[float]) -> float:
     1.0
     """
     return math.exp(sum(math.log(value) for value in values) / len(values))
+
+
+def ratios(rows: Iterable[LayerRow], contiguous: bool = False) -> list[float]:
+    """How many times as fast as torch's operators, of the rows that tell it."""
+    told = (row.times_nchw if contiguous else row.times_nhwc for row in rows)
+    return [ratio for ratio in told if ratio]
+
+
+def foreseen(trials: Iterable[TrialRow]) -> dict[str, list[tuple[float, float]]]:
+    """By problem: what the model said of each candidate before it was compiled, and its time."""
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for trial in trials:
+        if trial.status == "ok" and trial.ms and trial.ranked_ms:
+            pairs.setdefault(trial.problem, []).append((trial.ranked_ms, trial.ms))
+    return pairs
+
+
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Spearman's: 1 where the model ranked as the clock did; None where all are alike.
+
+    >>> rank_correlation([(1.0, 10.0), (2.0, 11.0), (3.0, 30.0)])
+    1.0
+    """
+    said, took = (pd.Series(column).rank() for column in zip(*pairs, strict=True))
+    if said.nunique() < 2 or took.nunique() < 2:
+        return None
+    return round(float(said.corr(took)), 6)
 
 
 def side_of_roofline(row: LayerRow, tables: Tables) -> str:
@@ -92,7 +121,7 @@ def name_of(row: LayerRow, tables: Tables) -> str:
 
 
 def verdict(tables: Tables) -> str:
-    """The report in a sentence or two."""
+    """How near the roofline the layers come, in a sentence or two."""
     about = tables.about
     ranked = [row for row in tables.layers if row.roofline_share]
     if not ranked:

@@ -14,12 +14,14 @@ extent F, stride S, zero padding P).
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
 Pass = Literal["fprop", "dgrad", "wgrad"]
 PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad")
+MOST_DIGITS = 12  # of a number in a key: no tensor has an extent beyond
 
 
 def out_size(in_size: int, extent: int, stride: int, pad: int, dilation: int = 1) -> int:
@@ -254,13 +256,16 @@ class ConvGeometry:
         >>> key = "n64c3h224w224-k64f3x3-s1x1-p1x1-d1x1-g1"
         >>> ConvGeometry.from_key(key).key == key
         True
+
+        Raises:
+            ValueError: for another text.
         """
-        numbers = re.findall(r"\d+", key)
-        if len(numbers) != len(fields(cls)):
-            raise ValueError(f"{key!r} names no convolution")
+        numbers = re.findall(r"[0-9]+", key)
+        if len(numbers) != len(fields(cls)) or max(map(len, numbers)) > MOST_DIGITS:
+            raise ValueError(f"{reprlib.repr(key)} names no convolution")
         geometry = cls(*map(int, numbers))
         if geometry.key != key:
-            raise ValueError(f"{key!r} names no convolution")
+            raise ValueError(f"{reprlib.repr(key)} names no convolution")
         return geometry
 
     def describe(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,8 @@ ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 Layout = Literal["nhwc", "nchw"]
 Precision = Literal["ieee", "tf32", "tf32x3"]
 PRECISIONS: tuple[Precision, ...] = ("tf32", "tf32x3", "ieee")
+# What bounds a pass: its dtype, or the two ways in which the matrix unit forms float32 products.
+ARITHMETICS = (*ITEMSIZE, "tf32", "tf32x3")
 
 
 def dtype_name(dtype: object) -> str:
@@ -52,19 +55,32 @@ class Problem:
         return f"{self.direction}/{self.arithmetic}/{self.layout}/{self.geometry.key}"
 
     @classmethod
+    def of(
+        cls, geometry: ConvGeometry, direction: Pass, arithmetic: str, layout: Layout = "nhwc"
+    ) -> Problem:
+        """The problem in one of ``ARITHMETICS``: a dtype, or tf32 or tf32x3 of float32."""
+        if arithmetic in ("tf32", "tf32x3"):
+            return cls(geometry, direction, "float32", layout, arithmetic)  # type: ignore[arg-type]
+        return cls(geometry, direction, arithmetic, layout)
+
+    @classmethod
     def from_key(cls, key: str) -> Problem:
-        """The problem that ``key`` names; ValueError when it names none."""
+        """The problem that ``key`` names.
+
+        Raises:
+            ValueError: where it names none, or a layer that cannot exist.
+        """
         parts = key.split("/")
         if len(parts) != 4:
-            raise ValueError(f"{key!r} names no problem")
+            raise ValueError(f"{reprlib.repr(key)} names no problem")
         direction, arithmetic, layout, geometry = parts
         if direction not in ("fprop", "dgrad", "wgrad") or layout not in ("nhwc", "nchw"):
-            raise ValueError(f"{key!r} names no problem")
-        emulated = arithmetic in ("tf32", "tf32x3")
-        dtype, precision = ("float32", arithmetic) if emulated else (arithmetic, "ieee")
-        if dtype not in ITEMSIZE:
-            raise ValueError(f"{key!r} names no problem")
-        return cls(ConvGeometry.from_key(geometry), direction, dtype, layout, precision)  # type: ignore[arg-type]
+            raise ValueError(f"{reprlib.repr(key)} names no problem")
+        if arithmetic not in ARITHMETICS:
+            raise ValueError(f"{reprlib.repr(key)} names no problem")
+        shape = ConvGeometry.from_key(geometry)
+        shape.validate()
+        return cls.of(shape, direction, arithmetic, layout)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

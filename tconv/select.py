@@ -6,9 +6,11 @@ user's predictions for this architecture, and at last what the cost model finds 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from pathlib import Path
 
 from tconv.algorithms import ALGORITHMS, GENERAL
 from tconv.algorithms.common import power_of_two
@@ -16,21 +18,61 @@ from tconv.choice import Choice, Ground, serves
 from tconv.cost.constants import calibrated
 from tconv.cost.descent import cheapest
 from tconv.cost.neighbour import neighbours_choice
+from tconv.cost.space import broken_rule
 from tconv.problem import PoolProblem, Problem
 from tconv.table import Winner, load_table, shipped_table, user_table
-from tconv.target import Target
+from tconv.target import TARGETS, Target
 from tconv.tile import Tile
 
 
+@dataclass(frozen=True)
+class Source:
+    """A table's winners, and the machine that they were legal on when they were found."""
+
+    ground: Ground
+    path: Path
+    winners: dict[str, Winner]
+    target: Target
+
+
 @cache
-def _tables(name: str, arch: str) -> tuple[tuple[Ground, dict[str, Winner]], ...]:
-    tables: list[tuple[Ground, dict[str, Winner]]] = [
-        ("tuned", load_table(user_table(name))),
-        ("shipped", load_table(shipped_table(name))),
+def _sources(target: Target) -> tuple[Source, ...]:
+    places: list[tuple[Ground, Path, Target]] = [
+        ("tuned", user_table(target.name), target),
+        ("shipped", shipped_table(target.name), target),
     ]
-    if name != arch:
-        tables.append(("predicted", load_table(user_table(arch))))
-    return tuple(tables)
+    if target.name != target.arch:
+        # Splits and shares of programs follow the processors of the product predicted for.
+        known = TARGETS.get(target.arch, target)
+        predicted_for = replace(target, processors=known.processors)
+        places.append(("predicted", user_table(target.arch), predicted_for))
+    return tuple(
+        Source(ground, path, load_table(path), legal_on) for ground, path, legal_on in places
+    )
+
+
+def _tuned(problem: Problem, source: Source) -> Choice | None:
+    """What a table holds for ``problem``, where it can run; an entry that cannot is named.
+
+    A table is a file that anyone may have written: a tile that no GPU can take must not bring a
+    layer down.
+    """
+    # Every kernel serves both layouts of a geometry: what won for one is a good guess.
+    for key in dict.fromkeys((problem.key, replace(problem, layout="nhwc").key)):
+        winner = source.winners.get(key)
+        if winner is None or not serves(winner.algorithm, problem, source.target):
+            continue
+        ground: Ground = "predicted" if winner.kind == "predicted" else source.ground
+        choice = Choice(winner.algorithm, winner.tile, ground)
+        if (rule := broken_rule(choice, problem, source.target)) is None:
+            return choice
+        if key == problem.key:
+            warnings.warn(
+                f"{source.path}: the winner of {key}, {choice.algorithm} {choice.tile}, breaks the "
+                f"rule {rule!r} and is passed over; tuning it again puts it right",
+                stacklevel=2,
+            )
+    return None
 
 
 @lru_cache(maxsize=4096)
@@ -39,13 +81,9 @@ def choose(problem: Problem | PoolProblem, target: Target) -> Choice:
     if isinstance(problem, PoolProblem):
         return Choice("max_pool", _pool_tile(problem, target))
     if target.backend != "interpreter":
-        # Every kernel serves both layouts of a geometry: what won for one is a good guess.
-        nhwc_key = replace(problem, layout="nhwc").key
-        for ground, table in _tables(target.name, target.arch):
-            winner = table.get(problem.key) or table.get(nhwc_key)
-            if winner is not None and serves(winner.algorithm, problem, target):
-                grounded: Ground = "predicted" if winner.kind == "predicted" else ground
-                return Choice(winner.algorithm, winner.tile, grounded)
+        for source in _sources(target):
+            if (found := _tuned(problem, source)) is not None:
+                return found
         for tune in _tuners:
             if (found := tune(problem, target)) is not None:
                 return found
@@ -61,7 +99,7 @@ def heuristic(problem: Problem, target: Target) -> Choice:
     if target.backend == "interpreter":
         return Choice(GENERAL, ALGORITHMS[GENERAL].heuristic(problem, target))
     if calibrated(target.name).untuned == "neighbour":
-        tables = (table for _, table in reversed(_tables(target.name, target.arch)))
+        tables = (source.winners for source in reversed(_sources(target)))
         winners = {key: winner for table in tables for key, winner in table.items()}
         if (found := neighbours_choice(problem, winners, target)) is not None:
             return found
@@ -72,7 +110,7 @@ def forget() -> None:
     """Read the tables anew at the next choice."""
     choose.cache_clear()
     calibrated.cache_clear()
-    _tables.cache_clear()
+    _sources.cache_clear()
     for clear in _when_forgotten:
         clear()
 

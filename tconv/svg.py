@@ -14,6 +14,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from tconv.files import replace_all
+
 INK = "#010203"  # replaced by currentColor
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -58,11 +60,14 @@ def save(figure: Figure, path: Path, title: str) -> None:
 
     Raises:
         ValueError: for a path with another ending.
+        OSError: where it cannot be written; what stood there stays.
     """
     if path.suffix == ".svg":
-        path.write_text(alone(as_svg(figure, "drawing", title)), encoding="utf-8")
+        replace_all({path: alone(as_svg(figure, "drawing", title))})
     elif path.suffix == ".png":
+        buffer = io.BytesIO()
         with mpl.rc_context(STYLE):
-            figure.savefig(path, metadata={"Software": None, "Title": title})
+            figure.savefig(buffer, format="png", metadata={"Software": None, "Title": title})
+        replace_all({path: buffer.getvalue()})
     else:
         raise ValueError(f"{path} ends in {path.suffix!r}; a drawing is a .svg or a .png")

@@ -6,24 +6,30 @@
          "kind": "measured", "ms": 0.123}, ...}}
 
 Reading is parsing only. A file that cannot be used is named in a warning and left alone.
+Processes that write one table do so in turn, so that no winner is lost.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import reprlib
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tconv.files import locked, others_may_write, private_folder, read_text, replace_all
 from tconv.tile import Tile
 
 FORMAT = 1
 LARGEST_FILE = 64 << 20  # bytes; a hundred thousand winners take about 20 MiB
-TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")  # it becomes a file's name
+MOST_DIGITS = 20  # of an integer: as many as 64 bits hold
+TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # it becomes a file's name
 SHIPPED = Path(__file__).parent / "tuned"
 
 Kind = Literal["measured", "predicted"]
@@ -37,6 +43,14 @@ class Winner:
     tile: Tile
     kind: Kind
     milliseconds: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.algorithm, str):
+            raise ValueError(f"algorithm is {reprlib.repr(self.algorithm)}, no name")
+        if self.kind not in ("measured", "predicted"):
+            raise ValueError(f"kind is {reprlib.repr(self.kind)}, neither measured nor predicted")
+        if type(self.milliseconds) not in (int, float) or not 0 <= self.milliseconds < math.inf:
+            raise ValueError(f"ms is {reprlib.repr(self.milliseconds)}, no time")
 
 
 class TableError(ValueError):
@@ -62,6 +76,32 @@ def shipped_table(target_name: str) -> Path:
     return SHIPPED / f"{target_name}.json"
 
 
+def check_trusted(path: Path) -> None:
+    """Refuse a file of the user's own folder that somebody else may have written.
+
+    A folder that is named in ``$TCONV_HOME`` is trusted as it is, and so is what is shipped.
+
+    Raises:
+        TableError: naming the file or folder, and what would make it trusted.
+    """
+    if os.environ.get("TCONV_HOME") or not path.is_relative_to(home()):
+        return
+    if reason := others_may_write(home(), path.parent, path):
+        raise TableError(f"{reason}: {path} is not used unless TCONV_HOME names its folder")
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder``, and for this user alone where it is of the user's own.
+
+    Raises:
+        OSError: where it cannot be made.
+    """
+    if folder.is_relative_to(home()):
+        private_folder(folder)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def read_table(path: Path) -> dict[str, Winner]:
     """The winners of ``path``, by problem key; none where there is no file.
 
@@ -72,13 +112,29 @@ def read_table(path: Path) -> dict[str, Winner]:
     if content is None:
         return {}
     try:
-        if content["format"] != FORMAT:
-            raise TableError(f"{path} has format {content['format']!r}, this tconv reads {FORMAT}")
-        return {str(key): _winner(entry) for key, entry in content["winners"].items()}
+        check_head(path, content)
+        return {key: _winner(entry) for key, entry in content["winners"].items()}
     except TableError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise TableError(f"{path} is damaged: {error!r}") from error
+    except KeyError as error:
+        raise TableError(f"{path} is damaged: {error} is missing") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise TableError(f"{path} is damaged: {error}") from error
+
+
+def check_head(path: Path, content: Any) -> None:
+    """Refuse what is of another format, or of a GPU that cannot be one's name.
+
+    Raises:
+        TableError: naming ``path`` and what was found.
+    """
+    if not isinstance(content, dict):
+        raise TableError(f"{path} is damaged: it holds a {type(content).__name__}")
+    form, target = content.get("format"), content.get("target")
+    if type(form) is not int or form != FORMAT:
+        raise TableError(f"{path} has format {reprlib.repr(form)}, this tconv reads {FORMAT}")
+    if target is not None and not (isinstance(target, str) and TARGET_NAME.fullmatch(target)):
+        raise TableError(f"{path} is damaged: target is {reprlib.repr(target)}, no GPU's name")
 
 
 def table_target(path: Path) -> str | None:
@@ -93,49 +149,86 @@ def table_target(path: Path) -> str | None:
 
 
 def read_json(path: Path) -> Any:
-    """What the file says, parsed and not yet understood; None where there is no file."""
+    """What the file says, parsed and not yet understood; None where there is no file.
+
+    Raises:
+        TableError: for what is no JSON, or says the same thing twice, or is too large.
+    """
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise TableError(f"{path} is larger than {LARGEST_FILE >> 20} MiB")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        text = read_text(path, LARGEST_FILE)
+        if text is None:
+            return None
+        return json.loads(
+            text, object_pairs_hook=_once, parse_int=_integer, parse_constant=_no_constant
+        )
+    except (OSError, ValueError, RecursionError) as error:
         raise TableError(f"{path} cannot be read: {error}") from error
 
 
-def _winner(entry: Mapping[str, object]) -> Winner:
-    algorithm, kind, milliseconds = entry["algorithm"], entry["kind"], entry["ms"]
-    if kind not in ("measured", "predicted") or not isinstance(algorithm, str):
-        raise ValueError(f"no winner: {dict(entry)!r}")
-    if not isinstance(milliseconds, (int, float)):
-        raise ValueError(f"ms is {milliseconds!r}, not a number")
-    return Winner(algorithm, Tile.parse(str(entry["tile"])), kind, float(milliseconds))  # type: ignore[arg-type]
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{reprlib.repr(twice)} stands there twice")
+    return found
+
+
+def _integer(digits: str) -> int:
+    """Python before 3.10.7 would work for minutes on a number of a million digits."""
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _winner(entry: Mapping[str, Any]) -> Winner:
+    tile = entry["tile"]
+    if not isinstance(tile, str):
+        raise ValueError(f"tile is {reprlib.repr(tile)}, no text")
+    return Winner(entry["algorithm"], Tile.parse(tile), entry["kind"], entry["ms"])
 
 
 def load_table(path: Path) -> dict[str, Winner]:
     """As ``read_table``, but a file that cannot be used becomes a warning and no winners."""
     try:
-        return read_table(path)
+        winners = read_table(path)
+        if winners:
+            check_trusted(path)
+        return winners
     except TableError as error:
         warnings.warn(f"tuned choices ignored, heuristics take over: {error}", stacklevel=2)
         return {}
 
 
 def write_table(path: Path, target_name: str, winners: Mapping[str, Winner]) -> None:
-    """Add ``winners`` to the table at ``path``, in one atomic step.
+    """Add ``winners`` to the table at ``path``, in one atomic step, one process after another.
 
     A measured winner is never displaced by a predicted one.
 
     Raises:
-        TableError: when the file that stands there cannot be read; it is left as it is.
+        TableError: when the file that stands there cannot be read or trusted, or would grow so
+            large that it could not be read again; it is left as it is.
         OSError: when the folder cannot be written.
     """
-    merged = read_table(path)
-    for key, winner in winners.items():
-        standing = merged.get(key)
-        if standing is None or not (standing.kind == "measured" and winner.kind == "predicted"):
-            merged[key] = winner
+    check_trusted(path)
+    make_folder(path.parent)
+    with locked(path):
+        merged = read_table(path)
+        for key, winner in winners.items():
+            standing = merged.get(key)
+            if standing is None or not (standing.kind == "measured" and winner.kind == "predicted"):
+                merged[key] = winner
+        text = _text(target_name, merged)
+        if len(text) > LARGEST_FILE:
+            raise TableError(f"{path} would be larger than {LARGEST_FILE >> 20} MiB")
+        replace_all({path: text})
+
+
+def _text(target_name: str, winners: Mapping[str, Winner]) -> str:
+    """A table as JSON, a line for each winner."""
     entries = {
         key: {
             "algorithm": winner.algorithm,
@@ -143,13 +236,10 @@ def write_table(path: Path, target_name: str, winners: Mapping[str, Winner]) -> 
             "kind": winner.kind,
             "ms": round(winner.milliseconds, 6),
         }
-        for key, winner in sorted(merged.items())
+        for key, winner in sorted(winners.items())
     }
     lines = ",\n".join(
         f"  {json.dumps(key)}: {json.dumps(entry)}" for key, entry in entries.items()
     )
     head = f'"format": {FORMAT}, "target": {json.dumps(target_name)}'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(f'{{{head}, "winners": {{\n{lines}\n}}}}\n', encoding="utf-8")
-    os.replace(draft, path)
+    return f'{{{head}, "winners": {{\n{lines}\n}}}}\n'

@@ -135,6 +135,13 @@ TARGETS = {
     ),
 }
 DEFAULT_TARGET = "sm_90"
+# GPUs of these architectures whose memory is not the target's: GB/s by the vendors' data sheets.
+BANDWIDTHS = {
+    "H100 PCIe": 2000.0,
+    "H100": 3350.0,
+    "A100-SXM4-40GB": 1555.0,
+    "A100-PCIE-40GB": 1555.0,
+}
 
 # Triton's interpreter runs programs one after the other on the CPU: it has no limits but time.
 INTERPRETER = Target("interpreter", "interpreter", "interpreter", "Triton's interpreter")
@@ -162,4 +169,17 @@ def target_of(device_index: int) -> Target:
         product=properties.name,
         processors=properties.multi_processor_count,
         shared_per_program=shared,
+        bandwidth_gbps=bandwidth_of(properties.name, nearest),
     )
+
+
+def bandwidth_of(product: str, nearest: Target) -> float:
+    """DRAM's rate of a GPU by its name; the architecture's where nothing else is known.
+
+    >>> bandwidth_of("NVIDIA H100 80GB HBM3", TARGETS["sm_90"])
+    3350.0
+    >>> bandwidth_of("NVIDIA H200", TARGETS["sm_90"])
+    4800.0
+    """
+    known = (rate for name, rate in BANDWIDTHS.items() if name in product)
+    return next(known, nearest.bandwidth_gbps)

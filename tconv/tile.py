@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from dataclasses import asdict, dataclass, fields
+
+# Of numbers that have no more digits than 2^20.
+PATTERN = re.compile("{0}x{0}x{0} s{0} w{0} g{0} k{0}(?: p{0})?".format("([0-9]{1,7})"))
 
 
 @dataclass(frozen=True, order=True)
@@ -48,10 +52,9 @@ class Tile:
 
     @classmethod
     def parse(cls, text: str) -> Tile:
-        pattern = r"(\d+)x(\d+)x(\d+) s(\d+) w(\d+) g(\d+) k(\d+)(?: p(\d+))?"
-        match = re.fullmatch(pattern, text)
+        match = PATTERN.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text!r} is no tile; one reads '128x64x32 s3 w4 g8 k1'")
+            raise ValueError(f"{reprlib.repr(text)} is no tile; one reads '128x64x32 s3 w4 g8 k1'")
         return cls(*map(int, match.groups(default="0")))
 
     def to_dict(self) -> dict[str, int]:

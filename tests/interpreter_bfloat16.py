@@ -1,7 +1,8 @@
 """A mend, for tests alone, of what Triton's interpreter gets wrong in bfloat16.
 
-Its ``dot`` multiplies the raw bits, and its cast from float32 cuts off instead of rounding to
-nearest even. The compiled kernels have neither fault.
+Its ``dot`` multiplies the raw bits, its cast from float32 cuts off instead of rounding to nearest
+even, and its cast to float32 loses subnormal numbers. The compiled kernels have none of these
+faults.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def mend() -> None:
-    """Replace both in the interpreter's builder."""
+    """Replace them in the interpreter's builder."""
     builder = interpreter.InterpreterBuilder
     plain_dot, plain_cast = builder.create_dot, builder.cast_impl
 
@@ -41,6 +42,8 @@ def mend() -> None:
     def cast_impl(self: Any, source: Any, target: Any) -> Any:
         if source.dtype.scalar == tl.float32 and target.scalar == tl.bfloat16:
             return interpreter.TensorHandle(_rounded(source.data), tl.bfloat16)
+        if source.dtype.scalar == tl.bfloat16 and target.scalar == tl.float32:
+            return _as_float32(source)
         return plain_cast(self, source, target)
 
     builder.create_dot, builder.cast_impl = create_dot, cast_impl

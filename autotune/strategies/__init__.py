@@ -5,12 +5,21 @@ They see parameters and times, no kernel: a recorded space will do as well as a 
 
 from __future__ import annotations
 
-from autotune.strategies import combined, exhaustive, local, random, ranked, surrogate
+from autotune.strategies import (
+    combined,
+    corrected,
+    exhaustive,
+    local,
+    random,
+    ranked,
+    surrogate,
+)
 from autotune.strategies.common import Strategy
 
 DEFAULT = "combined"
 STRATEGIES: dict[str, Strategy] = {
     "combined": combined.combined,
+    "corrected": corrected.corrected,
     "exhaustive": exhaustive.exhaustive,
     "local": local.local,
     "random": random.random,

@@ -5,6 +5,12 @@ and chance decides where it may look: anywhere, among the neighbours of a good c
 two changes of it, or among the crosses of two. A few picks are blind. For half of the picks a part
 of what was tried is forgotten, and the best of the rest is good: as on islands, a second region
 is searched while the first still leads.
+
+The first configurations are mostly drawn from the middle of the space: who writes a range down
+surrounds what he hopes for, so that the ends of many ranges at once are seldom good.
+
+All this is for spaces of which nothing is known. Where a model knows the kernel, it is followed and
+corrected (see ``corrected``).
 """
 
 from __future__ import annotations
@@ -16,10 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.strategies.common import Evaluate, SearchSpace, Times
+from autotune.strategies.corrected import corrected
 from autotune.strategies.forest import expected_improvement, features, scores
 from autotune.strategies.local import elite, local
 
 STARTS = 8
+CENTRAL_STARTS, CENTRAL_SHARE = 6, 0.25  # of them, from so much of the space
 FORGETTING = 0.5  # of the picks
 REMEMBERED = (0.5, 0.25, 0.12)  # shares of what was tried, of those picks
 BLIND_SHARE = 0.05  # of the picks
@@ -30,7 +38,9 @@ PICKS_SHARE = 1 / 100  # of what was tried: so many are picked before the forest
 
 
 def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Generator) -> None:
-    """Try configurations until the space is spent; those of a model's order first."""
+    """Try configurations until the space is spent; where a model knows them, by its corrections."""
+    if space.predicted is not None:
+        return corrected(space, evaluate, generator)
     if importlib.util.find_spec("sklearn") is None:
         warnings.warn(
             "scikit-learn is not installed, so that the search goes on without its forest, by "
@@ -48,8 +58,7 @@ def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Genera
         times.extend(evaluate(places).tolist())
         tried.extend(places)
 
-    starts = generator.permutation(len(space)).tolist() if space.order is None else space.order
-    attempt(list(starts[:STARTS]))
+    attempt(_starts(space, generator))
     while untried.any():
         rest = np.flatnonzero(untried)
         if np.isnan(times).all():
@@ -70,6 +79,20 @@ def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Genera
             promise[place] = -np.inf
             picks.append(place)
         attempt(picks)
+
+
+def _starts(space: SearchSpace, generator: np.random.Generator) -> list[int]:
+    """Configurations by chance, most of them near the middle of those ranges that have one."""
+    counts = space.levels.max(0) + 1
+    ranges = counts > 2  # a switch has two ends and no middle
+    off = (((space.levels + 0.5) / counts - 0.5) ** 2)[:, ranges].sum(1)
+    nearest = np.lexsort((generator.random(len(space)), off))  # ties fall by chance
+    central = nearest[: max(CENTRAL_STARTS, int(CENTRAL_SHARE * len(space)))]
+    chosen = generator.permutation(central)[:CENTRAL_STARTS].tolist()
+    anywhere = [
+        place for place in generator.permutation(len(space)).tolist() if place not in chosen
+    ]
+    return [*chosen, *anywhere][:STARTS]
 
 
 def _pick(

@@ -24,6 +24,7 @@ class SearchSpace:
     names: tuple[str, ...]  # of the parameters
     values: NDArray[np.float64]  # (configurations, parameters)
     order: tuple[int, ...] | None = None  # a model's, best hopes first, where one knows the kernel
+    predicted: Times | None = None  # what that model says of each, in the unit of times
 
     def __len__(self) -> int:
         return len(self.values)

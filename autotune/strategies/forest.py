@@ -58,14 +58,26 @@ def expected_improvement(
     known: NDArray[np.float32], score: Times, asked: NDArray[np.float32], seed: int
 ) -> Times:
     """How much better than the best of ``score`` each of ``asked`` may be expected to be."""
-    from scipy.stats import norm
+    return improvement(predictions(known, score, asked, seed), float(score.min()))
+
+
+def predictions(
+    known: NDArray[np.float32], values: Times, asked: NDArray[np.float32], seed: int
+) -> NDArray[np.float64]:
+    """(trees, asked): what each tree of a forest grown on ``known`` says."""
     from sklearn.ensemble import ExtraTreesRegressor
 
     model: Any = ExtraTreesRegressor(
         TREES, bootstrap=True, max_features=FEATURE_SHARE, random_state=seed
     )
-    model.fit(known, score)
-    each = np.stack([tree.tree_.predict(asked)[:, 0] for tree in model.estimators_])
+    model.fit(known, values)
+    return np.stack([tree.tree_.predict(asked)[:, 0] for tree in model.estimators_])
+
+
+def improvement(each: NDArray[np.float64], best: float) -> Times:
+    """The expected improvement on ``best``, where trees say ``each`` (trees, configurations)."""
+    from scipy.stats import norm
+
     spread = each.std(0) + LEAST_SPREAD
-    ahead = (score.min() - each.mean(0)) / spread
+    ahead = (best - each.mean(0)) / spread
     return np.asarray(spread * (ahead * norm.cdf(ahead) + norm.pdf(ahead)))

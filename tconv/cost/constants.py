@@ -12,15 +12,23 @@ neighbour, whichever proved better in cross-validation.
 from __future__ import annotations
 
 import json
-import math
-import os
+import reprlib
 import warnings
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from tconv.table import SHIPPED, TableError, home, read_json
+from tconv.files import locked, replace_all
+from tconv.table import (
+    SHIPPED,
+    TableError,
+    check_head,
+    check_trusted,
+    home,
+    make_folder,
+    read_json,
+)
 
 FORMAT = 1
 Untuned = Literal["model", "neighbour"]
@@ -68,6 +76,21 @@ FITTED: dict[str, tuple[float, float]] = {
 }
 
 
+LARGEST_RATIO = 10.0  # of the other constants to what is assumed, and the inverse
+
+
+def bounds_of(name: str) -> tuple[float, float]:
+    """Between which values a file may put a constant: beyond them the model's figures are nonsense.
+
+    Raises:
+        KeyError: where there is no such constant.
+    """
+    if name in FITTED:
+        return FITTED[name]
+    assumed = asdict(Constants())[name]
+    return assumed / LARGEST_RATIO, assumed * LARGEST_RATIO
+
+
 def user_constants(target_name: str) -> Path:
     return home() / "tuned" / f"{target_name}.constants.json"
 
@@ -89,12 +112,11 @@ def calibrated(target_name: str) -> Calibrated:
     """What is known of a GPU: by its user's own calibration, or shipped, or assumed."""
     for path in (user_constants(target_name), shipped_constants(target_name)):
         try:
-            found = read_calibrated(path)
+            if (found := read_calibrated(path)) is not None:
+                check_trusted(path)
+                return found
         except TableError as error:
             warnings.warn(f"constants ignored, the assumed ones hold: {error}", stacklevel=2)
-        else:
-            if found is not None:
-                return found
     return Calibrated()
 
 
@@ -108,26 +130,30 @@ def read_calibrated(path: Path) -> Calibrated | None:
     if content is None:
         return None
     names = {each.name for each in fields(Constants)}
-    try:
-        if content["format"] != FORMAT:
-            raise TableError(f"{path} has format {content['format']!r}, this tconv reads {FORMAT}")
-        given = dict(content["constants"])
-        untuned = content.get("untuned", "model")
-    except (KeyError, TypeError, ValueError) as error:
-        raise TableError(f"{path} is damaged: {error!r}") from error
+    check_head(path, content)
+    given, untuned = content.get("constants"), content.get("untuned", "model")
+    if not isinstance(given, dict):
+        raise TableError(f"{path} is damaged: constants are {reprlib.repr(given)}")
     for name, value in given.items():
         if name not in names:
-            raise TableError(f"{path}: there is no constant {name!r}")
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < 0:
-            raise TableError(f"{path}: {name} is {value!r}, no positive number")
+            raise TableError(f"{path}: there is no constant {reprlib.repr(name)}")
+        low, high = bounds_of(name)
+        if type(value) not in (int, float) or not low <= value <= high:
+            shown = reprlib.repr(value)
+            raise TableError(f"{path}: {name} is {shown}, no number from {low:g} to {high:g}")
     if untuned not in UNTUNED:
-        raise TableError(f"{path}: untuned is {untuned!r}, not one of {', '.join(UNTUNED)}")
+        shown = reprlib.repr(untuned)
+        raise TableError(f"{path}: untuned is {shown}, not one of {', '.join(UNTUNED)}")
     return Calibrated(Constants(**{name: float(value) for name, value in given.items()}), untuned)
 
 
 def write_calibrated(path: Path, target_name: str, known: Calibrated, trials: int) -> None:
-    """Put ``known``, found from so many trials, at ``path`` in one atomic step."""
+    """Put ``known``, found from so many trials, at ``path`` in one atomic step.
+
+    Raises:
+        TableError: when the file that stands there cannot be read or trusted; it is left as it is.
+        OSError: when the folder cannot be written.
+    """
     content = {
         "format": FORMAT,
         "target": target_name,
@@ -137,8 +163,9 @@ def write_calibrated(path: Path, target_name: str, known: Calibrated, trials: in
             name: float(f"{value:.6g}") for name, value in asdict(known.constants).items()
         },
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    check_trusted(path)
+    make_folder(path.parent)
+    with locked(path):
+        read_calibrated(path)  # a newer tconv's, or what somebody wrote by hand, is not thrown away
+        replace_all({path: json.dumps(content, indent=1) + "\n"})
     calibrated.cache_clear()

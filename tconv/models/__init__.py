@@ -9,7 +9,7 @@ from tconv.models.lenet import lenet5, lenet5_1998
 from tconv.models.mobilenet import mobilenet_v2
 from tconv.models.registry import BUILDERS, INPUT_VOLUMES
 from tconv.models.resnet import resnet50
-from tconv.models.trace import conv_layers, torch_twin
+from tconv.models.trace import conv_layers, torch_twin, traced
 from tconv.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "resnet50",
     "summary",
     "torch_twin",
+    "traced",
     "vgg11",
     "vgg11_bn",
     "vgg13",

@@ -7,9 +7,10 @@ import copy
 import torch
 from torch import nn
 
-from tconv.geometry import ConvGeometry
+from tconv.geometry import ConvGeometry, PoolGeometry
 from tconv.models.lenet import TableConv2d, TorchTableConv2d
 from tconv.modules import AvgPool2d, Conv2d, MaxPool2d, Subsample2d
+from tconv.ops.pool_check import as_pair, pool_geometry
 
 
 def conv_layers(
@@ -25,17 +26,29 @@ def conv_layers(
         model: any module that takes one tensor.
         input_shape: (batch, channels, height, width).
     """
-    ghost = on_meta(model).eval()
-    layers: list[tuple[str, ConvGeometry]] = []
+    found = traced(model, input_shape)
+    return [(name, shape) for name, shape in found if isinstance(shape, ConvGeometry)]
 
-    def watch(name: str, module: nn.Conv2d) -> None:
+
+def traced(
+    model: nn.Module, input_shape: tuple[int, int, int, int]
+) -> list[tuple[str, ConvGeometry | PoolGeometry]]:
+    """Every call of a Conv2d and of a MaxPool2d, in order, as ``conv_layers`` lists the former."""
+    ghost = on_meta(model).eval()
+    layers: list[tuple[str, ConvGeometry | PoolGeometry]] = []
+
+    def watch(name: str, module: nn.Conv2d | nn.MaxPool2d) -> None:
         def note(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-            layers.append((name, geometry_of(module, tuple(arguments[0].shape))))
+            shape = tuple(arguments[0].shape)
+            if isinstance(module, nn.Conv2d):
+                layers.append((name, geometry_of(module, shape)))
+            else:
+                layers.append((name, _pool_geometry(module, shape)))
 
         module.register_forward_pre_hook(note)
 
     for name, module in ghost.named_modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
             watch(name, module)
     dtype = next((p.dtype for p in ghost.parameters() if p.is_floating_point()), torch.float32)
     with torch.no_grad():
@@ -72,6 +85,12 @@ def geometry_of(module: nn.Conv2d, x_shape: tuple[int, ...]) -> ConvGeometry:
         (dilation[0], dilation[1]),
         module.groups,
     )
+
+
+def _pool_geometry(module: nn.MaxPool2d, x_shape: tuple[int, ...]) -> PoolGeometry:
+    names = ("kernel_size", "stride", "padding", "dilation")
+    window, stride, padding, dilation = (as_pair(name, getattr(module, name)) for name in names)
+    return pool_geometry(x_shape, window, stride, padding, dilation, bool(module.ceil_mode))
 
 
 def torch_twin(model: nn.Module) -> nn.Module:

@@ -118,6 +118,7 @@ def main(
                     f"convolutions and pools run on {command.where(Backend(backend), place)}"
                 )
             _run(trainer, console, ranks, log, save, head, note)
+            del trainer  # it holds the group that ends here
     except (DataError, CheckpointError, ValueError) as error:
         console.print(f"error: {error}", markup=False)
         raise typer.Exit(1) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -88,10 +89,15 @@ def joined(cuda: bool) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks()
         return
+    # Its default arguments hold the group that is there when it is first imported, for good; and
+    # whatever outlives the group's end keeps its threads, which may abort the process at exit.
+    import torch.distributed.nn.functional  # noqa: F401
+
     distributed.init_process_group("nccl" if cuda else "gloo")
     try:
         yield Ranks(distributed.get_rank(), world, int(os.environ.get("LOCAL_RANK", "0")))
     finally:
+        gc.collect()
         distributed.destroy_process_group()
 
 

@@ -317,6 +317,9 @@ def conv2d(
         RuntimeError: for shapes, dtypes or devices that do not go together, in torch's words.
         ValueError: for an activation that is not known.
 
+    NaN and infinities go where torch sends them. A filter that holds one spoils those elements of
+    dx as well whose windows overhang dy, as in every implicit matrix product, cuDNN's among them.
+
     float16 and bfloat16 are summed in float32, float64 in float64; float32 is rounded to tf32
     where torch's switch allows it, and else formed as tf32x3. Repeated calls give the same bits.
 

@@ -111,10 +111,6 @@ def _named_padding(
 def _check_extent(x: Sizes, w: Sizes, pads: Sizes, dilation: Sizes) -> None:
     if min(w[1:]) == 0:
         raise RuntimeError(f"weight should have no dimension of size 0, but has {list(w)}")
-    if x[1] == 0 or (min(x[2:]) == 0 and max(pads) == 0):
-        raise RuntimeError(
-            f"non-empty 3D or 4D input tensor expected but got a tensor with sizes {list(x)}"
-        )
     padded = [x[2 + i] + 2 * pads[i] for i in range(2)]
     reach = [dilation[i] * (w[2 + i] - 1) + 1 for i in range(2)]
     if padded[0] < reach[0] or padded[1] < reach[1]:
@@ -122,6 +118,10 @@ def _check_extent(x: Sizes, w: Sizes, pads: Sizes, dilation: Sizes) -> None:
             f"Calculated padded input size per channel: ({padded[0]} x {padded[1]}). "
             f"Kernel size: ({reach[0]} x {reach[1]}). "
             "Kernel size can't be greater than actual input size"
+        )
+    if x[0] != 0 and 0 in x:  # padding alone would give a result, but torch gives none
+        raise RuntimeError(
+            f"Only zero batch or zero channel inputs are supported, but got input shape: {list(x)}"
         )
 
 

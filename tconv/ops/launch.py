@@ -22,6 +22,7 @@ from triton.runtime import driver
 from triton.runtime.interpreter import InterpretedFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from tconv import kernel_cache
 from tconv.target import INTERPRETER, Target, target_of
 
 # Triton's names for the element types.
@@ -150,6 +151,8 @@ class Launch:
             name: operand.on(tensors[operand.tensor]) for name, operand in self.operands.items()
         }
         arguments = {**values, **self.scalars, **self.constants, **self.options}
+        if device.type == "cuda":
+            kernel_cache.guard()
         compiled = self.function[self.grid](**arguments)
         names = {operand.tensor for operand in self.operands.values()}
         aligned = all(tensors[name].data_ptr() % ALIGNMENT == 0 for name in names)

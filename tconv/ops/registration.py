@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad as fwAD
 from torch.nn import Parameter
 
 DEVICES = ("cpu", "cuda")  # the interpreter's, or torch's own operators; Triton's
@@ -39,10 +41,19 @@ def register(
     def below(*inputs: Any) -> Any:
         """What the dispatcher comes to below autograd."""
         with torch._C._AutoDispatchBelowAutograd():
+            if torch._C._are_functorch_transforms_active():
+                # This level's gradient is taken; those of the levels below are still to be.
+                with torch.enable_grad(), fwAD._set_fwd_grad_enabled(True):
+                    return operator(*inputs)
             # A second round through the dispatcher, only where something may be listening.
             return implementation(*inputs) if _plain(inputs) else operator(*inputs)
 
     def dispatch(*inputs: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            # The dispatcher is at one level of a transform: the gradient is that level's alone,
+            # which torch's own ``apply`` does not know.
+            with enable_single_level_autograd_function():
+                return super(torch.autograd.Function, Differentiable).apply(*inputs)  # type: ignore[no-untyped-call]
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
             return Differentiable.apply(*inputs)  # type: ignore[no-untyped-call]
         return below(*inputs)

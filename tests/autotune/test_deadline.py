@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
@@ -34,3 +35,7 @@ def test_time_runs_out() -> None:
 
 def test_by_default_there_is_no_end() -> None:
     assert Deadline().left == math.inf
+
+
+def test_a_wall_clock_may_be_set_and_is_not_asked() -> None:
+    assert Deadline(5).clock is time.monotonic

@@ -102,6 +102,35 @@ def test_what_is_wrong_or_fails_is_not_taken() -> None:
         assert not user_table("sm_90").exists()
 
 
+def test_what_failed_for_want_of_memory_is_tried_again() -> None:
+    class OutOfMemoryError(RuntimeError):  # as torch names it
+        pass
+
+    def full(problem: Problem, choice: Choice, best: float) -> float:
+        raise OutOfMemoryError("another process has it all")
+
+    clock = Clock()
+    for measure in (full, clock.measure):
+        undo = autotune.on_first_call(60, gate=right, measure=measure)
+        select.choose(PROBLEM, H200)
+        undo()
+    assert len(clock.asked) == 16
+
+
+@pytest.mark.filterwarnings("ignore:tuned choices ignored")
+def test_a_winner_that_cannot_be_written_serves_this_process() -> None:
+    user_table("sm_90").parent.mkdir(parents=True)
+    user_table("sm_90").mkdir()  # in the table's place
+    clock = Clock()
+    undo = autotune.on_first_call(60, gate=right, measure=clock.measure)
+    try:
+        with pytest.warns(UserWarning, match=r"was not written: .*sm_90\.json .*no regular file"):
+            chosen = select.choose(PROBLEM, H200)
+        assert (chosen, chosen.ground) == (clock.asked[4], "tuned")
+    finally:
+        undo()
+
+
 def test_a_tuner_that_breaks_down_does_not_stop_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     from autotune import search
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from autotune.cli import app
 from autotune.recorded import SpaceError, read_space
 from autotune.replay import replay
+from tests.tconv.test_files import SPOILT
 
 GOOD = "a,b,time\n" + "".join(
     f"{a},{b},{'' if a * b > 32 else 1 + abs(a - 4) + abs(b - 2)}\n"
@@ -45,10 +46,16 @@ BAD = {
     "a,time\n,2\n": "column 'a': '' is not a number",
     "a,time\n1,\n2,\n": "every configuration failed",
     "a,time\n1,2\n1,3\n": "line 3: the configuration came before",
+    "a,time\n1,1e999\n": "'1e999' is not a positive number",
+    "a,time\n1e300,1\n": "'1e300' is not a number of at most 1e+15",
+    f"a,time\n{'9' * 5000},1\n": "is not a number of at most 1e+15",
+    "a,time\n../../etc,1\n": "'../../etc' is not a number",
+    "a,time\n1,2,3\n4,5,6\n": "line 2: more cells than the heading has columns",
+    'a,time\n1,"2\n': "no CSV table",
 }
 
 
-@pytest.mark.parametrize("text", BAD, ids=BAD.values())
+@pytest.mark.parametrize("text", BAD, ids=[f"{n} {words}" for n, words in enumerate(BAD.values())])
 def test_what_is_no_space_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(SpaceError, match=r"bad\.csv") as raised:
@@ -56,6 +63,15 @@ def test_what_is_no_space_is_named(text: str, tmp_path: Path) -> None:
     assert BAD[text] in str(raised.value)
     result = CliRunner().invoke(app, ["replay", str(tmp_path / "bad.csv")])
     assert result.exit_code != 0
+    assert "bad.csv" in result.output
+
+
+@pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__[1:])
+def test_what_is_no_file_of_text_is_named(spoil: object, tmp_path: Path) -> None:
+    assert callable(spoil)
+    spoil(tmp_path / "bad.csv")
+    result = CliRunner().invoke(app, ["replay", str(tmp_path / "bad.csv")])
+    assert result.exit_code == 2
     assert "bad.csv" in result.output
 
 

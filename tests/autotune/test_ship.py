@@ -13,8 +13,10 @@ from autotune.ship import export_winners, import_winners, record_spaces
 from autotune.trial import Trial
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
-from tconv.table import TableError, Winner, read_table, user_table, write_table
+from tconv.table import TableError, Winner, home, read_table, user_table, write_table
 from tconv.tile import Tile
+from tests.tconv.test_files import SPOILT
+from tests.tconv.test_hostile import HOSTILE
 
 PROBLEM = Problem(ConvGeometry(8, 16, 14, 14, 32, 3, 3), "fprop")
 KEY = PROBLEM.key
@@ -61,16 +63,41 @@ def test_one_gpus_file_is_not_mixed_with_anothers(tmp_path: Path) -> None:
         export_winners(GPU, path)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "[]", "{}", '{"format": 1, "target": "../../etc/passwd", "winners": {}}', "[" * 100_000],
-)
-def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
+HOSTILE_FILES = {
+    **HOSTILE,
+    "no target": '{"format": 1, "winners": {}}',
+    "interpreter's escape": '{"format": 1, "target": "a\\u001b[2J", "winners": {}}',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_FILES)
+def test_a_hostile_file_is_refused_and_nothing_is_taken(tmp_path: Path, name: str) -> None:
     path = tmp_path / "hostile.json"
-    path.write_text(text)
+    path.write_text(HOSTILE_FILES[name])
     result = CliRunner().invoke(app, ["import", str(path)])
     assert result.exit_code == 2
     assert "hostile.json" in result.output
+    assert "\x1b" not in result.output
+    assert not home().exists() or not list(home().rglob("*.json"))
+
+
+@pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__[1:])
+def test_what_is_no_file_is_refused(tmp_path: Path, spoil: object) -> None:
+    assert callable(spoil)
+    spoil(tmp_path / "hostile.json")
+    result = CliRunner().invoke(app, ["import", str(tmp_path / "hostile.json")])
+    assert result.exit_code == 2
+    assert "hostile.json" in result.output
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "..", "a/b", "", "sm_90.constants", "a" * 99])
+@pytest.mark.parametrize("command", ["export", "record", "calibrate"])
+def test_a_target_is_a_name_and_no_path(tmp_path: Path, command: str, name: str) -> None:
+    folder = [str(tmp_path / "out")] if command == "record" else []
+    result = CliRunner().invoke(app, [command, *folder, "--target", name])
+    assert result.exit_code == 2
+    assert "name" in result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_file_is_named() -> None:

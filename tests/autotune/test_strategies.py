@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from autotune.strategies import STRATEGIES
 from autotune.strategies.common import SearchSpace, Trials, search
 
-ALONE = sorted(STRATEGIES.keys() - {"ranked"})  # those that need no model's order
+ALONE = sorted(STRATEGIES.keys() - {"ranked", "corrected"})  # those that need no model
 
 
 def tiles() -> tuple[SearchSpace, np.ndarray]:  # type: ignore[type-arg]
@@ -74,19 +75,64 @@ def test_learning_beats_chance(name: str) -> None:
     assert mean_best(name) < mean_best("random") - 0.03
 
 
+def known(error: float, seed: int = 0) -> SearchSpace:
+    """The space with a model's figures, off by chance and by a factor for each m."""
+    generator = np.random.default_rng(seed)
+    by_m = dict(zip(np.unique(SPACE.values[:, 0]), generator.normal(0, error, 5), strict=True))
+    factors = np.array([by_m[m] for m in SPACE.values[:, 0]])
+    logs = np.log(np.where(np.isnan(TIMES), 3.0, TIMES)) + factors
+    predicted = 7 * np.exp(logs + generator.normal(0, error / 5, len(SPACE)))
+    order = tuple(np.argsort(predicted)[:8].tolist())
+    return SearchSpace(SPACE.names, SPACE.values, order, predicted)
+
+
+def told(places: list[int]) -> list[float]:
+    return TIMES[places].tolist()  # type: ignore[no-any-return]
+
+
 def test_ranked_follows_the_model() -> None:
     with pytest.raises(ValueError, match="follows a model's order"):
         run("ranked", 3)
     space = SearchSpace(SPACE.names, SPACE.values, order=(9, 4, 2))
     assert search(STRATEGIES["ranked"], space, lambda p: [1.0] * len(p), 8, 0).order == [9, 4, 2]
-    combined = search(STRATEGIES["combined"], space, lambda p: TIMES[p].tolist(), 8, 0)
-    assert combined.order[:3] == [9, 4, 2]
+
+
+def test_corrected_begins_as_the_model_says_and_learns_where_it_errs() -> None:
+    with pytest.raises(ValueError, match="corrects a model's figures"):
+        run("corrected", 3)
+    shares = {"corrected": [], "combined": [], "ranked": []}  # type: ignore[var-annotated]
+    for seed in range(8):
+        space = known(0.4, seed)
+        for name in ("corrected", "combined", "ranked"):
+            found = search(STRATEGIES[name], space, told, 16, seed)
+            shares[name].append(np.nanmin(found.times))
+            assert found.order[:6] == list(space.order or ())[:6]
+    assert shares["combined"] == shares["corrected"]  # where a model knows the kernel
+    mean = {name: np.mean(times) for name, times in shares.items()}
+    assert mean["corrected"] < mean["ranked"] - 0.02
+
+
+def test_corrected_spends_a_space_whose_model_knows_little() -> None:
+    space = known(0.4)
+    assert space.predicted is not None
+    space.predicted[::3] = np.inf
+    space = replace(space, order=tuple(np.argsort(space.predicted)[:8].tolist()))
+    everything = search(STRATEGIES["corrected"], space, told, 10_000, 0)
+    assert sorted(everything.order) == list(range(len(SPACE)))
+    failing = search(STRATEGIES["corrected"], space, lambda p: [np.nan] * len(p), 30, 0)
+    assert len(failing.order) == 30
+    # What the model holds for impossible comes last.
+    assert np.isfinite(space.predicted[everything.order[:100]]).all()
 
 
 def test_without_scikit_learn_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.warns(UserWarning, match=r"pip install 'tconv\[search\]'"):
         assert run("combined", 20).order == run("local", 20).order
+    space = known(0.4)
+    with pytest.warns(UserWarning, match="the model's order is followed"):
+        found = search(STRATEGIES["combined"], space, told, 8, 0)
+    assert tuple(found.order) == space.order
 
 
 def test_a_configuration_asked_for_again_costs_nothing() -> None:

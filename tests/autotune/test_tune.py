@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -22,6 +25,7 @@ from autotune.store import Store, default_path
 from autotune.suites import suite
 from autotune.tune import Outcome, jobs, tune
 from autotune.workers import Failure, Task
+from reports.collect import latest
 from tconv import select
 from tconv.choice import Choice
 from tconv.cost.estimate import Resources
@@ -29,6 +33,7 @@ from tconv.geometry import PASSES, Pass
 from tconv.problem import Problem
 from tconv.table import read_table, user_table
 from tconv.target import TARGETS
+from tests.autotune.test_store import SPOILT
 
 H200 = TARGETS["sm_90"]
 EFFORT = replace(DEFAULT_EFFORT, candidates=2)
@@ -38,7 +43,7 @@ C5 = suite("lenet5", 8)[2:]
 class Compilers:
     """In place of worker processes: every candidate compiles to the same figures."""
 
-    def __init__(self, count: int, environment: object) -> None:
+    def __init__(self, count: int, environment: object, memory: int | None = None) -> None:
         pass
 
     def run(self, tasks: list[Task], seconds: float) -> Iterator[tuple[Task, Compiled, float]]:
@@ -77,6 +82,7 @@ def test_a_winner_takes_effect_and_a_second_run_compiles_nothing() -> None:
     assert (first.compiled, first.recalled) == (2, 0)
     (finding,) = first.findings
     assert finding.winner is not None
+    assert [trial.turn for trial in finding.trials] == [0, 1]
     assert finding.winner.milliseconds == min(t.milliseconds or 9e9 for t in finding.trials)
     assert "predicted" in text.getvalue()
     assert "measured" not in text.getvalue()
@@ -170,10 +176,9 @@ class Gpu:
 def measured(gpu: Gpu, passes: Sequence[Pass] = ("fprop",), **more: object) -> Outcome:
     text = Console(file=io.StringIO(), width=200)
     target = replace(H200, name="nvidia-test")
-    return tune(
-        jobs(C5, passes, "float16"), target, "measured", replace(EFFORT, candidates=4), text,
-        gate=passing, measure=gpu.measure, contest=gpu.contest, **more,  # type: ignore[arg-type]
-    )  # fmt: skip
+    how: dict[str, Any] = {"gate": passing, "measure": gpu.measure, "contest": gpu.contest, **more}
+    effort = replace(EFFORT, candidates=4)
+    return tune(jobs(C5, passes, "float16"), target, "measured", effort, text, **how)
 
 
 def test_finalists_are_measured_again_side_by_side() -> None:
@@ -184,6 +189,17 @@ def test_finalists_are_measured_again_side_by_side() -> None:
     assert (winner.tile, winner.milliseconds) == (outcome.findings[0].trials[1].tile, 1.01)
     with Store() as store:
         assert sorted(t.milliseconds or 0 for t in store.trials()) == [1.01, 1.03, 1.05, 9.0]
+        assert sorted(t.searched or 0 for t in store.trials()) == [1.0, 1.02, 1.04, 9.0]
+
+
+def test_finalists_that_met_do_not_meet_again() -> None:
+    gpu = Gpu([1.0, 1.02, 1.04, 9.0], [1.03, 1.01, 1.05], [])
+    first = measured(gpu)
+    gpu.again = []  # another contest would find no times
+    second = measured(gpu)
+    assert second.findings[0].winner == first.findings[0].winner
+    assert second.findings[0].trials[0].searched == 1.0
+    assert (second.compiled, second.recalled) == (0, 4)
 
 
 def test_a_clock_that_drifts_is_noticed() -> None:
@@ -231,14 +247,71 @@ def test_time_that_is_up_leaves_the_rest_for_the_next_run() -> None:
     assert (second.left, second.compiled, second.recalled) == ([], 2, 4)
 
 
-def test_a_store_that_cannot_be_used_is_trouble() -> None:
+def _cut_off(path: Path) -> None:
+    Store(path).close()
+    with path.open("r+b") as file:
+        file.truncate(5000)
+
+
+@pytest.mark.parametrize("spoil", [*SPOILT, _cut_off], ids=lambda spoil: spoil.__name__[1:])
+def test_a_store_that_cannot_be_used_is_trouble(spoil: object) -> None:
     default_path().parent.mkdir(parents=True, exist_ok=True)
-    default_path().write_text("no database at all, but long enough to be taken for one" * 9)
+    assert callable(spoil)
+    spoil(default_path())
+    before = default_path().read_bytes()
     with pytest.warns(UserWarning, match="left alone"):
         outcome = run()
     assert outcome.findings[0].winner is not None
     assert "trials could not be kept" in outcome.trouble[0]
+    assert str(default_path()) in outcome.trouble[0]
     assert outcome.store is None
+    assert default_path().read_bytes() == before
+
+
+def test_a_clock_that_is_set_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = (2e9 + day * 86400 * (-1) ** day for day in itertools.count())  # to and fro
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    work = jobs(C5, PASSES, "float16")
+    deadline = Deadline(3600)
+    for compiled, recalled in ((6, 0), (0, 6)):
+        outcome = tune(
+            work, H200, "predicted", EFFORT, Console(file=io.StringIO()), gate=passing,
+            deadline=deadline,
+        )  # fmt: skip
+        assert (outcome.compiled, outcome.recalled) == (compiled, recalled)
+        assert not outcome.left
+    with Store() as store:
+        newest = latest(store.trials())
+        assert {len(trials) for trials in newest.values()} == {2}
+    assert abs(next(clock) - 2e9) > 6 * 86400  # it was asked
+
+
+class FullDisk(Compilers):
+    """Every compilation finds the disk full."""
+
+    def run(self, tasks: list[Task], seconds: float) -> Iterator[tuple[Task, Any, float]]:
+        for task in tasks:
+            yield task, Failure("machine", "OSError: [Errno 28] No space left on device"), 0.1
+
+
+def test_a_full_disk_is_no_fault_of_the_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tune_module, "Workers", FullDisk)
+        full = run()
+    assert full.findings[0].winner is None
+    assert "2 candidates could not be tried" in full.trouble[0]
+    assert "No space left" in full.trouble[0]
+    room = run()
+    assert (room.compiled, room.recalled, room.trouble) == (2, 0, [])
+    assert room.findings[0].winner is not None
+
+
+def test_a_gpu_that_is_gone_at_the_gate_fails_no_candidate() -> None:
+    gone = Failure("error", "RuntimeError: No CUDA GPUs are available")
+    outcome = measured(Gpu([], [], []), gate=lambda problem, choice: gone)
+    assert "no longer answers" in outcome.trouble[0]
+    with Store() as store:
+        assert {trial.status for trial in store.trials()} == {"ok"}  # compiled, and no more
 
 
 def test_layers_that_suites_share_are_tuned_once() -> None:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import operator
 import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from autotune.workers import Failure, Task, Workers
+from autotune import workers as module
+from autotune.workers import LEAST_MEMORY, Failure, Task, Workers, machine_memory, memory_of
+from tests.autotune import tasks as done
+
+LITTLE = 512 << 20
+MUCH = 3 * LITTLE
 
 
 def test_a_crash_and_a_hang_fail_their_own_tasks_only() -> None:
@@ -35,3 +45,93 @@ def test_environment_is_the_workers_own(monkeypatch: pytest.MonkeyPatch) -> None
     with Workers(1, {"TRITON_INTERPRET": "yes"}) as workers:
         assert next(workers.run(ask, 10.0))[1] == "yes"
     assert os.environ["TRITON_INTERPRET"] == "1"
+
+
+def test_crashes_hangs_and_hunger_fail_their_own_tasks_only() -> None:
+    """What a compiler may do to a worker; the sums before, between and behind come out right."""
+    bad = [
+        Task("abort", os.abort, ()),
+        Task("segfault", done.segfault, ()),
+        Task("hunger", done.eat, (MUCH,)),
+        Task("a child's hunger", done.have_a_child_eat, (MUCH,)),
+        Task("hang in C", done.hold_the_interpreter, ()),
+        Task("full disk", done.full_disk, ()),
+        Task("no room", done.no_room_in_words, ()),
+    ]
+    tasks = [Task(f"sum {n}", operator.add, (n, n)) for n in range(len(bad) + 1)]
+    mixed = [task for pair in zip(tasks, bad, strict=False) for task in pair] + tasks[-1:]
+    with Workers(2, {}, memory=LITTLE) as workers:
+        results = {task.key: result for task, result, _ in workers.run(mixed, 2.0)}
+    assert [results[f"sum {n}"] for n in range(len(tasks))] == [2 * n for n in range(len(tasks))]
+    died = Failure("crash", "the worker process ended")
+    assert results["abort"] == results["segfault"] == results["hang in C"] == died
+    assert results["hunger"] == Failure("error", "MemoryError: ")
+    assert results["a child's hunger"] == 1  # the child's own MemoryError
+    assert results["full disk"].reason == results["no room"].reason == "machine"
+    assert "No space left" in results["full disk"].detail
+
+
+def test_without_a_limit_a_worker_takes_what_it_needs() -> None:
+    with Workers(1, {}) as workers:
+        ((_, chunks, _),) = workers.run([Task("eat", done.eat, (2 * done.CHUNK,))], 60.0)
+    assert chunks == 2
+
+
+def test_a_share_of_the_machine_or_of_its_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = machine_memory()
+    assert memory_of(1) == max(LEAST_MEMORY, whole // 2)
+    limits = (tmp_path / "none", tmp_path / "max", tmp_path / "most")
+    limits[1].write_text("max\n")
+    limits[2].write_text(f"{64 << 30}\n")
+    monkeypatch.setattr(module, "CONTAINER_LIMITS", limits)
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 1 << 26, "SC_PAGE_SIZE": 4096}.get)
+    assert machine_memory() == 64 << 30
+    assert memory_of(4) == 8 << 30
+    assert memory_of(1000) == LEAST_MEMORY
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; who should have waited for it may be gone too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def until(happens: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not (there := happens()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return there
+
+
+def test_workers_and_what_they_started_end_with_a_killed_parent(tmp_path: Path) -> None:
+    code = f"from tests.autotune.tasks import employ; employ({str(tmp_path)!r})"
+    code = f"if __name__ == '__main__':\n    {code}"
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    parent = subprocess.Popen([sys.executable, str(script)], env=environment)
+    names = ("waits", "child", "parent", "holds")
+    try:
+        assert until(lambda: all((tmp_path / name).exists() for name in names), 60)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    pids = {name: int((tmp_path / name).read_text()) for name in names}
+    for name in names:  # at most the task's limit and its grace, for code that is never in Python
+        assert until(lambda pid=pids[name]: gone(pid), 30), name  # type: ignore[misc]
+
+
+def test_what_is_abandoned_ends_with_what_it_started(tmp_path: Path) -> None:
+    with Workers(1, {}) as workers:
+        running = workers.run([Task("hangs", done.linger_over_a_child, (tmp_path,))], 600.0)
+        workers._submit(Task("hangs", done.linger_over_a_child, (tmp_path,)), 600.0)
+        assert until((tmp_path / "parent").exists, 60)
+        workers.abandon()
+        running.close()
+    for name in ("parent", "child"):
+        pid = int((tmp_path / name).read_text())
+        assert until(lambda pid=pid: gone(pid), 10), name  # type: ignore[misc]

@@ -9,15 +9,9 @@ import pytest
 
 from autotune.suites import suite
 from autotune.trial import Trial
-from reports.collect import (
-    OTHER,
-    Tables,
-    collect,
-    name_problems,
-    read_tables,
-    write_tables,
-)
+from reports.collect import OTHER, collect, name_problems
 from reports.rows import RowError
+from reports.tables import Tables, read_tables, write_tables
 from tconv.geometry import PASSES
 from tconv.problem import Problem
 from tconv.target import TARGETS
@@ -102,3 +96,12 @@ def test_damaged_head_is_named(tmp_path: Path, tables: Tables, content: str, wor
     (tmp_path / "about.json").write_text(content)
     with pytest.raises(RowError, match=rf"about\.json.*{words}"):
         read_tables(tmp_path)
+
+
+def test_trials_stand_in_the_order_of_the_search(trials: list[Trial]) -> None:
+    """Measured by turns: the store has those last that were written last."""
+    problem = trials[0].problem
+    mine = [trial for trial in trials if trial.problem == problem]
+    turned = [replace(t, turn=turn) for turn, t in zip((2, 0, 1), mine, strict=True)]
+    made = collect(turned, SM_90, "predicted")
+    assert [row.tile for row in made.trials] == [str(mine[i].tile) for i in (1, 2, 0)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.collect import Tables
+from reports.about import read_about
 from reports.rows import (
     LayerRow,
     MapRow,
@@ -17,6 +17,8 @@ from reports.rows import (
     read_rows,
     write_rows,
 )
+from reports.tables import Tables
+from tests.tconv.test_files import SPOILT
 
 SCHEMA = [
     "suite",
@@ -124,6 +126,15 @@ def test_file_that_is_no_table_is_named(tmp_path: Path, content: bytes, words: s
     with pytest.raises(RowError, match=words) as caught:
         read_rows(path, LayerRow)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__[1:])
+def test_what_is_no_file_of_text_is_named(tmp_path: Path, spoil: object) -> None:
+    assert callable(spoil)
+    for name, read in (("x.csv", lambda path: read_rows(path, LayerRow)), ("a.json", read_about)):
+        spoil(tmp_path / name)
+        with pytest.raises(RowError, match=name):
+            read(tmp_path / name)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

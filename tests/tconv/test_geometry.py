@@ -99,7 +99,11 @@ def test_pool_size_is_torchs(
 
 @given(st.tuples(*[st.integers(1, 99)] * 14))
 def test_keys_read_back(numbers: tuple[int, ...]) -> None:
-    shape = ConvGeometry(*numbers)
+    batch, channels, rest_h, rest_w, filters, filter_h, filter_w, *window, groups = numbers
+    dilation_h, dilation_w = window[4:]
+    in_h, in_w = rest_h + dilation_h * (filter_h - 1), rest_w + dilation_w * (filter_w - 1)
+    volume = (batch, channels * groups, in_h, in_w)
+    shape = ConvGeometry(*volume, filters * groups, filter_h, filter_w, *window, groups)
     for problem in (Problem(shape, "fprop"), Problem(shape, "wgrad", "float32", "nchw", "tf32")):
         assert Problem.from_key(problem.key) == problem
 
@@ -108,3 +112,17 @@ def test_keys_read_back(numbers: tuple[int, ...]) -> None:
 def test_what_is_no_key_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="names no problem"):
         Problem.from_key(key)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ("n1c2h3w3-k2f1x1-s0x1-p0x0-d1x1-g1", "stride_h is 0"),
+        ("n1c2h3w3-k2f1x1-s1x1-p0x0-d1x1-g0", "groups is 0"),
+        ("n1c2h3w3-k2f5x5-s1x1-p0x0-d1x1-g1", "larger than the padded input"),
+        ("n9999999999999c2h3w3-k2f1x1-s1x1-p0x0-d1x1-g1", "names no convolution"),
+    ],
+)
+def test_a_key_of_a_layer_that_cannot_exist_is_refused(layer: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Problem.from_key(f"fprop/float16/nhwc/{layer}")

@@ -306,6 +306,9 @@ def test_autocast(dtype: torch.dtype) -> None:
         ({"bias": torch.zeros(3)}, "1-dimensional with 4 elements"),
         ({"bias": torch.zeros(4, dtype=torch.float64)}, "bias type \\(float64\\)"),
         ({"weight": torch.zeros(4, 3, 9, 3)}, r"\(6 x 6\). Kernel size: \(9 x 3\)"),
+        ({"weight": torch.zeros(4, 3, 3, 3), "dilation": 3}, r"Kernel size: \(7 x 7\)"),
+        ({"input": torch.zeros(1, 3, 0, 6)}, r"\(0 x 6\). Kernel size: \(3 x 3\)"),
+        ({"input": torch.zeros(1, 3, 0, 6), "padding": 2}, "Only zero batch or zero channel"),
         ({"weight": torch.zeros(4, 3, 3)}, "for 3-dimensional weight"),
         ({"input": torch.zeros(2, 5, 3, 6, 6)}, "5-dimensional input"),
         ({"weight": torch.zeros(4, 3, 3, 3, device="meta")}, "same device"),
@@ -316,6 +319,9 @@ def test_refuses_what_torch_refuses(change: dict[str, Any], words: str) -> None:
     good = {"input": torch.zeros(1, 3, 6, 6), "weight": torch.zeros(4, 3, 3, 3)}
     with pytest.raises(RuntimeError, match=words):
         conv2d(**(good | change))
+    if "same device" not in words:  # a meta tensor's company torch does not mind
+        with pytest.raises(RuntimeError):
+            torch.conv2d(**(good | change))
 
 
 def test_refuses_integers_by_name() -> None:

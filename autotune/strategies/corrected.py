@@ -1,0 +1,73 @@
+"""A model's times, corrected by what was measured: for kernels whose cost can be computed.
+
+A forest learns by what factor the model errs, and where; the next configuration is that which
+promises most by the model's figure times the factor. So little has to be learnt that it pays from
+a handful of measurements on. Needs scikit-learn, as the surrogate does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.strategies.common import Evaluate, SearchSpace, Times
+from autotune.strategies.forest import FAILED_BEYOND, features, improvement, predictions
+from autotune.strategies.ranked import ranked
+
+STARTS = 6  # of the model's own choices, before it is corrected
+TRUST = 0.6  # in what the forest says of one place; the rest is the mean of all corrections
+WORTH_ASKING = 1.5  # ln of how far behind the best prediction one may be, if the model is right
+
+
+def corrected(space: SearchSpace, evaluate: Evaluate, generator: np.random.Generator) -> None:
+    """Try configurations until the space is spent; the first in the model's order.
+
+    Raises:
+        ValueError: where no model knows the kernel.
+    """
+    if space.order is None or space.predicted is None:
+        raise ValueError("strategy 'corrected' corrects a model's figures, and this space has none")
+    if importlib.util.find_spec("sklearn") is None:
+        warnings.warn(
+            "scikit-learn is not installed, so that the model's order is followed as it stands: "
+            "python -m pip install 'tconv[search]'",
+            stacklevel=2,
+        )
+        return ranked(space, evaluate, generator)
+    base = _logs(space.predicted)
+    described = np.column_stack([features(space), base]).astype(np.float32)
+    untried = np.ones(len(space), dtype=bool)
+    tried: list[int] = []
+    logs: list[float] = []  # NaN where one failed
+
+    def attempt(places: list[int]) -> None:
+        untried[places] = False
+        logs.extend(np.log(evaluate(places)).tolist())
+        tried.extend(places)
+
+    attempt(list(space.order[:STARTS]))
+    while untried.any():
+        rest = np.flatnonzero(untried)
+        if np.isnan(logs).all():
+            attempt([int(rest[base[rest].argmin()])])
+            continue
+        known = np.array(logs)
+        known = np.where(np.isnan(known), np.nanmax(known) + FAILED_BEYOND, known)
+        off = known - base[tried]
+        asked = rest[base[rest] <= base[rest].min() + WORTH_ASKING + 3 * off.std()]
+        each = predictions(
+            described[tried], off, described[asked], int(generator.integers(1 << 31))
+        )
+        factor = TRUST * each + (1 - TRUST) * off.mean()
+        promise = improvement(base[asked] + factor, float(np.nanmin(logs)))
+        attempt([int(asked[promise.argmax()])])
+
+
+def _logs(predicted: Times) -> NDArray[np.float64]:
+    """Logarithms; what the model holds for impossible lies beyond all that it does not."""
+    finite = np.isfinite(predicted) & (predicted > 0)
+    logs = np.log(np.where(finite, predicted, 1.0))
+    return np.where(finite, logs, logs[finite].max(initial=0.0) + 2 * WORTH_ASKING)

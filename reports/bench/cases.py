@@ -1,0 +1,81 @@
+"""What is measured: each pass of each layer of the suites, fused endings, and pools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from autotune.suites import Layer, PoolLayer, pools, suite
+from tconv.geometry import Pass
+from tconv.problem import PoolProblem, Problem
+
+# Of a convolution's forward pass: what its kernel does besides, by the suffix of the suite's name.
+ENDINGS = ("", "+relu", "+relu+pool")
+
+
+@dataclass(frozen=True)
+class ConvCase:
+    """One pass of a convolution layer; ``ending`` is one of ``ENDINGS``, with a bias before it."""
+
+    suite: str
+    layer: str
+    problem: Problem
+    ending: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.suite}{self.ending} {self.layer} {self.problem.direction}"
+
+
+@dataclass(frozen=True)
+class PoolCase:
+    """One pass of a max-pool."""
+
+    suite: str
+    layer: str
+    problem: PoolProblem
+
+    @property
+    def name(self) -> str:
+        return f"{self.suite} {self.layer} {self.problem.direction}"
+
+
+Case = ConvCase | PoolCase
+
+
+def cases(
+    suites: Iterable[str], passes: Sequence[Pass], dtypes: Iterable[str], batch: int
+) -> Iterator[Case]:
+    """The cases of ``suites``, each dtype after the other; ``tf32`` and ``tf32x3`` are float32.
+
+    VGG's forward passes come with their endings as well, the pool where one follows in the network.
+    """
+    for dtype in dtypes:
+        for name in suites:
+            layers, pooled = suite(name, batch), pools(name, batch)
+            for layer in layers:
+                for direction in passes:
+                    yield ConvCase(name, layer.name, Problem.of(layer.geometry, direction, dtype))
+            if name.startswith("vgg") and "fprop" in passes:
+                yield from _ended(layers, dtype)
+            yield from _pools(pooled, passes, dtype)
+
+
+def _ended(layers: Sequence[Layer], dtype: str) -> Iterator[Case]:
+    for ending in ENDINGS[1:]:
+        for layer in layers:
+            if layer.pooled or "pool" not in ending:
+                problem = Problem.of(layer.geometry, "fprop", dtype)
+                yield ConvCase(layer.suite, layer.name, problem, ending)
+
+
+def _pools(pooled: Sequence[PoolLayer], passes: Sequence[Pass], dtype: str) -> Iterator[Case]:
+    plain = "float32" if dtype.startswith("tf32") else dtype
+    if dtype == "tf32x3":
+        return  # a maximum multiplies nothing: float32's row says it all
+    for layer in pooled:
+        for direction in passes:
+            if direction != "wgrad":
+                kind: Literal["fprop", "dgrad"] = direction
+                yield PoolCase(layer.suite, layer.name, PoolProblem(layer.geometry, kind, plain))

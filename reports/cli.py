@@ -1,0 +1,263 @@
+"""Measure, render reports from what is stored, and compare their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, cast
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from autotune.cli import ALL_PASSES, fail, known, known_passes
+from autotune.deadline import Deadline, seconds_of
+from autotune.store import Store, default_path
+from autotune.suites import DEFAULT_BATCH
+from autotune.suites import names as suite_names
+from autotune.trial import Trial
+from reports.bench.run import (
+    NETWORKS,
+    REHEARSAL,
+    SUITES,
+    Run,
+    default_work,
+    folder_of,
+    rehearsal_work,
+)
+from reports.collect import collect
+from reports.compare import compare, pairs_grid, render_comparison, share_of, summary
+from reports.page import Grid
+from reports.render import default_folder, render
+from reports.rows import RowError
+from reports.tables import HEAD, Tables, merged, read_tables
+from tconv.models import BUILDERS
+from tconv.ops.launch import interpreting
+from tconv.problem import ARITHMETICS
+from tconv.table import Kind
+from tconv.target import TARGETS, Target, target_of
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+COMMANDS = (
+    "python -m autotune tune --target {target}",
+    "python -m reports render --target {target}",
+)
+
+
+def commands_for(target: str) -> tuple[str, ...]:
+    """What makes a report on ``target`` anew."""
+    return tuple(command.format(target=target) for command in COMMANDS)
+
+
+def known_targets() -> dict[str, Target]:
+    """The architectures that can be predicted for, and the GPUs at hand."""
+    here = (target_of(index) for index in range(torch.cuda.device_count()))
+    return {**TARGETS, **{target.name: target for target in here}}
+
+
+def _trials(path: Path) -> list[Trial]:
+    """All trials of the store at ``path``; none where there is no store."""
+    if not path.exists():  # opening would make an empty one
+        return []
+    with Store(path) as store:
+        trials = list(store.trials())
+        if store.path is None and not trials:
+            fail(f"{path} cannot be used as a store of trials")
+        return trials
+
+
+def _contents(trials: Sequence[Trial], target: Target, kind: Kind) -> Tables:
+    """A report's content for one target: what was tuned and what was measured beside cuDNN."""
+    tuned = benched = None
+    if any((trial.target, trial.kind) == (target.name, kind) for trial in trials):
+        tuned = collect(trials, target, kind, commands_for(target.name))
+    folder = folder_of(target.name)
+    if kind == "measured" and (folder / HEAD).exists():
+        benched = read_tables(folder)
+    return merged(tuned, benched)
+
+
+def _from_store(name: str, kind: str | None, path: Path) -> Tables:
+    """A report's content for one target, by name."""
+    targets = known_targets()
+    if name not in targets:
+        fail(f"no target {name!r}; there are: {', '.join(targets)}")
+    if kind not in (None, "predicted", "measured"):
+        fail(f"no kind {kind!r}; there are: predicted, measured")
+    wanted = cast(Kind, kind or ("predicted" if name in TARGETS else "measured"))
+    try:
+        return _contents(_trials(path), targets[name], wanted)
+    except LookupError:
+        fail(f"no {wanted} trials for {name} in {path}; make some: {commands_for(name)[0]}")
+
+
+def _stored(kind: str | None, path: Path) -> list[Tables]:
+    """A report's content for each target and kind that is stored."""
+    trials, targets = _trials(path), known_targets()
+    benched = ((name, "measured") for name in targets if (folder_of(name) / HEAD).exists())
+    found = sorted({*((trial.target, trial.kind) for trial in trials), *benched})
+    for name in sorted({name for name, _ in found if name not in targets}):
+        typer.echo(f"{name} is not at hand: its trials are left out", err=True)
+    wanted = [(name, k) for name, k in found if name in targets and kind in (None, k)]
+    if not wanted:
+        fail(f"no trials to report in {path}; make some: python -m autotune tune")
+    return [_contents(trials, targets[name], cast(Kind, k)) for name, k in wanted]
+
+
+@app.command("render")
+def render_command(
+    target: Annotated[
+        str | None,
+        typer.Option(help="architecture or GPU; by default all that is stored"),
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="predicted or measured")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder; by default one in reports/published")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="the tuner's store of trials")] = None,
+    tables: Annotated[
+        Path | None, typer.Option(help="render again from the tables in this folder")
+    ] = None,
+) -> None:
+    """Write index.html, index.md, SVG figures and CSV tables: a folder a target and kind."""
+    path = store or default_path()
+    try:
+        if tables is not None:
+            contents = [read_tables(tables)]
+        elif target is not None:
+            contents = [_from_store(target, kind, path)]
+        else:
+            contents = _stored(kind, path)
+        if out is not None and len(contents) > 1:
+            names = ", ".join(content.about.target for content in contents)
+            fail(f"--out takes one report and there are several: name its --target ({names})")
+        for content in contents:
+            _write(content, out or default_folder(content))
+    except RowError as error:
+        fail(str(error))
+    except OSError as error:
+        typer.echo(f"the report cannot be written: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _write(content: Tables, folder: Path) -> None:
+    pages = render(content, folder)[:2]
+    about = content.about
+    typer.echo(f"{about.kind} report on {about.target}: {', '.join(map(str, pages))}")
+
+
+@app.command()
+def bench(
+    suite: Annotated[
+        list[str] | None, typer.Option(help="a model's layers, or a kind; may be given again")
+    ] = None,
+    passes: Annotated[str, typer.Option(help="of fprop, dgrad, wgrad, by commas")] = ALL_PASSES,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="float16 by default; tf32x3 is accurate float32")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="images at a time")] = DEFAULT_BATCH,
+    network: Annotated[
+        list[str] | None, typer.Option(help="measured whole; by default the five of the goals")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="time to stop after: 90s, 8m, 1h30m")] = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="small layers in Triton's interpreter, on a CPU")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the report; by default one in reports/published")
+    ] = None,
+) -> None:
+    """Measure layers, pools, networks and memory beside torch on this GPU, and render the report.
+
+    A run that was broken off goes on from the rows it has.
+    """
+    known_networks = (network or list(NETWORKS)) if not rehearse else []
+    for kind, wanted, there in (
+        ("suite", suite or [], suite_names()),
+        ("network", known_networks, BUILDERS),
+        ("dtype", dtype or [], ARITHMETICS),
+    ):
+        for each in wanted:
+            known(kind, each, there)
+    directions = known_passes(passes)
+    try:
+        deadline = Deadline() if budget is None else Deadline(seconds_of(budget))
+    except ValueError as error:
+        fail(f"--budget: {error}")
+    device, target = _bench_device(rehearse)
+    work = rehearsal_work() if rehearse else default_work(
+        suite or SUITES, directions, dtype or ["float16"], batch, known_networks
+    )  # fmt: skip
+    folder = out or (Path("runs") / "rehearsal" if rehearse else None)
+    try:
+        run = Run(target, device, deadline, typer.echo)
+        run.do(work)
+        tables = run.tables if rehearse else _contents(_trials(default_path()), target, "measured")
+        _write(tables, folder or default_folder(tables))
+    except RowError as error:
+        fail(str(error))
+    except OSError as error:
+        typer.echo(f"rows or report cannot be written: {error}", err=True)
+        raise typer.Exit(1) from error
+    if run.left:
+        typer.echo(f"{len(run.left)} are left, the next run goes on with them: {run.left[0]}, ...")
+
+
+def _bench_device(rehearse: bool) -> tuple[torch.device, Target]:
+    """The GPU of this machine; a CPU for a rehearsal, which must run the kernels too."""
+    if rehearse:
+        if not interpreting():
+            fail("a rehearsal runs in Triton's interpreter: set TRITON_INTERPRET=1")
+        return torch.device("cpu"), REHEARSAL
+    if not torch.cuda.is_available():
+        fail(
+            "there is no GPU here, and nothing is measured without one; what is stored is rendered "
+            "by: python -m reports render"
+        )
+    return torch.device("cuda", torch.cuda.current_device()), target_of(torch.cuda.current_device())
+
+
+@app.command("compare")
+def compare_command(
+    before: Annotated[Path, typer.Argument(help="a layers.csv")],
+    after: Annotated[Path, typer.Argument(help="another")],
+    fail_on_regression: Annotated[
+        str | None,
+        typer.Option(help="exit with 1 where a pass is slower by more, beyond noise: 5%"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for pages that show it")] = None,
+) -> None:
+    """What became slower or faster from one layer table to another, beyond noise."""
+    try:
+        beyond = None if fail_on_regression is None else share_of(fail_on_regression)
+    except ValueError as error:
+        fail(f"--fail-on-regression: {error}")
+    try:
+        found = compare(before, after)
+    except RowError as error:
+        fail(str(error))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(summary(found), markup=False)
+    changed = [*found.changed("slower"), *found.changed("faster")]
+    if changed:
+        console.print(_shown(pairs_grid(changed)))
+    if out is not None:
+        try:
+            written = render_comparison(found, before, after, out)
+        except OSError as error:
+            typer.echo(f"the comparison cannot be written: {error}", err=True)
+            raise typer.Exit(1) from error
+        console.print(f"side by side: {written[0]}", markup=False)
+    if beyond is not None and (worse := found.regressions(beyond)):
+        typer.echo(f"{len(worse)} passes are slower by more than {fail_on_regression}", err=True)
+        raise typer.Exit(1)
+
+
+def _shown(grid: Grid) -> Table:
+    """A page's table for the terminal."""
+    table = Table(*grid.headings)
+    for row in grid.rows:
+        table.add_row(*map(escape, row))
+    return table

@@ -1,0 +1,332 @@
+"""The parts of a GPU run, each a few minutes at most, in the order in which they are worth most."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from autotune import gate
+from autotune.deadline import Deadline
+from autotune.measure import Timing, inputs, measure
+from autotune.search import DEFAULT_CANDIDATES, DEFAULT_EFFORT, Effort
+from autotune.suites import suite
+from autotune.tune import Job, Outcome, jobs, machine, tune
+from reports.bench.layers import REHEARSAL as BENCH_REHEARSAL
+from reports.bench.layers import HostTimer
+from reports.bench.run import NETWORKS, REHEARSAL, Run, Work, default_work, rehearsal_work
+from reports.gpu_run.state import Part, State
+from reports.rows import LayerRow
+from tconv.choice import Choice
+from tconv.geometry import PASSES, Pass
+from tconv.ops.conv_run import run
+from tconv.problem import Problem
+from tconv.target import TARGETS, Target
+
+# What runs on the GPU where there is one: all that holds kernels against a reference.
+TESTS = ("tests/tconv/algorithms", "tests/tconv/ops", "tests/tconv/test_convert.py",
+         "tests/tconv/test_graphs.py", "tests/tconv/models/test_train.py")  # fmt: skip
+TOOLS = ("memcheck", "racecheck", "initcheck")  # of compute-sanitizer
+TEST_SECONDS, TOOL_SECONDS, PROFILE_SECONDS = 240.0, 240.0, 90.0
+TEST_PROCESSES = 8
+TIDY_SECONDS = 5.0  # kept back from a tune, for what is written after it
+# The suites of the goals, then more arithmetics of those that the goals name.
+TUNED = (
+    ("vgg16", "float16"), ("lenet5", "float16"), ("resnet50", "float16"),
+    ("depthwise", "float16"), ("grouped", "float16"), ("mobilenet_v2", "float16"),
+    ("alexnet", "float16"), ("vgg16", "tf32x3"), ("vgg16", "bfloat16"), ("resnet50", "tf32x3"),
+    ("resnet50", "bfloat16"), ("vgg16", "tf32"),
+)  # fmt: skip
+# Tried in full, so that searches can be replayed: small and large, each pass, each kind of layer.
+TRACED: tuple[tuple[str, str, Pass], ...] = (
+    ("vgg16", "features.10", "fprop"), ("vgg16", "features.10", "wgrad"),
+    ("vgg16", "features.24", "dgrad"), ("vgg16", "features.0", "fprop"),
+    ("lenet5", "c3", "fprop"), ("lenet5", "c1", "wgrad"), ("resnet50", "layer2.0.conv2", "fprop"),
+    ("resnet50", "layer3.0.conv1", "wgrad"), ("resnet50", "conv1", "fprop"),
+    ("depthwise", "3x3 wide", "fprop"), ("depthwise", "5x5 deep", "wgrad"),
+    ("grouped", "resnext layer2", "fprop"),
+)  # fmt: skip
+TRACE_EFFORT = replace(DEFAULT_EFFORT, candidates=1_000_000, measure_milliseconds=15.0,
+                       warmup_milliseconds=3.0, workers=16)  # fmt: skip
+PROFILED = 6  # losses that a profiler looks at
+SECTIONS = ("SpeedOfLight", "Occupancy", "SchedulerStats", "WarpStateStats")
+TOLD = ("Compute (SM) Throughput", "Memory Throughput", "DRAM Throughput", "L2 Cache Throughput",
+        "Achieved Occupancy", "Issued Warp Per Scheduler", "Duration")  # fmt: skip
+
+
+class LeftError(Exception):
+    """The run's time is spent before this part is done: the next run takes it up."""
+
+
+class CannotError(Exception):
+    """This machine lacks what the part needs."""
+
+
+@dataclass
+class Context:
+    """What all parts are given."""
+
+    out: Path
+    state: State
+    deadline: Deadline
+    device: torch.device
+    target: Target
+    rehearse: bool = False
+    tell: Callable[[str], None] = print
+    left: list[str] = field(default_factory=list)
+
+    def spawn(self, command: Sequence[str], seconds: float, log: str) -> str:
+        """Run a command of this checkout, its output in a file of ``out``; the last lines of it.
+
+        Raises:
+            LeftError: where the run's own end stopped it.
+            RuntimeError: where it failed, or took longer than ``seconds``.
+        """
+        limit = min(seconds, self.deadline.left)
+        path = self.out / log
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as sink:
+            try:
+                done = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, timeout=limit)
+            except subprocess.TimeoutExpired as error:
+                if limit < seconds:
+                    raise LeftError from error
+                raise RuntimeError(f"it took more than {seconds:g} s; see {log}") from error
+        last = "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
+        if done.returncode:
+            raise RuntimeError(f"exit code {done.returncode}:\n{last}")
+        return last
+
+
+@dataclass(frozen=True)
+class Task:
+    """A part of a step; ``least`` seconds must be left for it to begin."""
+
+    step: str
+    name: str
+    run: Callable[[Context], str]
+    least: float = 5.0
+
+
+def perform(task: Task, context: Context) -> None:
+    """Do a part that is not done yet, and note how it ended."""
+    if context.state.known(task.step, task.name):
+        return
+    label = f"{task.step}: {task.name}"
+    if context.deadline.left < task.least:
+        context.left.append(label)
+        return
+    before = context.deadline.left
+    try:
+        part = Part("done", 0.0, task.run(context))
+    except LeftError:
+        context.left.append(label)
+        return
+    except CannotError as error:
+        part = Part("cannot", 0.0, str(error))
+    except Exception as error:  # one part that fails leaves the others
+        part = Part("failed", 0.0, f"{type(error).__name__}: {error}")
+    spent = before - context.deadline.left if math.isfinite(before) else 0.0
+    context.state.keep(task.step, task.name, replace(part, seconds=spent))
+    last = part.note.strip().splitlines()[-1:]
+    context.tell(f"{label}: {part.outcome}, {spent:.0f} s. {last[0] if last else ''}")
+
+
+def tasks(rehearse: bool) -> Iterator[Task]:
+    """All parts, in order."""
+    yield Task("tests", "gpu", _marked_tests, least=30)
+    for place in TESTS[2:3] if rehearse else TESTS:
+        yield Task("tests", place, partial(_tests, place=place), least=30)
+    for tool in TOOLS:
+        yield Task("sanitizer", tool, partial(_sanitize, tool=tool), least=30)
+    for name, dtype in TUNED[1:2] if rehearse else TUNED:
+        label = f"{name} {dtype}"
+        yield Task("tune", label, partial(_tune, name=name, dtype=dtype), least=15)
+        yield Task("bench", label, partial(_bench, name=name, dtype=dtype), least=15)
+        if dtype == "float16" and name in NETWORKS:
+            yield Task("bench", f"{name}, whole", partial(_whole, name=name), least=30)
+    yield Task("losses", "profile", _profile, least=30)
+    for traced in TRACED[4:5] if rehearse else TRACED:
+        yield Task("traces", " ".join(traced), partial(_trace, traced=traced), least=20)
+
+
+def _pytest(context: Context, arguments: Sequence[str], log: str) -> str:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    return context.spawn(command, TEST_SECONDS, f"logs/{log}.txt")
+
+
+def _marked_tests(context: Context) -> str:
+    return _pytest(context, ["-m", "gpu", "tests"], "tests-gpu")
+
+
+def _tests(context: Context, place: str) -> str:
+    processes = 1 if context.rehearse else min(TEST_PROCESSES, os.cpu_count() or 1)
+    many = ["-n", str(processes)] if processes > 1 else []
+    return _pytest(context, [*many, place], "tests-" + Path(place).stem)
+
+
+def _sanitize(context: Context, tool: str) -> str:
+    """Every kernel once under one of compute-sanitizer's tools."""
+    program = [sys.executable, "-m", "reports.gpu_run.small"]
+    found = shutil.which("compute-sanitizer")
+    if context.rehearse and tool == TOOLS[0]:  # the program itself, without the tool
+        return context.spawn(program, TOOL_SECONDS, f"logs/sanitizer-{tool}.txt")
+    if found is None or context.rehearse:
+        raise CannotError("compute-sanitizer is not on this machine")
+    command = [found, "--tool", tool, "--error-exitcode", "9", *program]
+    return context.spawn(command, TOOL_SECONDS, f"logs/sanitizer-{tool}.txt")
+
+
+def _tune(context: Context, name: str, dtype: str) -> str:
+    """The winners of a suite, or as many as the time allows."""
+    work = jobs(suite(name), PASSES, dtype)
+    effort = replace(DEFAULT_EFFORT, candidates=DEFAULT_CANDIDATES["measured"])
+    if context.rehearse:
+        work, effort = work[:2], replace(effort, candidates=2)
+    return _told(_tuned(context, work, effort, None))
+
+
+def _tuned(context: Context, work: Sequence[Job], effort: Effort, strategy: str | None) -> Outcome:
+    limit = Deadline(max(1.0, context.deadline.left - TIDY_SECONDS))
+    if not context.rehearse:
+        return tune(work, context.target, "measured", effort, strategy=strategy, deadline=limit)
+    compiled = replace(TARGETS["sm_90"], name=REHEARSAL.name)
+    return tune(work, compiled, "measured", effort, strategy=strategy, deadline=limit,
+                gate=gate.check, measure=host_measure)  # fmt: skip
+
+
+def host_measure(problem: Problem, choice: Choice, best: float) -> Timing:
+    """In place of a GPU's clock: a small copy of the problem in the interpreter, by the host's."""
+    small, tile = gate.scaled_down(problem, choice)
+    tensors = inputs(small, "cpu")
+    call = partial(run, small, replace(choice, tile=tile), **tensors)
+    return measure(HostTimer([call]), BENCH_REHEARSAL, best)
+
+
+def _told(outcome: Outcome) -> str:
+    """A tune's end in a line.
+
+    Raises:
+        LeftError: where its time was spent first; its trials are in the store.
+        RuntimeError: for what it could not do.
+    """
+    failed = sum(finding.winner is None for finding in outcome.findings)
+    if outcome.trouble or outcome.interrupted:
+        raise RuntimeError("; ".join(outcome.trouble) or "interrupted")
+    if outcome.left:
+        raise LeftError
+    words = f"{len(outcome.findings)} problems, {outcome.compiled} candidates compiled"
+    without = f", {failed} without a winner" if failed else ""
+    return f"{words}, drift {outcome.drift:.3f}{without}"
+
+
+def _measured(context: Context, work: Work) -> str:
+    """Part of the bench.
+
+    Raises:
+        LeftError: where its time was spent first; its rows are kept.
+    """
+    target = REHEARSAL if context.rehearse else context.target
+    run = Run(target, context.device, context.deadline, context.tell)
+    run.do(work)
+    if run.left:
+        raise LeftError
+    return f"{len(run.tables.layers)} layers, {len(run.tables.networks)} rows of networks so far"
+
+
+def _bench(context: Context, name: str, dtype: str) -> str:
+    if context.rehearse:
+        return _measured(context, replace(rehearsal_work(), networks=(), memory=()))
+    work = default_work([name], PASSES, [dtype], networks=())
+    return _measured(context, work if dtype == "float16" else replace(work, memory=()))
+
+
+def _whole(context: Context, name: str) -> str:
+    if context.rehearse:
+        return _measured(context, Work(networks=rehearsal_work().networks[:1]))
+    return _measured(context, default_work([], networks=[name]))
+
+
+def _trace(context: Context, traced: tuple[str, str, Pass]) -> str:
+    """All candidates of one problem, measured quickly."""
+    network, layer, direction = traced
+    (found,) = (each for each in suite(network) if each.name == layer)
+    work = jobs([found], (direction,), "float16")
+    effort = replace(TRACE_EFFORT, candidates=3, workers=1) if context.rehearse else TRACE_EFFORT
+    return _told(_tuned(context, work, effort, "exhaustive"))
+
+
+def _profile(context: Context) -> str:
+    """What the profiler says of the passes that lose most time to cuDNN."""
+    lost = worst_losses(context)
+    if not lost:
+        return "no losses are known"
+    ncu = shutil.which("ncu")
+    if ncu is None:
+        raise CannotError("ncu is not on this machine")
+    told = []
+    for number, row in enumerate(lost):
+        where = f"logs/ncu-{number}.csv"
+        command = [ncu, "--clock-control", "none", "--profile-from-start", "off", "--csv",
+                   *(word for section in SECTIONS for word in ("--section", section)),
+                   sys.executable, "-m", "reports.gpu_run.one", row.problem.key]  # fmt: skip
+        context.spawn(command, PROFILE_SECONDS, where)
+        figures = metrics((context.out / where).read_text(encoding="utf-8", errors="replace"))
+        words = ", ".join(f"{name} {value}" for name, value in figures.items())
+        told.append(f"{row.suite} {row.layer} {row.direction} ({row.times_nhwc:.2f}): {words}")
+    return "\n".join(told)
+
+
+def worst_losses(context: Context) -> list[LayerRow]:
+    """Plain convolutions that are slower than cuDNN's, the most time lost first."""
+    target = REHEARSAL if context.rehearse else context.target
+    rows = Run(target, context.device, context.deadline, context.tell).tables.layers
+    lost = [row for row in rows if row.filters and not row.ending and (row.times_nhwc or 1) < 1]
+    lost.sort(key=lambda row: (row.cudnn_nhwc_ms or 0.0) - (row.tconv_ms or 0.0))
+    return lost[:PROFILED]
+
+
+def metrics(text: str) -> dict[str, str]:
+    """Figures of the longest kernel in ncu's CSV, by name.
+
+    >>> metrics('"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"\\n'
+    ...         '"0","k","Duration","us","12.5"\\n"0","k","DRAM Throughput","%","71"\\n')
+    {'Duration': '12.5 us', 'DRAM Throughput': '71 %'}
+    """
+    lines = [line for line in text.splitlines() if line.startswith('"')]
+    kernels: dict[str, dict[str, str]] = {}
+    longest: dict[str, float] = {}
+    for row in csv.DictReader(io.StringIO("\n".join(lines))):
+        name, number = row.get("Metric Name", ""), row.get("ID", "")
+        if name in TOLD:
+            value = row.get("Metric Value", "").replace(",", "")
+            kernels.setdefault(number, {})[name] = f"{value} {row.get('Metric Unit', '')}".strip()
+            if name == "Duration":
+                longest[number] = float(value or 0)
+    if not longest:
+        return {}
+    return kernels[max(longest, key=lambda number: longest[number])]
+
+
+def here(rehearse: bool) -> tuple[torch.device, Target]:
+    """The GPU of this machine; for a rehearsal the CPU.
+
+    Raises:
+        CannotError: where there is no GPU and it is no rehearsal.
+    """
+    if rehearse:
+        return torch.device("cpu"), REHEARSAL
+    found = machine()
+    if found is None:
+        raise CannotError("there is no GPU here; --rehearse takes the same way on a CPU")
+    return torch.device("cuda", torch.cuda.current_device()), found[0]

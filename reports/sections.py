@@ -1,0 +1,285 @@
+"""The chapters of a report, from its tables; what both pages show, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import fmean
+
+from matplotlib.figure import Figure
+
+from autotune.search import SEED
+from reports import compared, compared_figures, figures, grids, story, tuner_figures
+from reports.bench.layers import DRAWS
+from reports.glossary import glossary
+from reports.goals import goals_grid
+from reports.page import Grid, Heading, Part, Picture, Section, Text
+from reports.roofline import NAMED, roofline
+from reports.rows import MODES
+from reports.tables import Tables
+from tconv import svg
+from tconv.problem import Problem
+
+LAYERS_INTRO = (
+    "One row a layer and pass, in the lecture's words: K filters of extent F, stride S, zero "
+    "padding P. A row without K is a max-pool."
+)
+NOT_MEASURED = (
+    "No GPU took part: the comparison with cuDNN, whole networks and memory are not in this report."
+)
+
+
+def verdict(tables: Tables) -> str:
+    """The report in a sentence or two."""
+    return compared.verdict(tables) or story.verdict(tables)
+
+
+def facts(tables: Tables) -> list[tuple[str, str]]:
+    """What was measured, or predicted, on what, when and how."""
+    about = tables.about
+    used = dict.fromkeys(row.dtype for row in tables.layers)
+    peaks = [f"{about.peaks[d]:g} TFLOP/s {d}" for d in used if d in about.peaks]
+    if about.bandwidth_gbps > 1:
+        peaks.append(f"{about.bandwidth_gbps:g} GB/s")
+    reached = [
+        f"{value:g} TFLOP/s {name}" for name, value in about.ceilings.items() if name != "copy"
+    ]
+    if "copy" in about.ceilings:
+        reached.append(f"{about.ceilings['copy']:g} GB/s, a copy's reads and writes")
+    origin = {
+        "predicted": "predicted, by the tuner's model from code compiled for this target; "
+        "nothing here was measured",
+        "measured": "measured on this machine: medians, caches flushed before each run, all sides "
+        "in turn on the same numbers",
+    }
+    return [
+        ("Target", f"{about.product} ({about.arch}), {about.processors} processors"),
+        *([("Peaks, the vendor's", ", ".join(peaks))] if peaks else []),
+        *([("Reached here", ", ".join(reached))] if reached else []),
+        ("Times are", origin[about.kind]),
+        ("Versions", about.versions or "not recorded"),
+        *about.facts.items(),
+        ("Date", about.date),
+    ]
+
+
+def reproduce(tables: Tables) -> str:
+    """What besides the commands decides the figures."""
+    if tables.about.kind == "predicted":
+        return (
+            f"A search begins from seed {SEED}, and a prediction is arithmetic: the same versions "
+            "give the same figures. The numbers that a tile is checked on are drawn afresh."
+        )
+    drawn = ", ".join(map(str, range(DRAWS)))
+    return (
+        f"Inputs are of unit variance, drawn from the seeds {drawn}, of which runs take turns; a "
+        f"search begins from seed {SEED}. The numbers that a tile is checked on before it may win "
+        "are drawn afresh. The versions stand at the top."
+    )
+
+
+def first_screen(tables: Tables) -> tuple[Part, ...]:
+    """What stands below the facts: geometric means by pass."""
+    return (grids.pass_grid(tables),)
+
+
+def notes(tables: Tables) -> list[str]:
+    """What is missing, said plainly."""
+    found = [NOT_MEASURED] if tables.about.kind == "predicted" else []
+    told = {row.problem.key for row in tables.layers if row.filters is not None}
+    failed = sorted({trial.problem for trial in tables.trials} - told)
+    if failed:
+        named = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
+        found.append(f"Problems of which no candidate passed: {len(failed)} ({named}).")
+    if tables.layers and not tables.trials:
+        found.append("The tuner's trials are missing: resources and reasons cannot be shown.")
+    if tables.about.kind == "measured":
+        lacking = [name for name in ("networks", "memory") if not getattr(tables, name)]
+        if lacking:
+            found.append(f"Not measured yet: {' and '.join(lacking)}.")
+        uncompared = sum(row.times_nhwc is None for row in tables.layers)
+        if uncompared:
+            found.append(f"Not measured beside cuDNN: {uncompared} of {len(tables.layers)} rows.")
+    for suite in story.suites(tables):
+        layers = {row.layer for row in tables.layers if row.suite == suite}
+        if len(layers) > NAMED:
+            found.append(
+                f"Of {len(layers)} layers of {suite} the roofline names {NAMED}, a chart of bars "
+                f"shows {figures.BARS}."
+            )
+    return [*found, *tables.about.notes]
+
+
+def sections(tables: Tables) -> list[Section]:
+    """The chapters; one that has nothing to show is left out."""
+    kind = tables.about.kind
+    chapters: list[tuple[str, Callable[[Tables], list[Part]]]] = [
+        ("Goals", _goals),
+        (f"Layers, {kind}", _layers),
+        (f"Against the roofline, {kind}", _roofline),
+        ("Faster and slower than cuDNN, measured", _compared),
+        ("What the tuner did", _tuner),
+        ("End to end, measured", _networks),
+        ("Memory, measured", _memory),
+        ("How to read it", _glossary),
+    ]
+    made = [(title, tuple(build(tables))) for title, build in chapters]
+    return [Section(title, parts) for title, parts in made if parts]
+
+
+def _goals(tables: Tables) -> list[Part]:
+    if tables.about.kind != "measured" or not any(row.times_nhwc for row in tables.layers):
+        return []
+    words = (
+        "What the project wants of a data-centre GPU, float16 and batch 64 unless said, and what "
+        "was measured here: times as fast as the other side, or a share of what a copy reaches."
+    )
+    return [Text(words), goals_grid(tables)]
+
+
+def _layers(tables: Tables) -> list[Part]:
+    parts: list[Part] = [Text(LAYERS_INTRO)]
+    for suite in story.suites(tables):
+        rows = [row for row in tables.layers if row.suite == suite]
+        grid = grids.layer_grid(tables, rows)
+        parts.append(Heading(f"{suite}, {tables.about.kind}"))
+        if grid.common:
+            parts.append(Text(f"All rows: {grid.common}."))
+        parts.append(grid)
+    return parts
+
+
+def _picture(name: str, title: str, caption: str, figure: Figure | None) -> list[Part]:
+    if figure is None:
+        return []
+    return [Picture(name, title, f"{title}. {caption}", svg.as_svg(figure, name, title))]
+
+
+def _roofline(tables: Tables) -> list[Part]:
+    kind = tables.about.kind
+    under = (
+        "Each layer stands over its name, a mark a pass. Under the slope memory is the limit, "
+        "under the flat roof arithmetic is."
+    )
+    if any(row.times_nhwc for row in tables.layers):
+        under += " Rings are ours, small filled marks cuDNN's; a line joins the two of one pass."
+    if tables.about.ceilings:
+        under += " The dashed roof is what large products and copies reached on this very machine."
+    least = "100% is the least time that the machine's peaks allow the layer."
+    parts: list[Part] = []
+    for suite in story.suites(tables):
+        rows = [row for row in tables.layers if row.suite == suite]
+        name, title = _file_name("roofline", suite), f"Roofline of {suite}, {kind}"
+        parts += _picture(name, title, under, roofline(tables, suite))
+        if not story.ratios(rows):  # else its bars are those of the comparison
+            name, title = _file_name("shares", suite), f"Share of the roofline, {suite}, {kind}"
+            parts += _picture(name, title, least, figures.shares(tables, suite))
+    return parts
+
+
+def _file_name(kind: str, suite: str) -> str:
+    return f"{kind}-" + suite.replace("+", "-").replace("_", "-")
+
+
+def _compared(tables: Tables) -> list[Part]:
+    parts: list[Part] = []
+    for suite in story.suites(tables):
+        figure = compared_figures.speedups(tables, suite)
+        caption = (
+            "Longer is better; a hatched bar to the left of 1 is a loss. Both sides ran in one "
+            "measurement, on the same numbers and in the same precision."
+        )
+        name = _file_name("speedup", suite)
+        parts += _picture(name, f"Times as fast as torch, {suite}, measured", caption, figure)
+    if not parts:
+        return []
+    losses = compared.losses_grid(tables)
+    if not losses.rows:
+        return [*parts, Text("No pass was slower than cuDNN's on channels_last tensors.")]
+    intro = f"Passes that cuDNN computes faster, the costliest first, at most {compared.LOSSES}:"
+    return [*parts, Heading("The losses"), Text(intro), losses]
+
+
+def _tuner(tables: Tables) -> list[Part]:
+    kind = tables.about.kind
+    if not tables.trials and not tables.map:
+        return []
+    flat = (
+        "A thin line a problem, and the geometric mean of all. A line that is flat from the start "
+        "had its best tile first."
+    )
+    progress = tuner_figures.progress(tables)
+    parts: list[Part] = [grids.search_grid(tables)]
+    parts += _picture("progress", f"Best so far, {kind}", flat, progress)
+    pairs = story.foreseen(tables.trials)
+    ranks = [r for held in pairs.values() if (r := story.rank_correlation(held)) is not None]
+    if kind == "measured" and ranks:
+        caption = (
+            f"Rank correlation of what the model foresaw and what was measured, mean over "
+            f"{len(ranks)} problems: {fmean(ranks):.2f}."
+        )
+        foreseen = tuner_figures.prediction(tables)
+        parts += _picture("prediction", "The model's word, and the clock's", caption, foreseen)
+    source = (
+        "by the model alone, before anything was compiled"
+        if kind == "predicted"
+        else "of what was measured; an empty cell was not"
+    )
+    for number, key in enumerate(tuner_figures.mapped_problems(tables), 1):
+        problem = Problem.from_key(key)
+        shape = problem.geometry
+        caption = (
+            f"On {shape.input_volume}, batch {shape.batch}: the best milliseconds for each block "
+            f"{source}, whatever the other choices. The winner's blocks are marked."
+        )
+        title = f"Tile map, {kind}: {problem.direction} of {shape.describe()}"
+        parts += _picture(f"tiles-{number}", title, caption, tuner_figures.tile_map(tables, key))
+    code = grids.code_grid(tables)
+    if code.rows:
+        parts += [Heading("What each chosen tile takes, and why it won")]
+        parts += [Text(f"All rows: {code.common}.")] * bool(code.common) + [code]
+    return parts
+
+
+def _networks(tables: Tables) -> list[Part]:
+    if not tables.networks:
+        return []
+    words = (
+        "The same weights and images on all backends, which took turns in one run, by the host's "
+        "clock: what a user waits for. tconv is fused (tconv.convert(model, fuse=True)); graphed "
+        "is one CUDA graph; torch.compile is in mode max-autotune."
+    )
+    parts: list[Part] = [Text(words)]
+    for mode in MODES:
+        ratio = "Longer is better; 1 is torch, eager, on channels_last tensors."
+        figure = compared_figures.networks(tables, mode)
+        parts += _picture(f"networks-{mode}", f"End to end, {mode}, measured", ratio, figure)
+    grid: Grid = compared.networks_grid(tables)
+    parts.append(grid)
+    for mode in MODES:
+        shares = "By operator, on the device, eager; of each network the longer bar is 100%."
+        figure = compared_figures.operators(tables, mode)
+        parts += _picture(f"operators-{mode}", f"Where the time goes, {mode}", shares, figure)
+    return parts
+
+
+def _memory(tables: Tables) -> list[Part]:
+    if not tables.memory:
+        return []
+    words = (
+        "The most memory that was held at a time in a layer's forward and backward pass, the "
+        "layer's own tensors included; channels_last on both sides."
+    )
+    figure = compared_figures.memory(tables)
+    shorter = "Shorter is better."
+    return [
+        Text(words),
+        *_picture("memory", "Peak memory, measured", shorter, figure),
+        compared.memory_grid(tables),
+    ]
+
+
+def _glossary(tables: Tables) -> list[Part]:
+    parts: list[Part] = []
+    for word, meaning in glossary(tables.about.kind):
+        parts += [Heading(word), Text(meaning)]
+    return parts

@@ -1,0 +1,82 @@
+"""What workers are given to do in tests: things that go wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from autotune.workers import Task, Workers
+
+CHUNK = 64 << 20
+
+
+def eat(most: int) -> int:
+    """Take memory and write to it, up to ``most`` bytes."""
+    held = []
+    for _ in range(0, most, CHUNK):
+        held.append(bytearray(b"\1") * CHUNK)
+    return len(held)
+
+
+def have_a_child_eat(most: int) -> int:
+    """The same in a process that the worker waits for, as for ptxas; its exit code."""
+    code = f"from tests.autotune.tasks import eat; eat({most})"
+    return subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def hold_the_interpreter() -> None:
+    """Never come back from C, nor let go of Python's lock, as a compiler's endless loop might."""
+    mutex = ctypes.create_string_buffer(64)
+    library = ctypes.PyDLL(None)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+
+
+def full_disk() -> None:
+    raise OSError(28, os.strerror(28))
+
+
+def no_room_in_words() -> None:
+    raise RuntimeError(f"the compiler failed: {os.strerror(28)}")
+
+
+def _note(folder: Path, name: str, pid: int) -> None:
+    draft = folder / f"{name}.draft"
+    draft.write_text(str(pid))
+    draft.rename(folder / name)
+
+
+def linger(folder: Path) -> None:
+    """Wait in Python."""
+    _note(folder, "waits", os.getpid())
+    time.sleep(600)
+
+
+def linger_over_a_child(folder: Path) -> None:
+    """Wait for a process, as for a hung ptxas."""
+    with subprocess.Popen(["sleep", "600"]) as child:
+        _note(folder, "child", child.pid)
+        _note(folder, "parent", os.getpid())
+
+
+def linger_in_c(folder: Path) -> None:
+    """Wait in C, and hold the interpreter."""
+    _note(folder, "holds", os.getpid())
+    hold_the_interpreter()
+
+
+def employ(folder: str) -> None:
+    """Have three workers linger; in a process that is killed."""
+    waiting: tuple[Any, ...] = (linger, linger_over_a_child, linger_in_c)
+    tasks = [Task(wait.__name__, wait, (Path(folder),)) for wait in waiting]
+    with Workers(3, {}) as workers:
+        list(workers.run(tasks, 3.0))

@@ -1,0 +1,1 @@
+"""Differential fuzzing against torch in fp64: ``nox -s fuzz -- --minutes 10``."""

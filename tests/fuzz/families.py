@@ -1,0 +1,62 @@
+"""Random problems and tiles on every kernel family, held against the fp64 reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+
+from tconv.algorithms import ALGORITHMS
+from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.problem import PLAIN, Epilogue, Layout, Problem
+from tconv.tile import Tile
+from tests.tconv.algorithms import test_families as drawn
+
+
+@dataclass(frozen=True)
+class Work:
+    """One pass by one family."""
+
+    algorithm: str
+    direction: Pass
+    shape: ConvGeometry
+    dtype: str
+    layout: Layout
+    w_layout: Layout
+    tile: Tile
+    epilogue: Epilogue
+    views: bool
+
+
+@st.composite
+def works(draw: st.DrawFn) -> Work:
+    """As the families' own tests draw, from all of them."""
+    algorithm = draw(st.sampled_from(sorted(drawn.FAMILIES)))
+    family = drawn.FAMILIES[algorithm]
+    direction = draw(st.sampled_from(PASSES))
+    return Work(
+        algorithm,
+        direction,
+        draw(drawn.geometries(family)),
+        draw(st.sampled_from(drawn.DTYPES)),
+        draw(st.sampled_from(family.layouts)),
+        draw(st.sampled_from(drawn.LAYOUTS)),
+        draw(drawn.tiles(family)),
+        draw(st.sampled_from(drawn.EPILOGUES if direction == "fprop" else [PLAIN])),
+        draw(st.booleans()),
+    )
+
+
+def check(work: Work) -> bool:
+    """Whether the family serves the problem; then its result must be the reference's.
+
+    Raises:
+        AssertionError: where it is not.
+    """
+    problem = Problem(work.shape, work.direction, work.dtype, work.layout)
+    if ALGORITHMS[work.algorithm].unserved(problem, drawn.TARGET) is not None:
+        return False
+    if work.epilogue.pool and min(work.shape.out_h, work.shape.out_w) < 2:
+        return False
+    drawn.check(work.algorithm, problem, work.tile, work.w_layout, work.epilogue, work.views)
+    return True

@@ -1,0 +1,79 @@
+"""What fuzzing found stays found; and the fuzzer finds what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from tests.fuzz import __main__ as fuzzer
+from tests.fuzz import families, operators
+from tests.fuzz.found import CALLS
+from tests.fuzz.operators import VIEWS, Call, check, made
+
+CALL = Call(
+    operator="conv2d", batch=2, channels=3, filters=4, groups=1, size=(6, 7), window=(3, 3),
+    stride=(1, 1), padding=(1, 1), dilation=(1, 1), dtype="float32",
+    views=("contiguous", "contiguous"), special="none", bias=True, ceil_mode=False, frozen=False,
+    seed=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_was_found(name: str) -> None:
+    check(CALLS[name])
+
+
+@pytest.mark.parametrize("operator", sorted(set(operators.OPERATORS)))
+def test_a_plain_call_of_each_operator_is_computed(operator: str) -> None:
+    assert check(replace(CALL, operator=operator))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_hold_the_values_that_were_drawn(view: str) -> None:
+    """Around them lies NaN: a kernel that reads beside its operand is seen."""
+    tensors = [
+        made((2, 3, 4, 5), replace(CALL, dtype="float64"), each, torch.Generator().manual_seed(1))
+        for each in ("contiguous", view)
+    ]
+    if view == "expanded":  # all images are the first
+        tensors[0] = tensors[0][:1].expand(2, 3, 4, 5)
+        assert tensors[1].stride(0) == 0
+    assert torch.equal(*tensors)
+    assert not tensors[1].isnan().any()
+    if view not in ("contiguous", "offset"):
+        assert not tensors[1].is_contiguous()
+
+
+def test_a_wrong_result_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = operators.functional.conv2d
+    wrong = partial(right, activation="relu")
+    monkeypatch.setattr(operators.functional, "conv2d", lambda *given, **_: wrong(*given))
+    with pytest.raises(AssertionError, match=r"y\[.*\] is 0.0, torch's in fp64 -"):
+        check(CALL)
+    monkeypatch.setattr(operators.functional, "conv2d", lambda x, w, *_, **__: x.new_zeros(1))
+    with pytest.raises(AssertionError, match="ours refuses"):  # without a gradient
+        check(CALL)
+
+
+def test_what_fails_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(call: Call) -> bool:
+        assert call.window[0] == 1, "a tall window"
+        return True
+
+    monkeypatch.setattr(operators, "check", refuse)
+    found = fuzzer.fuzz("operators", seed=3, seconds=5.0)
+    ((case, error),) = found.failed
+    assert error == "AssertionError: a tall window\nassert 2 == 1"
+    assert "window=(2, 1)" in case
+    assert "batch=0" in case
+
+
+def test_right_results_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "check", lambda work: work.algorithm != "direct")
+    found = fuzzer.fuzz("families", seed=1, seconds=0.001)
+    assert not found.failed
+    assert found.computed.total() + found.refused.total() == fuzzer.ROUND
+    assert {name.split()[0] for name in found.refused} == {"direct"}

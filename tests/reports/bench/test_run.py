@@ -1,0 +1,178 @@
+"""A bench run on the device at hand: without a GPU, in the interpreter, on small layers.
+
+What it gives is right in all but its times: the same calls, checks, files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from autotune.deadline import Deadline
+from autotune.suites import suite
+from reports.bench import layers as bench_layers
+from reports.bench.cases import Case, ConvCase, PoolCase, cases
+from reports.bench.layers import measure_case
+from reports.bench.memory import memory_of, peak_memory
+from reports.bench.networks import NetworkCase, kind_of, measure_network
+from reports.bench.run import REHEARSAL, Run, Work, folder_of
+from reports.bench.sides import Sides, sides
+from reports.cli import app
+from reports.rows import LayerRow
+from reports.tables import read_tables
+from tconv.geometry import PASSES, ConvGeometry
+from tconv.ops.launch import recorded
+from tconv.problem import Problem
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SHAPE = ConvGeometry(2, 8, 12, 10, 8, 3, 3, pad_h=1, pad_w=1)
+SMALL = tuple(ConvCase("small", "conv", Problem(SHAPE, direction)) for direction in PASSES)
+ENDED = (replace(SMALL[0], ending="+relu"), replace(SMALL[0], ending="+relu+pool"))
+POOLS = tuple(c for c in cases(["lenet5"], PASSES, ["float16"], 2) if isinstance(c, PoolCase))[:2]
+
+
+@pytest.mark.parametrize("case", [*SMALL, *ENDED, *POOLS], ids=lambda case: case.name)
+def test_all_sides_compute_the_same_and_ours_launches_kernels(case: Case) -> None:
+    side: Sides = sides(case, DEVICE, seed=5)
+    wanted = side.wanted()
+    with recorded() as launches:
+        ours = side.ours()
+    assert launches
+    with recorded() as launches:
+        theirs = {"nhwc": side.nhwc(), "nchw": side.nchw()}
+    assert not launches
+    for result in (ours, *theirs.values()):
+        torch.testing.assert_close(result.double(), wanted, rtol=1e-2, atol=2e-2)
+    if ours.shape[1] > 1:  # of one channel the two formats are the same memory
+        assert theirs["nchw"].is_contiguous()
+        assert theirs["nhwc"].is_contiguous(memory_format=torch.channels_last)
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_row_has_times_of_three_sides_and_errors_of_two() -> None:
+    row = measure_case(SMALL[0], DEVICE, REHEARSAL)
+    figures = (row.tconv_ms, row.cudnn_nhwc_ms, row.cudnn_nchw_ms, row.tflops, row.gbps)
+    assert all(figure and figure > 0 for figure in figures)
+    assert 0 < (row.error_fp64 or 0) < 1e-2
+    assert 0 < (row.cudnn_error_fp64 or 0) < 1e-2
+    assert (row.algorithm, row.kind) == ("implicit_gemm", "measured")
+
+
+def test_a_run_is_kept_row_by_row_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    sample = measure_case(SMALL[0], DEVICE, REHEARSAL)
+
+    def named(case: Case, *_: object) -> LayerRow:
+        made.append(case.name)
+        if case is ENDED[0]:
+            raise RuntimeError("out of memory")
+        return replace(sample, suite=case.suite, direction=case.problem.direction)
+
+    monkeypatch.setattr("reports.bench.run.measure_case", named)
+    monkeypatch.setattr("reports.bench.machine.ceilings", lambda *_, **__: {"copy": 1.0})
+    work = Work((*SMALL, ENDED[0]))
+    spent = Run(REHEARSAL, DEVICE, Deadline(1e-9))
+    spent.do(work)
+    assert made == []
+    assert len(spent.left) == 5  # the ceilings, and four cases
+
+    first = Run(REHEARSAL, DEVICE)
+    first.do(Work(SMALL[:2]))
+    again = Run(REHEARSAL, DEVICE)
+    again.do(work)
+    assert made == [case.name for case in (*SMALL, ENDED[0])]
+    kept = read_tables(folder_of("rehearsal"))
+    assert [row.direction for row in kept.layers] == list(PASSES)
+    (note,) = kept.about.notes
+    assert "small+relu conv fprop could not be measured: RuntimeError: out of memory" in note
+
+    monkeypatch.setattr("autotune.provenance.source_hash", lambda: "another")
+    other = Run(REHEARSAL, DEVICE)
+    assert other.tables.layers == []
+    aside = folder_of("rehearsal").parent.glob("rehearsal.*")
+    assert [len(read_tables(folder).layers) for folder in aside] == [3]
+
+
+def test_whole_networks_and_where_their_time_goes() -> None:
+    case = NetworkCase("lenet5", "inference", 2, "float32")
+    found = measure_network(case, DEVICE, rounds=1)
+    assert {row.backend for row in found.rows} >= {"tconv", "torch"}
+    assert all(row.ms > 0 and row.images_per_s > 0 for row in found.rows)
+    assert {row.operator for row in found.operators if row.backend == "tconv"} >= {"convolution"}
+    assert not found.missing
+
+
+def test_a_backend_that_fails_is_named_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no such fusion")
+
+    monkeypatch.setattr("reports.bench.networks.convert", refuse)
+    found = measure_network(NetworkCase("lenet5", "inference", 1, "float32"), DEVICE, rounds=1)
+    assert "torch" in {row.backend for row in found.rows}
+    assert "tconv" not in {row.backend for row in found.rows}
+    assert "tconv did not run: RuntimeError: no such fusion" in found.missing[0]
+
+
+@pytest.mark.parametrize(
+    ("operator", "kind"),
+    [
+        ("tconv::conv2d_ended", "convolution"),
+        ("aten::convolution_backward", "convolution"),
+        ("aten::max_pool2d_with_indices", "pool"),
+        ("aten::native_batch_norm", "normalisation"),
+        ("aten::addmm", "matrix product"),
+        ("aten::threshold_backward", "activation"),
+        ("aten::_foreach_add_", "optimizer"),
+        ("aten::sum", "other"),
+    ],
+)
+def test_operators_are_counted_by_kind(operator: str, kind: str) -> None:
+    assert kind_of(operator) == kind
+
+
+def test_memory_is_told_by_devices_that_count() -> None:
+    row = memory_of(suite("lenet5", 2)[0], "float32", DEVICE)
+    if DEVICE.type == "cuda":
+        assert row is not None
+        assert row.tconv_peak_mib > 0
+    else:
+        assert row is None
+        with peak_memory(DEVICE) as told:
+            pass
+        assert told() is None
+
+
+def test_the_hosts_clock_takes_turns() -> None:
+    made: list[int] = []
+    timer = bench_layers.HostTimer([lambda: made.append(0), lambda: made.append(1)])
+    assert len(timer(3)) == 3
+    assert made == [0, 1, 0]
+
+
+def test_without_a_gpu_nothing_is_measured(tmp_path: Path) -> None:
+    if DEVICE.type == "cuda":
+        pytest.skip("there is a GPU")
+    result = CliRunner().invoke(app, ["bench", "--out", str(tmp_path / "report")])
+    assert result.exit_code == 2
+    assert "no GPU here" in result.output
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--suite", "vgg61"], "unknown suite 'vgg61'"),
+        (["--dtype", "float8"], "unknown dtype 'float8'"),
+        (["--network", "vgg61"], "unknown network 'vgg61'"),
+        (["--budget", "0s"], "leaves no time"),
+        (["--passes", "backward"], "unknown pass 'backward'"),
+    ],
+)
+def test_bad_arguments_name_what_exists(arguments: list[str], words: str) -> None:
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert result.exit_code == 2
+    assert words in result.output

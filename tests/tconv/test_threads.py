@@ -1,0 +1,68 @@
+"""Several host threads, one module, the first call of all: with the driver faked, on any machine.
+
+Kernels are really compiled; what each launch is given is looked at. On a GPU the results are
+(``test_on_gpu.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PROBE = """
+import threading
+import torch
+from benchmarks import host_call
+
+host_call.install()
+seen = []  # of each launch: its thread, and where its tensors lie
+places = lambda given: {v.data_ptr() for v in given if hasattr(v, "data_ptr")}
+host_call.FakeUtils.launch = lambda self, *a: seen.append((threading.get_ident(), places(a[-1])))
+import tconv
+
+THREADS, CALLS = 4, 25
+layers = [tconv.Conv2d(16, 24, 3, padding=1).half(), tconv.Conv2d(24, 8, 1).half()]
+last = torch.channels_last
+xs = [torch.zeros(2, 16, 9, 9, dtype=torch.float16).to(memory_format=last) for _ in range(THREADS)]
+start, errors, mine = threading.Barrier(THREADS), [], {}
+
+def work(x):
+    mine[threading.get_ident()] = x.data_ptr()
+    try:
+        start.wait()
+        for _ in range(CALLS):
+            with torch.no_grad():
+                z = layers[0](x)
+                assert z.shape == (2, 24, 9, 9)
+                layers[1](z)
+    except Exception as error:
+        errors.append(repr(error))
+
+threads = [threading.Thread(target=work, args=(x,)) for x in xs]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not errors, errors
+assert len(mine) == THREADS
+for thread, x in mine.items():
+    launches = [held for who, held in seen if who == thread]
+    assert len(launches) >= 2 * CALLS, len(launches)
+    assert sum(x in held for held in launches) >= CALLS
+    others = set(mine.values()) - {x}
+    assert not any(held & others for held in launches)
+print(len(seen), "launches")
+"""
+
+
+def test_a_first_call_from_four_threads_mixes_nothing_up() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert int(done.stdout.split()[0]) >= 4 * 25 * 2
