@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 
 from tconv.ops.launch import interpreting
-from tests.interpreter_bfloat16 import mend
+from tests import interpreter_bfloat16, interpreter_boxes
 from tests.interpreter_memory import watch
 
 if interpreting():
-    mend()
+    interpreter_bfloat16.mend()
+    interpreter_boxes.mend()
     watch()
 
 collect_ignore = [] if importlib.util.find_spec("keras") else ["tconv/keras.py"]

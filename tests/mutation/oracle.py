@@ -5,6 +5,7 @@ A kernel's row is kept to what a mutant should not get past, and to half a minut
 
 FAMILIES = "tests/tconv/algorithms/test_families.py::"
 EDGES = "tests/tconv/algorithms/test_edges.py::test_edge"
+INFINITY = "tests/tconv/algorithms/test_edges.py::test_infinity"
 MAXIMA = "tests/tconv/algorithms/test_edges.py::test_first_of_equal_maxima"
 REDUCE = "tests/tconv/algorithms/test_reduce.py::"
 RELAYOUT = "tests/tconv/algorithms/test_relayout.py::"
@@ -21,44 +22,62 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fprop.implicit_gemm_fprop": (
         f"{MAXIMA}[implicit_gemm-",
         f"{EDGES}[gathered",
+        f"{INFINITY}[gathered",
         f"{EDGES}[few",
+        f"{INFINITY}[few",
         *_family("implicit_gemm-fprop", "implicit_gemm_in_place-fprop", "few_channels-fprop"),
     ),
     "dgrad.implicit_gemm_dgrad": (
         f"{EDGES}[gathered",
+        f"{INFINITY}[gathered",
         *_family("implicit_gemm-dgrad", "implicit_gemm_in_place-dgrad"),
     ),
     "wgrad.implicit_gemm_wgrad": (
         f"{EDGES}[gathered",
+        f"{INFINITY}[gathered",
         f"{EDGES}[few",
+        f"{INFINITY}[few",
         f"{EDGES}[grouped",
+        f"{INFINITY}[grouped",
         *_family("implicit_gemm-wgrad", "implicit_gemm_in_place-wgrad"),
         *_family("few_channels-wgrad", "grouped-wgrad"),
     ),
     "direct.direct": (
         f"{MAXIMA}[direct",
         f"{EDGES}[direct",
+        f"{INFINITY}[direct",
         *_family("direct-fprop", "direct-dgrad"),
     ),
-    "direct.direct_wgrad": (f"{EDGES}[direct", *_family("direct-wgrad")),
+    "direct.direct_wgrad": (f"{EDGES}[direct", f"{INFINITY}[direct", *_family("direct-wgrad")),
     "depthwise.depthwise": (
         f"{MAXIMA}[depthwise",
         f"{EDGES}[depthwise",
+        f"{INFINITY}[depthwise",
         *_family("depthwise-fprop", "depthwise-dgrad"),
     ),
-    "depthwise.depthwise_wgrad": (f"{EDGES}[depthwise", *_family("depthwise-wgrad")),
+    "depthwise.depthwise_wgrad": (
+        f"{EDGES}[depthwise",
+        f"{INFINITY}[depthwise",
+        *_family("depthwise-wgrad"),
+    ),
     "grouped.grouped": (
         f"{MAXIMA}[grouped",
         f"{EDGES}[grouped",
+        f"{INFINITY}[grouped",
         *_family("grouped-fprop", "grouped-dgrad"),
         f"{ENDED}test_groups_do_not_meet",
     ),
     "tma.implicit_gemm_tma": (
         f"{MAXIMA}[implicit_gemm_tma",
         f"{EDGES}[boxes",
+        f"{INFINITY}[boxes",
         *_family("implicit_gemm_tma-fprop", "implicit_gemm_tma-dgrad"),
     ),
-    "tma.implicit_gemm_tma_wgrad": (f"{EDGES}[boxes", *_family("implicit_gemm_tma-wgrad")),
+    "tma.implicit_gemm_tma_wgrad": (
+        f"{EDGES}[boxes",
+        f"{INFINITY}[boxes",
+        *_family("implicit_gemm_tma-wgrad"),
+    ),
     "reduce.add_splits": (f"{REDUCE}test_parts_are_added", f"{EDGES}[gathered-splits"),
     "relayout.to_channels_last": (f"{RELAYOUT}test_to_channels_last",),
     "relayout.widen": (f"{RELAYOUT}test_widened", f"{EDGES}[few"),

@@ -7,13 +7,14 @@ several tiles and leaves a rest; and each window is there for one turn in the co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
+from tconv import reference
 from tconv.algorithms import (
     ALGORITHMS,
     BOXED,
@@ -27,9 +28,10 @@ from tconv.algorithms import (
 from tconv.choice import Choice
 from tconv.geometry import ConvGeometry
 from tconv.ops.conv_run import prepare
+from tconv.ops.launch import interpreting
 from tconv.problem import BIAS, PLAIN, Epilogue, Layout, Problem
 from tconv.tile import Tile
-from tests.tconv.algorithms.test_families import DEVICE, LAYOUTS, TARGET, check
+from tests.tconv.algorithms.test_families import DEVICE, LAYOUTS, TARGET, check, random
 
 ENDED = Epilogue(bias=True, residual=True, relu=True)
 POOLED = Epilogue(bias=True, relu=True, pool=True, offsets=True)
@@ -156,7 +158,7 @@ EDGES = {
         epilogue=ENDED,
     ),
     "boxes-stride-2": Edge(
-        (BOXED,), "fprop", window(2, (16, 8), (6, 4), (3, 4), (2, 2), (1, 2))
+        (BOXED,), "fprop", window(2, (16, 8), (6, 4), (4, 5), (2, 2), (1, 2))
     ),
     "boxes-pooled": Edge(
         (BOXED,), "fprop", window(2, (16, 24), (5, 4), (3, 2), (1, 1), (1, 2)), epilogue=POOLED
@@ -167,6 +169,9 @@ EDGES = {
     ),
     "boxes-pooled-many": Edge(
         (BOXED,), "fprop", window(1, (16, 24), (27, 14), (1, 2), batch=3), Tile(64, 16, 16), POOLED
+    ),
+    "boxes-odd-filters": Edge(
+        (BOXED,), "fprop", window(1, (16, 17), (5, 4), (2, 1)), epilogue=ENDED
     ),
     "boxes-split": Edge(
         (BOXED,), "fprop dgrad", window(1, (16, 24), (5, 4), (3, 2), (1, 1), (1, 2)),
@@ -180,8 +185,15 @@ EDGES = {
         (BOXED,), "wgrad", window(4, (8, 4), (4, 8), (3, 2), (1, 1), (1, 1), (1, 2), batch=3),
         Tile(16, 16, 16, swizzle=2, splits=2),
     ),
+    "boxes-wgrad-odd-groups": Edge(
+        (BOXED,), "wgrad", window(4, (17, 5), (4, 8), (1, 2), (1, 1), (0, 1), (1, 2)),
+        Tile(16, 16, 16),
+    ),
+    "boxes-wgrad-flat": Edge(
+        (BOXED,), "wgrad", window(1, (16, 20), (5, 7), (1, 1)), Tile(16, 16, 16, splits=5)
+    ),
     "boxes-wgrad-stride-2": Edge(
-        (BOXED,), "wgrad", window(2, (16, 20), (8, 16), (3, 2), (2, 2), (1, 0), batch=3),
+        (BOXED,), "wgrad", window(2, (16, 4), (8, 16), (2, 4), (2, 2), (0, 1), batch=3),
         Tile(16, 16, 16, swizzle=2),
     ),
     "boxes-wgrad-along-batch": Edge(
@@ -189,7 +201,7 @@ EDGES = {
         Tile(16, 16, 16, splits=4),
     ),
     "boxes-wgrad-along-batch-stride-2": Edge(
-        (BOXED,), "wgrad", window(1, (8, 4), (4, 6), (2, 3), (2, 2), (0, 1), batch=20),
+        (BOXED,), "wgrad", window(1, (8, 4), (4, 6), (4, 2), (2, 2), (1, 0), batch=20),
         Tile(16, 16, 16),
     ),
     "depthwise": Edge(
@@ -211,9 +223,13 @@ EDGES = {
 }  # fmt: skip
 
 
-def runs() -> Iterator[Any]:
-    """Each edge with all that it names, in both layouts where the family serves both."""
-    for name, edge in EDGES.items():
+def runs(names: Iterable[str] = EDGES) -> Iterator[Any]:
+    """Each edge with all that it names, in both layouts where the family serves both.
+
+    Of them the general family copies the one into the other, and its kernels see no difference.
+    """
+    for name in names:
+        edge = EDGES[name]
         for algorithm in edge.algorithms:
             for direction in edge.passes.split():
                 served = 0
@@ -222,14 +238,55 @@ def runs() -> Iterator[Any]:
                     if ALGORITHMS[algorithm].unserved(problem, TARGET) is None:
                         served += 1
                         label = f"{name}-{algorithm}-{direction}-{layout}"
-                        yield pytest.param(edge, algorithm, problem, id=label)
+                        copied = algorithm == GENERAL and layout == "nchw"
+                        marks = [pytest.mark.thorough] if copied else []
+                        yield pytest.param(edge, algorithm, problem, id=label, marks=marks)
                 assert served, f"{algorithm} serves no {direction} of {name}"
 
 
 @pytest.mark.parametrize(("edge", "algorithm", "problem"), list(runs()))
 def test_edge(edge: Edge, algorithm: str, problem: Problem) -> None:
     w_layout: Layout = "nchw" if problem.layout == "nhwc" else "nhwc"
-    check(algorithm, problem, edge.tile, w_layout, edge.epilogue)
+    in_turn = interpreting()  # programs, so that twice the same is no wonder
+    check(algorithm, problem, edge.tile, w_layout, edge.epilogue, twice=not in_turn)
+
+
+# ---- infinity -------------------------------------------------------------------------------
+
+SHARED = [
+    "gathered-rests", "gathered-splits", "few-channels-split", "direct", "direct-wgrad-split",
+    "grouped", "boxes-of-groups", "boxes-split", "boxes-wgrad", "depthwise-strides",
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize(("edge", "algorithm", "problem"), list(runs(SHARED)))
+def test_infinity_reaches_its_own_windows_alone(
+    edge: Edge, algorithm: str, problem: Problem
+) -> None:
+    """Lanes, steps and filters that do not exist must not meet it: zero times infinity is NaN."""
+    shape = edge.shape
+    form: dict[str, Any] = {"dtype": torch.float32, "layout": problem.layout}
+    x = random(shape.batch, shape.in_channels, shape.in_h, shape.in_w, **form, seed=1)
+    w = random(*w_size(shape), **form, seed=2)
+    dy = random(shape.batch, shape.out_channels, shape.out_h, shape.out_w, **form, seed=3)
+    struck = dy if problem.direction == "dgrad" else x
+    struck[-1, -1, struck.shape[2] // 2, struck.shape[3] // 2] = torch.inf
+    if problem.direction == "fprop":
+        given, exact = {"x": x, "w": w}, reference.conv2d(x, w, None, shape)
+    elif problem.direction == "dgrad":
+        given, exact = {"dy": dy, "w": w}, reference.conv2d_dgrad(dy, w, shape)
+    else:
+        given, exact = {"x": x, "dy": dy}, reference.conv2d_wgrad(x, dy, shape)
+    call = prepare(problem, Choice(algorithm, edge.tile), TARGET, PLAIN, problem.layout)
+    got = call.run(given)
+    torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-4, equal_nan=True)
+    assert got.isfinite().any()
+    assert not got.isfinite().all()
+
+
+def w_size(shape: ConvGeometry) -> tuple[int, int, int, int]:
+    return shape.out_channels, shape.group_in_channels, shape.filter_h, shape.filter_w
 
 
 # ---- equal maxima ---------------------------------------------------------------------------
