@@ -21,7 +21,7 @@ from tests.mutation.check import Check, Kernel, kind, report
 from tests.mutation.mutants import kernels, mutants, sample, with_helpers
 from tests.mutation.oracle import TESTS
 
-EACH = 60  # mutants of a kernel, of every rule in turn
+EACH = 40  # mutants of a kernel, of every rule in turn
 
 
 def prepared(name: str, each: int, recheck: bool) -> Kernel:

@@ -3,9 +3,9 @@
 A kernel's row is kept to what a mutant should not get past, and to half a minute.
 """
 
-FAMILIES = "tests/tconv/algorithms/test_families.py::"
 EDGES = "tests/tconv/algorithms/test_edges.py::test_edge"
-INFINITY = "tests/tconv/algorithms/test_edges.py::test_infinity"
+INFINITY = "tests/tconv/algorithms/test_edges.py::test_infinity_reaches_its_own_windows_alone"
+LINES = "tests/tconv/algorithms/test_edges.py::test_depthwise_filters_line_by_line"
 MAXIMA = "tests/tconv/algorithms/test_edges.py::test_first_of_equal_maxima"
 REDUCE = "tests/tconv/algorithms/test_reduce.py::"
 RELAYOUT = "tests/tconv/algorithms/test_relayout.py::"
@@ -14,73 +14,37 @@ MAX_POOL = "tests/tconv/ops/test_max_pool2d.py::"
 AVG_POOL = "tests/tconv/ops/test_avg_pool2d.py::"
 
 
-def _family(*names: str) -> tuple[str, ...]:
-    return tuple(f"{FAMILIES}test_family[{name}]" for name in names)
+def _edges(*passes_of_windows: str) -> tuple[str, ...]:
+    return tuple(f"{test}[{which}" for which in passes_of_windows for test in (EDGES, INFINITY))
 
 
 TESTS: dict[str, tuple[str, ...]] = {
     "fprop.implicit_gemm_fprop": (
         f"{MAXIMA}[implicit_gemm-",
-        f"{EDGES}[gathered",
-        f"{INFINITY}[gathered",
-        f"{EDGES}[few",
-        f"{INFINITY}[few",
-        *_family("implicit_gemm-fprop", "implicit_gemm_in_place-fprop", "few_channels-fprop"),
+        *_edges("fprop-gathered", "fprop-few"),
     ),
-    "dgrad.implicit_gemm_dgrad": (
-        f"{EDGES}[gathered",
-        f"{INFINITY}[gathered",
-        *_family("implicit_gemm-dgrad", "implicit_gemm_in_place-dgrad"),
-    ),
-    "wgrad.implicit_gemm_wgrad": (
-        f"{EDGES}[gathered",
-        f"{INFINITY}[gathered",
-        f"{EDGES}[few",
-        f"{INFINITY}[few",
-        f"{EDGES}[grouped",
-        f"{INFINITY}[grouped",
-        *_family("implicit_gemm-wgrad", "implicit_gemm_in_place-wgrad"),
-        *_family("few_channels-wgrad", "grouped-wgrad"),
-    ),
-    "direct.direct": (
-        f"{MAXIMA}[direct",
-        f"{EDGES}[direct",
-        f"{INFINITY}[direct",
-        *_family("direct-fprop", "direct-dgrad"),
-    ),
-    "direct.direct_wgrad": (f"{EDGES}[direct", f"{INFINITY}[direct", *_family("direct-wgrad")),
+    "dgrad.implicit_gemm_dgrad": _edges("dgrad-gathered"),
+    "wgrad.implicit_gemm_wgrad": _edges("wgrad-gathered", "wgrad-few", "wgrad-grouped"),
+    "direct.direct": (f"{MAXIMA}[direct", *_edges("fprop-direct", "dgrad-direct")),
+    "direct.direct_wgrad": _edges("wgrad-direct"),
     "depthwise.depthwise": (
         f"{MAXIMA}[depthwise",
-        f"{EDGES}[depthwise",
-        f"{INFINITY}[depthwise",
-        *_family("depthwise-fprop", "depthwise-dgrad"),
+        *_edges("fprop-depthwise", "dgrad-depthwise"),
     ),
-    "depthwise.depthwise_wgrad": (
-        f"{EDGES}[depthwise",
-        f"{INFINITY}[depthwise",
-        *_family("depthwise-wgrad"),
-    ),
+    "depthwise.depthwise_wgrad": (f"{LINES}[", *_edges("wgrad-depthwise")),
     "grouped.grouped": (
         f"{MAXIMA}[grouped",
-        f"{EDGES}[grouped",
-        f"{INFINITY}[grouped",
-        *_family("grouped-fprop", "grouped-dgrad"),
+        *_edges("fprop-grouped", "dgrad-grouped"),
         f"{ENDED}test_groups_do_not_meet",
     ),
     "tma.implicit_gemm_tma": (
         f"{MAXIMA}[implicit_gemm_tma",
-        f"{EDGES}[boxes",
-        f"{INFINITY}[boxes",
-        *_family("implicit_gemm_tma-fprop", "implicit_gemm_tma-dgrad"),
+        *_edges("fprop-boxes", "dgrad-boxes"),
     ),
-    "tma.implicit_gemm_tma_wgrad": (
-        f"{EDGES}[boxes",
-        f"{INFINITY}[boxes",
-        *_family("implicit_gemm_tma-wgrad"),
-    ),
-    "reduce.add_splits": (f"{REDUCE}test_parts_are_added", f"{EDGES}[gathered-splits"),
+    "tma.implicit_gemm_tma_wgrad": _edges("wgrad-boxes"),
+    "reduce.add_splits": (f"{REDUCE}test_parts_are_added", f"{EDGES}[fprop-gathered-splits"),
     "relayout.to_channels_last": (f"{RELAYOUT}test_to_channels_last",),
-    "relayout.widen": (f"{RELAYOUT}test_widened", f"{EDGES}[few"),
+    "relayout.widen": (f"{RELAYOUT}test_widened", f"{EDGES}[fprop-few"),
     "ending.ending_grad": (f"{ENDED}test_gradients_in_shares", f"{ENDED}test_relu_and_residual"),
     "ending.pool_ending_grad": (f"{ENDED}test_gradients_in_shares", f"{ENDED}test_pool"),
     "ending.bias_grad_sum": (f"{ENDED}test_gradients_in_shares",),
