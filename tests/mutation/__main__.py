@@ -47,7 +47,7 @@ def main(
 ) -> None:
     """Break each kernel in many ways; every mutant must be caught by the kernel's tests."""
     began = time.monotonic()
-    console = Console()
+    console = Console(width=max(100, Console().width))  # of the table
     names = kernel or kernels()
     if unknown := set(names) - set(TESTS):
         raise typer.BadParameter(f"no kernel {sorted(unknown)}; there are {sorted(TESTS)}")

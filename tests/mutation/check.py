@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 import pytest
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from tests.mutation.mutants import Mutant
 from tests.mutation.run import Forks, Outcome, limits, run_tests
@@ -95,6 +96,7 @@ class Check:
 
     def _run(self) -> None:
         for kernel in self.kernels:
+            self.console.print(f"{kernel.name}: {len(kernel.mutants)} mutants", markup=False)
             for mutant in kernel.mutants:
                 while len(self.forks.running) >= self.workers:
                     self._take()
@@ -135,8 +137,9 @@ def kind(outcome: Outcome) -> str:
 
 def table(kernels: Sequence[Kernel]) -> Table:
     """A row for each kernel, and the sums."""
-    made = Table("kernel", title="Mutants, and what gave them away")
-    for column in ("mutants", "caught", *KINDS, "equivalent", "survived"):
+    name = Column("kernel", no_wrap=True)
+    made = Table(name, title="Mutants, and what gave them away", box=SIMPLE_HEAD)
+    for column in ("mutants", "caught", *KINDS, "same", "survived"):
         made.add_column(column, justify="right")
     sums = Counter[str]()
     for kernel in kernels:
@@ -145,7 +148,7 @@ def table(kernels: Sequence[Kernel]) -> Table:
             "mutants": len(kernel.mutants) + len(kernel.same),
             "caught": len(kernel.caught),
             **{each: kinds[each] for each in KINDS},
-            "equivalent": len(kernel.same),
+            "same": len(kernel.same),
             "survived": len(kernel.survived),
         }
         sums.update(numbers)
