@@ -94,6 +94,9 @@ EDGES = {
     "gathered-strides-and-dilation": Edge(
         GATHERED, "dgrad", window(1, (16, 17), (9, 10), (3, 2), (4, 3), (3, 1), (2, 3))
     ),
+    "gathered-far-taps": Edge(  # the first of some phases reads a row before its own
+        (GENERAL,), "dgrad", window(1, (3, 4), (9, 8), (3, 2), (4, 3), (3, 1), (3, 4))
+    ),
     "gathered-stride-beyond-filter": Edge(
         (GENERAL,), "dgrad", window(1, (3, 4), (5, 7), (1, 2), (3, 4), (1, 0))
     ),
@@ -149,7 +152,7 @@ EDGES = {
         Tile(2, 16, 8, splits=2),
     ),
     "direct-pooled": Edge(
-        (DIRECT,), "fprop", window(2, (2, 3), (5, 6), (3, 2), (1, 1), (1, 2)), Tile(16, 2, 4),
+        (DIRECT,), "fprop", window(2, (2, 3), (7, 4), (3, 2), (1, 1), (1, 2)), Tile(16, 2, 4),
         POOLED,
     ),
     "grouped": Edge(
@@ -166,8 +169,11 @@ EDGES = {
     "grouped-strides-and-dilation": Edge(
         (GROUPED,), "dgrad", window(4, (4, 3), (9, 10), (3, 2), (4, 3), (3, 1), (2, 3))
     ),
+    "grouped-far-taps": Edge(
+        (GROUPED,), "dgrad", window(4, (4, 3), (9, 8), (3, 2), (4, 3), (3, 1), (3, 4))
+    ),
     "grouped-pooled": Edge(
-        (GROUPED,), "fprop", window(4, (3, 5), (6, 5), (3, 2), (1, 1), (1, 2)), epilogue=POOLED
+        (GROUPED,), "fprop", window(4, (3, 5), (6, 4), (3, 2), (1, 1), (1, 2)), epilogue=POOLED
     ),
     "boxes": Edge(
         (BOXED,), "fprop dgrad", window(1, (24, 20), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
@@ -233,8 +239,12 @@ EDGES = {
         window(3, (1, 2), (9, 8), (3, 4), (2, 3), (1, 2), (1, 2)), Tile(8, 8, 4, splits=2),
     ),
     "depthwise-pooled": Edge(
-        (DEPTHWISE,), "fprop", window(3, (1, 2), (6, 5), (2, 3), (1, 1), (1, 2)), Tile(4, 4, 4),
-        POOLED,
+        (DEPTHWISE,), "fprop", window(3, (1, 2), (6, 3), (2, 3), (1, 1), (1, 2), batch=3),
+        Tile(4, 4, 4), POOLED,
+    ),
+    "depthwise-far-taps": Edge(
+        (DEPTHWISE,), "dgrad", window(3, (1, 1), (9, 8), (3, 2), (4, 3), (3, 1), (3, 4)),
+        Tile(8, 4, 4),
     ),
     "depthwise-empty-phase": Edge(
         (DEPTHWISE,), "dgrad", window(3, (1, 1), (1, 1), (3, 3), (2, 2), (1, 1)), Tile(4, 4, 2)
