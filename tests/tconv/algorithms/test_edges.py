@@ -126,7 +126,7 @@ EDGES = {
         Tile(16, 16, 16),
     ),
     "gathered-pooled": Edge(
-        GATHERED, "fprop", window(1, (3, 18), (6, 7), (3, 2), (1, 1), (1, 0)), epilogue=POOLED
+        GATHERED, "fprop", window(1, (3, 18), (8, 7), (3, 2), (2, 1), (1, 0)), epilogue=POOLED
     ),
     "few-channels": Edge(
         (FEW_CHANNELS,), "fprop wgrad", window(1, (3, 18), (7, 6), (3, 2), (2, 1), (1, 2), (2, 1)),
