@@ -239,7 +239,7 @@ EDGES = {
         window(3, (1, 2), (9, 8), (3, 4), (2, 3), (1, 2), (1, 2)), Tile(8, 8, 4, splits=2),
     ),
     "depthwise-pooled": Edge(
-        (DEPTHWISE,), "fprop", window(3, (1, 2), (6, 3), (2, 3), (1, 1), (1, 2), batch=3),
+        (DEPTHWISE,), "fprop", window(3, (1, 2), (6, 4), (2, 3), (1, 1), (1, 2), batch=3),
         Tile(4, 4, 4), POOLED,
     ),
     "depthwise-far-taps": Edge(
