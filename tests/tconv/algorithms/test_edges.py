@@ -256,10 +256,14 @@ EDGES = {
 }  # fmt: skip
 
 
+COPYING = (GENERAL, FEW_CHANNELS, GROUPED, BOXED)
+
+
 def runs(names: Iterable[str] = EDGES) -> Iterator[Any]:
     """Each edge with all that it names, in both layouts where the family serves both.
 
-    Of them some families copy the one into the other, so that their kernels see no difference.
+    Where a family copies contiguous tensors into the other, its kernels see a difference at most
+    in how they store: that is left to the thorough tests.
     """
     for name in names:
         edge = EDGES[name]
@@ -271,7 +275,7 @@ def runs(names: Iterable[str] = EDGES) -> Iterator[Any]:
                     if ALGORITHMS[algorithm].unserved(problem, TARGET) is None:
                         served += 1
                         label = f"{direction}-{name}-{algorithm}-{layout}"
-                        copied = algorithm in (GENERAL, FEW_CHANNELS) and layout == "nchw"
+                        copied = layout == "nchw" and algorithm in COPYING
                         marks = [pytest.mark.thorough] if copied else []
                         yield pytest.param(edge, algorithm, problem, id=label, marks=marks)
                 assert served, f"{algorithm} serves no {direction} of {name}"
