@@ -54,8 +54,8 @@ def main(
     checked = [prepared(name, each, recheck) for name in names]
     files = sorted({test.partition("::")[0] for one in checked for test in one.tests})
     with tempfile.TemporaryDirectory() as scratch:
-        options = ["-m", "", *"-q -s --no-header -p no:cacheprovider".split()]  # thorough ones too
-        options.append(f"--basetemp={scratch}")
+        options = ["-m", "", "-q", "-s", "--no-header"]  # the thorough ones too
+        options += ["-p", "no:cacheprovider", f"--basetemp={scratch}"]
         check = Check(checked, workers, console)
         code = pytest.main([*options, *files], plugins=[check])
     report(checked, console)

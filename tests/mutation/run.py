@@ -12,10 +12,11 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -78,7 +79,7 @@ def run_tests(
     return Outcome(watcher.failed, watcher.why, watcher.seconds, launched)
 
 
-def _child(work: Callable[[], Outcome], pipe: int) -> None:
+def _child(work: Callable[[], Outcome], answer: IO[bytes]) -> None:
     """Runs ``work``, says what came out and ends the process, whatever happens."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -92,7 +93,8 @@ def _child(work: Callable[[], Outcome], pipe: int) -> None:
     except BaseException as error:
         said = {"failed": "the test session", "why": repr(error)}
     try:
-        os.write(pipe, json.dumps(said).encode())
+        answer.write(json.dumps(said).encode())
+        answer.flush()
     finally:
         os._exit(0)
 
@@ -101,23 +103,23 @@ class Forks:
     """Processes that each do one piece of work."""
 
     def __init__(self) -> None:
-        self.running: dict[int, tuple[Any, int]] = {}  # by process: its key, where it answers
+        self.running: dict[int, tuple[Any, IO[bytes]]] = {}  # by process: its key, where it answers
 
     def start(self, key: Any, work: Callable[[], Outcome]) -> None:
         """``work`` in a process of its own, known by ``key``."""
-        read, write = os.pipe()
+        answer = tempfile.TemporaryFile()  # noqa: SIM115  a pipe would hold 64 KiB alone
         sys.stdout.flush()
         if not (pid := os.fork()):
-            _child(work, write)
-        os.close(write)
-        self.running[pid] = key, read
+            _child(work, answer)
+        self.running[pid] = key, answer
 
     def next(self) -> tuple[Any, Outcome]:
         """The next that ends: its key and its outcome."""
         pid, status = os.wait()
-        key, pipe = self.running.pop(pid)
-        with open(pipe, "rb") as file:
-            said = file.read()
+        key, answer = self.running.pop(pid)
+        with answer:
+            answer.seek(0)
+            said = answer.read()
         if os.WIFSIGNALED(status):
             name = signal.Signals(os.WTERMSIG(status)).name
             return key, Outcome("the process", "hangs" if name == "SIGALRM" else f"ends by {name}")

@@ -30,6 +30,10 @@ def fails() -> Outcome:
     return Outcome("a test", "AssertionError: not close")
 
 
+def says_much() -> Outcome:
+    return Outcome(why="more than a pipe holds" * 10_000)
+
+
 def raises() -> Outcome:
     raise MemoryError("too much")
 
@@ -50,6 +54,7 @@ def hangs() -> Outcome:
     [
         (passes, Outcome(seconds={"a test": 0.5})),
         (fails, Outcome("a test", "AssertionError: not close")),
+        (says_much, Outcome(why="more than a pipe holds" * 10_000)),
         (raises, Outcome("the test session", "MemoryError('too much')")),
         (dies, Outcome("the process", "ends by SIGSEGV")),
         (hangs, Outcome("the process", "hangs")),
