@@ -20,10 +20,13 @@ from typing import Any
 import pytest
 
 from tconv.ops.launch import interpreting
-from tests.interpreter_bfloat16 import mend
+from tests import interpreter_bfloat16, interpreter_boxes
+from tests.interpreter_memory import watch
 
 if interpreting():
-    mend()
+    interpreter_bfloat16.mend()
+    interpreter_boxes.mend()
+    watch()
 
 collect_ignore = [] if importlib.util.find_spec("keras") else ["tconv/keras.py"]
 
@@ -49,18 +52,24 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh memory holds NaN, so that an element that no kernel wrote is seen."""
+    """Fresh memory holds NaN, or the least integer: an element that no kernel wrote is seen."""
 
     def poisoning(plain: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def empty(*args: Any, **kwargs: Any) -> torch.Tensor:
             tensor = plain(*args, **kwargs)
             fake = isinstance(tensor, torch._subclasses.FakeTensor)
-            if tensor.is_floating_point() and tensor.device.type != "meta" and not fake:
+            if tensor.dtype != torch.bool and tensor.device.type != "meta" and not fake:
+                floating = tensor.is_floating_point() or tensor.is_complex()
                 with torch.no_grad():
-                    tensor.fill_(float("nan"))
+                    tensor.fill_(float("nan") if floating else torch.iinfo(tensor.dtype).min)
             return tensor
 
         return empty
 
-    for name in ("empty", "empty_strided"):
-        monkeypatch.setattr(torch, name, poisoning(getattr(torch, name)))
+    for owner, name in (
+        (torch, "empty"),
+        (torch, "empty_strided"),
+        (torch, "empty_like"),
+        (torch.Tensor, "new_empty"),
+    ):
+        monkeypatch.setattr(owner, name, poisoning(getattr(owner, name)))

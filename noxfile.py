@@ -55,6 +55,13 @@ def thorough(session: nox.Session) -> None:
 
 
 @nox.session
+def mutate(session: nox.Session) -> None:
+    """Break every kernel in many ways; the tests must notice. Takes ``--kernel``, ``--workers``."""
+    install(session, "test")
+    session.run("python", "-m", "tests.mutation", *session.posargs)
+
+
+@nox.session
 @nox.parametrize("version", list(TRITONS))
 def triton(session: nox.Session, version: str) -> None:
     """All of tconv's tests with other Tritons: the interpreter, and compiling for every target."""

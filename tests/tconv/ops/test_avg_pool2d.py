@@ -12,12 +12,19 @@ from torch.testing import assert_close
 
 import tconv
 from tconv.functional import avg_pool2d, subsample2d
+from tconv.ops.avg_pool2d import avg_pool_launch
 from tconv.ops.launch import interpreting, recorded
+from tconv.ops.layout import memory_format
+from tconv.ops.pool_check import pool_geometry
+from tconv.problem import Layout, PoolProblem
+from tconv.tile import Tile
 
 DEVICE = "cpu" if interpreting() else "cuda"
 CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "lenet": ((2, 6, 28, 28), {"kernel_size": 2}),
     "odd": ((2, 5, 11, 13), {"kernel_size": 3, "stride": 2}),
+    "tall": ((2, 3, 9, 8), {"kernel_size": (5, 2), "stride": (2, 1), "padding": (2, 1)}),
+    "wide": ((2, 3, 8, 9), {"kernel_size": (2, 5), "stride": (1, 2), "padding": (1, 2)}),
     "padded": ((2, 5, 11, 13), {"kernel_size": 3, "stride": 2, "padding": 1}),
     "padding-does-not-count": (
         (2, 5, 9, 10), {"kernel_size": (3, 5), "stride": 1, "padding": (1, 2),
@@ -67,6 +74,24 @@ def test_dtypes(dtype: torch.dtype) -> None:
     exact = functional.avg_pool2d(x.double(), 3, 2, 1)
     bound = torch.finfo(dtype).eps
     assert_close(avg_pool2d(x, 3, 2, 1).double(), exact, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("counted", [True, False], ids=["padding-counts", "it-does-not"])
+def test_many_programs(layout: Layout, counted: bool) -> None:
+    """Small tiles that divide nothing, so that every edge of the grid is met."""
+    x = random(2, 7, 9, 8).contiguous(memory_format=memory_format(layout)).requires_grad_()
+    exact = functional.avg_pool2d(x, (4, 3), (2, 1), (2, 1), True, counted)
+    dy = random(*exact.shape).contiguous(memory_format=memory_format(layout))
+    (exact_dx,) = torch.autograd.grad(exact, x, dy)
+    shape = pool_geometry(x.shape, (4, 3), (2, 1), (2, 1), (1, 1), True)
+    y, dx = torch.full_like(exact, torch.nan), torch.full_like(x, torch.nan)
+    for direction, tensors in (("fprop", {"x": x, "y": y}), ("dgrad", {"dy": dy, "dx": dx})):
+        problem = PoolProblem(shape, direction, "float64", layout)  # type: ignore[arg-type]
+        launch = avg_pool_launch(problem, Tile(16, 4, 1), counted, 0)
+        assert launch.grid[0] > 3
+        launch.run(tensors)
+    assert_close((y, dx), (exact, exact_dx))
 
 
 def test_gradients_of_gradients() -> None:

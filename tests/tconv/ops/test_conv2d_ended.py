@@ -11,13 +11,15 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 import tconv
-from tconv.algorithms import GROUPED
+from tconv.algorithms import GROUPED, ending
 from tconv.choice import Choice
 from tconv.functional import conv2d, conv2d_pool
 from tconv.geometry import ConvGeometry
 from tconv.ops.conv_run import run
 from tconv.ops.launch import interpreting, recorded
-from tconv.problem import Problem
+from tconv.ops.layout import memory_format
+from tconv.problem import Layout, Problem
+from tconv.target import TARGETS
 from tconv.tile import Tile
 
 DEVICE = "cpu" if interpreting() else "cuda"
@@ -134,6 +136,43 @@ def test_groups_do_not_meet(value: float) -> None:
         got = run(problem, Choice(GROUPED, Tile(128, 32, 32)), **given[direction])
         assert_close(got, exact, equal_nan=True)
         assert got.isfinite().any()
+
+
+# About the least that a GPU's plan splits; in the second, the last share ends on one pixel.
+SPLIT: list[tuple[Layout, tuple[int, int, int, int]]] = [
+    ("nhwc", (2, 130, 13, 11)),
+    ("nhwc", (1, 130, 17, 17)),
+    ("nchw", (2, 3, 95, 91)),
+]
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["relu", "pool"])
+@pytest.mark.parametrize(("layout", "size"), SPLIT, ids=str)
+def test_gradients_in_shares(layout: Layout, size: tuple[int, int, int, int], pooled: bool) -> None:
+    """As a GPU takes them: pixels in shares, and more channels than one program holds."""
+    batch, channels, rows, columns = size
+    if pooled:  # as many windows as there were pixels
+        rows, columns = 2 * rows - 1, 2 * columns - 1
+    z = random(batch, channels, rows, columns).contiguous(memory_format=memory_format(layout))
+    z.requires_grad_()
+    exact = functional.max_pool2d(z.relu(), 2) if pooled else z.relu()
+    dy = random(*exact.shape, seed=1).contiguous(memory_format=memory_format(layout))
+    (dz,) = torch.autograd.grad(exact, z, dy)
+    target, image = TARGETS["sm_90"], (batch, channels, rows * columns)
+    if pooled:
+        plan = ending.pool_plan("float64", layout, tuple(z.shape), target, sums=True)
+        last = functional.pad(z.detach(), (0, -(columns % 2), 0, -(rows % 2)))
+        quarters = last.unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
+        best = torch.where(quarters.amax(-1) > 0, quarters.argmax(-1), -1).to(torch.int8)
+        given = {"offsets": best.contiguous(memory_format=memory_format(layout))}
+    else:
+        plan, given = ending.plan("float64", layout, image, target, relu=True), {"y": exact}
+    tensors = {"dy": dy, **given, "dz": torch.empty_like(dz), "dbias": torch.empty(channels)}
+    tensors["dbias"] = tensors["dbias"].to(dz)
+    plan.run(tensors)
+    assert plan.launches[0].grid[1] > 1
+    assert (plan.launches[1].grid[0] > 1) == (layout == "nhwc")
+    assert_close((tensors["dz"], tensors["dbias"]), (dz, dz.sum((0, 2, 3))))
 
 
 def test_gradients_of_gradients() -> None:

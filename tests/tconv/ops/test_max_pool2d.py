@@ -42,6 +42,22 @@ CASES = {
     "global": ((2, 5, 7, 9), {"kernel_size": (7, 9)}),
     "unbatched": ((5, 9, 11), {"kernel_size": 3, "stride": 2, "padding": 1}),
     "zero-batch": ((0, 3, 8, 8), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    "tall": (
+        (2, 3, 11, 8),
+        {"kernel_size": (4, 2), "stride": (2, 1), "padding": (2, 1), "dilation": (1, 2)},
+    ),
+    "wide": (
+        (2, 3, 8, 11),
+        {"kernel_size": (2, 4), "stride": (1, 3), "padding": (1, 2), "dilation": (2, 1)},
+    ),
+    "looped-tall": (
+        (1, 2, 13, 7),
+        {"kernel_size": (6, 3), "stride": (2, 1), "padding": (3, 1), "dilation": (2, 1)},
+    ),
+    "looped-wide": (
+        (1, 2, 8, 10),
+        {"kernel_size": (7, 5), "stride": (1, 2), "padding": (3, 2), "dilation": (2, 3)},
+    ),
     "looped": ((1, 2, 35, 6), {"kernel_size": (35, 2), "stride": 1, "padding": (17, 1)}),
 }
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -148,7 +164,10 @@ def test_nan_propagates(dtype: torch.dtype, memory_format: torch.memory_format) 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_minus_infinity_keeps_the_first_element(dtype: torch.dtype) -> None:
     x = torch.full((1, 2, 6, 7), -torch.inf, dtype=dtype, device=DEVICE)
-    for window in ((2, 2, 0, 1), (3, 2, 1, 1), (2, 1, 1, 3), (4, 3, 2, 1)):
+    for window in (
+        (2, 2, 0, 1), (3, 2, 1, 1), (2, 1, 1, 3), (4, 3, 2, 1),
+        ((3, 2), (2, 1), (1, 0), (1, 3)), ((2, 4), (1, 2), (0, 2), (3, 1)),
+    ):  # fmt: skip
         names = ("kernel_size", "stride", "padding", "dilation")
         compare(x, **dict(zip(names, window, strict=True)))
     x[0, 0, 2, 3] = torch.inf
@@ -158,14 +177,19 @@ def test_minus_infinity_keeps_the_first_element(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("kernel_size", [(2, 1), (1, 2), (2, 2)], ids=str)
 def test_window_of_nothing_but_padding(kernel_size: tuple[int, int]) -> None:
     """At -1 and 3 of a size of 3: torch gives -inf and an index past the end; no gradient."""
-    x = tensor((1, 2, 3, 3)).requires_grad_()
+    x = tensor((1, 2, 3 if kernel_size[0] > 1 else 5, 3 if kernel_size[1] > 1 else 5))
+    x.requires_grad_()
     padding = tuple(size // 2 for size in kernel_size)
     window = {"kernel_size": kernel_size, "stride": 1, "padding": padding, "dilation": 4}
     y, indices = max_pool2d(x, **window, return_indices=True)
     expected, places = functional.max_pool2d(x, **window, return_indices=True)
     assert_close((y, indices), (expected, places), rtol=0, atol=0)
-    (dx,) = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)
+    dy = torch.ones_like(y).requires_grad_()
+    (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
     assert dx.count_nonzero() == 0
+    with launches(PICK):
+        (picked,) = torch.autograd.grad(dx, dy, torch.ones_like(dx))
+    assert picked.count_nonzero() == 0
 
 
 @pytest.mark.parametrize(

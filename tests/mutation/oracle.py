@@ -1,0 +1,72 @@
+"""Which of the project's tests hold each kernel: named by the beginning of their ids.
+
+A kernel's row is kept to what a mutant should not get past, and to half a minute.
+"""
+
+EDGES = "tests/tconv/algorithms/test_edges.py::test_edge"
+INFINITY = "tests/tconv/algorithms/test_edges.py::test_infinity_reaches_its_own_windows_alone"
+LINES = "tests/tconv/algorithms/test_edges.py::test_depthwise_filters_line_by_line"
+MAXIMA = "tests/tconv/algorithms/test_edges.py::test_first_of_equal_maxima"
+REDUCE = "tests/tconv/algorithms/test_reduce.py::"
+RELAYOUT = "tests/tconv/algorithms/test_relayout.py::"
+ENDED = "tests/tconv/ops/test_conv2d_ended.py::"
+MAX_POOL = "tests/tconv/ops/test_max_pool2d.py::"
+AVG_POOL = "tests/tconv/ops/test_avg_pool2d.py::"
+
+
+def _edges(*passes_of_windows: str) -> tuple[str, ...]:
+    return tuple(f"{test}[{which}" for which in passes_of_windows for test in (EDGES, INFINITY))
+
+
+TESTS: dict[str, tuple[str, ...]] = {
+    "fprop.implicit_gemm_fprop": (
+        f"{MAXIMA}[implicit_gemm-",
+        *_edges("fprop-gathered", "fprop-few"),
+    ),
+    "dgrad.implicit_gemm_dgrad": _edges("dgrad-gathered"),
+    "wgrad.implicit_gemm_wgrad": _edges("wgrad-gathered", "wgrad-few", "wgrad-grouped"),
+    "direct.direct": (f"{MAXIMA}[direct", *_edges("fprop-direct", "dgrad-direct")),
+    "direct.direct_wgrad": _edges("wgrad-direct"),
+    "depthwise.depthwise": (
+        f"{MAXIMA}[depthwise",
+        *_edges("fprop-depthwise", "dgrad-depthwise"),
+    ),
+    "depthwise.depthwise_wgrad": (f"{LINES}[", *_edges("wgrad-depthwise")),
+    "grouped.grouped": (
+        f"{MAXIMA}[grouped",
+        *_edges("fprop-grouped", "dgrad-grouped"),
+        f"{ENDED}test_groups_do_not_meet",
+    ),
+    "tma.implicit_gemm_tma": (
+        f"{MAXIMA}[implicit_gemm_tma",
+        *_edges("fprop-boxes", "dgrad-boxes"),
+    ),
+    "tma.implicit_gemm_tma_wgrad": _edges("wgrad-boxes"),
+    "reduce.add_splits": (f"{REDUCE}test_parts_are_added", f"{EDGES}[fprop-gathered-splits"),
+    "relayout.to_channels_last": (f"{RELAYOUT}test_to_channels_last",),
+    "relayout.widen": (f"{RELAYOUT}test_widened", f"{EDGES}[fprop-few"),
+    "ending.ending_grad": (f"{ENDED}test_gradients_in_shares", f"{ENDED}test_relu_and_residual"),
+    "ending.pool_ending_grad": (f"{ENDED}test_gradients_in_shares", f"{ENDED}test_pool"),
+    "ending.bias_grad_sum": (f"{ENDED}test_gradients_in_shares",),
+    "max_pool.max_pool_fprop": (
+        f"{MAX_POOL}test_as_torch",
+        f"{MAX_POOL}test_dtypes_and_equal_values",
+        f"{MAX_POOL}test_nan_propagates",
+        f"{MAX_POOL}test_minus_infinity_keeps_the_first_element",
+        f"{MAX_POOL}test_many_programs",
+    ),
+    "max_pool.max_pool_dgrad": (
+        f"{MAX_POOL}test_as_torch",
+        f"{MAX_POOL}test_as_reference",
+        f"{MAX_POOL}test_window_of_nothing_but_padding",
+        f"{MAX_POOL}test_many_programs",
+    ),
+    "max_pool.max_pool_pick": (
+        f"{MAX_POOL}test_as_torch",
+        f"{MAX_POOL}test_window_of_nothing_but_padding",
+        f"{MAX_POOL}test_many_programs",
+        f"{MAX_POOL}test_second_gradient_is_our_kernel",
+    ),
+    "avg_pool.avg_pool_fprop": (f"{AVG_POOL}test_as_torch", f"{AVG_POOL}test_many_programs"),
+    "avg_pool.avg_pool_dgrad": (f"{AVG_POOL}test_as_torch", f"{AVG_POOL}test_many_programs"),
+}
