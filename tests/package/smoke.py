@@ -14,7 +14,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
 
 import torch
 from torch.nn import functional
