@@ -72,12 +72,15 @@ def triton(session: nox.Session, version: str) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests and count the lines and branches of host code that they reach."""
+    """Run tests and a GPU run's rehearsal; count the lines and branches of host code they reach."""
     install(session, "coverage")
     hold_locked(session)
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-n", "auto", "--dist", "worksteal",
                 *session.posargs)  # fmt: skip
+    out = str(Path(session.create_tmp()) / "run")
+    shutil.rmtree(out, ignore_errors=True)
+    session.run("coverage", "run", "-m", "reports.gpu_run", "--rehearse", "--out", out)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--skip-covered", "--show-missing")
 

@@ -23,7 +23,7 @@ MUCH = 3 * LITTLE
 
 def test_a_crash_and_a_hang_fail_their_own_tasks_only() -> None:
     tasks = [Task(f"sum {n}", operator.add, (n, n)) for n in range(4)]
-    tasks.insert(1, Task("crash", os._exit, (3,)))
+    tasks.insert(1, Task("crash", done.crash, (3,)))
     tasks.insert(3, Task("hang", time.sleep, (60,)))
     tasks.insert(4, Task("error", int, ("x",)))
     began = time.monotonic()

@@ -7,8 +7,10 @@ import re
 
 import pytest
 import torch
+import typer
 from rich.console import Console
 from torch import nn
+from typer.testing import CliRunner
 
 import tconv
 from tconv.geometry import ConvGeometry
@@ -23,6 +25,7 @@ from tconv.models import (
     torch_twin,
     vgg16,
 )
+from tconv.models import __main__ as command
 from tconv.models.lenet import C3_TABLE, TableConv2d
 from tconv.ops.launch import interpreting, recorded
 
@@ -208,6 +211,19 @@ def test_lenet5_1998_is_the_lectures() -> None:
     assert {rows[name].kind for name in ("act1", "act3", "act5", "act6")} == {"Tanh"}
     kinds = {row.kind for row in summary(lenet5_1998(activation="sigmoid")).rows}
     assert "Sigmoid" in kinds
+
+
+def test_the_command_describes_a_network() -> None:
+    run = CliRunner(env={"COLUMNS": "140"}).invoke
+    app = typer.Typer()
+    app.command()(command.main)
+    done = run(app, ["lenet5_1998", "--batch", "2"])
+    assert done.exit_code == 0
+    assert "122,304" in done.output  # C1's connections
+    for wrong, told in (["lenet6"], "lenet5_1998"), (["lenet5", "--dtype", "float8"], "bfloat16"):
+        refused = run(app, wrong)
+        assert refused.exit_code == 2
+        assert told in refused.output
 
 
 def test_describe_prints_the_lectures_table() -> None:
