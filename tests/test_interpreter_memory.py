@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from tconv.ops.launch import interpreting
+from tests.interpreter_memory import unwatched
 
 pytestmark = pytest.mark.skipif(not interpreting(), reason="on a GPU nothing looks on")
 
@@ -82,3 +83,10 @@ def unsaid(x, y):
 def test_a_masked_load_says_what_it_leaves_out() -> None:
     with pytest.raises(Exception, match="does not say what it leaves out"):
         unsaid[(1,)](torch.zeros(4), torch.zeros(4))
+
+
+def test_what_a_test_breaks_on_purpose_is_let_be() -> None:
+    with unwatched():
+        in_place[(2,)](torch.zeros(8), SHIFT=4)
+    with pytest.raises(Exception, match="x is read"):
+        in_place[(2,)](torch.zeros(8), SHIFT=4)
