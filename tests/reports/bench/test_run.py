@@ -153,6 +153,26 @@ def test_the_hosts_clock_takes_turns() -> None:
     assert made == [0, 1, 0]
 
 
+def test_the_command_measures_and_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if DEVICE.type == "cuda":
+        pytest.skip("a rehearsal is for machines without a GPU")
+    monkeypatch.setattr("reports.cli.rehearsal_work", lambda: Work(SMALL))
+    monkeypatch.setattr("reports.bench.machine.ceilings", lambda *_, **__: {"copy": 1.0})
+    arguments = ["bench", "--rehearse", "--out", str(tmp_path / "report")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert [row.direction for row in read_tables(tmp_path / "report").layers] == list(PASSES)
+    assert (tmp_path / "report" / "index.html").exists()
+    (tmp_path / "file").write_text("not a folder")
+    done = CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / "file" / "report")])
+    assert done.exit_code == 1
+    assert "cannot be written" in done.output
+    (folder_of("rehearsal") / "layers.csv").write_text("damaged")
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "layers.csv" in done.output
+
+
 def test_without_a_gpu_nothing_is_measured(tmp_path: Path) -> None:
     if DEVICE.type == "cuda":
         pytest.skip("there is a GPU")
