@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
+from torch.utils.data import Subset
 from typer.testing import CliRunner
 
 from tconv.models import gallery
+from tconv.models.data import Images, load
 from tconv.models.house import house
 from tconv.models.lenet import lenet5
 from tconv.ops.launch import recorded
@@ -134,3 +138,32 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     code, text = command("--activations", "--weights", str(tmp_path / "other.pt"))
     assert code == 1
     assert "other.pt holds no weights of LeNet-5" in text
+
+
+def test_a_network_that_was_trained_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn (tconv[train])")
+    images = load("digits")
+    few = Images("digits", Subset(images.train, range(4)), Subset(images.test, range(4)), 10)
+    monkeypatch.setattr("tconv.models.data.load", lambda *_: few)
+    weights, text = tmp_path / "lenet5.pt", io.StringIO()
+    first = gallery.trained_lenet(weights, 1, Console(file=text, width=200))
+    assert "epoch 1/1" in text.getvalue()
+    assert str(weights) in text.getvalue()
+    again = gallery.trained_lenet(weights, 1, Console(file=text))
+    assert text.getvalue().count("epoch") == 1
+    for key, value in first.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value)
+    weights.write_bytes(b"no weights")
+    with pytest.raises(gallery.PictureError, match=r"lenet5\.pt holds no weights of LeNet-5"):
+        gallery.trained_lenet(weights, 1, Console(file=text))
+
+
+def test_a_picture_becomes_a_digit_bright_on_dark() -> None:
+    paper = torch.ones(3, 40, 60)
+    paper[:, 10:30, 25:30] = 0.0
+    ink = gallery.as_digit(paper)
+    torch.testing.assert_close(ink, gallery.as_digit(1 - paper))
+    assert ink.shape == (1, 1, 32, 32)
+    assert ink[0, 0, 16, 14] > 0 > ink[0, 0, 0, 0]

@@ -10,7 +10,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from tconv.models import infer, lenet5, train
+from tconv.models import checkpoint, infer, lenet5, train
 from tconv.models.command import Backend, build
 from tconv.ops.launch import interpreting, recorded
 
@@ -71,3 +71,27 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert (code, str(saved) in output) == (1, True)
     code, output = invoke(infer.main, *LENET, "--weights", str(tmp_path / "none.pt"))
     assert (code, "no such file" in output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "words"),
+    [
+        (infer.main, ("--graphed",), "--graphed needs a CUDA device"),
+        (train.main, ("--graphed",), "--graphed needs a CUDA device"),
+        (infer.main, ("--log", "nowhere/infer.csv"), "--log: there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_runs(
+    command: object, arguments: tuple[str, ...], words: str
+) -> None:
+    code, output = invoke(command, *LENET, *arguments)
+    assert code == 2
+    assert words in output
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    saved = tmp_path / "run.pt"
+    checkpoint.save(saved, {"network": "vgg16", "model": {}, "classes": 10, "epoch": 1})
+    code, output = invoke(infer.main, *LENET, "--weights", str(saved))
+    assert code == 1
+    assert "its network is 'vgg16', not 'lenet5'" in output
