@@ -149,6 +149,19 @@ def spans_taps(choice: Choice, problem: Problem) -> bool:
     return problem.geometry.group_in_channels % choice.tile.block_n != 0
 
 
+def _registers(choice: Choice, problem: Problem, target: Target, loads: float) -> int:
+    """A thread's, of a matrix loop that gathers its operands by ``loads`` a step."""
+    tile = choice.tile
+    crowded = target.backend == "cuda" and target.sm < 90
+    if choice.algorithm == GROUPED and problem.direction != "wgrad" and crowded:
+        gathered = tile.block_m * tile.block_n / (tile.warps * target.warp_size)
+        return REGISTERS_BESIDE_ACCUMULATOR + round(REGISTERS_PER_GATHERED * gathered)
+    across = spans_taps(choice, problem)
+    per_load = REGISTERS_ACROSS_TAPS if across else REGISTERS_PER_LOAD[problem.direction]
+    kept = accumulator_registers(choice, problem, target)
+    return kept + REGISTERS_BESIDE_ACCUMULATOR + round(per_load * loads)
+
+
 def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Resources:
     """What the compiled code will probably take; the compiler's own figures replace this."""
     tile = choice.tile
@@ -170,15 +183,7 @@ def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Res
         per_second = INSTRUCTIONS_ACROSS_TAPS
     instructions = LOOP_INSTRUCTIONS[problem.direction] + per_first * first + per_second * second
     instructions += matrix_instructions(tile, problem, target)
-    registers = accumulator_registers(choice, problem, target) + REGISTERS_BESIDE_ACCUMULATOR
-    per_load = REGISTERS_PER_LOAD[problem.direction]
-    if spans_taps(choice, problem):
-        per_load = REGISTERS_ACROSS_TAPS
-    registers += round(per_load * (first + second))
-    crowded = target.backend == "cuda" and target.sm < 90
-    if choice.algorithm == GROUPED and problem.direction != "wgrad" and crowded:
-        gathered = tile.block_m * tile.block_n / (tile.warps * target.warp_size)
-        registers = REGISTERS_BESIDE_ACCUMULATOR + round(REGISTERS_PER_GATHERED * gathered)
+    registers = _registers(choice, problem, target, first + second)
     return Resources(
         registers=min(limit, registers),
         spill_bytes=max(0, registers - limit) * 4,
