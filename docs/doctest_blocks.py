@@ -12,16 +12,7 @@ SESSION = re.compile(r"^([ ]*)>>> .*?(?=\n[ ]*\n|\Z)", re.M | re.S)
 
 
 def fenced(docstring: str) -> str:
-    """The docstring with each session in a fenced block.
-
-    >>> print(fenced("Adds.\\n\\n>>> 1 + 1\\n2"))
-    Adds.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
-    """
+    """The docstring with each session in a fenced block."""
     return SESSION.sub(lambda found: f"{found[1]}```pycon\n{found[0]}\n{found[1]}```", docstring)
 
 
