@@ -18,10 +18,9 @@ from torch import Tensor
 
 from autotune.measure import inputs
 from tconv import reference
-from tconv.choice import Choice
-from tconv.cost.product import cdiv
+from tconv.geometry import cdiv
 from tconv.problem import Problem
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": "1"}
 SMALL_BATCH = 2  # images: a tile then spans the border between two

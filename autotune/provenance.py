@@ -16,7 +16,7 @@ import tconv
 def source_hash() -> str:
     """A short hash of everything that decides a kernel's code: device code and launches."""
     root = Path(tconv.__file__).parent
-    files = [*sorted((root / "kernels").glob("*.py")), *sorted((root / "algorithms").glob("*.py"))]
+    files = [*sorted((root / "kernels").glob("*.py")), *sorted((root / "families").glob("*.py"))]
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")

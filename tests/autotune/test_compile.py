@@ -8,12 +8,11 @@ import pytest
 
 from autotune.compile import ENVIRONMENT, Compiled, compile_choice
 from autotune.workers import Failure, Task, Workers
-from tconv.choice import Choice
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import Problem
 from tconv.select import heuristic
 from tconv.target import TARGETS
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 LAYER = ConvGeometry(8, 256, 28, 28, 128, 3, 3, pad_h=1, pad_w=1)
 

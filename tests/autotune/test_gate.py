@@ -10,14 +10,13 @@ import torch
 
 from autotune import gate
 from autotune.gate import check, compare, scaled_down
-from tconv.choice import Choice
 from tconv.cost.space import candidates
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.launch import Launch, interpreting
 from tconv.ops import conv_run
 from tconv.problem import Problem
 from tconv.target import TARGETS
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 from tests.interpreter_memory import unwatched
 
 VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
