@@ -83,7 +83,7 @@ def calibrate(trials: Sequence[Trial], target: Target) -> Calibration:
             f"few to fit constants to: at least {LEAST_TRIALS} of {LEAST_PROBLEMS}"
         )
     usable = usable[:: -(-len(usable) // MOST_TRIALS)]
-    before = calibrated(target.name).constants
+    before = calibrated(target).constants
     fold = {problem: place % FOLDS for place, problem in enumerate(problems)}
     held_out: list[float] = [math.nan] * len(usable)
     for number in range(FOLDS):

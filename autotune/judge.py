@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.recordings import Recording
-from tconv.cost.model import predict
+from tconv.cost.constants import Constants, calibrated
+from tconv.cost.model import milliseconds_of
+from tconv.cost.work import Work, work_of
+from tconv.tile import Tiles
 
 LEAST_TILES = 8  # timed for a problem, lest any choice be a good one
 PICKS = (1, 4, 8)
@@ -74,14 +77,17 @@ class Cell:
         }
 
 
-def predicted(recording: Recording) -> NDArray[np.float64]:
-    """The model's milliseconds of every tile that was timed."""
-    return np.array(
-        [
-            predict(recording.problem, choice, recording.target).milliseconds
-            for choice in recording.choices
-        ]
-    )
+def work_for(recording: Recording) -> Work:
+    """What the tiles that were timed ask of the GPU."""
+    tiles = Tiles.of(recording.tiles)
+    return work_of(recording.problem, recording.family, tiles, recording.target)
+
+
+def predicted(recording: Recording, known: Constants | None = None) -> NDArray[np.float64]:
+    """The model's milliseconds of every tile that was timed, with what timing by events adds."""
+    known = known or calibrated(recording.target).constants
+    times = milliseconds_of(work_for(recording), recording.target, known)
+    return times + known.event_milliseconds
 
 
 def judge(recordings: Sequence[Recording], predictor: Predictor = predicted) -> list[Cell]:

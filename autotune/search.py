@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from autotune.strategies import STRATEGIES
 from autotune.strategies.common import SearchSpace, search
 from autotune.trial import Trial
-from tconv.cost.descent import Merit, merit
+from tconv.cost.descent import Merit, merits
 from tconv.cost.space import broken_rule
 from tconv.families import FAMILIES
 from tconv.problem import Problem
@@ -98,12 +98,14 @@ def space_of(
     problem: Problem, target: Target, candidates: Sequence[Choice], count: int
 ) -> tuple[list[Choice], SearchSpace]:
     """``candidates`` as a strategy sees them, with what the model says; ``count`` hopes first."""
-    merits = {choice: merit(problem, choice, target) for choice in candidates}
-    hopes = _hopes(problem, target, merits, count)
+    by_choice = dict(zip(candidates, merits(problem, candidates, target), strict=True))
+    hopes = _hopes(problem, target, by_choice, count)
     choices = list(dict.fromkeys([*hopes, *candidates]))  # the rule of thumb may lie between them
-    known = (merits.get(choice) or merit(problem, choice, target) for choice in choices)
     # What the model expects to spill, it holds for impossible: compiling rejects it.
-    predicted = [math.inf if spills else milliseconds for spills, milliseconds, _ in known]
+    predicted = [
+        math.inf if spills else milliseconds
+        for spills, milliseconds, _ in merits(problem, choices, target)
+    ]
     order = tuple(range(len(hopes)))
     return choices, SearchSpace(PARAMETERS, parameters_of(choices), order, np.array(predicted))
 
@@ -116,16 +118,16 @@ def shortlist(
     Every family whose best hope is within reach has it among them, in the first half: the model may
     misjudge a family as a whole.
     """
-    merits = {choice: merit(problem, choice, target) for choice in candidates}
-    return _hopes(problem, target, merits, count)
+    by_choice = dict(zip(candidates, merits(problem, candidates, target), strict=True))
+    return _hopes(problem, target, by_choice, count)
 
 
 def _hopes(
-    problem: Problem, target: Target, merits: Mapping[Choice, Merit], count: int
+    problem: Problem, target: Target, known: Mapping[Choice, Merit], count: int
 ) -> list[Choice]:
     thumb = heuristic(problem, target)
     chosen = [thumb] if count and broken_rule(thumb, problem, target) is None else []
-    order = [(*known, choice.algorithm, choice.tile) for choice, known in merits.items()]
+    order = [(*merit, choice.algorithm, choice.tile) for choice, merit in known.items()]
     ranked = sorted(order)
     best = {
         algorithm: (spills, time, tile) for spills, time, _, algorithm, tile in reversed(ranked)

@@ -97,7 +97,7 @@ def heuristic(problem: Problem, target: Target) -> Choice:
     """
     if target.backend == "interpreter":
         return Choice("implicit_gemm", FAMILIES["implicit_gemm"].heuristic(problem, target))
-    if calibrated(target.name).untuned == "neighbour":
+    if calibrated(target).untuned == "neighbour":
         tables = (source.winners for source in reversed(_sources(target)))
         winners = {key: winner for table in tables for key, winner in table.items()}
         if (found := neighbours_choice(problem, winners, target)) is not None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 # Of numbers that have no more digits than 2^20.
 PATTERN = re.compile("{0}x{0}x{0} s{0} w{0} g{0} k{0}(?: p{0})?".format("([0-9]{1,7})"))
@@ -60,6 +63,61 @@ class Tile:
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
+
+
+Count = Any  # a number, or an array that holds one for each of many tiles
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Many tiles: each field of ``Tile`` is an array. The cost model's arithmetic takes either.
+
+    >>> many = Tiles.of([Tile(128, 64, 32), Tile(64, 64, 32, splits=4)])
+    >>> many.block_m * many.block_n
+    array([8192, 4096])
+    >>> many.tile(1)
+    Tile(block_m=64, block_n=64, block_k=32, stages=3, warps=8, swizzle=8, splits=4, persistent=0)
+    """
+
+    block_m: Count
+    block_n: Count
+    block_k: Count
+    stages: Count
+    warps: Count
+    swizzle: Count
+    splits: Count
+    persistent: Count
+
+    @classmethod
+    def of(cls, tiles: Iterable[Tile]) -> Tiles:
+        rows = [[getattr(tile, name) for name in FIELDS] for tile in tiles]
+        return cls(*np.array(rows, dtype=np.int64).reshape(-1, len(FIELDS)).T)
+
+    def __len__(self) -> int:
+        return len(self.block_m)
+
+    def take(self, places: Any) -> Tiles:
+        """Those at ``places``: numbers, or a mask."""
+        return Tiles(*(getattr(self, name)[places] for name in FIELDS))
+
+    def tile(self, place: int) -> Tile:
+        """The tile at ``place``."""
+        return Tile(*(int(getattr(self, name)[place]) for name in FIELDS))
+
+
+FIELDS = tuple(each.name for each in fields(Tile))
+
+
+def for_each(function: Callable[[int], int], values: Count) -> Count:
+    """``function`` of a number, or of each number of an array; equal ones are asked once.
+
+    >>> for_each(lambda block: 100 // block, np.array([16, 32, 16]))
+    array([6, 3, 6])
+    """
+    if np.ndim(values) == 0:
+        return function(int(values))
+    distinct, places = np.unique(values, return_inverse=True)
+    return np.array([function(int(value)) for value in distinct])[places]
 
 
 Ground = Literal["tuned", "shipped", "predicted", "heuristic"]

@@ -29,6 +29,7 @@ from tconv.table import (
     make_folder,
     read_json,
 )
+from tconv.target import Target
 
 FORMAT = 1
 Untuned = Literal["model", "neighbour"]
@@ -42,37 +43,66 @@ class Constants:
     ``autotune calibrate`` refits those of ``FITTED`` from a GPU's measured trials.
     """
 
-    matrix_share: float = 0.8  # of the matrix unit's peak, sustained on random data
+    matrix_share: float = 0.9  # of the matrix unit's peak, sustained on random data
+    narrow_share: float = 0.4  # of that, by instructions that do not read shared memory (sm_90)
     issue_per_clock: float = 4.0  # instructions a processor issues: one for each scheduler
     issue_share: float = 0.7  # of those slots that can be filled
-    clocks_per_instruction: float = 2.5  # between two instructions of one warp, on average
-    memory_latency_clocks: float = 700.0  # from DRAM or a distant L2 slice to shared memory
-    l1_latency_clocks: float = 40.0
+    clocks_per_instruction: float = 1.0  # between two instructions of one warp, on average
+    memory_latency_clocks: float = 900.0  # from DRAM to shared memory, under load
+    l1_latency_clocks: float = 35.0  # measured: 34 (H100), 36 (A100), gpu-benches
     shared_bytes_per_clock: float = 128.0  # a processor (CUDA C++ Programming Guide: 32 banks x 4)
+    wide_load_clocks: float = 6.0  # of a warp's load of 16 bytes a thread to shared memory
+    narrow_load_clocks: float = 12.0  # of 4 or 8 bytes
+    single_load_clocks: float = 5.0  # of 1 or 2, that its threads store
+    gather_clocks: float = 400.0  # a step waits for such loads
+    gather_load_clocks: float = 30.0  # and for each of them
+    transpose_clocks: float = 0.26  # an element of 4 bytes, turned for wgmma
     l2_share: float = 0.9  # of the L2's rate
+    l2_far: float = 0.2  # part by which a rate falls where operands fill both halves of the L2
     l2_bytes_per_clock: float = 64.0  # that one processor can take
     dram_share: float = 0.88  # of the DRAM's rate
-    dram_l2_share: float = 0.5  # of the L2's bytes that hold operands for reuse
-    prologue_clocks: float = 1500.0  # addresses, masks, and the pipeline's first fill
-    launch_milliseconds: float = 0.003  # a kernel's start and end, as a CUDA graph replays it
-    overlap_loss: float = 0.1  # of what the slowest resource should hide, and does not
-    spill_clocks: float = 8.0  # a step, for each spilled byte a thread
-    overlap: float = 4.0  # power of the mean that joins resources; infinite: perfect overlap
+    dram_l2_share: float = 0.1  # of the L2's bytes that hold operands until a later wave
+    drift: float = 0.03  # part of a reduction that programs of a wave drift apart
+    dram_run_bytes: float = 250.0  # for which DRAM might have read on, of a read by itself
+    prologue_clocks: float = 800.0  # addresses, masks, and the pipeline's first fill
+    output_clocks: float = 2.0  # for each output of a thread
+    write_share: float = 1.0  # of the time that writing results at the L2's rate would take
+    step_clocks: float = 45.0  # in which a step of a program that is alone stands still
+    launch_milliseconds: float = 0.0012  # a kernel in a CUDA graph (measured, gpu-benches)
+    event_milliseconds: float = 0.0  # that timing by events adds; no part of a prediction
+    spill_clocks: float = 4.0  # a step, for each spilled byte a thread
+    overlap: float = 2.8  # power of the mean that joins resources; infinite: perfect overlap
 
 
 # By which measured times may move them, and how far; shares are of a whole.
 FITTED: dict[str, tuple[float, float]] = {
     "matrix_share": (0.2, 1.0),
+    "narrow_share": (0.15, 1.0),
     "issue_share": (0.1, 1.0),
-    "clocks_per_instruction": (0.5, 12.0),
+    "clocks_per_instruction": (0.1, 12.0),
     "memory_latency_clocks": (150.0, 3000.0),
     "l1_latency_clocks": (10.0, 200.0),
+    "shared_bytes_per_clock": (64.0, 256.0),
+    "wide_load_clocks": (0.5, 32.0),
+    "narrow_load_clocks": (0.5, 64.0),
+    "single_load_clocks": (0.5, 64.0),
+    "gather_clocks": (5.0, 3000.0),
+    "gather_load_clocks": (1.0, 200.0),
+    "transpose_clocks": (0.03, 3.0),
     "l2_share": (0.2, 1.0),
-    "l2_bytes_per_clock": (16.0, 256.0),
+    "l2_far": (0.01, 4.0),
+    "l2_bytes_per_clock": (16.0, 128.0),
     "dram_share": (0.3, 1.0),
+    "dram_l2_share": (0.02, 1.0),
+    "drift": (0.001, 1.0),
+    "dram_run_bytes": (8.0, 1024.0),
     "prologue_clocks": (100.0, 20000.0),
-    "launch_milliseconds": (0.0005, 0.02),
-    "overlap_loss": (0.0, 1.0),
+    "output_clocks": (0.2, 100.0),
+    "write_share": (0.1, 4.0),
+    "step_clocks": (2.0, 1000.0),
+    "event_milliseconds": (0.0, 0.02),
+    "spill_clocks": (0.5, 50.0),
+    "overlap": (1.5, 12.0),
 }
 
 
@@ -108,9 +138,13 @@ class Calibrated:
 
 
 @lru_cache(maxsize=64)
-def calibrated(target_name: str) -> Calibrated:
-    """What is known of a GPU: by its user's own calibration, or shipped, or assumed."""
-    for path in (user_constants(target_name), shipped_constants(target_name)):
+def calibrated(target: Target) -> Calibrated:
+    """What is known of a GPU: by its user's own calibration, or shipped, or of its architecture.
+
+    Where nothing is, the assumed constants.
+    """
+    names = dict.fromkeys((target.name, target.arch))
+    for path in (place(name) for name in names for place in (user_constants, shipped_constants)):
         try:
             if (found := read_calibrated(path)) is not None:
                 check_trusted(path)

@@ -1,121 +1,140 @@
-"""A good choice for a layer that was never tuned: downhill on the cost model, from a rule of thumb.
+"""A good choice for a layer that was never tuned: the least cost by the model, in two rounds.
 
-Ranking a whole space takes seconds; a descent asks the model a few hundred times, which takes less
-than the compilation of the kernel that it chooses.
+The first round costs every legal block, depth and number of warps, undivided and with as many
+splits as fill the processors; the second every order, split and share of the best of them. The
+tuner compiles what it ranks and drops what spills; here nothing is compiled, so that tiles are
+kept to what is known not to spill.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import fields, replace
-from itertools import combinations, product
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
-from tconv.cost.estimate import estimated_resources
-from tconv.cost.model import predict
-from tconv.cost.space import DEFAULT_SWIZZLE, broken_rule
+import numpy as np
+
+from tconv.cost.constants import Constants, calibrated
+from tconv.cost.model import Array, milliseconds_of
+from tconv.cost.space import (
+    DEFAULT_SWIZZLE,
+    Case,
+    all_tiles,
+    broken_rule,
+    case_of,
+    legal_tiles,
+)
+from tconv.cost.work import work_of
 from tconv.families import FAMILIES, Axes, Family, serving
 from tconv.families.demand import accumulator_registers, uses_wgmma
 from tconv.problem import Problem
 from tconv.target import Target
-from tconv.tile import Choice, Tile
+from tconv.tile import FIELDS, Choice, Count, Tile, Tiles
 
 WGMMA_SUMS = 128  # a thread's registers, of 255
+FINALISTS = 24  # of a family's first round
 Merit = tuple[bool, float, bool]
 
 
-def merit(problem: Problem, choice: Choice, target: Target) -> Merit:
-    """What the least is best of: tiles that would spill come last, for compiling rejects them.
+def merits(problem: Problem, choices: Sequence[Choice], target: Target) -> list[Merit]:
+    """Sort keys, the least is best: tiles that would spill come last, then by predicted time.
 
     Where the model sees no difference, the usual swizzle goes first.
     """
-    spills = estimated_resources(choice, problem, target).spill_bytes > 0
-    milliseconds = predict(problem, choice, target).milliseconds
-    return spills, milliseconds, choice.tile.swizzle != DEFAULT_SWIZZLE
+    found: list[Merit] = [(True, np.inf, True)] * len(choices)
+    known = calibrated(target).constants
+    for name in dict.fromkeys(choice.algorithm for choice in choices):
+        places = [place for place, each in enumerate(choices) if each.algorithm == name]
+        tiles = Tiles.of(choices[place].tile for place in places)
+        keys = zip(*_keys(problem, FAMILIES[name], tiles, target, known), strict=True)
+        for place, (spills, time, order) in zip(places, keys, strict=True):
+            found[place] = bool(spills), float(time), bool(order)
+    return found
+
+
+def _keys(
+    problem: Problem, family: Family, tiles: Tiles, target: Target, known: Constants
+) -> tuple[Array, Array, Array]:
+    """The columns of ``merits``."""
+    work = work_of(problem, family, tiles, target)
+    times = milliseconds_of(work, target, known)
+    return work.spill_bytes > 0, times, tiles.swizzle != DEFAULT_SWIZZLE
 
 
 def cheapest(problem: Problem, target: Target) -> Choice:
-    """The best choice that steps along the axes reach, from each family's rule of thumb."""
-    best: tuple[Merit, Choice] | None = None
-    for family in serving(problem, target):
-        found = _descend(problem, family, target)
-        if best is None or found[0] < best[0]:
-            best = found
-    assert best is not None, "the general family serves every problem"
-    return best[1]
+    """The best choice by the model, of all families."""
+    known = calibrated(target).constants
+    found = [_cheapest_of(problem, family, target, known) for family in serving(problem, target)]
+    assert found, "the general family serves every problem"
+    return min(found, key=lambda each: each[0])[1]
 
 
-def _descend(problem: Problem, family: Family, target: Target) -> tuple[Merit, Choice]:
-    """Steps to a better neighbour, while there is one."""
+def _cheapest_of(
+    problem: Problem, family: Family, target: Target, known: Constants
+) -> tuple[Merit, Choice]:
+    case, thumb = case_of(problem, family, target), family.heuristic(problem, target)
     axes = family.axes(problem)
-    start = Choice(family.name, family.heuristic(problem, target))
-    # A start that breaks a rule will do where nothing legal is near.
-    legal = broken_rule(start, problem, target) is None
-    best = merit(problem, start, target) if legal else (True, math.inf, True)
-    choice, seen, improved = start, {start.tile}, True
-    while improved:
-        improved = False
-        far = best[1] == math.inf
-        for tile in _along(choice.tile, axes) if far else _neighbours(choice.tile, axes):
-            step = Choice(family.name, tile)
-            if tile in seen or _burden_exceeds(step, start, problem, target):
-                continue
-            if broken_rule(step, problem, target) is not None:
-                continue
-            seen.add(tile)
-            value = merit(problem, step, target)
-            if value < best:
-                best, choice, improved = value, step, True
-    return best, choice
+    tiles = legal_tiles(_plain_tiles(axes), case)
+    tiles = tiles.take(burden_allows(tiles, thumb, case))
+    tiles = _with_splits(tiles, axes, case)
+    if not len(tiles):  # nothing legal is near what is known not to spill
+        choice = Choice(family.name, thumb)
+        legal = broken_rule(choice, problem, target) is None
+        return merits(problem, [choice], target)[0] if legal else (True, np.inf, True), choice
+    spills, times, _ = _keys(problem, family, tiles, target, known)
+    best = np.lexsort((times, spills))[:FINALISTS]
+    tiles = legal_tiles(_variants(tiles.take(best), axes), case)
+    spills, times, order = _keys(problem, family, tiles, target, known)
+    place = int(np.lexsort((order, times, spills))[0])
+    merit = bool(spills[place]), float(times[place]), bool(order[place])
+    return merit, Choice(family.name, tiles.tile(place))
 
 
-def _burden_exceeds(step: Choice, thumb: Choice, problem: Problem, target: Target) -> bool:
-    """Whether a thread of ``step`` may hold so much that it spills.
+@lru_cache(maxsize=64)
+def _plain_tiles(axes: Axes) -> Tiles:
+    """Every block, depth and number of warps; one split, one tile a program, the usual order."""
+    return all_tiles(replace(axes, swizzle=(DEFAULT_SWIZZLE,), splits=(1,), persistent=(0,)))
 
-    The tuner compiles what it ranks and drops what spills; here nothing is compiled. The rule of
-    thumb's tiles are known not to spill (``tests/tconv/kernels/compile_all.py``), nor do tiles of
-    twice its sums where the matrix unit reads both operands from shared memory, in 16 bits.
+
+def _with_splits(tiles: Tiles, axes: Axes, case: Case) -> Tiles:
+    """``tiles``, and again with the splits that fill the processors, where those are legal."""
+    if not len(tiles) or len(axes.splits) == 1:
+        return tiles
+    wanted = 2 * case.target.processors / case.matmul.programs(tiles)
+    place = np.searchsorted(np.array(axes.splits), wanted).clip(0, len(axes.splits) - 1)
+    split = replace(tiles, splits=np.array(axes.splits)[place]).take(place > 0)
+    split = legal_tiles(split, case)
+    return Tiles(*(np.concatenate([getattr(tiles, name), getattr(split, name)]) for name in FIELDS))
+
+
+def _variants(tiles: Tiles, axes: Axes) -> Tiles:
+    """Each of ``tiles`` in every order, with every split and share."""
+    shares = all_tiles(Axes((1,), (1,), (1,), (1,), (1,), axes.swizzle, axes.splits,
+                            axes.persistent))  # fmt: skip
+    blocks = {name: np.repeat(getattr(tiles, name), len(shares)) for name in FIELDS}
+    for name in ("swizzle", "splits", "persistent"):
+        blocks[name] = np.tile(getattr(shares, name), len(tiles))
+    return Tiles(**blocks)
+
+
+def burden_allows(tiles: Tiles, thumb: Tile, case: Case) -> Count:
+    """Whether a thread holds no more than is known not to spill.
+
+    The rule of thumb's tiles are known not to spill (``tests/tconv/kernels/compile_all.py``), nor
+    do tiles of twice its sums where the matrix unit reads both operands from shared memory, in 16
+    bits.
     """
+    problem, target, family = case.problem, case.target, case.family
 
-    def held(choice: Choice) -> tuple[float, float]:
-        tile, threads = choice.tile, choice.tile.warps * target.warp_size
+    def held(tile: Tile | Tiles) -> tuple[Count, Count]:
+        threads = tile.warps * target.warp_size
         operands = (tile.block_m + tile.block_n) * tile.block_k / threads
-        sums = FAMILIES[choice.algorithm].sums(problem, tile)
-        return accumulator_registers(problem, tile, target, sums), operands
+        return accumulator_registers(problem, tile, target, family.sums(problem, tile)), operands
 
     sums, operands = held(thumb)
-    if problem.itemsize == 2 and uses_wgmma(step.tile, problem, target):
-        sums, operands = max(sums, WGMMA_SUMS), 1.5 * operands
-    return held(step)[0] > sums or held(step)[1] > operands
-
-
-def _along(tile: Tile, axes: Axes) -> Iterator[Tile]:
-    """Any two fields at any value of their axes: the way back from where no rule is kept."""
-    values = {each.name: getattr(axes, each.name) for each in fields(axes)}
-    for first, second in combinations(values, 2):
-        for one, other in product(values[first], values[second]):
-            yield replace(tile, **{first: one, second: other})
-
-
-def _neighbours(tile: Tile, axes: Axes) -> Iterator[Tile]:
-    """One field a step up or down its axis, and pairs of blocks traded for each other."""
-    steps: dict[str, list[int]] = {}
-    for each in fields(axes):
-        value, axis = getattr(tile, each.name), getattr(axes, each.name)
-        reach = len(axis) if each.name == "splits" else 1  # waves make it rough: any may be best
-        below = [other for other in axis if other < value][-reach:]
-        above = [other for other in axis if other > value][:reach]
-        steps[each.name] = below + above
-        for other in steps[each.name]:
-            yield replace(tile, **{each.name: other})
-    for first, second in PAIRS:
-        for one in steps[first]:
-            for other in steps[second]:
-                yield replace(tile, **{first: one, second: other})
-
-
-# A larger block wants more warps, a deeper one fewer stages: one alone would be uphill.
-PAIRS = (
-    ("block_m", "block_n"), ("block_m", "warps"), ("block_n", "warps"), ("block_k", "stages"),
-    ("block_m", "stages"), ("block_m", "splits"), ("block_n", "splits"), ("block_m", "block_k"),
-)  # fmt: skip
+    if problem.itemsize == 2:
+        wgmma = uses_wgmma(tiles, problem, target)
+        sums = np.where(wgmma, np.maximum(sums, WGMMA_SUMS), sums)
+        operands = np.where(wgmma, 1.5 * operands, operands)
+    kept = held(tiles)
+    return (kept[0] <= sums) & (kept[1] <= operands)

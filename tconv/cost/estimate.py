@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from tconv.cost.space import REGISTERS_PER_THREAD, shared_bytes
-from tconv.families import FAMILIES
+import numpy as np
+
+from tconv.cost.space import REGISTERS_PER_THREAD, buffers_of, shared_bytes
+from tconv.families import FAMILIES, Family
+from tconv.families.demand import Demand
 from tconv.problem import Problem
 from tconv.target import Target
-from tconv.tile import Choice
+from tconv.tile import Choice, Count, Tiles
 
 # Hardware facts: CUDA C++ Programming Guide ("Compute Capabilities"), CDNA3 ISA guide.
 REGISTER_GRAIN = {"cuda": 8, "hip": 8}  # a thread's registers are allotted in eights
@@ -18,39 +20,59 @@ RESERVED_SHARED = {"cuda": 1024, "hip": 0}  # bytes a program, for the system
 SHARED_GRAIN = 128  # bytes
 
 
+ASYNCHRONOUS_BYTES = 4  # the narrowest load that goes to shared memory by itself (cp.async)
+
+
 @dataclass(frozen=True)
 class Resources:
-    """What the compiled code takes, read from the binary."""
+    """What the compiled code takes, read from the binary; or estimated, of many tiles at once."""
 
-    registers: int  # a thread
-    spill_bytes: int  # a thread, on the stack
-    shared_bytes: int  # a program
-    instructions: int  # of the innermost matrix loop; 0 where it could not be read
+    registers: Count  # a thread
+    spill_bytes: Count  # a thread, on the stack
+    shared_bytes: Count  # a program
+    instructions: Count  # of the innermost matrix loop; 0 where it could not be read
 
 
 def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Resources:
     """Resources before compilation, as the kernel family estimates them."""
+    family, tiles = FAMILIES[choice.algorithm], Tiles.of([choice.tile])
+    found = estimate(problem, family, tiles, target, family.demand(problem, tiles, target))
+    return Resources(*(int(np.ravel(getattr(found, name))[0]) for name in (
+        "registers", "spill_bytes", "shared_bytes", "instructions")))  # fmt: skip
+
+
+def estimate(
+    problem: Problem, family: Family, tiles: Tiles, target: Target, demand: Demand
+) -> Resources:
+    """The same of many tiles, from what their threads demand.
+
+    An operand that is loaded two bytes at a time is stored by its threads: it takes one buffer,
+    however deep the pipeline.
+    """
     limit = REGISTERS_PER_THREAD.get(target.backend, 255)
-    demand = FAMILIES[choice.algorithm].demand(problem, choice.tile, target)
     least = demand.registers if demand.least_registers is None else demand.least_registers
+    shared = shared_bytes(problem, family, tiles, target)
+    if family.matrix_unit:
+        spared = (buffers_of(tiles, target) - 1) * problem.itemsize * tiles.block_k
+        first, second = (np.less(each, ASYNCHRONOUS_BYTES) for each in demand.load_bytes)
+        shared = shared - spared * (first * tiles.block_m + second * tiles.block_n)
     return Resources(
-        registers=min(limit, demand.registers),
-        spill_bytes=max(0, least - limit) * 4,
-        shared_bytes=shared_bytes(choice, problem, target),
-        instructions=round(demand.instructions),
+        registers=np.minimum(limit, demand.registers),
+        spill_bytes=np.maximum(0, least - limit) * 4,
+        shared_bytes=shared,
+        instructions=np.rint(demand.instructions),
     )
 
 
-def resident_programs(resources: Resources, warps: int, target: Target) -> int:
+def resident_programs(resources: Resources, warps: Count, target: Target) -> Count:
     """Programs that one processor holds at once; 0 where one alone is too large."""
-    if resources.shared_bytes > target.shared_per_program:
-        return 0
     grain = REGISTER_GRAIN.get(target.backend, 8)
-    registers = math.ceil(max(resources.registers, 1) / grain) * grain * target.warp_size
+    registers = -(-np.maximum(resources.registers, 1) // grain) * grain * target.warp_size
     # Each scheduler serves its own quarter of the register file.
     warps_by_registers = target.registers_per_processor // SCHEDULERS // registers * SCHEDULERS
     taken = resources.shared_bytes + RESERVED_SHARED.get(target.backend, 0)
-    taken = math.ceil(taken / SHARED_GRAIN) * SHARED_GRAIN
-    by_shared = target.shared_per_processor // taken if taken else target.programs_per_processor
-    by_warps = target.warps_per_processor // warps
-    return min(by_warps, warps_by_registers // warps, by_shared, target.programs_per_processor)
+    taken = -(-taken // SHARED_GRAIN) * SHARED_GRAIN
+    by_shared = target.shared_per_processor // np.maximum(taken, 1)
+    found = np.minimum(target.warps_per_processor // warps, warps_by_registers // warps)
+    found = np.minimum(np.minimum(found, by_shared), target.programs_per_processor)
+    return np.where(resources.shared_bytes > target.shared_per_program, 0, found)

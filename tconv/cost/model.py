@@ -1,39 +1,33 @@
 """What a tile costs, in milliseconds, from arithmetic alone.
 
-A program's loop is bound by whichever of its resources takes longest for one step: the matrix
-unit, the issue of instructions, shared memory, L2, or the latency that too shallow a pipeline
-leaves open. Programs run in waves, as many at once as registers, shared memory and warps
-allow. What DRAM must deliver bounds the whole.
+A program's loop is bound by whichever of its resources takes longest: the matrix unit, the issue
+of instructions, shared memory, loads, L2, or the latency that too shallow a pipeline leaves open.
+What one processor does itself is counted for the busiest processor, what all share for the mean.
+What DRAM must deliver bounds the whole.
 
-Its constants, each with a unit, stand in ``tconv.cost.constants``.
+The counts come from ``tconv.cost.work``, the constants, each with a unit, from
+``tconv.cost.constants``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tconv.cost.constants import Constants, calibrated
-from tconv.cost.estimate import Resources, estimated_resources, resident_programs
-from tconv.families import FAMILIES, MatmulShape, matmul_shape
-from tconv.families.demand import LEAST_DOT, WGMMA_ROWS, accumulator_words, uses_wgmma
-from tconv.geometry import cdiv
-from tconv.problem import ITEMSIZE, Problem
+from tconv.cost.estimate import Resources
+from tconv.cost.work import Work, work_of
+from tconv.families import FAMILIES
+from tconv.problem import Problem
 from tconv.target import Target
-from tconv.tile import Choice, Tile
+from tconv.tile import Choice, Tiles
 
-MMA_REUSE = 64  # outputs a side that a warp holds in registers with mma.sync or MFMA
-
-
-@dataclass(frozen=True)
-class Round:
-    """``count`` waves alike: programs on each processor at once, and processors at work."""
-
-    count: int
-    resident: int
-    processors: int
+Array = NDArray[np.float64]
+SCHEDULERS = 4  # of a processor, each with a matrix unit of its own
 
 
 @dataclass(frozen=True)
@@ -48,125 +42,6 @@ class Prediction:
     parts: dict[str, float]
 
 
-def _shared_traffic(tile: Tile, problem: Problem, target: Target) -> float:
-    """Bytes that a step reads from shared memory for the matrix unit, and writes to it."""
-    m, n, k = tile.block_m, tile.block_n, tile.block_k
-    rows, columns = (WGMMA_ROWS, n) if uses_wgmma(tile, problem, target) else (MMA_REUSE,) * 2
-    reads = m * k * max(1.0, n / columns) + k * n * max(1.0, m / rows)
-    return (reads + m * k + k * n) * problem.itemsize
-
-
-def _step_clocks(
-    choice: Choice,
-    problem: Problem,
-    product: MatmulShape,
-    target: Target,
-    resources: Resources,
-    resident: int,
-    processors: int,
-    known: Constants,
-) -> dict[str, float]:
-    """Clocks for one step of each of ``resident`` programs on one processor, by resource.
-
-    ``processors`` are those at work: the L2's rate is shared among them.
-    """
-    family, tile = FAMILIES[choice.algorithm], choice.tile
-    issued = family.issued(problem, tile)
-    products = tile.block_m * tile.block_n * tile.block_k * product.step_taps
-    flops = 2.0 * products * resident
-    # Below 64 rows, or a whole warp group, sm_90 falls back to an instruction of half the rate.
-    newer = target.sm >= 90
-    arithmetic = problem.arithmetic
-    if not family.matrix_unit:
-        arithmetic = "float64" if problem.dtype == "float64" else "float32"
-    tensor = arithmetic not in ("float32", "float64")
-    narrow = 2.0 if newer and tensor and not uses_wgmma(issued, problem, target) else 1.0
-    peak = target.peak_tflops[arithmetic] * 1e3 / target.processors / target.clock_ghz
-    l2_rate = target.l2_gbps * known.l2_share / processors / target.clock_ghz
-    l2_rate = min(l2_rate, known.l2_bytes_per_clock)
-    fetched = product.fetched_bytes(problem, tile)
-    instructions = resources.instructions * tile.warps * resident
-    deep = max(1, tile.stages - 1)
-    alone = resources.instructions * known.clocks_per_instruction
-    alone += resources.spill_bytes * known.spill_clocks
-    open_latency = known.memory_latency_clocks / deep
-    if reuse := family.l1_reuse(problem) if family.l1_reuse else 0:
-        open_latency = known.l1_latency_clocks + known.memory_latency_clocks / reuse
-    if family.matrix_unit:
-        l1_clocks = _shared_traffic(issued, problem, target) / known.shared_bytes_per_clock
-    elif family.l1_lines is not None:
-        l1_clocks = family.l1_lines(problem, tile, target)  # a clock each
-    else:
-        l1_clocks = fetched / known.shared_bytes_per_clock
-    return {
-        "tensor cores" if tensor else "multiply-adds": flops * narrow / (peak * known.matrix_share),
-        "issue": instructions / (known.issue_per_clock * known.issue_share),
-        "shared memory": l1_clocks * resident,
-        "L2": fetched * resident / l2_rate,
-        "latency": max(alone, open_latency) if tile.stages > 1 else alone + open_latency,
-    }
-
-
-def _dram_bytes(
-    tile: Tile, problem: Problem, product: MatmulShape, target: Target, wave: int, known: Constants
-) -> float:
-    """Bytes between DRAM and L2: each tensor once, and again what L2 cannot keep.
-
-    Programs of one wave share operands. ``swizzle`` rows of tiles are walked together, so a
-    wave touches about ``rows`` row panels and ``columns`` column panels.
-    """
-    if product.streamed:
-        return float(problem.least_bytes)
-    shape, itemsize = problem.geometry, problem.itemsize
-    keeps = target.l2_bytes * known.dram_l2_share
-    least = float(problem.least_bytes)
-    if problem.direction == "wgrad":
-        # All tiles of one split walk the same pixels at the same time: each read once, unless
-        # more tiles than a wave holds come round for a second look.
-        panels = product.row_tiles(tile) * product.column_tiles(tile) * product.instances
-        looks = math.ceil(panels / max(1, wave))
-        operands = (shape.x_elements + shape.y_elements) * itemsize
-        return least + (looks - 1) * operands
-    rows = min(product.row_tiles(tile), tile.swizzle)
-    columns = product.column_tiles(tile)
-    panel = product.rows * product.instances * product.depth * itemsize  # the gathered tensor
-    filters = shape.w_elements * itemsize
-    stripe = rows * tile.block_m * product.depth * itemsize
-    again = 0.0
-    if stripe > keeps and columns > 1:  # a stripe is gone before its next column comes
-        again += (columns - 1) * panel
-    if filters > keeps:  # the filters are read again for each stripe
-        again += (product.row_tiles(tile) / max(rows, wave / columns) - 1) * filters
-    return least + max(0.0, again)
-
-
-@lru_cache(maxsize=4096)
-def _helpers(
-    problem: Problem, algorithm: str, block_k: int, splits: int, target: Target
-) -> tuple[int, int]:
-    """Launches of a plan, and the bytes of the memory that they hand on to each other."""
-    tile = Tile(LEAST_DOT, LEAST_DOT, block_k, splits=splits)
-    plan = FAMILIES[algorithm].plan(problem, tile, target)
-    handed_on = plan.buffers.values()
-    return len(plan.launches), sum(buffer.elements * ITEMSIZE[buffer.dtype] for buffer in handed_on)
-
-
-def _helper_milliseconds(handed_on: int, target: Target, known: Constants) -> float:
-    """Operands brought into shape, or parts of a result: each written once and read once."""
-    if handed_on > target.l2_bytes * known.dram_l2_share:
-        return 2e3 * target.memory_seconds(handed_on) / known.dram_share
-    return 2e-6 * handed_on / (target.l2_gbps * known.l2_share)
-
-
-def _epilogue_clocks(choice: Choice, problem: Problem, target: Target) -> float:
-    """Clocks to write a program's outputs, each processor at its share of the L2."""
-    tile = choice.tile
-    written = FAMILIES[choice.algorithm].results(problem, tile) * problem.itemsize
-    if tile.splits > 1:  # parts are written as they were summed
-        written = tile.block_m * tile.block_n * 4 * accumulator_words(problem)
-    return written * target.processors * target.clock_ghz / target.l2_gbps
-
-
 def predict(
     problem: Problem,
     choice: Choice,
@@ -179,76 +54,142 @@ def predict(
     ``resources`` are those of the compiled code; without them they are estimated. ``constants``
     are by default those known of ``target``.
     """
-    tile = choice.tile
-    known = constants or calibrated(target.name).constants
-    product = matmul_shape(problem, choice.algorithm)
-    estimate = estimated_resources(choice, problem, target)
-    if resources is None:
-        resources = estimate
-    elif resources.instructions == 0:  # no loop was found: it was unrolled
-        resources = replace(resources, instructions=estimate.instructions)
-    resident = resident_programs(resources, tile.warps, target)
-    if tile.persistent:
-        resident = min(resident, tile.persistent)
-    programs = product.programs(tile)
+    known = constants or calibrated(target).constants
+    tiles = Tiles.of([choice.tile])
+    work = work_of(problem, FAMILIES[choice.algorithm], tiles, target, resources)
+    programs, resident = int(work.programs[0]), int(work.resident[0])
     if resident == 0:
         return Prediction(math.inf, "does not fit", 0.0, math.inf, programs, {})
-    wave = resident * target.processors
-    full, rest = divmod(programs, wave)
-    rounds = [Round(full, resident, target.processors)] if full else []
-    if rest:  # the last wave is spread over the processors
-        busiest = cdiv(rest, target.processors)
-        rounds.append(Round(1, busiest, min(rest, target.processors)))
-    parts = _time_parts(problem, choice, product, target, resources, rounds, known)
-    dram = _dram_bytes(tile, problem, product, target, wave, known)
-    parts["DRAM"] = 1e3 * target.memory_seconds(dram) / known.dram_share
-    launches, handed_on = _helpers(problem, choice.algorithm, tile.block_k, tile.splits, target)
-    overhead = launches * known.launch_milliseconds
-    parts["helpers"] = _helper_milliseconds(handed_on, target, known)
-    longest = _joined((parts["loop"], parts["DRAM"]), known.overlap)
-    bounds = {name: value for name, value in parts.items() if name not in ("loop", "ends")}
+    taken = {name: float(value[0]) for name, value in parts_of(work, target, known).items()}
+    milliseconds = float(milliseconds_of(work, target, known)[0])
+    bounds = {name: value for name, value in taken.items() if name != "ends"}
     bound = max(bounds, key=lambda name: bounds[name])
-    if overhead > longest + parts["ends"]:
-        bound = "launch"
-    occupancy = resident * tile.warps / target.warps_per_processor
-    milliseconds = longest + parts["ends"] + parts["helpers"] + overhead
-    return Prediction(milliseconds, bound, occupancy, programs / wave, programs, parts)
+    waves = programs / (resident * target.processors)
+    occupancy = resident * choice.tile.warps / target.warps_per_processor
+    return Prediction(milliseconds, bound, occupancy, waves, programs, taken)
 
 
-def _joined(times: Iterable[float], power: float) -> float:
+def predict_all(problem: Problem, choices: Sequence[Choice], target: Target) -> Array:
+    """Milliseconds of many choices, by their place."""
+    found = np.empty(len(choices))
+    known = calibrated(target).constants
+    for name in dict.fromkeys(choice.algorithm for choice in choices):
+        places = [place for place, each in enumerate(choices) if each.algorithm == name]
+        tiles = Tiles.of(choices[place].tile for place in places)
+        work = work_of(problem, FAMILIES[name], tiles, target)
+        found[places] = milliseconds_of(work, target, known)
+    return found
+
+
+def milliseconds_of(work: Work, target: Target, known: Constants) -> Array:
+    """Predicted times of each tile; infinite where a program is too large."""
+    parts = parts_of(work, target, known)
+    outside = parts.pop("ends") + parts.pop("helpers") + parts.pop("launch")
+    total = joined(parts.values(), known.overlap) + outside
+    return np.asarray(np.where(work.resident > 0, total, np.inf), dtype=np.float64)
+
+
+def joined(times: Sequence[Array] | object, power: float) -> Array:
     """Time of resources used side by side: the longest, and more where others come near it.
 
     The others never hide wholly, so that of two tiles with the same longest part the one
     that loads the rest less is the better.
     """
-    return float(sum(time**power for time in times) ** (1 / power))
+    parts = np.array(list(times))  # type: ignore[call-overload]
+    longest = np.maximum(parts.max(axis=0), 1e-12)
+    found = longest * ((parts / longest) ** power).sum(axis=0) ** (1 / power)
+    return np.asarray(found, dtype=np.float64)
 
 
-def _time_parts(
-    problem: Problem,
-    choice: Choice,
-    product: MatmulShape,
-    target: Target,
-    resources: Resources,
-    rounds: list[Round],
-    known: Constants,
-) -> dict[str, float]:
-    """Milliseconds by resource over all waves; "loop" joins them, "ends" what frames it."""
-    tile = choice.tile
-    steps = product.steps(tile)
+def parts_of(work: Work, target: Target, known: Constants) -> dict[str, Array]:
+    """Milliseconds of each tile by resource: those of the loop, "DRAM", and what frames them."""
     per_millisecond = target.clock_ghz * 1e6
-    totals: dict[str, float] = {"loop": 0.0, "ends": 0.0}
-    epilogue = _epilogue_clocks(choice, problem, target)
-    for wave in rounds:
-        step = _step_clocks(
-            choice, problem, product, target, resources, wave.resident, wave.processors, known
-        )
-        for name, clocks in step.items():
-            totals[name] = totals.get(name, 0.0) + wave.count * steps * clocks / per_millisecond
-        longest = max(step.values())
-        exposed = known.overlap_loss * (sum(step.values()) - longest)
-        totals["loop"] += wave.count * steps * (longest + exposed) / per_millisecond
-        # With several programs resident, one's ends hide behind another's loop.
-        ends = (known.prologue_clocks + epilogue * wave.resident) / wave.resident
-        totals["ends"] += wave.count * ends / per_millisecond
-    return totals
+    resident = np.maximum(1, work.resident)
+    wave = resident * target.processors
+    full = work.programs // wave
+    rest = work.programs - full * wave
+    last = np.ceil(rest / target.processors)  # programs of the busiest processor's last wave
+    rounds, busiest = full + (rest > 0), full * resident + last
+    clocks = _loop_clocks(work, target, known, rounds, busiest)
+    parts = {name: each * work.steps / per_millisecond for name, each in clocks.items()}
+    parts["DRAM"] = 1e3 * target.memory_seconds(1.0) * _dram_bytes(work, target, known)
+    parts["DRAM"] = parts["DRAM"] / known.dram_share
+    # With several programs resident, one's ends and pauses hide behind another's loop.
+    alone = full / resident + (rest > 0) / np.maximum(1, last)
+    ends = alone * (known.prologue_clocks + known.output_clocks * work.outputs)
+    ends = ends + alone * work.steps * known.step_clocks
+    write_clocks = work.written_bytes * target.processors * target.clock_ghz / target.l2_gbps
+    parts["ends"] = (ends + busiest * known.write_share * write_clocks) / per_millisecond
+    parts["helpers"] = _helper_milliseconds(work.handed_on, target, known)
+    parts["launch"] = work.launches * known.launch_milliseconds
+    return parts
+
+
+def _loop_clocks(
+    work: Work, target: Target, known: Constants, rounds: Array, busiest: Array
+) -> dict[str, Array]:
+    """Clocks of all programs of the busiest processor for one step, by resource."""
+    rate = work.peak * known.matrix_share
+    products = work.flops / rate * np.where(work.narrow > 0, 1 / known.narrow_share, 1.0)
+    # A program of fewer warps than there are schedulers leaves matrix units idle.
+    products = np.maximum(
+        products * busiest, products * SCHEDULERS / np.minimum(SCHEDULERS, work.warps) * rounds
+    )
+    loads = work.wide_loads * known.wide_load_clocks + work.narrow_loads * known.narrow_load_clocks
+    loads = loads + work.single_loads * known.single_load_clocks
+    loads = loads + work.transposed * known.transpose_clocks
+    far = work.least_bytes / (target.l2_bytes + work.least_bytes)
+    l2_rate = target.l2_gbps * known.l2_share / target.clock_ghz / (1 + known.l2_far * far)
+    l2 = work.programs / l2_rate
+    port = busiest / known.l2_bytes_per_clock
+    alone = work.instructions * known.clocks_per_instruction
+    alone = alone + work.spill_bytes * known.spill_clocks
+    alone = alone + work.awaited * known.gather_clocks
+    alone = alone + work.awaited_loads * known.gather_load_clocks
+    alone = alone + work.transposed * known.transpose_clocks
+    waits = work.memory_waits * known.memory_latency_clocks
+    waits = waits + work.l1_waits * known.l1_latency_clocks
+    return {
+        "tensor cores": products * work.tensor,
+        "multiply-adds": products * (1 - work.tensor),
+        "issue": busiest * work.instructions * work.warps
+        / (known.issue_per_clock * known.issue_share),
+        "shared memory": busiest
+        * (work.shared_bytes / known.shared_bytes_per_clock + work.l1_lines),
+        "loads": busiest * loads,
+        "L2": work.fetched_bytes * joined((l2, port), known.overlap),
+        "instruction latency": rounds * (alone + work.in_turn * waits),
+        "memory latency": rounds * waits * (1 - work.in_turn),
+    }  # fmt: skip
+
+
+def _dram_bytes(work: Work, target: Target, known: Constants) -> Array:
+    """Bytes between DRAM and L2: each tensor once, and again what L2 cannot keep.
+
+    Waves share operands where L2 holds what lies between two looks. Programs of one wave share
+    what they read at the same time; but they drift apart, the further the longer they run, and what
+    they read apart is read from DRAM by each. Such reads are short runs: DRAM opens a row for each.
+    """
+    keeps = target.l2_bytes * known.dram_l2_share
+
+    def lost(size: Array, room: float) -> Array:
+        return np.asarray(size / (size + room))
+
+    drifted = lost(work.wave_bytes, target.l2_bytes / known.drift)
+    total = work.least_bytes
+    for size, looks, between, readers, run in (
+        (work.rows_bytes, work.row_looks, work.stripe_bytes, work.row_readers, work.row_run),
+        (work.columns_bytes, work.column_looks, work.filter_bytes, work.column_readers,
+         work.column_run),
+    ):  # fmt: skip
+        shared = 1 + (looks - 1) * lost(between, keeps)
+        apart = np.maximum(0.0, readers - shared) * drifted * (1 + known.dram_run_bytes / run)
+        total = total + size * (shared - 1 + apart)
+    return total
+
+
+def _helper_milliseconds(handed_on: Array, target: Target, known: Constants) -> Array:
+    """Operands brought into shape, or parts of a result: each written once and read once."""
+    by_dram = 2e3 * target.memory_seconds(1.0) * handed_on / known.dram_share
+    by_l2 = 2e-6 * handed_on / (target.l2_gbps * known.l2_share)
+    return np.where(handed_on > target.l2_bytes * known.dram_l2_share, by_dram, by_l2)

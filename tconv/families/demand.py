@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from tconv.geometry import cdiv
 from tconv.problem import Problem
 from tconv.target import Target
-from tconv.tile import Tile
+from tconv.tile import Count, Tile, Tiles
 
 LEAST_DOT = 16  # the narrowest operand that tl.dot takes, on each axis
 WGMMA_ROWS = 64  # of one warp group's matrix instruction; it reads both operands from shared memory
@@ -19,6 +20,7 @@ INSTRUCTIONS_PER_LOAD = {"fprop": (6.0, 6.0), "dgrad": (8.0, 6.0), "wgrad": (9.0
 INSTRUCTIONS_ACROSS_TAPS = 20.0  # of wgrad's load of one element, where a tile spans taps
 REGISTERS_BESIDE_ACCUMULATOR = 40
 REGISTERS_PER_LOAD = {"fprop": 4, "dgrad": 8, "wgrad": 4}
+MOST_WAITING = 96  # registers of loads that are issued together
 REGISTERS_ACROSS_TAPS = 7  # as Triton 3.6 compiles wgrad; later ones make do with 3
 
 
@@ -26,9 +28,12 @@ REGISTERS_ACROSS_TAPS = 7  # as Triton 3.6 compiles wgrad; later ones make do wi
 class Demand:
     """What one thread of a kernel needs for its loop."""
 
-    registers: int
-    instructions: float  # of one step
-    least_registers: int | None = None  # without which it spills; None: all of ``registers``
+    registers: Count
+    instructions: Count  # of one step
+    least_registers: Count | None = None  # without which it spills; None: all of ``registers``
+    # Loads of one step for either operand, and the bytes of each; none: boxes, or no shared memory.
+    loads: tuple[Count, Count] = (0.0, 0.0)
+    load_bytes: tuple[Count, Count] = (16, 16)
 
 
 def accumulator_words(problem: Problem) -> int:
@@ -36,39 +41,40 @@ def accumulator_words(problem: Problem) -> int:
     return 2 if problem.dtype == "float64" else 1
 
 
-def accumulator_registers(problem: Problem, tile: Tile, target: Target, sums: int) -> int:
+def accumulator_registers(
+    problem: Problem, tile: Tile | Tiles, target: Target, sums: Count
+) -> Count:
     """Registers of a thread that the ``sums`` of its program take."""
     return cdiv(sums * accumulator_words(problem), tile.warps * target.warp_size)
 
 
-def uses_wgmma(tile: Tile, problem: Problem, target: Target) -> bool:
+def uses_wgmma(tile: Tile | Tiles, problem: Problem, target: Target) -> Count:
     """Whether the matrix unit reads shared memory itself: a warp group, 64 rows, not fp64."""
-    if target.sm < 90:
-        return False
-    suitable = problem.arithmetic not in ("float32", "float64")
-    return suitable and tile.warps % 4 == 0 and tile.block_m >= WGMMA_ROWS
+    if target.sm < 90 or problem.arithmetic in ("float32", "float64"):
+        return np.zeros(np.shape(tile.warps), dtype=bool)
+    return (tile.warps % 4 == 0) & (tile.block_m >= WGMMA_ROWS)
 
 
-def matrix_instructions(tile: Tile, problem: Problem, target: Target) -> float:
+def matrix_instructions(tile: Tile | Tiles, problem: Problem, target: Target) -> Count:
     """Multiply instructions of a warp in one step."""
     products = tile.block_m * tile.block_n * tile.block_k
     if problem.arithmetic == "float32" and target.backend == "cuda":
         return products / (tile.warps * target.warp_size)  # one multiply-add a thread
-    if uses_wgmma(tile, problem, target):
-        return max(1.0, products * problem.itemsize / (WGMMA_ROWS * tile.block_n * 32)) / (
-            tile.warps / 4
-        )
     depth = 32 // problem.itemsize  # m16n8k16 in 16 bits, k8 in tf32, k4 in fp64
-    return products / (16 * 8 * depth) / tile.warps
+    by_warp = products / (16 * 8 * depth) / tile.warps
+    by_group = np.maximum(1.0, products * problem.itemsize / (WGMMA_ROWS * tile.block_n * 32))
+    return np.where(uses_wgmma(tile, problem, target), by_group * 4 / tile.warps, by_warp)
 
 
-def load_width(problem: Problem, neighbours: int, block: int) -> int:
+def load_width(problem: Problem, neighbours: int, block: Count) -> Count:
     """Elements that one load fetches, up to 16 bytes, of ``neighbours`` that lie side by side."""
     widest = 16 // problem.itemsize
-    return math.gcd(widest, neighbours) if neighbours % block else min(widest, block)
+    return np.where(neighbours % block, np.gcd(widest, neighbours), np.minimum(widest, block))
 
 
-def gathered_loads(tile: Tile, target: Target, widths: tuple[int, int]) -> tuple[float, float]:
+def gathered_loads(
+    tile: Tile | Tiles, target: Target, widths: tuple[Count, Count]
+) -> tuple[Count, Count]:
     """Load instructions of a thread in one step, for either operand, by elements of a load."""
     threads = tile.warps * target.warp_size
     first = tile.block_m * tile.block_k / widths[0] / threads
@@ -77,23 +83,26 @@ def gathered_loads(tile: Tile, target: Target, widths: tuple[int, int]) -> tuple
 
 def gathered_demand(
     problem: Problem,
-    tile: Tile,
+    tile: Tile | Tiles,
     target: Target,
-    loads: tuple[float, float],
-    across_taps: bool = False,
+    widths: tuple[Count, Count],
+    across_taps: Count = False,
 ) -> Demand:
-    """Of a matrix product whose operands are gathered by ``loads`` of a thread and step.
+    """Of a matrix product whose operands are gathered by loads of ``widths`` elements.
 
     ``across_taps``: a tile of wgrad's columns spans filter taps, each element with its own mask.
     """
     direction = problem.direction
     per_first, per_second = INSTRUCTIONS_PER_LOAD[direction]
-    per_load: int = REGISTERS_PER_LOAD[direction]
-    if across_taps:
-        per_second, per_load = INSTRUCTIONS_ACROSS_TAPS, REGISTERS_ACROSS_TAPS
-    first, second = loads
+    per_second = np.where(across_taps, INSTRUCTIONS_ACROSS_TAPS, per_second)
+    per_load = np.where(across_taps, REGISTERS_ACROSS_TAPS, REGISTERS_PER_LOAD[direction])
+    first, second = gathered_loads(tile, target, widths)
     instructions = LOOP_INSTRUCTIONS[direction] + per_first * first + per_second * second
     instructions += matrix_instructions(tile, problem, target)
     sums = accumulator_registers(problem, tile, target, tile.block_m * tile.block_n)
-    registers = sums + REGISTERS_BESIDE_ACCUMULATOR + round(per_load * (first + second))
-    return Demand(registers, instructions)
+    waiting = np.rint(per_load * (first + second))
+    kept = sums + REGISTERS_BESIDE_ACCUMULATOR
+    bytes_of = (widths[0] * problem.itemsize, widths[1] * problem.itemsize)
+    # Many loads are issued in turns before anything is spilled.
+    least = kept + np.minimum(waiting, MOST_WAITING)
+    return Demand(kept + waiting, instructions, least, (first, second), bytes_of)

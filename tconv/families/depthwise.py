@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import gcd
+
+import numpy as np
 
 from tconv.families.common import accumulator_type, index_type
 from tconv.families.demand import Demand, accumulator_registers
@@ -17,7 +19,7 @@ from tconv.geometry import cdiv, power_of_two
 from tconv.launch import Launch, Plan, Pointer
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
-from tconv.tile import Tile
+from tconv.tile import Count, Tile, Tiles, for_each
 
 MOST_READ = 64  # places that a strip reads: each is code of its own
 UNROLLED_TAPS = 25  # beyond, a filter's lines are walked in a loop
@@ -187,11 +189,12 @@ def whole_strip(size: int, wanted: int) -> int:
     return wanted if wanted in fitting else max(fitting, default=1)
 
 
-def lines_of(problem: Problem, tile: Tile) -> int:
+def lines_of(problem: Problem, tile: Tile | Tiles) -> Count:
     """Lines of the filter that a program of wgrad takes: what its threads can keep sums of."""
     along, across = axes(problem)
     held = cdiv(tile.block_m * tile.block_n, tile.warps * WARP)  # sums for each tap
-    lines = max(1, min(across.filter, min(MOST_SUMS // held, MOST_TAPS) // along.filter))
+    lines = np.minimum(MOST_SUMS // held, MOST_TAPS) // along.filter
+    lines = np.clip(lines, 1, across.filter)
     return cdiv(across.filter, cdiv(across.filter, lines))
 
 
@@ -204,7 +207,7 @@ def _wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pl
     steps = cdiv(positions, tile.block_m)
     shares = Shares.of(steps, tile.splits)
     split = shares.splits > 1
-    lines = across.filter if target.backend == "interpreter" else lines_of(problem, tile)
+    lines = across.filter if target.backend == "interpreter" else int(lines_of(problem, tile))
     tiles = cdiv(shape.out_channels, tile.block_n) * cdiv(across.filter, lines)
     w_along, w_across, _ = _strides(problem)
     product = Launch(
@@ -331,16 +334,16 @@ class Strips(MatmulShape):
     def streamed(self) -> bool:  # neighbours in time are neighbours on the image
         return True
 
-    def strips(self, tile: Tile) -> int:
+    def strips(self, tile: Tile | Tiles) -> Count:
         if self.depth:
-            return self.along // whole_strip(self.along, tile.block_k)
+            return self.along // for_each(partial(whole_strip, self.along), tile.block_k)
         return cdiv(self.along, self.strip(tile))
 
-    def strip(self, tile: Tile) -> int:
+    def strip(self, tile: Tile | Tiles) -> Count:
         """Results of a strip; of a strided gradient, whole phases."""
         return cdiv(tile.block_k, self.whole) * self.whole
 
-    def programs(self, tile: Tile) -> int:
+    def programs(self, tile: Tile | Tiles) -> Count:
         columns = self.column_tiles(tile) * self.instances
         if not self.depth:
             return self.row_tiles(tile) * self.strips(tile) * columns
@@ -348,22 +351,22 @@ class Strips(MatmulShape):
         _, across = axes(self.problem)
         return tile.splits * columns * cdiv(across.filter, lines_of(self.problem, tile))
 
-    def all_steps(self, tile: Tile) -> float:
+    def all_steps(self, tile: Tile | Tiles) -> Count:
         if self.depth:
             return cdiv(self.rows * self.strips(tile), tile.block_m)
-        return self.taps
+        return self.taps + np.zeros(np.shape(tile.block_m))
 
-    def places(self, tile: Tile) -> int:
+    def places(self, tile: Tile | Tiles) -> Count:
         """Places that a strip reads, for one line of the filter."""
         return (tile.block_k - 1) * self.strided + self.read
 
-    def fetched_bytes(self, problem: Problem, tile: Tile) -> float:
+    def fetched_bytes(self, problem: Problem, tile: Tile | Tiles) -> Count:
         places = self.places(tile) + (tile.block_k if self.depth else 0)
         beside, apart = tile.block_n, tile.block_m  # in memory
         if problem.layout == "nchw":
             beside, apart = apart, beside
         sectors = cdiv(beside * problem.itemsize, SECTOR)
-        return float(apart * sectors * SECTOR * places)
+        return apart * sectors * SECTOR * places
 
 
 @lru_cache(maxsize=4096)
@@ -392,34 +395,34 @@ def matmul(problem: Problem) -> Strips:
     )  # fmt: skip
 
 
-def sums(problem: Problem, tile: Tile) -> int:
+def sums(problem: Problem, tile: Tile | Tiles) -> Count:
     """Accumulators of a program: its results, or of wgrad one for each tap along the strip."""
     along, _ = axes(problem)
     kept = along.filter if problem.direction == "wgrad" else tile.block_k
     return tile.block_m * tile.block_n * kept
 
 
-def results(problem: Problem, tile: Tile) -> int:
+def results(problem: Problem, tile: Tile | Tiles) -> Count:
     """Results that a program writes."""
     each = problem.geometry.taps if problem.direction == "wgrad" else tile.block_k
     return tile.block_m * tile.block_n * each
 
 
-def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
+def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
     """Estimated registers and instructions of a thread, for one line of the filter."""
     shape = matmul(problem)
     width = tile.block_m * tile.block_n / (tile.warps * target.warp_size)
-    vector = min(width, 16 // problem.itemsize) if problem.layout == "nhwc" else 1.0
-    each = max(1.0, width / max(1.0, vector))
+    vector = np.minimum(width, 16 // problem.itemsize) if problem.layout == "nhwc" else 1.0
+    each = np.maximum(1.0, width / np.maximum(1.0, vector))
     places = shape.places(tile) * each
     weights = (tile.block_k if problem.direction == "wgrad" else shape.step_taps) * each
-    held = max(1.0, width)
+    held = np.maximum(1.0, width)
     widened = held * (shape.places(tile) + shape.step_taps)
     instructions = INSTRUCTIONS_PER_LOAD * (places + weights)
     instructions += held * tile.block_k * shape.step_taps
     instructions += widened if problem.itemsize == 2 else 0.0
     kept = accumulator_registers(problem, tile, target, sums(problem, tile))
-    registers = REGISTERS_BESIDE_SUMS + kept + round(held * (shape.step_taps + 2))
+    registers = REGISTERS_BESIDE_SUMS + kept + np.rint(held * (shape.step_taps + 2))
     return Demand(registers, instructions)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from tconv.families.common import (
     accumulator_type,
     index_type,
@@ -24,7 +26,7 @@ from tconv.geometry import cdiv, power_of_two
 from tconv.launch import Launch, Plan, Pointer
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
-from tconv.tile import Tile
+from tconv.tile import Count, Tile, Tiles
 
 MOST_CHANNELS = 64  # of a group, in and out: with more, the matrix unit's blocks are well filled
 # Fitted to 24 compiled kernels (sm_90, LeNet-5's layers): a load brings its mask and, in 16 bits, a
@@ -180,7 +182,7 @@ def tile_axes(problem: Problem) -> Axes:
     return AXES_OF_WGRAD if problem.direction == "wgrad" else AXES
 
 
-def sums(problem: Problem, tile: Tile) -> int:
+def sums(problem: Problem, tile: Tile | Tiles) -> Count:
     """Accumulators of a program: its outputs; of wgrad for every pixel of a step."""
     each = tile.block_k if problem.direction == "wgrad" else 1
     return tile.block_m * tile.block_n * each
@@ -198,23 +200,24 @@ def matmul(problem: Problem) -> MatmulShape:
     return MatmulShape(rows, columns, depth, shape.filter_h, shape.groups, step_taps=shape.filter_w)
 
 
-def _loads(problem: Problem, tile: Tile, target: Target) -> tuple[float, float]:
+def _loads(problem: Problem, tile: Tile | Tiles, target: Target) -> tuple[Count, Count]:
     """Loads of a thread in one step, an element each: it loads what its own sums need."""
     threads = tile.warps * target.warp_size
     if problem.direction == "wgrad":
-        pixels = max(1.0, tile.block_k / threads)
+        pixels = np.maximum(1.0, tile.block_k / threads)
         others = tile.block_m * tile.block_n * tile.block_k / threads / pixels
-        filters = min(tile.block_m, others)
+        filters = np.minimum(tile.block_m, others)
         return pixels * filters, pixels * others / filters
-    pixels = max(1.0, tile.block_m / threads)
+    pixels = np.maximum(1.0, tile.block_m / threads)
     channels = sums(problem, tile) / threads / pixels
     taps = problem.geometry.filter_w
     return pixels * taps, channels * taps
 
 
-def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
+def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
     """Estimated registers and instructions of a thread."""
-    loads = sum(_loads(problem, tile, target))
+    first, second = _loads(problem, tile, target)
+    loads = first + second
     outputs = accumulator_registers(problem, tile, target, sums(problem, tile))
     conversions = loads if problem.itemsize == 2 else 0.0
     wgrad = problem.direction == "wgrad"
@@ -223,10 +226,10 @@ def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
     instructions += outputs * (1 if wgrad else problem.geometry.filter_w)
     # Loads wait for registers before anything is spilled: only the sums must stay.
     kept = REGISTERS_BESIDE_SUMS + outputs
-    return Demand(kept + round(1.2 * loads), instructions, least_registers=kept)
+    return Demand(kept + np.rint(1.2 * loads), instructions, least_registers=kept)
 
 
-def l1_lines(problem: Problem, tile: Tile, target: Target) -> float:
+def l1_lines(problem: Problem, tile: Tile | Tiles, target: Target) -> Count:
     """Lines of the L1 that a step reads.
 
     Threads lie along pixels: a warp's load is of as many lines as its pixels lie on.

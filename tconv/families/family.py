@@ -11,7 +11,7 @@ from tconv.families.matmul import MatmulShape
 from tconv.launch import Plan
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
-from tconv.tile import Tile
+from tconv.tile import Count, Tile, Tiles
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Planner(Protocol):
     ) -> Plan: ...
 
 
-def outputs(problem: Problem, tile: Tile) -> int:
+def outputs(problem: Problem, tile: Tile | Tiles) -> Count:
     """Outputs of a program: block_m x block_n."""
     return tile.block_m * tile.block_n
 
@@ -49,6 +49,8 @@ def outputs(problem: Problem, tile: Tile) -> int:
 @dataclass(frozen=True)
 class Family:
     """One kernel family. All of it is arithmetic: it needs no tensor and no GPU.
+
+    Where a tile is asked about, many at once may be: ``Tiles``.
 
     Attributes:
         name: under which choices are stored.
@@ -76,15 +78,15 @@ class Family:
     plan: Planner
     axes: Callable[[Problem], Axes]
     matmul: Callable[[Problem], MatmulShape]
-    demand: Callable[[Problem, Tile, Target], Demand]
+    demand: Callable[[Problem, Tile | Tiles, Target], Demand]
     matrix_unit: bool = True
     least_block: int = LEAST_DOT
-    fits: Callable[[Problem, Tile], bool] | None = None
-    sums: Callable[[Problem, Tile], int] = outputs
-    results: Callable[[Problem, Tile], int] = outputs
-    issued: Callable[[Problem, Tile], Tile] = lambda problem, tile: tile
-    stored_bytes: Callable[[Problem, Tile], int] = lambda problem, tile: 0
-    l1_lines: Callable[[Problem, Tile, Target], float] | None = None
+    fits: Callable[[Problem, Tile | Tiles], Count] | None = None
+    sums: Callable[[Problem, Tile | Tiles], Count] = outputs
+    results: Callable[[Problem, Tile | Tiles], Count] = outputs
+    issued: Callable[[Problem, Tile | Tiles], Tile | Tiles] = lambda problem, tile: tile
+    stored_bytes: Callable[[Problem, Tile | Tiles], Count] = lambda problem, tile: 0
+    l1_lines: Callable[[Problem, Tile | Tiles, Target], Count] | None = None
     l1_reuse: Callable[[Problem], int] | None = None
 
 

@@ -9,7 +9,7 @@ gathered as the channels of one tap without a mask: a 7x7 filter of 3 channels t
 from __future__ import annotations
 
 from tconv.families.common import pixel_box
-from tconv.families.demand import Demand, gathered_demand, gathered_loads, load_width
+from tconv.families.demand import Demand, gathered_demand, load_width
 from tconv.families.family import Family, matmul_axes
 from tconv.families.gathered import Seen, fprop, scattered, wgrad
 from tconv.families.matmul import MatmulShape, gathered_matmul
@@ -19,7 +19,7 @@ from tconv.geometry import cdiv, power_of_two
 from tconv.launch import Plan
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
-from tconv.tile import Tile
+from tconv.tile import Tile, Tiles
 
 MOST_CHANNELS = 8
 LONGEST_ROW = 128  # elements: of the longest step
@@ -109,7 +109,7 @@ def matmul(problem: Problem) -> MatmulShape:
     return gathered_matmul(problem, row_length(problem), problem.geometry.filter_h)
 
 
-def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
+def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
     """Estimated registers and instructions of a thread; a load begins at any widened pixel."""
     pixel = min(16 // problem.itemsize, pixel_width(problem))
     if problem.direction == "fprop":
@@ -117,7 +117,7 @@ def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
     else:
         filters = load_width(problem, problem.geometry.group_out_channels, tile.block_m)
         widths = filters, pixel
-    return gathered_demand(problem, tile, target, gathered_loads(tile, target, widths))
+    return gathered_demand(problem, tile, target, widths)
 
 
 FAMILY = Family(

@@ -6,6 +6,8 @@ from dataclasses import replace
 from math import gcd
 from typing import Any
 
+import numpy as np
+
 from tconv.families.common import (
     accumulator_type,
     index_type,
@@ -18,7 +20,6 @@ from tconv.families.demand import (
     REGISTERS_BESIDE_ACCUMULATOR,
     Demand,
     gathered_demand,
-    gathered_loads,
     load_width,
 )
 from tconv.families.epilogue import epilogue_constants, epilogue_operands
@@ -31,7 +32,7 @@ from tconv.geometry import cdiv, power_of_two
 from tconv.launch import Launch, Plan, Pointer
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
-from tconv.tile import Tile
+from tconv.tile import Count, Tile, Tiles, for_each
 
 WIDE = 32  # channels or filters of a group, from which on one alone fills a tile
 LEAST = 16  # of the matrix unit, on each axis
@@ -174,18 +175,21 @@ def tile_axes(problem: Problem) -> Axes:
     return replace(PIXEL_AXES, swizzle=(8,), splits=(1,), persistent=(0,))
 
 
-def fits(problem: Problem, tile: Tile) -> bool:
+def fits(problem: Problem, tile: Tile | Tiles) -> Count:
     """Whether a tile is as wide and deep as its pack of groups, and no more."""
     shape = problem.geometry
     wgrad = problem.direction == "wgrad"
-    pack = pack_of(problem, min(tile.block_m, tile.block_n) if wgrad else tile.block_n)
-    filters = power_of_two(pack * shape.group_out_channels, LEAST)
-    channels = power_of_two(pack * shape.group_in_channels, LEAST)
+    block = np.minimum(tile.block_m, tile.block_n) if wgrad else tile.block_n
+
+    def extent(of_one: int) -> Count:
+        return for_each(lambda each: power_of_two(pack_of(problem, each) * of_one, LEAST), block)
+
+    filters, channels = extent(shape.group_out_channels), extent(shape.group_in_channels)
     if wgrad:
-        return (tile.block_m, tile.block_n) == (filters, channels)
+        return (tile.block_m == filters) & (tile.block_n == channels)
     if problem.direction == "dgrad":
         filters, channels = channels, filters
-    return (tile.block_n, tile.block_k) == (filters, channels)
+    return (tile.block_n == filters) & (tile.block_k == channels)
 
 
 def matmul(problem: Problem) -> Packed:
@@ -203,22 +207,20 @@ def matmul(problem: Problem) -> Packed:
     return Packed(shape.out_channels, columns, pixels, 1, 1, depth_box=box, problem=problem)
 
 
-def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
+def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
     """Estimated registers and instructions of a thread."""
     shape = problem.geometry
     if problem.direction == "wgrad":
         filters = load_width(problem, shape.group_out_channels, tile.block_m)
         channels = load_width(problem, shape.group_in_channels, tile.block_n)
-        loads = gathered_loads(tile, target, (filters, channels))
-        return gathered_demand(problem, tile, target, loads)
+        return gathered_demand(problem, tile, target, (filters, channels))
     widest = 16 // problem.itemsize
     groups = gcd(widest, shape.group_in_channels)  # filters lie group by group, pixels do not
-    loads = gathered_loads(tile, target, (widest, groups))
-    found = gathered_demand(problem, tile, target, loads)
+    found = gathered_demand(problem, tile, target, (widest, groups))
     if target.backend == "cuda" and target.sm < 90:
         gathered = tile.block_m * tile.block_n / (tile.warps * target.warp_size)
-        registers = REGISTERS_BESIDE_ACCUMULATOR + round(REGISTERS_PER_GATHERED * gathered)
-        return replace(found, registers=registers)
+        registers = REGISTERS_BESIDE_ACCUMULATOR + np.rint(REGISTERS_PER_GATHERED * gathered)
+        return replace(found, registers=registers, least_registers=registers)
     return found
 
 

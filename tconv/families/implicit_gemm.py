@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tconv.families.demand import Demand, gathered_demand, gathered_loads, load_width
+import numpy as np
+
+from tconv.families.demand import Demand, gathered_demand, load_width
 from tconv.families.family import Family, matmul_axes
 from tconv.families.gathered import dgrad, fprop, scattered, seen_by, wgrad
 from tconv.families.matmul import gathered_matmul
@@ -18,7 +20,7 @@ from tconv.geometry import cdiv, power_of_two
 from tconv.launch import Plan
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
-from tconv.tile import Tile
+from tconv.tile import Count, Tile, Tiles
 
 GATHERED = 8  # elements of a step that a thread fetches one by one
 
@@ -76,13 +78,13 @@ def _plan(
 # ---- estimates ------------------------------------------------------------------------------
 
 
-def _spans_taps(problem: Problem, tile: Tile) -> bool:
+def _spans_taps(problem: Problem, tile: Tile | Tiles) -> Count:
     """Whether a tile of wgrad's columns lies across filter taps, with a mask for each element."""
-    wgrad = problem.direction == "wgrad"
-    return wgrad and problem.geometry.group_in_channels % tile.block_n != 0
+    across = problem.geometry.group_in_channels % tile.block_n != 0
+    return across & (problem.direction == "wgrad")
 
 
-def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
+def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
     """Estimated registers and instructions of a thread.
 
     Neighbours in memory lie along channels; where channels end before 16 bytes do, or a tile spans
@@ -97,20 +99,18 @@ def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
         first = load_width(problem, produced, tile.block_k)
         widths = first, load_width(problem, reduced, tile.block_n)
     else:
-        columns = 1 if across else load_width(problem, reduced, tile.block_n)
+        columns = np.where(across, 1, load_width(problem, reduced, tile.block_n))
         widths = load_width(problem, produced, tile.block_m), columns
-    loads = gathered_loads(tile, target, widths)
-    return gathered_demand(problem, tile, target, loads, across)
+    return gathered_demand(problem, tile, target, widths, across)
 
 
-def demand_in_place(problem: Problem, tile: Tile, target: Target) -> Demand:
+def demand_in_place(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
     """The same for contiguous tensors: a load fetches one element, for rows begin anywhere."""
     filters = 1
     if problem.direction != "wgrad":
         block = tile.block_k if problem.direction == "fprop" else tile.block_n
         filters = load_width(problem, problem.geometry.group_in_channels, block)
-    loads = gathered_loads(tile, target, (1, filters))
-    return gathered_demand(problem, tile, target, loads, _spans_taps(problem, tile))
+    return gathered_demand(problem, tile, target, (1, filters), _spans_taps(problem, tile))
 
 
 # ---- the tile of an untuned layer -----------------------------------------------------------

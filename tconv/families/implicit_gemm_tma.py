@@ -26,7 +26,7 @@ from tconv.geometry import cdiv, power_of_two
 from tconv.launch import Descriptor, Launch, Operand, Plan, Pointer
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
-from tconv.tile import Tile
+from tconv.tile import Count, Tile, Tiles
 
 ALIGNMENT = 16  # bytes that every stride of a box's tensor is a multiple of
 LONGEST_SIDE = 256  # elements of a box along each dimension
@@ -445,21 +445,21 @@ def matmul(problem: Problem) -> MatmulShape:
     return MatmulShape(pixels, filters, channels, shape.taps, shape.groups, row_box=box)
 
 
-def issued(problem: Problem, tile: Tile) -> Tile:
+def issued(problem: Problem, tile: Tile | Tiles) -> Tile | Tiles:
     """The tile as the matrix unit sees it: boxes of pixels are columns there, channels rows."""
     if problem.direction == "wgrad":
         return tile
     return replace(tile, block_m=tile.block_n, block_n=tile.block_m)
 
 
-def stored_bytes(problem: Problem, tile: Tile) -> int:
+def stored_bytes(problem: Problem, tile: Tile | Tiles) -> Count:
     """Shared memory of barriers, and of a result that is stored as a box."""
-    if problem.direction == "wgrad" or problem.layout != "nhwc" or tile.splits > 1:
-        return BARRIERS
-    return BARRIERS + tile.block_m * tile.block_n * problem.itemsize
+    boxed = problem.direction != "wgrad" and problem.layout == "nhwc"
+    stored = tile.block_m * tile.block_n * problem.itemsize
+    return BARRIERS + stored * (boxed & (tile.splits == 1))
 
 
-def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
+def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
     """Estimated registers and instructions of a thread."""
     products = matrix_instructions(issued(problem, tile), problem, target)
     sums = accumulator_registers(problem, tile, target, tile.block_m * tile.block_n)

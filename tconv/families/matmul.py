@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
 
 from tconv.families.common import PixelBox, pack_of, pixel_box
 from tconv.geometry import cdiv
 from tconv.problem import Problem
-from tconv.tile import Tile
+from tconv.tile import Count, Tile, Tiles, for_each
 
 
 @dataclass(frozen=True)
@@ -41,34 +43,33 @@ class MatmulShape:
         """Whether programs that run at the same time share what they read from DRAM."""
         return False
 
-    def row_tiles(self, tile: Tile) -> int:
+    def row_tiles(self, tile: Tile | Tiles) -> Count:
         if self.row_box is not None:
-            return self.row_box(tile.block_m).count
+            return for_each(lambda block: self.row_box(block).count, tile.block_m)  # type: ignore
         return cdiv(self.rows, tile.block_m)
 
-    def column_tiles(self, tile: Tile) -> int:
+    def column_tiles(self, tile: Tile | Tiles) -> Count:
         return cdiv(self.columns, tile.block_n)
 
-    def programs(self, tile: Tile) -> int:
+    def programs(self, tile: Tile | Tiles) -> Count:
         """Programs of one launch."""
         return self.row_tiles(tile) * self.column_tiles(tile) * self.instances * tile.splits
 
-    def all_steps(self, tile: Tile) -> float:
+    def all_steps(self, tile: Tile | Tiles) -> Count:
         """Steps of one reduction, each ``block_k`` of it; its splits share them."""
         if self.depth_box is not None:
-            return self.depth_box(tile.block_k).count
+            return for_each(lambda block: self.depth_box(block).count, tile.block_k)  # type: ignore
         return self.taps * cdiv(self.depth, tile.block_k)
 
-    def steps(self, tile: Tile) -> float:
+    def steps(self, tile: Tile | Tiles) -> Count:
         """Steps of a program's loop."""
-        if tile.splits == 1:
-            return self.all_steps(tile)
-        return math.ceil(self.all_steps(tile) / tile.splits)
+        steps = self.all_steps(tile)
+        return np.where(tile.splits == 1, steps, np.ceil(steps / tile.splits))
 
-    def fetched_bytes(self, problem: Problem, tile: Tile) -> float:
+    def fetched_bytes(self, problem: Problem, tile: Tile | Tiles) -> Count:
         """Bytes that a step reads from L2. Masked elements, beyond the extents, are not read."""
 
-        def filled(extent: int, block: int) -> float:
+        def filled(extent: int, block: Count) -> Count:
             return extent / cdiv(extent, block)
 
         rows = filled(self.rows, tile.block_m)
@@ -87,11 +88,11 @@ class Packed(MatmulShape):
     problem: Problem | None = None
     by_taps: bool = False
 
-    def programs(self, tile: Tile) -> int:
+    def programs(self, tile: Tile | Tiles) -> Count:
         assert self.problem is not None
         shape, wgrad = self.problem.geometry, self.problem.direction == "wgrad"
-        block = min(tile.block_m, tile.block_n) if wgrad else tile.block_n
-        pack = pack_of(self.problem, block)
+        block = np.minimum(tile.block_m, tile.block_n) if wgrad else tile.block_n
+        pack = for_each(partial(pack_of, self.problem), block)
         packs = shape.groups // pack * self.instances * tile.splits
         if not wgrad:
             return self.row_tiles(tile) * packs

@@ -77,7 +77,7 @@ def test_the_command_keeps_what_is_better_and_the_model_takes_it() -> None:
     assert "held out" in result.output
     kept = read_calibrated(user_constants("sm_90"))
     assert kept is not None
-    assert calibrated("sm_90") == kept != Calibrated()
+    assert calibrated(H200) == kept != Calibrated()
     calibrated.cache_clear()
 
 
@@ -107,14 +107,14 @@ def test_a_damaged_file_is_named_and_the_assumed_hold(content: str, words: str) 
         read_calibrated(path)
     calibrated.cache_clear()
     with pytest.warns(UserWarning, match="assumed ones hold"):
-        assert calibrated("sm_90") == Calibrated()
+        assert calibrated(H200) == Calibrated()
     calibrated.cache_clear()
 
 
 def test_what_is_written_is_read() -> None:
     known = Calibrated(TRUE, "neighbour")
     write_calibrated(user_constants("nvidia-test"), "nvidia-test", known, 72)
-    assert calibrated("nvidia-test") == known
+    assert calibrated(replace(H200, name="nvidia-test")) == known
     calibrated.cache_clear()
 
 

@@ -11,9 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from autotune.cli import app
-from autotune.judge import judge, verdict
+from autotune.judge import judge, predicted, verdict
 from autotune.recordings import Recording, RecordingError, layer_of, read_recording
-from tconv.cost.model import predict
 from tconv.problem import Problem
 from tconv.tile import Tile
 
@@ -31,9 +30,7 @@ def products(gpu: str = "A100", direction: str = "fprop", dtype: str = "float16"
     """A problem whose times the model predicts itself, and cuBLAS at half of the best."""
     problem = Problem.of(layer_of(direction, 512, 256, 384), direction, dtype)  # type: ignore
     recording = Recording(gpu, problem, tuple(Tile(*tile) for tile in TILES), np.ones(len(TILES)))
-    times = [
-        predict(problem, choice, recording.target).milliseconds for choice in recording.choices
-    ]
+    times = predicted(recording)
     head = f"{gpu},{dtype},512,256,384,{direction}"
     lines = [f"{head},extern,,,,,,{min(times) / 2}"]
     lines += [

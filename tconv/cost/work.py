@@ -1,0 +1,277 @@
+"""What tiles ask of a machine: counts from arithmetic alone, no time and no fitted constant.
+
+Each field holds a number for each tile, so that a whole space, or all recorded tiles of a GPU, are
+costed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tconv.cost.estimate import ASYNCHRONOUS_BYTES, Resources, estimate, resident_programs
+from tconv.families import FAMILIES, Family, MatmulShape, matmul_shape
+from tconv.families.demand import LEAST_DOT, WGMMA_ROWS, accumulator_words, uses_wgmma
+from tconv.problem import ITEMSIZE, Problem
+from tconv.target import Target
+from tconv.tile import Count, Tile, Tiles
+
+MMA_REUSE = 64  # outputs a side that a warp holds in registers with mma.sync or MFMA
+WIDE_BYTES = 16  # of the widest load, which goes past the L1 (cp.async.cg)
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Counts of each tile; those of a step are of one program, those of a load or wait of a thread.
+
+    "Rows" is the operand that tiles of one row share, "columns" the other.
+    """
+
+    # Programs
+    programs: Array
+    resident: Array  # at once on a processor; 0: one alone is too large
+    warps: Array
+    steps: Array
+    # One step
+    flops: Array
+    narrow: Array  # share of them by instructions of half the rate
+    tensor: Array  # 1 where the matrix unit forms the products
+    peak: Array  # flops of a processor and clock
+    instructions: Array  # of a warp
+    spill_bytes: Array  # of a thread
+    shared_bytes: Array  # read and written
+    l1_lines: Array
+    transposed: Array  # elements brought into the matrix unit's order, by 64s of their row
+    wide_loads: Array  # of all warps, of 16 bytes a thread
+    narrow_loads: Array  # of 4 or 8
+    single_loads: Array  # of fewer, through registers
+    awaited: Array  # 1 where such loads are waited for in every step
+    awaited_loads: Array  # of them, of a thread
+    memory_waits: Array  # for DRAM or L2, that the pipeline leaves open
+    l1_waits: Array
+    in_turn: Array  # 1 where waiting and computing do not overlap
+    fetched_bytes: Array  # from L2
+    # All of it
+    least_bytes: Array  # each tensor once
+    rows_bytes: Array  # of the operand that a row of tiles reads
+    columns_bytes: Array
+    row_looks: Array  # times that it is read, where no wave remembers the one before
+    column_looks: Array
+    row_readers: Array  # programs that read the same bytes of it
+    column_readers: Array
+    stripe_bytes: Array  # of rows walked together
+    filter_bytes: Array  # of the other operand, of one group
+    wave_bytes: Array  # that programs at work at one time read, over the whole reduction
+    row_run: Array  # bytes side by side that a load of rows reads
+    column_run: Array
+    # Ends
+    written_bytes: Array  # of a program
+    outputs: Array  # of a thread
+    launches: Array
+    handed_on: Array  # bytes between them
+
+    def __len__(self) -> int:
+        return len(self.programs)
+
+    def take(self, places: NDArray[np.intp] | NDArray[np.bool_]) -> Work:
+        """Those at ``places``: numbers, or a mask."""
+        return Work(*(getattr(self, each.name)[places] for each in fields(self)))
+
+    @classmethod
+    def join(cls, parts: Sequence[Work]) -> Work:
+        """All of them as one."""
+        names = [each.name for each in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def work_of(
+    problem: Problem,
+    family: Family,
+    tiles: Tiles,
+    target: Target,
+    resources: Resources | None = None,
+) -> Work:
+    """What ``tiles`` of ``family`` ask of ``target``; ``resources`` are the compiled code's."""
+    matmul, demand = matmul_shape(problem, family.name), family.demand(problem, tiles, target)
+    taken = estimate(problem, family, tiles, target, demand)
+    if resources is not None:  # no instructions: no loop was found, it was unrolled
+        counted = resources.instructions or taken.instructions
+        taken = replace(resources, instructions=counted)
+    resident = resident_programs(taken, tiles.warps, target)
+    resident = np.where(
+        tiles.persistent, np.minimum(resident, np.maximum(tiles.persistent, 1)), resident
+    )
+    programs = matmul.programs(tiles)
+    threads = tiles.warps * target.warp_size
+    parts = {
+        "programs": programs,
+        "resident": resident,
+        "warps": tiles.warps,
+        "steps": matmul.steps(tiles),
+        "instructions": taken.instructions,
+        "spill_bytes": taken.spill_bytes,
+        "fetched_bytes": matmul.fetched_bytes(problem, tiles),
+        "outputs": tiles.block_m * tiles.block_n / threads,
+        "written_bytes": _written(problem, family, tiles),
+    }
+    parts |= _products(problem, family, tiles, matmul, target)
+    parts |= _loads(problem, family, tiles, demand.loads, demand.load_bytes, target)
+    parts |= _traffic(problem, tiles, matmul, target, np.maximum(1, resident), programs)
+    parts |= _helpers(problem, family, tiles, target)
+    like = np.zeros(len(tiles))
+    return Work(*(like + parts[each.name] for each in fields(Work)))
+
+
+def _products(
+    problem: Problem, family: Family, tiles: Tiles, matmul: MatmulShape, target: Target
+) -> dict[str, Count]:
+    """Multiplications of a step, and what the matrix unit moves for them in shared memory."""
+    arithmetic = problem.arithmetic
+    if not family.matrix_unit:
+        arithmetic = "float64" if problem.dtype == "float64" else "float32"
+    tensor = arithmetic not in ("float32", "float64")
+    issued = family.issued(problem, tiles)
+    wgmma = uses_wgmma(issued, problem, target)
+    m, n, k = issued.block_m, issued.block_n, issued.block_k
+    rows = np.where(wgmma, WGMMA_ROWS, MMA_REUSE)
+    columns = np.where(wgmma, n, MMA_REUSE)
+    reads = m * k * np.maximum(1.0, n / columns) + k * n * np.maximum(1.0, m / rows)
+    shared: Count = (reads + m * k + k * n) * problem.itemsize
+    lines: Count = 0.0
+    if not family.matrix_unit:
+        lines = 0.0 if family.l1_lines is None else family.l1_lines(problem, tiles, target)
+        shared = matmul.fetched_bytes(problem, tiles) if family.l1_lines is None else 0.0
+    # wgmma reads 32-bit operands only with the reduction along the line: others are turned.
+    turned = 0.0
+    if problem.itemsize == 4 and problem.direction != "fprop":
+        turned = tiles.block_n * tiles.block_k * tiles.block_n / WGMMA_ROWS
+        if problem.direction == "wgrad":
+            turned += tiles.block_m * tiles.block_k * tiles.block_m / WGMMA_ROWS
+    return {
+        "flops": 2.0 * m * n * k * matmul.step_taps,
+        "narrow": ~wgmma & (tensor and target.sm >= 90),
+        "tensor": float(tensor),
+        "peak": target.peak_tflops[arithmetic] * 1e3 / target.processors / target.clock_ghz,
+        "shared_bytes": shared,
+        "l1_lines": lines,
+        "transposed": turned * wgmma,
+    }
+
+
+def _loads(
+    problem: Problem,
+    family: Family,
+    tiles: Tiles,
+    loads: tuple[Count, Count],
+    load_bytes: tuple[Count, Count],
+    target: Target,
+) -> dict[str, Count]:
+    """Loads of a step by their width, and the waits that no pipeline hides."""
+    wide: Count = 0.0
+    narrow: Count = 0.0
+    single: Count = 0.0
+    for count, width in zip(loads, load_bytes, strict=True):
+        alone = np.less(width, ASYNCHRONOUS_BYTES)
+        wide = wide + count * np.greater_equal(width, WIDE_BYTES)
+        narrow = narrow + count * (np.less(width, WIDE_BYTES) & ~alone)
+        single = single + count * alone
+    reuse = family.l1_reuse(problem) if family.l1_reuse else 0
+    return {
+        "wide_loads": wide * tiles.warps,
+        "narrow_loads": narrow * tiles.warps,
+        "single_loads": single * tiles.warps,
+        "awaited": np.greater(single, 0),
+        "awaited_loads": single,
+        "memory_waits": 1 / reuse if reuse else 1 / np.maximum(1, tiles.stages - 1),
+        "l1_waits": float(reuse > 0),
+        "in_turn": tiles.stages == 1,
+    }
+
+
+def _traffic(
+    problem: Problem,
+    tiles: Tiles,
+    matmul: MatmulShape,
+    target: Target,
+    resident: Count,
+    programs: Count,
+) -> dict[str, Count]:
+    """What DRAM delivers once, and how often it may have to deliver it again.
+
+    Tiles are walked in stripes of ``swizzle`` rows: a wave of programs covers ``rows`` rows and
+    ``columns`` columns of them. Each group is walked by itself.
+    """
+    shape, itemsize = problem.geometry, problem.itemsize
+    operands = {
+        "fprop": (shape.x_elements, shape.w_elements),
+        "dgrad": (shape.y_elements, shape.w_elements),
+        "wgrad": (shape.y_elements, shape.x_elements),
+    }
+    first, second = (elements * itemsize for elements in operands[problem.direction])
+    groups = max(1, min(shape.groups, matmul.instances))
+    several = max(1, matmul.instances // groups)  # phases of dgrad, taps of wgrad by boxes
+    row_tiles, column_tiles = matmul.row_tiles(tiles), matmul.column_tiles(tiles)
+    if problem.direction == "wgrad":
+        column_tiles = column_tiles * several
+    else:
+        row_tiles = row_tiles * several
+    stripe = np.minimum(row_tiles, tiles.swizzle)
+    wave = np.minimum(resident * target.processors, row_tiles * column_tiles)
+    rows = np.minimum(row_tiles, np.maximum(stripe, wave / column_tiles))
+    columns = np.minimum(column_tiles, np.maximum(1, wave / rows))
+    # Programs on one processor start together; drifting apart, they count as fewer.
+    apart = np.maximum(1, target.processors * np.sqrt(resident) / stripe)
+    row_bytes, column_bytes = first / groups / row_tiles, second / groups / column_tiles
+    lines = {
+        "fprop": (tiles.block_k, tiles.block_k),
+        "dgrad": (tiles.block_k, tiles.block_n),
+        "wgrad": (tiles.block_m, tiles.block_n),
+    }[problem.direction]
+    again = 0.0 if matmul.streamed else 1.0
+    return {
+        "least_bytes": problem.least_bytes,
+        "rows_bytes": first * again,
+        "columns_bytes": second * again,
+        "row_looks": np.maximum(1, column_tiles / columns),
+        "column_looks": np.maximum(1, row_tiles / rows),
+        "row_readers": column_tiles,
+        "column_readers": row_tiles,
+        "stripe_bytes": stripe * row_bytes,
+        "filter_bytes": second / groups,
+        "wave_bytes": stripe * row_bytes + np.minimum(column_tiles, apart) * column_bytes,
+        "row_run": lines[0] * itemsize,
+        "column_run": lines[1] * itemsize,
+    }
+
+
+def _written(problem: Problem, family: Family, tiles: Tiles) -> Count:
+    """Bytes that a program writes: results, or parts of them as they were summed."""
+    parts = tiles.block_m * tiles.block_n * 4 * accumulator_words(problem)
+    whole = family.results(problem, tiles) * problem.itemsize
+    return np.where(tiles.splits > 1, parts, whole)
+
+
+def _helpers(problem: Problem, family: Family, tiles: Tiles, target: Target) -> dict[str, Count]:
+    """Launches of a plan, and the bytes that they hand on to each other."""
+    pairs, places = np.unique(tiles.block_k * (1 << 21) + tiles.splits, return_inverse=True)
+    found = [
+        _launches(problem, family.name, int(pair) >> 21, int(pair) % (1 << 21), target)
+        for pair in pairs
+    ]
+    launches, handed_on = np.array(found, dtype=np.float64).reshape(-1, 2)[places].T
+    return {"launches": launches, "handed_on": handed_on}
+
+
+@lru_cache(maxsize=4096)
+def _launches(
+    problem: Problem, family: str, block_k: int, splits: int, target: Target
+) -> tuple[int, int]:
+    tile = Tile(LEAST_DOT, LEAST_DOT, block_k, splits=splits)
+    plan = FAMILIES[family].plan(problem, tile, target)
+    handed_on = plan.buffers.values()
+    return len(plan.launches), sum(buffer.elements * ITEMSIZE[buffer.dtype] for buffer in handed_on)
