@@ -5,14 +5,18 @@ What it gives is right in all but its times: the same calls, checks, files.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from triton.compiler.errors import CompilationError
+from triton.runtime.errors import OutOfResources, PTXASError
 from typer.testing import CliRunner
 
 from autotune.deadline import Deadline
+from autotune.evaluate import DeviceLostError
 from autotune.suites import suite
 from reports.bench import layers as bench_layers
 from reports.bench.cases import Case, ConvCase, PoolCase, cases
@@ -95,6 +99,45 @@ def test_a_run_is_kept_row_by_row_and_goes_on(monkeypatch: pytest.MonkeyPatch) -
     assert other.tables.layers == []
     aside = folder_of("rehearsal").parent.glob("rehearsal.*")
     assert [len(read_tables(folder).layers) for folder in aside] == [3]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+        OutOfResources(300_000, 232_448, "shared memory"),
+        PTXASError("ptxas fatal"),
+        CompilationError("kernel", None, "no such operator"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("lost", [False, True], ids=["context stays", "context is lost"])
+def test_an_error_of_triton_is_recorded_and_the_run_goes_on(
+    error: Exception, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    sample = measure_case(SMALL[0], DEVICE, REHEARSAL)
+
+    def breaks(case: Case, *_: object) -> LayerRow:
+        made.append(case.name)
+        if case is SMALL[0]:
+            raise error
+        return replace(sample, suite=case.suite, direction=case.problem.direction)
+
+    monkeypatch.setattr("reports.bench.run.measure_case", breaks)
+    monkeypatch.setattr("reports.bench.run.context_lost", lambda: lost and made[-1:] == [SMALL[0].name])
+    monkeypatch.setattr("reports.bench.machine.ceilings", lambda *_, **__: {"copy": 1.0})
+    run = Run(REHEARSAL, DEVICE)
+    with pytest.raises(DeviceLostError) if lost else contextlib.nullcontext():
+        run.do(Work(SMALL))
+    if lost:  # in a process that has another context
+        run = Run(REHEARSAL, DEVICE)
+        run.do(Work(SMALL))
+    assert made == [case.name for case in SMALL]
+    assert len(run.tables.layers) == 2
+    (note,) = run.tables.about.notes
+    words = "lost the GPU's context" if lost else "could not be measured"
+    assert note.startswith(f"{SMALL[0].name} {words}: {type(error).__name__}")
 
 
 def test_whole_networks_and_where_their_time_goes() -> None:
