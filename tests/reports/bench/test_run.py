@@ -125,7 +125,9 @@ def test_an_error_of_triton_is_recorded_and_the_run_goes_on(
         return replace(sample, suite=case.suite, direction=case.problem.direction)
 
     monkeypatch.setattr("reports.bench.run.measure_case", breaks)
-    monkeypatch.setattr("reports.bench.run.context_lost", lambda: lost and made[-1:] == [SMALL[0].name])
+    monkeypatch.setattr(
+        "reports.bench.run.context_lost", lambda: lost and made[-1:] == [SMALL[0].name]
+    )
     monkeypatch.setattr("reports.bench.machine.ceilings", lambda *_, **__: {"copy": 1.0})
     run = Run(REHEARSAL, DEVICE)
     with pytest.raises(DeviceLostError) if lost else contextlib.nullcontext():
