@@ -17,7 +17,7 @@ import torch
 
 from autotune import provenance
 from autotune.deadline import Deadline
-from autotune.evaluate import DeviceLostError
+from autotune.evaluate import DeviceLostError, OutOfTimeError
 from autotune.measure import PROTOCOL
 from autotune.on_gpu import context_lost
 from autotune.suites import Layer, PoolLayer, pools, suite
@@ -182,7 +182,7 @@ class Run:
 
     def _network(self, whole: NetworkCase) -> None:
         with self._noted(whole.name):
-            found = measure_network(whole, self.device)
+            found = measure_network(whole, self.device, deadline=self.deadline)
             self._note(*found.missing)
             self._keep(
                 networks=[*self.tables.networks, *found.rows],
@@ -200,6 +200,8 @@ class Run:
         """
         try:
             yield
+        except OutOfTimeError:
+            self.left.append(name)
         except Exception as error:
             words = f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_NOTE]}"
             if context_lost():

@@ -1,4 +1,4 @@
-"""The keys under which Triton caches each family's kernels: as the tuner compiles them, as launched.
+"""The keys under which Triton caches each family's kernels: when tuned, and when launched.
 
     python -m tests.autotune.cache_keys
 

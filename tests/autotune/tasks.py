@@ -99,7 +99,7 @@ def _fake_gpu(fault: str | None) -> None:
 
 
 def lose_context(words: str) -> str:
-    """As a candidate whose kernel faults; ``words`` are those of the error that it meets, if any."""
+    """A candidate whose kernel faults; ``words`` are those of the error that it meets, if any."""
     from autotune import on_gpu
 
     with on_gpu._mortal():
@@ -110,7 +110,7 @@ def lose_context(words: str) -> str:
 
 
 def use_gpu() -> str:
-    """As a candidate that does nothing wrong, in the process that it is given."""
+    """A candidate that does nothing wrong, in the process that it is given."""
     import torch
 
     from autotune import on_gpu
