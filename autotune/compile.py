@@ -24,7 +24,7 @@ from tconv.problem import Problem
 from tconv.target import Target
 
 if TYPE_CHECKING:
-    from tconv.ops.launch import Launch
+    from tconv.launch import Launch
 
 ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None}
 

@@ -24,7 +24,7 @@ from triton.runtime import driver
 from autotune.compile import build
 from tconv.algorithms import ALGORITHMS
 from tconv.geometry import PASSES, ConvGeometry
-from tconv.ops.launch import Plan
+from tconv.launch import Plan
 from tconv.problem import Problem
 from tconv.target import TARGETS
 

@@ -16,8 +16,8 @@ from tconv.algorithms import ALGORITHMS
 from tconv.choice import Choice, serves
 from tconv.cost.space import candidates
 from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.launch import Launch, interpreting
 from tconv.ops import conv_run
-from tconv.ops.launch import Launch, interpreting
 from tconv.problem import Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Tile

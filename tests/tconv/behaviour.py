@@ -33,7 +33,7 @@ from tconv.cost.estimate import estimated_resources
 from tconv.cost.model import predict
 from tconv.cost.space import AXES, broken_rule, families
 from tconv.geometry import PASSES, ConvGeometry
-from tconv.ops.launch import Descriptor, Plan
+from tconv.launch import Descriptor, Plan
 from tconv.problem import ARITHMETICS, PLAIN, Epilogue, PoolProblem, Problem
 from tconv.select import choose, heuristic
 from tconv.target import TARGETS, Target

@@ -25,17 +25,6 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from tconv import kernel_cache
 from tconv.target import INTERPRETER, Target, target_of
 
-# Triton's names for the element types.
-TRITON_DTYPE = {
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "float32": "fp32",
-    "float64": "fp64",
-    "int8": "i8",
-    "int16": "i16",
-    "int32": "i32",
-    "int64": "i64",
-}
 BACKEND = "hip" if torch.version.hip else "cuda"  # Triton's, for the GPUs of this torch
 MOST_REGISTERS, REGISTER_FILE = 255, 65536  # of a thread, of a processor (NVIDIA)
 ALIGNMENT = 16  # bytes: what Triton takes for granted of a pointer that was so at first
