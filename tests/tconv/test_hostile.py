@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tconv import select
+from tconv import select, winners
 from tconv.cost.constants import (
     Calibrated,
     Constants,
