@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
 from tconv.geometry import out_size
+from tconv.launch import runs_triton
 from tconv.ops.arguments import overridden
 from tconv.ops.conv_check import check_types, conv_window
 from tconv.ops.conv_run import (
@@ -28,7 +29,6 @@ from tconv.ops.conv_run import (
     prepared_ending,
     prepared_fprop,
 )
-from tconv.ops.launch import runs_triton
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.registration import register, register_autocast
 from tconv.problem import BIAS, PLAIN, Epilogue, Layout

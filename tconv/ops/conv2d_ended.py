@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
 from tconv.geometry import out_size
+from tconv.launch import runs_triton
 from tconv.ops.arguments import overridden
 from tconv.ops.conv2d import (
     _ops,
@@ -33,7 +34,6 @@ from tconv.ops.conv2d import (
 )
 from tconv.ops.conv_check import check_residual, check_types
 from tconv.ops.conv_run import prepared_ending, prepared_pool_ending
-from tconv.ops.launch import runs_triton
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import pool_geometry
 from tconv.ops.registration import register, register_autocast

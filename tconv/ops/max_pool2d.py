@@ -19,8 +19,8 @@ from torch.overrides import has_torch_function_unary
 
 from tconv.algorithms.common import accumulator_type, index_type
 from tconv.geometry import PoolGeometry
+from tconv.launch import Launch, Pointer, cdiv, runs_triton, target_for
 from tconv.ops.arguments import overridden
-from tconv.ops.launch import Launch, Pointer, cdiv, runs_triton, target_for
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import check_dtype, max_pool_arguments, pool_geometry
 from tconv.ops.registration import DEVICES, register
