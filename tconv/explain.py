@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tconv.choice import Choice, passed_over
+from tconv.families import passed_over
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.launch import interpreting, runs_triton, target_for
 from tconv.ops.conv_check import conv_window
@@ -16,6 +16,7 @@ from tconv.ops.layout import layout_of, prefers_channels_last
 from tconv.ops.pool_check import max_pool_arguments, pool_geometry
 from tconv.problem import Layout, PoolProblem, Problem, dtype_name
 from tconv.select import choose
+from tconv.tile import Choice
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from tconv.algorithms.common import accumulator_type, index_type
-from tconv.geometry import PoolGeometry
-from tconv.launch import Launch, Pointer, cdiv, runs_triton, target_for
+from tconv.families.common import accumulator_type, index_type
+from tconv.geometry import PoolGeometry, cdiv
+from tconv.launch import Launch, Pointer, runs_triton, target_for
 from tconv.ops.arguments import overridden
 from tconv.ops.conv2d import conv2d
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
