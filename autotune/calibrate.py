@@ -1,8 +1,8 @@
-"""Refit the cost model's constants to what was measured on a GPU.
+"""Refit the cost model's constants to what was measured on a GPU, or recorded by others.
 
-The logarithm of predicted over measured time is made small, in the mean square, over problems and
-tiles alike. A fifth of the problems is held out, five times over: constants that do not predict
-those better than the assumed ones are not kept.
+Constants are fitted by ``autotune.fit`` to the times of some problems and judged by those of
+others: five parts of the problems, or two halves where there are many, are held out in turn.
+Constants that do not predict those better than the ones in force are not kept.
 """
 
 from __future__ import annotations
@@ -10,21 +10,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
-from numpy.typing import NDArray
 
+from autotune.fit import Array, FitError, Observed, fit
+from autotune.judge import LEAST_TILES, spearman, work_for
+from autotune.recordings import Recording
 from autotune.trial import Trial
 from tconv.cost.constants import FITTED, Calibrated, Constants, Untuned, calibrated
-from tconv.cost.model import predict
 from tconv.cost.neighbour import by_distance
+from tconv.cost.work import Work, work_of
+from tconv.families import FAMILIES
 from tconv.problem import Problem
 from tconv.target import Target
+from tconv.tile import Tiles
 
-FOLDS = 5
+FOLDS, MANY_PROBLEMS = 5, 200  # halves, from so many problems on
 LEAST_TRIALS, LEAST_PROBLEMS = 30, FOLDS
 MOST_TRIALS = 2000  # taken of the measured ones, evenly: beyond, they only take time
-LEAST_RATIO = 1e-3  # of a constant to its upper bound, where its lower is 0
+MOST_RECORDED = 12000  # of recorded tiles, in whole problems
+# What no time of a kind bears upon: graphs are replayed where trials are measured.
+UNFITTED = {"trials": {"event_milliseconds"}, "recordings": {"launch_milliseconds"}}
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,9 @@ class Calibration:
 
     @property
     def calibrated(self) -> Calibrated:
-        return Calibrated(self.constants if self.better else self.before, self.untuned)
+        known = self.constants if self.better else self.before
+        error = min(self.error_after, self.error_before)
+        return Calibrated(known, self.untuned, self.trials, error)
 
 
 class CalibrationError(ValueError):
@@ -83,28 +92,81 @@ def calibrate(trials: Sequence[Trial], target: Target) -> Calibration:
             f"few to fit constants to: at least {LEAST_TRIALS} of {LEAST_PROBLEMS}"
         )
     usable = usable[:: -(-len(usable) // MOST_TRIALS)]
-    before = calibrated(target).constants
-    fold = {problem: place % FOLDS for place, problem in enumerate(problems)}
-    held_out: list[float] = [math.nan] * len(usable)
-    for number in range(FOLDS):
-        learnt = _fit([t for t in usable if fold[t.problem] != number], target, before)
-        for place, trial in enumerate(usable):
-            if fold[trial.problem] == number:
-                held_out[place] = _log_ratio(trial, target, learnt)
-    now = [_log_ratio(trial, target, before) for trial in usable]
-    shares = _untuned(usable, held_out)
-    return Calibration(
-        before=before,
-        constants=_fit(usable, target, before),
-        trials=len(usable),
-        problems=len(problems),
-        error_before=_rms(now),
-        error_after=_rms(held_out),
-        rank_before=rank_correlation(usable, now),
-        rank_after=rank_correlation(usable, held_out),
+    number = {problem: place for place, problem in enumerate(problems)}
+    observed = Observed(
+        target,
+        Work.join([_work(trial, target) for trial in usable]),
+        np.array([trial.milliseconds for trial in usable]),
+        np.array([number[trial.problem] for trial in usable]),
+    )
+    held_out, found = _fitted(observed, UNFITTED["trials"])
+    shares = _untuned(usable, held_out.tolist())
+    return replace(
+        found,
         model_share=_geometric_mean([model for model, _ in shares]),
         neighbour_share=_geometric_mean([neighbour for _, neighbour in shares]),
         compared=len(shares),
+    )
+
+
+def calibrate_from(recordings: Sequence[Recording]) -> Calibration:
+    """Constants fitted to what others recorded on one GPU.
+
+    Raises:
+        CalibrationError: for too few problems.
+    """
+    usable = [each for each in recordings if len(each.tiles) >= LEAST_TILES]
+    if len(usable) < LEAST_PROBLEMS:
+        raise CalibrationError(
+            f"{len(usable)} recorded problems are too few to fit constants to: at least "
+            f"{LEAST_PROBLEMS} of {LEAST_TILES} tiles"
+        )
+    # A problem's place is by its hash: neighbours in a table are alike.
+    usable.sort(key=lambda each: sha256(each.problem.key.encode()).digest())
+    tiles = sum(len(each.tiles) for each in usable)
+    usable = usable[:: -(-tiles // MOST_RECORDED)]
+    observed = Observed(
+        usable[0].target,
+        Work.join([work_for(each) for each in usable]),
+        np.concatenate([each.milliseconds for each in usable]),
+        np.repeat(np.arange(len(usable)), [len(each.tiles) for each in usable]),
+    )
+    return _fitted(observed, UNFITTED["recordings"])[1]
+
+
+def _work(trial: Trial, target: Target) -> Work:
+    tiles, family = Tiles.of([trial.tile]), FAMILIES[trial.family]
+    return work_of(trial.problem, family, tiles, target, trial.resources)
+
+
+def _fitted(observed: Observed, unfitted: set[str]) -> tuple[Array, Calibration]:
+    """ln(predicted / measured) of each tile while its problem was held out; and the calibration."""
+    before = calibrated(observed.target).constants
+    names = [name for name in FITTED if name not in unfitted]
+    problems = int(observed.problem.max()) + 1
+    folds = FOLDS if problems < MANY_PROBLEMS else 2
+    held_out = np.empty(len(observed.milliseconds))
+    try:
+        for number in range(folds):
+            out = observed.problem % folds == number
+            learnt = fit(observed.take(~out), before, names)
+            held_out[out] = observed.take(out).log_ratios(learnt)
+        constants = fit(observed, before, names)
+    except FitError as error:
+        raise CalibrationError(str(error)) from error
+    now = observed.log_ratios(before)
+    return held_out, Calibration(
+        before=before,
+        constants=constants,
+        trials=len(observed.milliseconds),
+        problems=problems,
+        error_before=_rms(now),
+        error_after=_rms(held_out),
+        rank_before=rank_correlation(observed, now),
+        rank_after=rank_correlation(observed, held_out),
+        model_share=math.nan,
+        neighbour_share=math.nan,
+        compared=0,
     )
 
 
@@ -137,56 +199,16 @@ def _geometric_mean(shares: Sequence[float]) -> float:
     return math.exp(float(np.mean(np.log(shares)))) if shares else math.nan
 
 
-def _log_ratio(trial: Trial, target: Target, known: Constants) -> float:
-    """ln(predicted / measured)."""
-    cost = predict(trial.problem, trial.choice, target, trial.resources, known).milliseconds
-    return math.log(min(cost, 1e6) / (trial.milliseconds or math.nan))
-
-
-def _fit(trials: Sequence[Trial], target: Target, start: Constants) -> Constants:
-    """Least squares over the logarithms of the constants, within their bounds; robust to a few."""
-    try:
-        from scipy.optimize import least_squares
-    except ImportError as error:
-        raise CalibrationError(
-            "fitting needs scipy, which comes with python -m pip install 'tconv[search]'"
-        ) from error
-    bounds = np.array([(max(low, high * LEAST_RATIO), high) for low, high in FITTED.values()])
-    first = np.clip([getattr(start, name) for name in FITTED], bounds[:, 0], bounds[:, 1])
-
-    def constants(logs: NDArray[np.float64]) -> Constants:
-        values = np.exp(logs)
-        return replace(start, **dict(zip(FITTED, map(float, values), strict=True)))
-
-    def residuals(logs: NDArray[np.float64]) -> list[float]:
-        known = constants(logs)
-        return [_log_ratio(trial, target, known) for trial in trials]
-
-    edge = 1e-6
-    low, high = np.log(bounds[:, 0]), np.log(bounds[:, 1])
-    begin = np.clip(np.log(first), low + edge, high - edge)
-    found = least_squares(
-        residuals, begin, bounds=(low, high), loss="soft_l1", f_scale=0.2, diff_step=1e-2,
-        max_nfev=40,
-    )  # fmt: skip
-    return constants(found.x)
-
-
-def _rms(values: Sequence[float]) -> float:
+def _rms(values: Array) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def rank_correlation(trials: Sequence[Trial], log_ratios: Sequence[float]) -> float:
+def rank_correlation(observed: Observed, log_ratios: Array) -> float:
     """Spearman's, of predicted and measured times of the same problem; mean over problems."""
-    from scipy.stats import spearmanr
-
-    grouped: dict[str, list[tuple[float, float]]] = {}
-    for trial, ratio in zip(trials, log_ratios, strict=True):
-        measured = math.log(trial.milliseconds or math.nan)
-        grouped.setdefault(trial.problem.key, []).append((measured, measured + ratio))
-    found = []
-    for pairs in grouped.values():
-        measured_times, predicted_times = zip(*pairs, strict=True)
-        if len(set(measured_times)) > 1 and len(set(predicted_times)) > 1:
-            found.append(float(spearmanr(measured_times, predicted_times).statistic))
-    return float(np.mean(found)) if found else math.nan
+    times, predicted = observed.milliseconds, observed.milliseconds * np.exp(log_ratios)
+    found = [
+        spearman(predicted[observed.problem == number], times[observed.problem == number])
+        for number in range(int(observed.problem.max()) + 1)
+    ]
+    known = [each for each in found if not math.isnan(each)]
+    return float(np.mean(known)) if known else math.nan

@@ -18,10 +18,11 @@ from autotune.strategies import DEFAULT, STRATEGIES, forest
 from autotune.suites import DEFAULT_BATCH, SUITES
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import ARITHMETICS
-from tconv.table import TARGET_NAME, Kind, TableError
 from tconv.target import DEFAULT_TARGET, TARGETS, Target
+from tconv.winners import TARGET_NAME, Kind, TableError
 
 if TYPE_CHECKING:
+    from autotune.calibrate import Calibration
     from autotune.trial import Trial
     from autotune.tune import Job
 
@@ -131,8 +132,8 @@ def tune(
     workers: Annotated[
         int, typer.Option("--workers", help="Processes that compile.")
     ] = DEFAULT_EFFORT.workers,
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="Time to stop after: 90s, 8m, 1h30m.")
+    time_limit: Annotated[
+        str | None, typer.Option("--time-limit", help="Time to stop after: 90s, 8m, 1h30m.")
     ] = None,
     cluster: Annotated[
         str | None, typer.Option("--cluster", help="Dask scheduler whose workers do the work.")
@@ -151,9 +152,9 @@ def tune(
         positive("--candidates", candidates)
     work = _work(suite, passes, dtype, batch)
     try:
-        deadline = Deadline() if budget is None else Deadline(seconds_of(budget))
+        deadline = Deadline() if time_limit is None else Deadline(seconds_of(time_limit))
     except ValueError as error:
-        fail(f"--budget: {error}")
+        fail(f"--time-limit: {error}")
     console = Console()
     with ExitStack() as stack:
         helpers = None
@@ -235,7 +236,7 @@ def space(
 def replay(
     space: Annotated[Path, typer.Argument(help="CSV: parameters, and last their time.")],
     strategy: Annotated[str, typer.Option("--strategy", help="Which to run.")] = DEFAULT,
-    budget: Annotated[int, typer.Option("--budget", help="Evaluations of a run.")] = 200,
+    evaluations: Annotated[int, typer.Option("--evaluations", help="Of a run.")] = 200,
     repeats: Annotated[int, typer.Option("--repeats", help="Runs, to take the mean of.")] = 40,
     seed: Annotated[int, typer.Option("--seed", help="Of the first run.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -247,10 +248,10 @@ def replay(
     from autotune.replay import replay as run
 
     known("strategy", strategy, STRATEGIES)
-    positive("--budget", budget)
+    positive("--evaluations", evaluations)
     positive("--repeats", repeats)
     try:
-        found = run(space, strategy, budget, repeats, seed)
+        found = run(space, strategy, evaluations, repeats, seed)
     except (SpaceError, ValueError, ImportError) as error:
         fail(str(error))
     Console(soft_wrap=True).print(show.replay_table(found) if not json else dumps(found.as_json()))
@@ -299,7 +300,7 @@ def _stored_target(name: str | None) -> str:
 
 def _stored(target: str, kind: Kind) -> list[Trial]:
     """The trials of the store; exit code 2 where it cannot be used."""
-    from autotune.store import Store
+    from autotune.trial_store import Store
 
     with Store() as store:
         trials = list(store.trials(target, kind))
@@ -315,7 +316,7 @@ def export(
 ) -> None:
     """Write the measured winners of a GPU as a data file, to ship with the library."""
     from autotune.ship import export_winners
-    from tconv.table import shipped_table
+    from tconv.winners import shipped_table
 
     name = _stored_target(target)
     path = to or shipped_table(name)
@@ -363,12 +364,43 @@ def record(
 
 
 @app.command()
-def calibrate(target: StoredOption = None) -> None:
-    """Refit the cost model's constants to what was measured on a GPU."""
+def calibrate(
+    target: StoredOption = None,
+    tables: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="Recorded tables of one GPU, in place of own measurements."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="File; by default the user's own.")
+    ] = None,
+    source: Annotated[str, typer.Option("--source", help="Of the tables, to be cited.")] = "",
+) -> None:
+    """Refit the cost model's constants to times: measured here, or recorded by others."""
+    from dataclasses import replace
+
     from autotune.calibrate import CalibrationError
+    from tconv.cost.constants import user_constants, write_calibrated
+
+    try:
+        found, gpu = _calibration_from(tables, target) if tables else _calibration(target)
+    except CalibrationError as error:
+        fail(str(error))
+    console = Console(soft_wrap=True)
+    console.print(show.calibration_table(found))
+    if not found.better:
+        console.print("Fitted constants predict held-out problems no better: those in force stay.")
+    path = to or user_constants(gpu)
+    try:
+        write_calibrated(path, gpu, replace(found.calibrated, source=source))
+    except (TableError, OSError) as error:
+        fail(f"the constants were not written: {error}")
+    console.print(f"Untuned layers are served by the {found.untuned}. Constants: {path}")
+
+
+def _calibration(target: str | None) -> tuple[Calibration, str]:
+    """From the measured trials of the store, and the GPU's name."""
     from autotune.calibrate import calibrate as run
     from autotune.tune import machine
-    from tconv.cost.constants import user_constants, write_calibrated
 
     here = machine()
     if target is not None and target in TARGETS:
@@ -377,20 +409,23 @@ def calibrate(target: StoredOption = None) -> None:
         gpu = here[0]
     else:
         fail(f"--target {target}: name the GPU of this machine, or one of {', '.join(TARGETS)}")
+    return run(_stored(gpu.name, "measured"), gpu), gpu.name
+
+
+def _calibration_from(tables: list[Path], target: str | None) -> tuple[Calibration, str]:
+    """From recorded tables, of the GPU of ``target`` where they hold several."""
+    from autotune.calibrate import calibrate_from
+    from autotune.recordings import RECORDED, RecordingError, read_recordings
+
     try:
-        found = run(_stored(gpu.name, "measured"), gpu)
-    except CalibrationError as error:
+        recordings = read_recordings(tables)
+    except RecordingError as error:
         fail(str(error))
-    console = Console(soft_wrap=True)
-    console.print(show.calibration_table(found))
-    if not found.better:
-        console.print("Fitted constants predict held-out problems no better: those in force stay.")
-    path = user_constants(gpu.name)
-    try:
-        write_calibrated(path, gpu.name, found.calibrated, found.trials)
-    except (TableError, OSError) as error:
-        fail(f"the constants were not written: {error}")
-    console.print(f"Untuned layers are served by the {found.untuned}. Constants: {path}")
+    known = {gpu.name for name, gpu in RECORDED.items() if any(r.gpu == name for r in recordings)}
+    if target is None and len(known) != 1:
+        fail(f"--target: these tables are of {', '.join(sorted(known)) or 'no GPU'}; name one")
+    wanted = target or known.pop()
+    return calibrate_from([each for each in recordings if each.target.name == wanted]), wanted
 
 
 @app.command()

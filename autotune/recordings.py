@@ -22,10 +22,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tconv.families import FAMILIES, Family
+from tconv.families.demand import Demand, gathered_demand, load_width
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import ARITHMETICS, Problem
 from tconv.target import TARGETS, Target
-from tconv.tile import Tile
+from tconv.tile import Tile, Tiles
 
 TILE = ("block_m", "block_n", "block_k", "stages", "warps")
 GEMM_COLUMNS = dict(
@@ -64,6 +65,23 @@ RECORDED = {
 }  # fmt: skip
 
 
+def product_demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
+    """What a plain product's thread demands: it has one tap, and finds no pixel anew."""
+    shape = problem.geometry
+    reduced, produced = shape.group_in_channels, shape.group_out_channels
+    extents = {
+        "fprop": ((reduced, tile.block_k), (reduced, tile.block_k)),
+        "dgrad": ((produced, tile.block_k), (reduced, tile.block_n)),
+        "wgrad": ((produced, tile.block_m), (reduced, tile.block_n)),
+    }[problem.direction]
+    first, second = (load_width(problem, extent, block) for extent, block in extents)
+    return gathered_demand(replace(problem, direction="fprop"), tile, target, (first, second))
+
+
+# What was timed is no kernel of tconv's, but its loop is that of the general family.
+PLAIN_PRODUCT = replace(FAMILIES["implicit_gemm"], demand=product_demand)
+
+
 class RecordingError(ValueError):
     """A table that cannot be judged; the message names the file and the cause."""
 
@@ -90,7 +108,7 @@ class Recording:
     @property
     def family(self) -> Family:
         """The family whose kernels are like those that were timed."""
-        return FAMILIES["implicit_gemm"]
+        return PLAIN_PRODUCT
 
     @property
     def best(self) -> float:

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from autotune.calibrate import CalibrationError, calibrate
 from autotune.ship import export_winners, record_spaces
-from autotune.store import Store
 from autotune.suites import suite
 from autotune.trial import Trial
+from autotune.trial_store import Store
 from reports.collect import collect
 from reports.goals import goals_grid
 from reports.gpu_run.state import State
@@ -20,8 +20,8 @@ from reports.render import render
 from reports.tables import HEAD, Tables, merged, read_tables
 from tconv.cost.constants import user_constants, write_calibrated
 from tconv.problem import Problem
-from tconv.table import TableError
 from tconv.target import TARGETS, Target
+from tconv.winners import TableError
 
 LEAST_TRACE = 100  # candidates: fewer are a tune's, not a trace
 
@@ -69,7 +69,7 @@ def _calibrated(trials: list[Trial], target: Target) -> str:
     except CalibrationError as error:
         return f"constants stay as they are: {error}"
     path = user_constants(target.name)
-    write_calibrated(path, target.name, found.calibrated, found.trials)
+    write_calibrated(path, target.name, found.calibrated)
     return (
         f"constants fitted to {found.trials} trials: error {found.error_before:.3f} to "
         f"{found.error_after:.3f} (rms of ln), rank correlation {found.rank_before:.3f} to "

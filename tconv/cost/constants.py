@@ -2,7 +2,7 @@
 
 One file for each GPU, beside its tuned choices:
 
-    {"format": 1, "target": "nvidia-h200", "trials": 812, "untuned": "model",
+    {"format": 1, "target": "nvidia-h200", "trials": 812, "error": 0.12, "untuned": "model",
      "constants": {"matrix_share": 0.71, ...}}
 
 ``untuned`` says by what a layer that was never tuned is served: the model, or its nearest tuned
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Literal
 
 from tconv.files import locked, replace_all
-from tconv.table import (
+from tconv.target import Target
+from tconv.winners import (
     SHIPPED,
     TableError,
     check_head,
@@ -29,7 +30,6 @@ from tconv.table import (
     make_folder,
     read_json,
 )
-from tconv.target import Target
 
 FORMAT = 1
 Untuned = Literal["model", "neighbour"]
@@ -135,6 +135,9 @@ class Calibrated:
 
     constants: Constants = field(default_factory=Constants)
     untuned: Untuned = "model"
+    rows: int = 0  # times that they were fitted to
+    error: float | None = None  # root mean square of ln(predicted / measured), held out
+    source: str = ""  # of the times, where they are others'
 
 
 @lru_cache(maxsize=64)
@@ -178,11 +181,18 @@ def read_calibrated(path: Path) -> Calibrated | None:
     if untuned not in UNTUNED:
         shown = reprlib.repr(untuned)
         raise TableError(f"{path}: untuned is {shown}, not one of {', '.join(UNTUNED)}")
-    return Calibrated(Constants(**{name: float(value) for name, value in given.items()}), untuned)
+    rows, error, source = (content.get(name) for name in ("trials", "error", "source"))
+    return Calibrated(
+        Constants(**{name: float(value) for name, value in given.items()}),
+        untuned,
+        rows if type(rows) is int else 0,
+        error if type(error) is float else None,
+        source if isinstance(source, str) else "",
+    )
 
 
-def write_calibrated(path: Path, target_name: str, known: Calibrated, trials: int) -> None:
-    """Put ``known``, found from so many trials, at ``path`` in one atomic step.
+def write_calibrated(path: Path, target_name: str, known: Calibrated) -> None:
+    """Put ``known`` at ``path`` in one atomic step.
 
     Raises:
         TableError: when the file that stands there cannot be read or trusted; it is left as it is.
@@ -191,7 +201,9 @@ def write_calibrated(path: Path, target_name: str, known: Calibrated, trials: in
     content = {
         "format": FORMAT,
         "target": target_name,
-        "trials": trials,
+        "trials": known.rows,
+        **({} if known.error is None else {"error": float(f"{known.error:.4g}")}),
+        **({"source": known.source} if known.source else {}),
         "untuned": known.untuned,
         "constants": {
             name: float(f"{value:.6g}") for name, value in asdict(known.constants).items()

@@ -43,8 +43,8 @@ def merits(problem: Problem, choices: Sequence[Choice], target: Target) -> list[
     """
     found: list[Merit] = [(True, np.inf, True)] * len(choices)
     known = calibrated(target).constants
-    for name in dict.fromkeys(choice.algorithm for choice in choices):
-        places = [place for place, each in enumerate(choices) if each.algorithm == name]
+    for name in dict.fromkeys(choice.family for choice in choices):
+        places = [place for place, each in enumerate(choices) if each.family == name]
         tiles = Tiles.of(choices[place].tile for place in places)
         keys = zip(*_keys(problem, FAMILIES[name], tiles, target, known), strict=True)
         for place, (spills, time, order) in zip(places, keys, strict=True):

@@ -35,7 +35,7 @@ class Resources:
 
 def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Resources:
     """Resources before compilation, as the kernel family estimates them."""
-    family, tiles = FAMILIES[choice.algorithm], Tiles.of([choice.tile])
+    family, tiles = FAMILIES[choice.family], Tiles.of([choice.tile])
     found = estimate(problem, family, tiles, target, family.demand(problem, tiles, target))
     return Resources(*(int(np.ravel(getattr(found, name))[0]) for name in (
         "registers", "spill_bytes", "shared_bytes", "instructions")))  # fmt: skip

@@ -56,7 +56,7 @@ def predict(
     """
     known = constants or calibrated(target).constants
     tiles = Tiles.of([choice.tile])
-    work = work_of(problem, FAMILIES[choice.algorithm], tiles, target, resources)
+    work = work_of(problem, FAMILIES[choice.family], tiles, target, resources)
     programs, resident = int(work.programs[0]), int(work.resident[0])
     if resident == 0:
         return Prediction(math.inf, "does not fit", 0.0, math.inf, programs, {})
@@ -73,8 +73,8 @@ def predict_all(problem: Problem, choices: Sequence[Choice], target: Target) -> 
     """Milliseconds of many choices, by their place."""
     found = np.empty(len(choices))
     known = calibrated(target).constants
-    for name in dict.fromkeys(choice.algorithm for choice in choices):
-        places = [place for place, each in enumerate(choices) if each.algorithm == name]
+    for name in dict.fromkeys(choice.family for choice in choices):
+        places = [place for place, each in enumerate(choices) if each.family == name]
         tiles = Tiles.of(choices[place].tile for place in places)
         work = work_of(problem, FAMILIES[name], tiles, target)
         found[places] = milliseconds_of(work, target, known)

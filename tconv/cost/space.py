@@ -176,9 +176,9 @@ def legal_tiles(tiles: Tiles, case: Case) -> Tiles:
 
 def broken_rule(choice: Choice, problem: Problem, target: Target) -> str | None:
     """The first rule that ``choice`` breaks, by name; None for a legal one."""
-    if not serves(choice.algorithm, problem, target):
+    if not serves(choice.family, problem, target):
         return "serves the problem"
-    case, tiles = case_of(problem, FAMILIES[choice.algorithm], target), Tiles.of([choice.tile])
+    case, tiles = case_of(problem, FAMILIES[choice.family], target), Tiles.of([choice.tile])
     return next((name for name, allows in RULES if not allows(tiles, case)[0]), None)
 
 

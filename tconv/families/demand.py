@@ -103,6 +103,8 @@ def gathered_demand(
     waiting = np.rint(per_load * (first + second))
     kept = sums + REGISTERS_BESIDE_ACCUMULATOR
     bytes_of = (widths[0] * problem.itemsize, widths[1] * problem.itemsize)
-    # Many loads are issued in turns before anything is spilled.
-    least = kept + np.minimum(waiting, MOST_WAITING)
+    # For the matrix unit many loads are issued in turns before anything is spilled; without it the
+    # operands are held in registers.
+    exact = problem.arithmetic in ("float32", "float64")
+    least = kept + (waiting if exact else np.minimum(waiting, MOST_WAITING))
     return Demand(kept + waiting, instructions, least, (first, second), bytes_of)

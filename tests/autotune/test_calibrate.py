@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from autotune.calibrate import CalibrationError, calibrate
 from autotune.cli import app
-from autotune.store import Store
 from autotune.trial import Trial
+from autotune.trial_store import Store
 from tconv import select
 from tconv.cost.constants import (
     Calibrated,
@@ -26,9 +26,9 @@ from tconv.cost.model import predict
 from tconv.cost.space import candidates
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
-from tconv.table import TableError, Winner, user_table, write_table
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
+from tconv.winners import TableError, Winner, user_table, write_table
 
 H200 = TARGETS["sm_90"]
 TRUE = replace(Constants(), matrix_share=0.6, dram_share=0.7, prologue_clocks=4000.0,
@@ -45,9 +45,7 @@ def trials(known: Constants = TRUE) -> list[Trial]:
         for choice in chance.sample(candidates(problem, H200), 12):
             time = predict(problem, choice, H200, None, known).milliseconds
             time *= chance.lognormvariate(0, 0.05)
-            made.append(
-                Trial("sm_90", problem, choice.algorithm, choice.tile, "measured", "ok", time)
-            )
+            made.append(Trial("sm_90", problem, choice.family, choice.tile, "measured", "ok", time))
     return made
 
 
@@ -113,7 +111,7 @@ def test_a_damaged_file_is_named_and_the_assumed_hold(content: str, words: str) 
 
 def test_what_is_written_is_read() -> None:
     known = Calibrated(TRUE, "neighbour")
-    write_calibrated(user_constants("nvidia-test"), "nvidia-test", known, 72)
+    write_calibrated(user_constants("nvidia-test"), "nvidia-test", known)
     assert calibrated(replace(H200, name="nvidia-test")) == known
     calibrated.cache_clear()
 
@@ -122,13 +120,13 @@ def alike(model_is_right: bool) -> list[Trial]:
     """Eight layers alike, six tiles each: one tile always wins, which the model knows or not."""
     problems = [Problem(ConvGeometry(64, 64, 28, 28, 8 * k, 3, 3), "fprop") for k in range(8, 16)]
     legal = [set(candidates(problem, H200)) for problem in problems]
-    order = sorted(set.intersection(*legal), key=lambda c: (c.algorithm, str(c.tile)))[::97][:6]
+    order = sorted(set.intersection(*legal), key=lambda c: (c.family, str(c.tile)))[::97][:6]
     made = []
     for problem in problems:
         ranked = sorted(order, key=lambda c: predict(problem, c, H200).milliseconds)
         best = ranked[0] if model_is_right else order[3] if order[3] != ranked[0] else order[4]
         made += [
-            Trial("sm_90", problem, c.algorithm, c.tile, "measured", "ok",
+            Trial("sm_90", problem, c.family, c.tile, "measured", "ok",
                   0.5 if c == best else 1.0 + 0.1 * ranked.index(c))
             for c in order
         ]  # fmt: skip
@@ -154,7 +152,7 @@ def test_a_neighbours_winner_is_taken_where_it_proved_better() -> None:
     winner = Winner("implicit_gemm", Tile(64, 16, 16, stages=2, warps=2), "measured", 1.0)
     assert winner.tile != cheapest(near, H200).tile
     write_table(user_table("sm_90"), "sm_90", {tuned.key: winner})
-    write_calibrated(user_constants("sm_90"), "sm_90", Calibrated(untuned="neighbour"), 72)
+    write_calibrated(user_constants("sm_90"), "sm_90", Calibrated(untuned="neighbour"))
     select.forget()
     try:
         assert select.choose(near, H200) == Choice("implicit_gemm", winner.tile)

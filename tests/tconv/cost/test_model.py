@@ -123,5 +123,5 @@ def test_depthwise_is_predicted_near_the_memory(direction: Pass) -> None:
     problem = Problem(shape, direction)
     tiles = candidates(problem, H200)
     best = tiles[predict_all(problem, tiles, H200).argmin()]
-    assert best.algorithm == "depthwise"
+    assert best.family == "depthwise"
     assert predict(problem, best, H200).bound == "DRAM"

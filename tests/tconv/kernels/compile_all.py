@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
-from autotune.compile import LARGEST_INT32, compile_launch
+from autotune.compile import compile_launch
 from tconv.families import FAMILIES, epilogue_grad
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.launch import Launch
@@ -45,6 +45,7 @@ DEPTHWISE = {
     "9x9": ConvGeometry(32, 96, 28, 28, 96, 9, 9, 1, 1, 4, 4, groups=96),
     "31x31": ConvGeometry(8, 128, 32, 32, 128, 31, 31, 1, 1, 15, 15, groups=128),
 }
+LARGEST_INT32 = (1 << 31) - 1
 HELPERS = ("reduce.add_splits", "relayout.to_channels_last", "relayout.widen")
 ENDED = (("float16", "ieee"), ("float32", "tf32"))
 EPILOGUES = [
@@ -59,18 +60,18 @@ POOLS = {
 
 def serving(problem: Problem, target: Target) -> Iterator[Choice]:
     """Every family that serves, with the tile of an untuned layer."""
-    for algorithm, family in FAMILIES.items():
+    for name, family in FAMILIES.items():
         if family.unserved(problem, target) is None:
-            yield Choice(algorithm, family.heuristic(problem, target))
+            yield Choice(name, family.heuristic(problem, target))
 
 
 def launches(
     problem: Problem, choice: Choice, target: Target, epilogue: Epilogue = BIAS
 ) -> Iterator[tuple[str, Launch]]:
-    plan = FAMILIES[choice.algorithm].plan(problem, choice.tile, target, epilogue)
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, target, epilogue)
     for launch in plan.launches:
         ended = "" if epilogue == BIAS else f" {epilogue}"
-        yield f"{choice.algorithm} {problem.key} {choice.tile}{ended}", launch
+        yield f"{choice.family} {problem.key} {choice.tile}{ended}", launch
 
 
 def cases(target: Target) -> Iterator[tuple[str, Launch]]:
