@@ -29,7 +29,8 @@ from tconv.tile import Tiles
 FOLDS, MANY_PROBLEMS = 5, 200  # halves, from so many problems on
 LEAST_TRIALS, LEAST_PROBLEMS = 30, FOLDS
 MOST_TRIALS = 2000  # taken of the measured ones, evenly: beyond, they only take time
-MOST_RECORDED = 12000  # of recorded tiles, in whole problems
+NEAR = 2.0  # times the best: slower tiles are no choice, and are often off by far
+MOST_RECORDED = 20000  # of recorded tiles, in whole problems
 # What no time of a kind bears upon: graphs are replayed where trials are measured.
 UNFITTED = {"trials": {"event_milliseconds"}, "recordings": {"launch_milliseconds"}}
 
@@ -38,7 +39,8 @@ UNFITTED = {"trials": {"event_milliseconds"}, "recordings": {"launch_millisecond
 class Calibration:
     """Constants before and after, and how well each predicts problems that were held out.
 
-    ``error`` is the root mean square of ln(predicted / measured); ``rank`` Spearman's correlation
+    ``error`` is the root mean square of ln(predicted / measured), of tiles that take at most twice
+    the time of their problem's best; ``rank`` Spearman's correlation
     of predicted and measured times within a problem, mean over problems. ``model_share`` and
     ``neighbour_share`` are what a problem that is held out gets when it is served by the model, or
     by the winner of its nearest neighbour: best time over that choice's, geometric mean over the
@@ -115,7 +117,7 @@ def calibrate_from(recordings: Sequence[Recording]) -> Calibration:
     Raises:
         CalibrationError: for too few problems.
     """
-    usable = [each for each in recordings if len(each.tiles) >= LEAST_TILES]
+    usable = [each for each in recordings if len(each.tiles) >= LEAST_TILES and each.alike]
     if len(usable) < LEAST_PROBLEMS:
         raise CalibrationError(
             f"{len(usable)} recorded problems are too few to fit constants to: at least "
@@ -160,8 +162,8 @@ def _fitted(observed: Observed, unfitted: set[str]) -> tuple[Array, Calibration]
         constants=constants,
         trials=len(observed.milliseconds),
         problems=problems,
-        error_before=_rms(now),
-        error_after=_rms(held_out),
+        error_before=_error(observed, now),
+        error_after=_error(observed, held_out),
         rank_before=rank_correlation(observed, now),
         rank_after=rank_correlation(observed, held_out),
         model_share=math.nan,
@@ -199,8 +201,10 @@ def _geometric_mean(shares: Sequence[float]) -> float:
     return math.exp(float(np.mean(np.log(shares)))) if shares else math.nan
 
 
-def _rms(values: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))
+def _error(observed: Observed, log_ratios: Array) -> float:
+    """Root mean square over the tiles that take at most ``NEAR`` times their problem's best."""
+    near = observed.best_share >= 1 / NEAR
+    return float(np.sqrt(np.mean(np.square(log_ratios[near]))))
 
 
 def rank_correlation(observed: Observed, log_ratios: Array) -> float:

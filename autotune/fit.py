@@ -45,6 +45,13 @@ class Observed:
         numbers = np.unique(self.problem[places], return_inverse=True)[1]
         return Observed(self.target, self.work.take(places), self.milliseconds[places], numbers)
 
+    @property
+    def best_share(self) -> Array:
+        """Best time of each tile's problem over its own."""
+        best = np.full(self.problem.max() + 1, np.inf)
+        np.minimum.at(best, self.problem, self.milliseconds)
+        return np.asarray(best[self.problem] / self.milliseconds)
+
     def log_ratios(self, known: Constants) -> Array:
         """ln(predicted / measured); of what does not fit, a large number."""
         times = milliseconds_of(self.work, self.target, known) + known.event_milliseconds
@@ -72,9 +79,7 @@ def fit(observed: Observed, start: Constants, names: Sequence[str]) -> Constants
     )
     begin = np.clip(np.log(values), low + EDGE, high - EDGE)
     problem = observed.problem
-    best = np.full(problem.max() + 1, np.inf)
-    np.minimum.at(best, problem, observed.milliseconds)
-    weight = best[problem] / observed.milliseconds
+    weight = observed.best_share
     total = np.bincount(problem, weight)
 
     def constants(logs: Array) -> Constants:

@@ -111,6 +111,15 @@ class Recording:
         return PLAIN_PRODUCT
 
     @property
+    def alike(self) -> bool:
+        """Whether the kernels that were timed do the work that tconv's do.
+
+        CUTLASS's strided dgrad multiplies by the zeros between the pixels of dy.
+        """
+        shape = self.problem.geometry
+        return self.problem.direction != "dgrad" or shape.stride_h == shape.stride_w == 1
+
+    @property
     def best(self) -> float:
         return float(self.milliseconds.min())
 
@@ -180,7 +189,9 @@ def _recordings(
     times = table.groupby([*by, *TILE], sort=False)["time_ms"].median().reset_index()
     tiles, milliseconds = times[list(TILE)].to_numpy(), times["time_ms"].to_numpy(dtype=np.float64)
     found = []
-    for key, places in times.groupby(list(by), sort=False).indices.items():
+    groups: dict[tuple[object, ...], NDArray[np.intp]]
+    groups = times.groupby(list(by), sort=False).indices  # type: ignore[assignment]
+    for key, places in groups.items():
         chosen = tuple(Tile(*values) for values in tiles[places].tolist())
         problem = problem_of(dict(zip(by, key, strict=True)))
         found.append(

@@ -100,6 +100,7 @@ FITTED: dict[str, tuple[float, float]] = {
     "output_clocks": (0.2, 100.0),
     "write_share": (0.1, 4.0),
     "step_clocks": (2.0, 1000.0),
+    "launch_milliseconds": (0.0005, 0.02),
     "event_milliseconds": (0.0, 0.02),
     "spill_clocks": (0.5, 50.0),
     "overlap": (1.5, 12.0),

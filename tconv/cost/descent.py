@@ -32,7 +32,8 @@ from tconv.target import Target
 from tconv.tile import FIELDS, Choice, Count, Tile, Tiles
 
 WGMMA_SUMS = 128  # a thread's registers, of 255
-FINALISTS = 24  # of a family's first round
+FINALISTS = 32  # of a family's first round
+FILLS = (1, 2, 4, 8)  # programs for each processor, that splits of the first round make
 Merit = tuple[bool, float, bool]
 
 
@@ -54,7 +55,7 @@ def merits(problem: Problem, choices: Sequence[Choice], target: Target) -> list[
 
 def _keys(
     problem: Problem, family: Family, tiles: Tiles, target: Target, known: Constants
-) -> tuple[Array, Array, Array]:
+) -> tuple[Count, Array, Count]:
     """The columns of ``merits``."""
     work = work_of(problem, family, tiles, target)
     times = milliseconds_of(work, target, known)
@@ -100,11 +101,14 @@ def _with_splits(tiles: Tiles, axes: Axes, case: Case) -> Tiles:
     """``tiles``, and again with the splits that fill the processors, where those are legal."""
     if not len(tiles) or len(axes.splits) == 1:
         return tiles
-    wanted = 2 * case.target.processors / case.matmul.programs(tiles)
-    place = np.searchsorted(np.array(axes.splits), wanted).clip(0, len(axes.splits) - 1)
-    split = replace(tiles, splits=np.array(axes.splits)[place]).take(place > 0)
-    split = legal_tiles(split, case)
-    return Tiles(*(np.concatenate([getattr(tiles, name), getattr(split, name)]) for name in FIELDS))
+    wanted = case.target.processors / case.matmul.programs(tiles)
+    last, parts = 0, [tiles]
+    for fill in FILLS:
+        place = np.searchsorted(axes.splits, fill * wanted).clip(0, len(axes.splits) - 1)
+        split = replace(tiles, splits=np.array(axes.splits)[place])
+        parts.append(legal_tiles(split.take(place > last), case))
+        last = place
+    return Tiles(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
 
 
 def _variants(tiles: Tiles, axes: Axes) -> Tiles:

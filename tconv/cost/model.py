@@ -12,7 +12,7 @@ The counts come from ``tconv.cost.work``, the constants, each with a unit, from
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,13 +89,13 @@ def milliseconds_of(work: Work, target: Target, known: Constants) -> Array:
     return np.asarray(np.where(work.resident > 0, total, np.inf), dtype=np.float64)
 
 
-def joined(times: Sequence[Array] | object, power: float) -> Array:
+def joined(times: Iterable[Array], power: float) -> Array:
     """Time of resources used side by side: the longest, and more where others come near it.
 
     The others never hide wholly, so that of two tiles with the same longest part the one
     that loads the rest less is the better.
     """
-    parts = np.array(list(times))  # type: ignore[call-overload]
+    parts = np.array(list(times))
     longest = np.maximum(parts.max(axis=0), 1e-12)
     found = longest * ((parts / longest) ** power).sum(axis=0) ** (1 / power)
     return np.asarray(found, dtype=np.float64)

@@ -93,8 +93,8 @@ def gathered_demand(
     ``across_taps``: a tile of wgrad's columns spans filter taps, each element with its own mask.
     """
     direction = problem.direction
-    per_first, per_second = INSTRUCTIONS_PER_LOAD[direction]
-    per_second = np.where(across_taps, INSTRUCTIONS_ACROSS_TAPS, per_second)
+    per_first, per_other = INSTRUCTIONS_PER_LOAD[direction]
+    per_second = np.where(across_taps, INSTRUCTIONS_ACROSS_TAPS, per_other)
     per_load = np.where(across_taps, REGISTERS_ACROSS_TAPS, REGISTERS_PER_LOAD[direction])
     first, second = gathered_loads(tile, target, widths)
     instructions = LOOP_INSTRUCTIONS[direction] + per_first * first + per_second * second

@@ -135,7 +135,7 @@ def alike(model_is_right: bool) -> list[Trial]:
 
 def test_whichever_proves_better_serves_untuned_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     # Fitting must not make the model right: these times come from no model at all.
-    monkeypatch.setattr("autotune.calibrate._fit", lambda trials, target, start: start)
+    monkeypatch.setattr("autotune.calibrate.fit", lambda observed, start, names: start)
     wrong = calibrate(alike(False), H200)
     assert (wrong.untuned, wrong.compared, wrong.neighbour_share) == ("neighbour", 8, 1.0)
     assert wrong.model_share < 0.6

@@ -87,7 +87,7 @@ def test_every_candidate_keeps_the_limits(name: str, shape: ConvGeometry, direct
     for choice in found:
         tile = choice.tile
         assert (
-            shared_bytes(problem, FAMILIES[choice.algorithm], choice.tile, target)
+            shared_bytes(problem, FAMILIES[choice.family], choice.tile, target)
             <= target.shared_per_program
         )
         assert tile.warps * target.warp_size <= 1024
