@@ -48,7 +48,9 @@ def relative(got: Array, wanted: Array) -> float:
     return float(error) if np.isfinite(error) else float("inf")
 
 
-def matmul(launch: Launched, dtype: Any = np.float16, m: int = 100, n: int = 64, k: int = 160) -> float:
+def matmul(
+    launch: Launched, dtype: Any = np.float16, m: int = 100, n: int = 64, k: int = 160
+) -> float:
     a, b = launch.normal(m, k, dtype=dtype), launch.normal(k, n, dtype=dtype)
     out = launch.memory.put(nbytes=4 * m * n, name="c")
     pointers = [launch.memory.put(a, name="a"), launch.memory.put(b, name="b"), out]
@@ -71,7 +73,9 @@ def softmax(launch: Launched, rows: int = 3, length: int = 500) -> float:
     out = launch.memory.put(nbytes=x.nbytes, name="y")
     launch.run([launch.memory.put(x, name="x"), out, length], (rows,))
     power = np.exp(x - x.max(1, keepdims=True))
-    return relative(launch.memory.get(out, np.float32, x.shape), power / power.sum(1, keepdims=True))
+    return relative(
+        launch.memory.get(out, np.float32, x.shape), power / power.sum(1, keepdims=True)
+    )
 
 
 def layer_norm(launch: Launched, rows: int = 3, length: int = 1000) -> float:

@@ -15,7 +15,9 @@ import triton.language as tl
 
 
 @triton.jit
-def matmul_pointers(a, b, c, m, n, k, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+def matmul_pointers(
+    a, b, c, m, n, k, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+):
     """C = A B by addresses: a pipelined loop of masked loads."""
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -66,7 +68,9 @@ def layer_norm(x, weight, bias, y, length, BLOCK: tl.constexpr):
     mean = tl.sum(value, axis=0) / length
     centred = tl.where(inside, value - mean, 0.0)
     scale = tl.rsqrt(tl.sum(centred * centred, axis=0) / length + 1e-5)
-    result = centred * scale * tl.load(weight + place, mask=inside) + tl.load(bias + place, mask=inside)
+    result = centred * scale * tl.load(weight + place, mask=inside) + tl.load(
+        bias + place, mask=inside
+    )
     tl.store(y + row + place, result, mask=inside)
 
 
@@ -90,21 +94,29 @@ def column_sums(x, y, rows, columns, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexp
 
 
 @triton.jit
-def attention(q, k, v, out, length, scale, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DEPTH: tl.constexpr):
+def attention(
+    q, k, v, out, length, scale, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DEPTH: tl.constexpr
+):
     """Flash attention's forward pass of one head."""
     rows, depth = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, DEPTH)
-    query = tl.load(q + rows[:, None] * DEPTH + depth[None, :], mask=(rows < length)[:, None], other=0.0)
+    query = tl.load(
+        q + rows[:, None] * DEPTH + depth[None, :], mask=(rows < length)[:, None], other=0.0
+    )
     best = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     weight = tl.zeros((BLOCK_M,), tl.float32)
     total = tl.zeros((BLOCK_M, DEPTH), tl.float32)
     for start in range(0, length, BLOCK_N):
         keys = start + tl.arange(0, BLOCK_N)
-        key = tl.load(k + keys[None, :] * DEPTH + depth[:, None], mask=(keys < length)[None, :], other=0.0)
+        key = tl.load(
+            k + keys[None, :] * DEPTH + depth[:, None], mask=(keys < length)[None, :], other=0.0
+        )
         score = tl.where((keys < length)[None, :], tl.dot(query, key) * scale, float("-inf"))
         now = tl.maximum(best, tl.max(score, axis=1))
         part, fade = tl.exp(score - now[:, None]), tl.exp(best - now)
         weight = weight * fade + tl.sum(part, axis=1)
-        value = tl.load(v + keys[:, None] * DEPTH + depth[None, :], mask=(keys < length)[:, None], other=0.0)
+        value = tl.load(
+            v + keys[:, None] * DEPTH + depth[None, :], mask=(keys < length)[:, None], other=0.0
+        )
         total = total * fade[:, None] + tl.dot(part.to(tl.float16), value)
         best = now
     where = out + rows[:, None] * DEPTH + depth[None, :]
@@ -150,7 +162,9 @@ def cases(sm: int) -> dict[str, tuple[Any, dict[str, str], dict[str, int], dict[
     return found
 
 
-def compile_one(sm: int, case: tuple[Any, dict[str, str], dict[str, int], dict[str, int]]) -> dict[str, Any]:
+def compile_one(
+    sm: int, case: tuple[Any, dict[str, str], dict[str, int], dict[str, int]]
+) -> dict[str, Any]:
     """PTX, shared bytes and tensor maps of a case."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -174,7 +188,9 @@ def compile_one(sm: int, case: tuple[Any, dict[str, str], dict[str, int], dict[s
 def main() -> None:
     """Compile every case for sm_80 and sm_90."""
     found = {
-        f"{name} sm_{sm}": compile_one(sm, case) for sm in (80, 90) for name, case in cases(sm).items()
+        f"{name} sm_{sm}": compile_one(sm, case)
+        for sm in (80, 90)
+        for name, case in cases(sm).items()
     }
     json.dump(found, sys.stdout)
 
