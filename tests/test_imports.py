@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # device code, which knows nothing of the host; the virtual GPU, which knows none of ours
     ("tconv.kernels", "tconv.emulator"),
     # what is to be computed, on which machine, and the files that results are kept in
-    ("tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
+    ("tconv.extras", "tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
      "tconv.winners", "tconv.reference", "tconv.svg"),
     # one launch, and the plan of several
     ("tconv.kernel_cache", "tconv.launch"),
