@@ -67,7 +67,8 @@ def triton(session: nox.Session, version: str) -> None:
     """All of tconv's tests with other Tritons: the interpreter, and compiling for every target."""
     install(session, "test")
     session.install(f"triton=={version}", *TRITONS[version])
-    session.run("pytest", "-n", "auto", *(session.posargs or ["tests/tconv"]))
+    places = session.posargs or ["tests/tconv", "tests/autotune/test_compile.py"]
+    session.run("pytest", "-n", "auto", *places)
 
 
 @nox.session
@@ -144,6 +145,13 @@ def report(session: nox.Session) -> None:
     """Render the report from what is stored. Takes ``--target`` and ``--out``."""
     install(session)
     session.run("python", "-m", "reports", "render", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into build/site, strictly. Takes mkdocs' options."""
+    session.install("-c", str(LOCK), *group("docs"))
+    session.run("mkdocs", "build", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tconv.ops.launch import Pointer
+from tconv.launch import Pointer
 from tconv.problem import Epilogue
 
 NORM = ("norm_weight", "norm_bias", "norm_mean", "norm_var")

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from tconv.geometry import out_size
+from tconv.launch import runs_triton
 from tconv.ops import activations
 from tconv.ops.conv2d import (
     _ops,
@@ -42,7 +43,6 @@ from tconv.ops.conv2d import (
 )
 from tconv.ops.conv_check import check_norm, check_residual, check_types
 from tconv.ops.conv_run import prepared_ending, prepared_pool_ending
-from tconv.ops.launch import runs_triton
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import pool_geometry
 from tconv.ops.registration import register, register_autocast
@@ -299,8 +299,9 @@ def _fused_backward(ctx: Any, dy: Tensor | None, dkept: Tensor | None, _: Any) -
     if needs[3]:
         dresidual = dz
         if ctx.residual_after:
-            pooled = ctx.pool and dy is not None
-            dresidual = _unpooled(ctx, dy, offsets, False)[0] if pooled else dy
+            dresidual = dy
+            if ctx.pool and dy is not None:
+                dresidual = _unpooled(ctx, dy, offsets, False)[0]
     if ctx.norm:
         grads = _norm_backward(ctx, x, w, dz, dbias, *norm)
     else:
