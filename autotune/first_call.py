@@ -14,9 +14,9 @@ from autotune.deadline import Deadline
 # What loads Triton is imported when it is needed: a worker process mends its environment first.
 if TYPE_CHECKING:
     from autotune.trial import Trial
-    from tconv.choice import Choice
     from tconv.problem import Problem
     from tconv.target import Target
+    from tconv.tile import Choice
 
 CANDIDATES = 16  # of the model's hopes, as far as the time allows
 

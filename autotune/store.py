@@ -18,8 +18,8 @@ from typing import Any, cast
 from autotune.database import COLUMNS, TEXTS, StoreError, connect, view
 from autotune.trial import Trial
 from tconv import table
-from tconv.algorithms import ALGORITHMS
 from tconv.cost.estimate import Resources
+from tconv.families import FAMILIES
 from tconv.problem import Problem
 from tconv.table import Kind
 from tconv.tile import Tile
@@ -73,7 +73,7 @@ def _trial(row: tuple[Any, ...]) -> Trial:
         number = isinstance(value, (int, float)) and math.isfinite(value)
         if not isinstance(value, str) if name in TEXTS else not (number or value is None):
             raise ValueError(f"{name} is of another type")
-    if named["algorithm"] not in ALGORITHMS or named["kind"] not in ("measured", "predicted"):
+    if named["algorithm"] not in FAMILIES or named["kind"] not in ("measured", "predicted"):
         raise ValueError("no trial of these kernels")
     resources = None
     if named["registers"] is not None:

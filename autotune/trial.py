@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tconv.choice import Choice
 from tconv.cost.estimate import Resources
 from tconv.problem import Problem
 from tconv.table import Kind
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 
 @dataclass(frozen=True)
