@@ -1,5 +1,5 @@
-"""For tests and doctests alike: without a GPU the kernels run in Triton's interpreter; fresh
-tensors are poisoned.
+"""For tests and doctests alike: without a GPU the kernels run in Triton's interpreter, or on the
+GPU that ``TCONV_EMULATE`` names; fresh tensors are poisoned.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import os
 
 import torch
 
-if not torch.cuda.is_available():
+EMULATED = bool(os.environ.get("TCONV_EMULATE"))
+if not torch.cuda.is_available() and not EMULATED:
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
 
 os.environ["KERAS_BACKEND"] = "torch"  # before Keras is imported
@@ -31,17 +32,14 @@ if interpreting():
 collect_ignore = [] if importlib.util.find_spec("keras") else ["tconv/keras.py"]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: needs a CUDA GPU; skipped, visibly, without one")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return
-    skip = pytest.mark.skip(reason="needs a CUDA GPU")
     for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(skip)
+        if "device" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+        elif "gpu" in item.keywords and not EMULATED:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU, CUDA's or an emulated one"))
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from tconv.target import Target
 if TYPE_CHECKING:
     from tconv.ops.launch import Launch
 
-ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None}
+ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None, "TCONV_EMULATE": None}
 LARGEST_INT32 = (1 << 31) - 1
 DIVISIBLE = [["tt.divisibility", 16]]  # what Triton's JIT notes of aligned pointers and integers
 

@@ -190,7 +190,10 @@ class Bench:
 
     def gated(self, trial: Trial) -> Trial:
         """``trial`` after the correctness gate; one that passed before is not run again."""
-        if trial.status != "ok" or trial.error_fp64 is not None:
+        setting = self.setting
+        better = setting.kind == "predicted" and gate.checked_by(setting.target) == "emulated"
+        stale = better and trial.checked == "interpreted"  # checked again, on its compiled code
+        if trial.status != "ok" or (trial.error_fp64 is not None and not stale):
             return trial
         verdict = self._gate(trial.problem, trial.choice)
         if isinstance(verdict, Failure):
@@ -202,8 +205,9 @@ class Bench:
         if not verdict.passed:
             error = verdict.error if math.isfinite(verdict.error) else None
             wrong = replace(trial, status="wrong result", detail=verdict.detail, error_fp64=error)
-            return self._keep(replace(wrong, milliseconds=None))
-        return self._keep(replace(trial, error_fp64=verdict.error))
+            return self._keep(replace(wrong, checked=verdict.checked, milliseconds=None))
+        found = {"checked": verdict.checked, "counters": verdict.counters}
+        return self._keep(replace(trial, error_fp64=verdict.error, **found))
 
     def measured(self, trial: Trial, best: float = math.inf) -> Trial:
         """``trial`` with its times, once it has passed the gate; recalled where known."""
@@ -271,7 +275,7 @@ class Bench:
 
 
 def worker_gate(workers: Workers, effort: Effort, gpu: bool) -> Gate:
-    """The gate in a worker: on its GPU, or in Triton's interpreter."""
+    """The gate in a worker: on its GPU, on an emulated one, or in Triton's interpreter."""
     function = on_gpu.check if gpu else gate.check
 
     def run(problem: Problem, choice: Choice) -> Verdict | Failure:

@@ -119,7 +119,7 @@ def tune(
         store = stack.enter_context(Store())
         outcome.store = store.path
         gpu = kind == "measured"
-        checking = compiling.ENVIRONMENT if gpu else gating.ENVIRONMENT
+        checking = compiling.ENVIRONMENT if gpu else gating.environment(target)
         if cluster is not None:
             compilers = stack.enter_context(cluster.workers(compiling.ENVIRONMENT))
             checkers = stack.enter_context(cluster.workers(checking, gpu))

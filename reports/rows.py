@@ -25,6 +25,7 @@ from tconv.problem import ARITHMETICS, ITEMSIZE, Problem
 from tconv.table import LARGEST_FILE, Kind
 from tconv.tile import Tile
 
+ADDED = re.compile("checked|emulated_.*")  # columns that tables of version 0.1.0 lack
 DIGITS = 4  # significant digits of every figure in a table
 
 
@@ -170,6 +171,8 @@ class TrialRow:
     said before it was compiled; ``status`` is ``ok`` or why it fell; without an error
     it was never checked, and cannot win; ``bound`` is the resource
     that the model holds to be the narrowest, ``waves`` how often the programs fill the GPU.
+    ``checked`` says how the error was found; what follows it was counted where an emulated GPU ran
+    the compiled code of a scaled-down copy.
     """
 
     problem: str
@@ -188,6 +191,13 @@ class TrialRow:
     programs: int | None = None
     waves: float | None = None
     bound: str = ""
+    checked: str = ""
+    emulated_instructions: str = ""  # a result, by kind
+    emulated_global_bytes: float | None = None  # a result
+    emulated_sectors: float | None = None  # a request
+    emulated_bank_conflicts: float | None = None  # over the passes that are needed
+    emulated_tma_bytes: float | None = None  # a result
+    emulated_barriers: float | None = None  # a program
 
 
 @dataclass(frozen=True)
@@ -314,10 +324,12 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
         raise RowError(f"{path} cannot be read: {str(error).strip()}") from error
     expected = columns_of(row_type)
-    if missing := [column for column in expected if column not in frame.columns]:
-        raise RowError(f"{path}: header: column {missing[0]} is missing")
+    missing = [column for column in expected if column not in frame.columns]
+    if absent := [column for column in missing if not ADDED.fullmatch(column)]:
+        raise RowError(f"{path}: header: column {absent[0]} is missing")
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus cells for an index
         raise RowError(f"{path}: row 1 has more cells than the header has columns")
+    frame = frame.assign(**dict.fromkeys(missing, ""))
     parsers = _parsers(row_type)
     cells = frame[expected].itertuples(index=False, name=None)
     return [_row(path, row_type, parsers, number, row) for number, row in enumerate(cells, 1)]
@@ -419,4 +431,6 @@ RULES: dict[str, Callable[[str], Any]] = {
     "tile": _tile,
     "problem": _problem,
     "bound": str,
+    "checked": _one_of("", "interpreted", "emulated", "gpu"),
+    "emulated_instructions": str,
 }

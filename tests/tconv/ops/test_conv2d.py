@@ -19,8 +19,7 @@ from tconv.ops.launch import recorded
 from tconv.problem import Problem
 from tconv.target import INTERPRETER
 from tconv.tile import Tile
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+from tests.devices import DEVICE
 
 # id -> x, w and the window; odd sizes first.
 CASES: dict[str, dict[str, Any]] = {

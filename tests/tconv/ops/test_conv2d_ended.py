@@ -16,13 +16,13 @@ from tconv.choice import Choice
 from tconv.functional import conv2d, conv2d_pool
 from tconv.geometry import ConvGeometry
 from tconv.ops.conv_run import run
-from tconv.ops.launch import interpreting, recorded
+from tconv.ops.launch import recorded
 from tconv.ops.layout import memory_format
 from tconv.problem import Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Tile
+from tests.devices import DEVICE
 
-DEVICE = "cpu" if interpreting() else "cuda"
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "plain": ((2, 16, 8, 8), (24, 16, 3, 3), {"padding": 1}),
     "odd": ((2, 5, 9, 11), (7, 5, 3, 3), {"padding": 1}),
