@@ -9,8 +9,7 @@ import os
 
 import torch
 
-EMULATED = bool(os.environ.get("TCONV_EMULATE"))
-if not torch.cuda.is_available() and not EMULATED:
+if not torch.cuda.is_available() and not os.environ.get("TCONV_EMULATE"):
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
 
 os.environ["KERAS_BACKEND"] = "torch"  # before Keras is imported
@@ -20,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tconv.ops.launch import interpreting
+from tconv.launch import emulated, interpreting
 from tests import interpreter_bfloat16, interpreter_boxes
 from tests.interpreter_memory import watch
 
@@ -38,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "device" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
-        elif "gpu" in item.keywords and not EMULATED:
+        elif "gpu" in item.keywords and not emulated():
             item.add_marker(pytest.mark.skip(reason="needs a GPU, CUDA's or an emulated one"))
 
 

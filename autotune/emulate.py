@@ -63,7 +63,13 @@ class Emulation:
         return found
 
 
-def check_emulated(problem: Problem, choice: Choice) -> Verdict:
+def check(problem: Problem, choice: Choice) -> Verdict:
+    """The verdict on a scaled-down geometry, where it costs about a second."""
+    small, tile = gate.scaled_down(problem, choice)
+    return check_as_posed(small, replace(choice, tile=tile))
+
+
+def check_as_posed(problem: Problem, choice: Choice) -> Verdict:
     """The verdict on ``problem`` as it stands, computed once for each way of filling copies.
 
     Raises:
@@ -104,7 +110,7 @@ def emulate_here(
     posed, tile = problem, choice.tile
     if problem.geometry.flops > WHOLE_FLOPS:
         posed, tile = gate.scaled_down(problem, choice)
-    verdict = check_emulated(posed, replace(choice, tile=tile))
+    verdict = check_as_posed(posed, replace(choice, tile=tile))
     resources = None
     if with_resources:
         from autotune.compile import compile_choice

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autotune import compile as compiling
-from autotune import gate, on_gpu
+from autotune import emulate, gate, on_gpu
 from autotune.compile import Compiled
 from autotune.deadline import Deadline
 from autotune.gate import Verdict
@@ -274,9 +274,13 @@ class Bench:
         return sorted(close, key=lambda trial: trial.milliseconds or 0.0)
 
 
-def worker_gate(workers: Workers, effort: Effort, gpu: bool) -> Gate:
+def worker_gate(workers: Workers, effort: Effort, target: Target, kind: Kind) -> Gate:
     """The gate in a worker: on its GPU, on an emulated one, or in Triton's interpreter."""
-    function = on_gpu.check if gpu else gate.check
+    function = gate.check
+    if kind == "measured":
+        function = on_gpu.check
+    elif gate.checked_by(target) == "emulated":
+        function = emulate.check
 
     def run(problem: Problem, choice: Choice) -> Verdict | Failure:
         task = Task(choice, function, (problem, choice))

@@ -130,7 +130,7 @@ def tune(
             )
             most = None if gpu else memory_of(1)
             checkers = stack.enter_context(Workers(1, checking, memory=most))
-        gate = gate or worker_gate(checkers, effort, gpu)
+        gate = gate or worker_gate(checkers, effort, target, kind)
         if gpu and measure is None:
             measure = worker_measure(checkers, target, effort)
             contest = worker_contest(checkers, target, effort)

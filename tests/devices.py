@@ -4,6 +4,6 @@ an emulated GPU.
 
 import torch
 
-from tconv.ops.launch import emulated, interpreting
+from tconv.launch import emulated, interpreting
 
 DEVICE = torch.device("cpu" if interpreting() or emulated() else "cuda")

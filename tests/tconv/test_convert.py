@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import tconv
 from tconv.convert import FusedConv2d, FusedSequential
-from tconv.ops.launch import recorded
+from tconv.launch import recorded
 from tests.devices import DEVICE
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tconv import functional
-from tconv.ops.launch import recorded
+from tconv.launch import recorded
 from tests.devices import DEVICE
 
 if TYPE_CHECKING:
