@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FILLED: tuple[Copies, ...] = ("late", "early")  # shows a missing wait, a buffer reused too soon
 LEFT_OUT = ("instructions_by_opcode",)  # of the counters: too long for a row of a store
-WHOLE_FLOPS = 4e7  # of a problem that is run as it is, rather than scaled down
+WHOLE_FLOPS = 4e6  # of a problem that is run as it is, rather than scaled down
 SECONDS = 120.0  # for one choice, compiling included
 
 

@@ -162,7 +162,8 @@ def _trial_row(trial: Trial, target: Target) -> TrialRow:
         counted = Counted.of(trial.counters)
         row = replace(
             row,
-            emulated_instructions=f"{rounded(counted.instructions) or 0:g}: {counted.kinds}",
+            emulated_instructions=rounded(counted.instructions),
+            emulated_kinds=counted.kinds,
             emulated_global_bytes=rounded(counted.global_bytes),
             emulated_sectors=rounded(counted.sectors),
             emulated_bank_conflicts=rounded(counted.bank_conflicts),

@@ -27,7 +27,7 @@ ONCE = ("dtype", "batch", "kernel", "checked")  # said above the table where all
 WHY = "why it won over the runner-up"
 WORDS = (
     "layer", "pass", "dtype", "tile", "kernel", "roof", "bound by (model)", "checked",
-    "instructions a result", WHY,
+    "of them", WHY,
 )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def counters_grid(tables: Tables) -> Grid:
     winners = {
         (trial.problem, trial.algorithm, trial.tile): trial
         for trial in tables.trials
-        if trial.emulated_instructions
+        if trial.checked == "emulated"
     }
 
     def counted(name: str) -> Callable[[LayerRow], str]:
@@ -106,6 +106,7 @@ def counters_grid(tables: Tables) -> Grid:
         ("dtype", lambda row: row.dtype),
         *_choice_columns(),
         ("instructions a result", counted("emulated_instructions")),
+        ("of them", counted("emulated_kinds")),
         ("global bytes a result", counted("emulated_global_bytes")),
         ("sectors a request", counted("emulated_sectors")),
         ("bank conflicts, share", counted("emulated_bank_conflicts")),

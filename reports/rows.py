@@ -192,7 +192,8 @@ class TrialRow:
     waves: float | None = None
     bound: str = ""
     checked: str = ""
-    emulated_instructions: str = ""  # a result, by kind
+    emulated_instructions: float | None = None  # a result
+    emulated_kinds: str = ""  # the most frequent of them, a result
     emulated_global_bytes: float | None = None  # a result
     emulated_sectors: float | None = None  # a request
     emulated_bank_conflicts: float | None = None  # over the passes that are needed
@@ -275,9 +276,36 @@ class CauseRow:
     cause: str
 
 
+@dataclass(frozen=True)
+class CompilerRow:
+    """What one version of Triton makes of a winner, and whether its result is right.
+
+    Resources are of the code compiled for the problem itself; what was emulated is of a
+    scaled-down copy.
+    """
+
+    problem: str
+    algorithm: str
+    tile: str
+    triton: str
+    result: str  # passed or failed
+    error_fp64: float | None = None
+    registers: int | None = None
+    spill_bytes: int | None = None
+    shared_bytes: int | None = None
+    instructions: int | None = None
+    emulated_instructions: float | None = None  # a result
+    emulated_global_bytes: float | None = None  # a result
+    emulated_sectors: float | None = None  # a request
+    emulated_bank_conflicts: float | None = None  # over the passes that are needed
+    emulated_barriers: float | None = None  # a program
+    detail: str = ""
+
+
 Row = TypeVar(
-    "Row", LayerRow, TrialRow, SpaceRow, MapRow, NetworkRow, OperatorRow, MemoryRow, CauseRow
-)
+    "Row", LayerRow, TrialRow, SpaceRow, MapRow, NetworkRow, OperatorRow, MemoryRow, CauseRow,
+    CompilerRow,
+)  # fmt: skip
 
 
 def column_of(field_name: str) -> str:
@@ -432,5 +460,6 @@ RULES: dict[str, Callable[[str], Any]] = {
     "problem": _problem,
     "bound": str,
     "checked": _one_of("", "interpreted", "emulated", "gpu"),
-    "emulated_instructions": str,
+    "emulated_kinds": str,
+    "detail": str,
 }

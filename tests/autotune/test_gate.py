@@ -108,7 +108,7 @@ def test_the_small_geometry_takes_the_same_branches(shape: ConvGeometry, directi
         assert replace(cut, splits=tile.splits) == tile
 
 
-@pytest.mark.gpu
+@pytest.mark.device
 @pytest.mark.parametrize("direction", PASSES)
 def test_real_geometry_on_a_gpu(direction: Pass) -> None:
     assert gate.check_on_gpu(Problem(C3, direction), PASSING).passed

@@ -114,7 +114,7 @@ def test_other_inputs_and_optimizers_are_refused() -> None:
         tconv.graphed(model, x, target=target, loss=functional.cross_entropy, optimizer=adam)
 
 
-@pytest.mark.gpu
+@pytest.mark.device
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_graphs_on_a_gpu_give_what_eager_gives(autocast: torch.dtype | None) -> None:
     if not torch.cuda.is_available():

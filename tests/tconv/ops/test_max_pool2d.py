@@ -262,10 +262,10 @@ def test_many_programs(layout: Any) -> None:
 def test_on_a_gpu(name: str, memory_format: torch.memory_format, dtype: torch.dtype) -> None:
     """Compiled, against the fp64 reference; a second run gives the same bits."""
     shape, window = CASES[name]
-    x = tensor(shape, dtype, memory_format).cuda().requires_grad_()
+    x = tensor(shape, dtype, memory_format).to(DEVICE).requires_grad_()
     layer = geometry(x, **window)
     expected, places = reference.max_pool2d(x.detach(), layer)
-    dy = tensor(tuple(expected.shape), dtype).cuda()
+    dy = tensor(tuple(expected.shape), dtype).to(DEVICE)
     runs = []
     for _ in range(2):
         y, indices = max_pool2d(x, **window, return_indices=True)
