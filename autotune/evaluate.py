@@ -17,12 +17,12 @@ from autotune.search import Effort
 from autotune.store import Store
 from autotune.trial import Trial
 from autotune.workers import Failure, Task, Workers
-from tconv.choice import Choice
 from tconv.cost.estimate import Resources
 from tconv.cost.model import predict
 from tconv.problem import Problem
 from tconv.table import Kind
 from tconv.target import Target
+from tconv.tile import Choice
 
 LONGEST_DETAIL = 300  # characters of a compiler's words that a trial keeps
 CONTESTED = 1.1  # times the best: finalists behind that are no match for it

@@ -14,9 +14,9 @@ from autotune.deadline import Deadline
 # What loads Triton is imported when it is needed: a worker process mends its environment first.
 if TYPE_CHECKING:
     from autotune.trial import Trial
-    from tconv.choice import Choice
     from tconv.problem import Problem
     from tconv.target import Target
+    from tconv.tile import Choice
 
 CANDIDATES = 16  # of the model's hopes, as far as the time allows
 
@@ -105,6 +105,8 @@ def _tuned(
                 )  # fmt: skip
                 trial = _tried(blank, gate, measure, best_time)
                 store.add(trial)
+                if on_gpu.context_lost():  # by this candidate; the next ones are not to blame
+                    raise RuntimeError(f"{choice.algorithm} {choice.tile}: {trial.detail}")
             if trial.milliseconds is not None and trial.milliseconds < best_time:
                 best, best_time = trial, trial.milliseconds
     if best is None:

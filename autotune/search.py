@@ -19,15 +19,14 @@ from numpy.typing import NDArray
 from autotune.strategies import STRATEGIES
 from autotune.strategies.common import SearchSpace, search
 from autotune.trial import Trial
-from tconv.algorithms import ALGORITHMS
-from tconv.choice import Choice
 from tconv.cost.descent import Merit, merit
 from tconv.cost.space import broken_rule
+from tconv.families import FAMILIES
 from tconv.problem import Problem
 from tconv.select import heuristic
 from tconv.table import Kind
 from tconv.target import Target
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 Evaluate = Callable[[Sequence[Choice]], list[Trial]]
 # A prediction is the model's own: its order is right. What is measured may teach it better.
@@ -90,7 +89,7 @@ PARAMETERS = ("family", *(field.name for field in fields(Tile)))
 
 def parameters_of(choices: Sequence[Choice]) -> NDArray[np.float64]:
     """A row of ``PARAMETERS`` for each choice."""
-    families, of_tile = list(ALGORITHMS), attrgetter(*PARAMETERS[1:])
+    families, of_tile = list(FAMILIES), attrgetter(*PARAMETERS[1:])
     rows = [(families.index(each.algorithm), *of_tile(each.tile)) for each in choices]
     return np.array(rows, dtype=np.float64)
 

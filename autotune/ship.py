@@ -88,7 +88,7 @@ def _same_target(path: Path, target: str) -> None:
 def record_spaces(trials: Iterable[Trial], folder: Path) -> list[Path]:
     """Write what was tried of each problem as a recorded space, to be replayed without a GPU.
 
-    One CSV a problem, named after it: the family (by its place in ``tconv.algorithms``), the
+    One CSV a problem, named after it: the family (by its place in ``tconv.families``), the
     fields of the tile, and ``time`` in milliseconds, empty where the configuration failed.
     Problems of which fewer than two succeeded are left out.
 

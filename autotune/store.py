@@ -19,8 +19,8 @@ from typing import Any, cast, get_args
 from autotune.database import COLUMNS, OPTIONAL_TEXTS, TEXTS, StoreError, connect, view
 from autotune.trial import Check, Trial
 from tconv import table
-from tconv.algorithms import ALGORITHMS
 from tconv.cost.estimate import Resources
+from tconv.families import FAMILIES
 from tconv.problem import Problem
 from tconv.table import Kind
 from tconv.tile import Tile
@@ -77,7 +77,7 @@ def _trial(row: tuple[Any, ...]) -> Trial:
         text = name in TEXTS or (name in OPTIONAL_TEXTS and value is not None)
         if not isinstance(value, str) if text else not (number or value is None):
             raise ValueError(f"{name} is of another type")
-    if named["algorithm"] not in ALGORITHMS or named["kind"] not in ("measured", "predicted"):
+    if named["algorithm"] not in FAMILIES or named["kind"] not in ("measured", "predicted"):
         raise ValueError("no trial of these kernels")
     resources = None
     if named["registers"] is not None:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tconv.choice import Choice
 from tconv.cost.estimate import Resources
 from tconv.problem import Problem
 from tconv.table import Kind
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 Check = Literal["", "interpreted", "emulated", "gpu"]
 """How a result was checked: its kernel's source in Triton's interpreter, its compiled code on an

@@ -37,12 +37,12 @@ from autotune.suites import Layer
 from autotune.trial import Trial
 from autotune.workers import Workers, memory_of
 from tconv import kernel_cache
-from tconv.choice import Choice
 from tconv.cost.space import candidates
 from tconv.geometry import Pass
 from tconv.problem import Problem
 from tconv.table import Kind, TableError, Winner, user_table, write_table
 from tconv.target import Target
+from tconv.tile import Choice
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from autotune.search import space_of
 from autotune.strategies import STRATEGIES
 from autotune.strategies.common import search
 from autotune.suites import suite as layers_of
-from tconv.choice import Choice
 from tconv.cost.constants import FITTED, Constants
 from tconv.cost.model import predict
 from tconv.cost.space import candidates
@@ -35,6 +34,7 @@ from tconv.geometry import PASSES
 from tconv.problem import Problem
 from tconv.select import heuristic
 from tconv.target import TARGETS, Target
+from tconv.tile import Choice
 
 SUITES = ("lenet5", "vgg16", "resnet50", "mobilenet_v2")
 TARGET = TARGETS["sm_90"]

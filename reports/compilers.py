@@ -22,9 +22,9 @@ from typing import Any
 import tconv
 from autotune.counted import Counted
 from reports.rows import CompilerRow, number_text, rounded, rows_text
-from tconv.choice import Choice
 from tconv.files import replace_all
 from tconv.problem import Problem
+from tconv.tile import Choice
 
 ROOT = Path(tconv.__file__).parents[1]
 NOTED = 1.05  # a factor from which a change is named

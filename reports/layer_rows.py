@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reports.rows import LayerRow, pair_text, rounded
-from tconv.choice import Choice
 from tconv.geometry import ConvGeometry, PoolGeometry
 from tconv.problem import PoolProblem, Problem
 from tconv.table import Kind
 from tconv.target import Target
+from tconv.tile import Choice
 
 
 def conv_row(suite: str, layer: str, problem: Problem, choice: Choice, kind: Kind) -> LayerRow:

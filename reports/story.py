@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports.rows import LayerRow, TrialRow, number_text
 from reports.tables import Tables
-from tconv.cost.product import product_of
+from tconv.families import matmul_shape
 from tconv.problem import Problem
 from tconv.tile import Tile
 
@@ -92,7 +92,7 @@ def why(best: TrialRow, second: TrialRow | None) -> str:
 def _factors(trial: TrialRow) -> dict[str, float]:
     """What makes a tile slow, larger is worse, under the words that praise the smaller."""
     problem, tile = Problem.from_key(trial.problem), Tile.parse(trial.tile)
-    product = product_of(problem, trial.algorithm)
+    product = matmul_shape(problem, trial.algorithm)
     covered = product.row_tiles(tile) * tile.block_m * product.column_tiles(tile) * tile.block_n
     depth = math.ceil(product.depth / tile.block_k) * tile.block_k
     useful = product.rows * product.columns * product.depth

@@ -12,17 +12,16 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 
-from tconv.algorithms import ALGORITHMS, GENERAL
-from tconv.algorithms.common import power_of_two
-from tconv.choice import Choice, Ground, serves
 from tconv.cost.constants import calibrated
 from tconv.cost.descent import cheapest
 from tconv.cost.neighbour import neighbours_choice
 from tconv.cost.space import broken_rule
+from tconv.families import FAMILIES, serves
+from tconv.geometry import power_of_two
 from tconv.problem import PoolProblem, Problem
 from tconv.table import Winner, load_table, shipped_table, user_table
 from tconv.target import TARGETS, Target
-from tconv.tile import Tile
+from tconv.tile import Choice, Ground, Tile
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def heuristic(problem: Problem, target: Target) -> Choice:
     In the interpreter no model holds: large blocks of addresses cost least there.
     """
     if target.backend == "interpreter":
-        return Choice(GENERAL, ALGORITHMS[GENERAL].heuristic(problem, target))
+        return Choice("implicit_gemm", FAMILIES["implicit_gemm"].heuristic(problem, target))
     if calibrated(target.name).untuned == "neighbour":
         tables = (source.winners for source in reversed(_sources(target)))
         winners = {key: winner for table in tables for key, winner in table.items()}

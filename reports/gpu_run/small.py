@@ -16,12 +16,12 @@ from autotune.gate import check_on
 from reports.bench.cases import PoolCase
 from reports.bench.sides import sides
 from tconv import functional
-from tconv.algorithms import ALGORITHMS
-from tconv.choice import Choice
+from tconv.families import FAMILIES
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.launch import recorded, target_for
 from tconv.problem import PoolProblem, Problem
 from tconv.target import Target
+from tconv.tile import Choice
 
 # Odd sizes and more than one block along an axis, but few programs.
 LAYERS = {
@@ -45,7 +45,7 @@ def problems(target: Target) -> Iterator[tuple[str, Problem, Choice]]:
         for direction in PASSES:
             for layout in ("nhwc", "nchw"):
                 problem = Problem(shape, direction, "float16", layout)  # type: ignore[arg-type]
-                for algorithm, family in ALGORITHMS.items():
+                for algorithm, family in FAMILIES.items():
                     if family.unserved(problem, target) is None:
                         choice = Choice(algorithm, family.heuristic(problem, target))
                         yield f"{name} {direction} {layout} {algorithm}", problem, choice

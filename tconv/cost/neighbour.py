@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from tconv.choice import Choice
 from tconv.cost.space import broken_rule
 from tconv.problem import Problem
 from tconv.table import Winner
 from tconv.target import Target
+from tconv.tile import Choice
 
 FURTHEST = 6 * math.log(2)  # six doublings, over all extents together
 

@@ -13,7 +13,6 @@ from autotune.cli import app
 from autotune.store import Store
 from autotune.trial import Trial
 from tconv import select
-from tconv.choice import Choice
 from tconv.cost.constants import (
     Calibrated,
     Constants,
@@ -29,7 +28,7 @@ from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.table import TableError, Winner, user_table, write_table
 from tconv.target import TARGETS
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 H200 = TARGETS["sm_90"]
 TRUE = replace(Constants(), matrix_share=0.6, dram_share=0.7, prologue_clocks=4000.0,

@@ -25,12 +25,11 @@ from autotune.gate import Verdict
 from autotune.store import Store, default_path
 from autotune.trial import Trial
 from reports.cli import app as reporting
-from tconv.choice import Choice
 from tconv.cost.constants import Calibrated, Constants, user_constants, write_calibrated
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.table import Winner, read_table, user_table, write_table
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 from tests.autotune.test_tune import Compilers
 
 PROBLEM = Problem(ConvGeometry(8, 16, 14, 14, 32, 3, 3), "fprop")

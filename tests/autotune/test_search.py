@@ -11,13 +11,13 @@ from autotune.search import SAME_SHAPE, explore, shortlist
 from autotune.strategies import STRATEGIES
 from autotune.suites import suite
 from autotune.trial import Trial
-from tconv.choice import Choice
 from tconv.cost.model import predict
 from tconv.cost.space import candidates
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
 from tconv.select import heuristic
 from tconv.target import TARGETS
+from tconv.tile import Choice
 
 H200 = TARGETS["sm_90"]
 VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)

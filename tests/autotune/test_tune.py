@@ -27,12 +27,12 @@ from autotune.tune import Outcome, jobs, tune
 from autotune.workers import Failure, Task
 from reports.collect import latest
 from tconv import select
-from tconv.choice import Choice
 from tconv.cost.estimate import Resources
 from tconv.geometry import PASSES, Pass
 from tconv.problem import Problem
 from tconv.table import read_table, user_table
 from tconv.target import TARGETS
+from tconv.tile import Choice
 from tests.autotune.test_store import SPOILT
 
 H200 = TARGETS["sm_90"]

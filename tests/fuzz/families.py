@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import hypothesis.strategies as st
 
-from tconv.algorithms import ALGORITHMS
+from tconv.families import FAMILIES
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.tile import Tile
-from tests.tconv.algorithms import test_families as drawn
+from tests.tconv.families import test_families as drawn
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Work:
 @st.composite
 def works(draw: st.DrawFn) -> Work:
     """As the families' own tests draw, from all of them."""
-    algorithm = draw(st.sampled_from(sorted(drawn.FAMILIES)))
-    family = drawn.FAMILIES[algorithm]
+    algorithm = draw(st.sampled_from(sorted(drawn.DRAWN)))
+    family = drawn.DRAWN[algorithm]
     direction = draw(st.sampled_from(PASSES))
     return Work(
         algorithm,
@@ -54,7 +54,7 @@ def check(work: Work) -> bool:
         AssertionError: where it is not.
     """
     problem = Problem(work.shape, work.direction, work.dtype, work.layout)
-    if ALGORITHMS[work.algorithm].unserved(problem, drawn.TARGET) is not None:
+    if FAMILIES[work.algorithm].unserved(problem, drawn.TARGET) is not None:
         return False
     if work.epilogue.pool and min(work.shape.out_h, work.shape.out_w) < 2:
         return False

@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tconv import select, table
-from tconv.algorithms import ALGORITHMS
 from tconv.cost.constants import (
     Calibrated,
     Constants,
@@ -26,6 +25,7 @@ from tconv.cost.constants import (
     write_calibrated,
 )
 from tconv.cost.space import broken_rule
+from tconv.families import FAMILIES
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.problem import Problem
 from tconv.table import (
@@ -313,7 +313,7 @@ LAYERS = (
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    tile=TILES, algorithm=st.sampled_from(sorted(ALGORITHMS)), layer=st.sampled_from(LAYERS),
+    tile=TILES, algorithm=st.sampled_from(sorted(FAMILIES)), layer=st.sampled_from(LAYERS),
     direction=st.sampled_from(PASSES), name=st.sampled_from(sorted(TARGETS)),
     layout=st.sampled_from(["nhwc", "nchw"]),
 )  # fmt: skip
@@ -328,7 +328,7 @@ def test_whatever_tile_a_table_holds_the_choice_can_be_planned(
         choice = select.choose(problem, target)
     user_table(name).unlink()
     assert broken_rule(choice, problem, target) is None or choice.ground == "heuristic"
-    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target)
+    plan = FAMILIES[choice.algorithm].plan(problem, choice.tile, target)
     assert all(0 < extent < 1 << 31 for launch in plan.launches for extent in launch.grid)
 
 

@@ -7,14 +7,13 @@ import math
 
 import pytest
 
-from tconv.choice import Choice
 from tconv.cost.estimate import Resources, estimated_resources, resident_programs
 from tconv.cost.model import predict
 from tconv.cost.space import candidates
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
 from tconv.target import TARGETS
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 H200 = TARGETS["sm_90"]
 VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)

@@ -119,7 +119,7 @@ def test_a_tensor_map_that_the_cuda_driver_refuses() -> None:
 
 @triton.autotune([triton.Config({"BLOCK": 32}), triton.Config({"BLOCK": 64})], key=["elements"])
 @triton.jit
-def tuned(x_ptr, elements, BLOCK: tl.constexpr):  # noqa: ANN001, ANN201
+def tuned(x_ptr, elements, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)
     tl.store(x_ptr + at, 1.0, mask=at < elements)
 

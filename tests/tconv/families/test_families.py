@@ -12,14 +12,13 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from torch import Tensor
 
 from tconv import reference
-from tconv.algorithms import ALGORITHMS, BOXED, FEW_CHANNELS, GENERAL, IN_PLACE
-from tconv.choice import Choice
+from tconv.families import FAMILIES
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.launch import recorded, target_for
 from tconv.ops.conv_run import prepare
 from tconv.problem import BIAS, PLAIN, Epilogue, Layout, Problem
 from tconv.target import TARGETS
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 from tests.devices import DEVICE
 
 TARGET = target_for(DEVICE)
@@ -149,7 +148,7 @@ class Drawn:
     depthwise: bool = False  # as many groups as channels, and a multiple of filters
 
 
-FAMILIES = {
+DRAWN = {
     "implicit_gemm": Drawn((1, 3, 16, 19, 33), 3),
     "implicit_gemm_in_place": Drawn((1, 3, 16, 19, 33), 3, layouts=("nchw",)),
     "direct": Drawn((1, 3, 6, 16), 3, kernel="direct"),
@@ -163,13 +162,13 @@ FAMILIES = {
 
 
 def test_every_family_is_drawn() -> None:
-    assert FAMILIES.keys() == ALGORITHMS.keys()
+    assert DRAWN.keys() == FAMILIES.keys()
 
 
 @pytest.mark.parametrize("direction", PASSES)
-@pytest.mark.parametrize("algorithm", FAMILIES)
+@pytest.mark.parametrize("algorithm", DRAWN)
 def test_family(algorithm: str, direction: Pass) -> None:
-    family, served = FAMILIES[algorithm], 0
+    family, served = DRAWN[algorithm], 0
     if (algorithm, direction) == ("few_channels", "dgrad"):
         return  # it serves none
 
@@ -198,7 +197,7 @@ def test_family(algorithm: str, direction: Pass) -> None:
     ) -> None:
         nonlocal served
         problem = Problem(shape, direction, dtype, layout)
-        assume(ALGORITHMS[algorithm].unserved(problem, TARGET) is None)
+        assume(FAMILIES[algorithm].unserved(problem, TARGET) is None)
         if epilogue.pool:
             assume(min(shape.out_h, shape.out_w) > 1)
         kernels = check(algorithm, problem, tile, w_layout, epilogue)
@@ -228,7 +227,7 @@ WINDOWS = {
 @pytest.mark.parametrize("window", WINDOWS)
 def test_views_of_larger_tensors(window: str, direction: Pass, layout: Layout) -> None:
     problem = Problem(WINDOWS[window], direction, "float32", layout)
-    for algorithm, family in ALGORITHMS.items():
+    for algorithm, family in FAMILIES.items():
         if family.unserved(problem, TARGET) is None:
             check(algorithm, problem, Tile(64, 16, 32), "nchw", BIAS, views=True)
 
@@ -239,8 +238,13 @@ def test_eight_warps_on_a_flattened_reduction(channels: tuple[int, int], directi
     """Taps and channels in one loop: compilers have got it wrong with eight warps, elsewhere."""
     shape = ConvGeometry(2, channels[0], 12, 12, channels[1], 3, 3, 1, 1, 1, 1)
     problem = Problem(shape, direction)
-    for algorithm in (GENERAL, IN_PLACE, FEW_CHANNELS, BOXED):
-        if ALGORITHMS[algorithm].unserved(problem, TARGET) is None:
+    for algorithm in (
+        "implicit_gemm",
+        "implicit_gemm_in_place",
+        "few_channels",
+        "implicit_gemm_tma",
+    ):
+        if FAMILIES[algorithm].unserved(problem, TARGET) is None:
             check(algorithm, problem, Tile(128, 128, 64, stages=2, warps=8), "nhwc")
 
 
@@ -253,7 +257,7 @@ def test_deterministic_algorithms_change_nothing() -> None:
             torch.use_deterministic_algorithms(asked)
             try:
                 with recorded() as log:
-                    check(GENERAL, problem, Tile(128, 32, 64, splits=2), "nhwc")
+                    check("implicit_gemm", problem, Tile(128, 32, 64, splits=2), "nhwc")
             finally:
                 torch.use_deterministic_algorithms(False)
             results.append([launch.kernel for launch in log])
@@ -270,7 +274,7 @@ def test_offsets_are_counted_in_what_pixels_were_widened_to(
     assert max(shape.x_elements, shape.y_elements) < 2**31 - 2**22
     problem = Problem(shape, direction)
     target = TARGETS["sm_90"]
-    family = ALGORITHMS[FEW_CHANNELS]
+    family = FAMILIES["few_channels"]
     plan = family.plan(problem, family.heuristic(problem, target), target)
     assert plan.buffers["x_wide"].elements == batch * 512 * 512 * 4
     widen = next(launch for launch in plan.launches if launch.kernel == "relayout.widen")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tconv.algorithms.common import (
+from tconv.families.common import (
     accumulator_type,
     index_type,
-    power_of_two,
     workspace_dtype,
 )
-from tconv.launch import Buffer, Launch, Plan, Pointer, cdiv
+from tconv.geometry import cdiv, power_of_two
+from tconv.launch import Buffer, Launch, Plan, Pointer
 from tconv.problem import Layout
 from tconv.target import Target
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from tconv.algorithms.relayout import Operands
+from tconv.families.relayout import Operands
 from tconv.launch import Plan
 from tconv.problem import Layout
 from tconv.target import TARGETS

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tconv.algorithms.common import index_type, workspace_dtype
-from tconv.algorithms.epilogue import absent, epilogue_operands
-from tconv.launch import Buffer, Launch, Pointer, cdiv
+from tconv.families.common import index_type, workspace_dtype
+from tconv.families.epilogue import absent, epilogue_operands
+from tconv.geometry import cdiv
+from tconv.launch import Buffer, Launch, Pointer
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 
 SUM_BLOCK = 1024  # elements a program: four for each thread of four warps, a 16-byte load

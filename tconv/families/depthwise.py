@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import gcd
 
-from tconv.algorithms.common import accumulator_type, index_type, power_of_two
-from tconv.algorithms.epilogue import epilogue_constants, epilogue_operands
-from tconv.algorithms.reduce import Shares, splits_to_fill, workspace
-from tconv.algorithms.relayout import Operands
-from tconv.launch import Launch, Plan, Pointer, cdiv
+from tconv.families.common import accumulator_type, index_type
+from tconv.families.demand import Demand, accumulator_registers
+from tconv.families.epilogue import epilogue_constants, epilogue_operands
+from tconv.families.family import WGRAD_AXES, Axes, Family
+from tconv.families.matmul import MatmulShape
+from tconv.families.reduce import Shares, splits_to_fill, workspace
+from tconv.families.relayout import Operands
+from tconv.geometry import cdiv, power_of_two
+from tconv.launch import Launch, Plan, Pointer
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile
@@ -23,6 +28,10 @@ MOST_TAPS = 32  # of a program, in wgrad: each ends in a sum over its threads
 # A strip reads its filters once. Where they lie tap after tap, a warp's weights lie scattered;
 # a copy with the taps first pays from so many results on (half a microsecond's worth).
 RESULTS_PER_COPY = 1 << 20
+# Fitted to 65 compiled kernels (sm_90): each place is loaded, widened and used.
+INSTRUCTIONS_PER_LOAD = 5.0  # with its mask and the zeros that stand in
+REGISTERS_BESIDE_SUMS = 40
+SECTOR = 32  # bytes: the least that L2 hands out
 
 
 @dataclass(frozen=True)
@@ -280,3 +289,156 @@ def _wgrad_tile(problem: Problem, target: Target, threads: int) -> Tile:
     tiles = cdiv(shape.out_channels, block_n)
     splits = splits_to_fill(4 * target.processors, tiles, steps // 4, 256)
     return Tile(block_m, block_n, strip, stages=1, warps=4, splits=splits)
+
+
+# ---- axes and estimates ---------------------------------------------------------------------
+
+# Strips of results by channels: neighbours lie along channels, or down the columns' lines.
+AXES = Axes(
+    block_m=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    block_n=(1, 2, 4, 8, 16, 32, 64, 128),
+    block_k=(1, 2, 4, 8),
+    stages=(1,),
+    swizzle=(8,),
+)
+
+
+def tile_axes(problem: Problem) -> Axes:
+    """The values that each field of a tile may take."""
+    if problem.direction == "wgrad":
+        return replace(AXES, splits=WGRAD_AXES.splits)
+    return AXES
+
+
+@dataclass(frozen=True)
+class Strips(MatmulShape):
+    """A depthwise pass: ``rows`` lines of images, cut into strips, by ``columns`` channels.
+
+    A step takes one line of the filter; of wgrad, whose ``depth`` is positive, ``block_m`` strips.
+    """
+
+    problem: Problem | None = None
+    along: int = 1  # results of a line
+    strided: int = 1  # places that a strip advances for each result
+    read: int = 1  # places that one result reads
+    whole: int = 1  # results that a strip is a multiple of
+
+    @property
+    def extents(self) -> tuple[int, int, int]:
+        return self.rows, self.columns, self.along
+
+    @property
+    def streamed(self) -> bool:  # neighbours in time are neighbours on the image
+        return True
+
+    def strips(self, tile: Tile) -> int:
+        if self.depth:
+            return self.along // whole_strip(self.along, tile.block_k)
+        return cdiv(self.along, self.strip(tile))
+
+    def strip(self, tile: Tile) -> int:
+        """Results of a strip; of a strided gradient, whole phases."""
+        return cdiv(tile.block_k, self.whole) * self.whole
+
+    def programs(self, tile: Tile) -> int:
+        columns = self.column_tiles(tile) * self.instances
+        if not self.depth:
+            return self.row_tiles(tile) * self.strips(tile) * columns
+        assert self.problem is not None
+        _, across = axes(self.problem)
+        return tile.splits * columns * cdiv(across.filter, lines_of(self.problem, tile))
+
+    def all_steps(self, tile: Tile) -> float:
+        if self.depth:
+            return cdiv(self.rows * self.strips(tile), tile.block_m)
+        return self.taps
+
+    def places(self, tile: Tile) -> int:
+        """Places that a strip reads, for one line of the filter."""
+        return (tile.block_k - 1) * self.strided + self.read
+
+    def fetched_bytes(self, problem: Problem, tile: Tile) -> float:
+        places = self.places(tile) + (tile.block_k if self.depth else 0)
+        beside, apart = tile.block_n, tile.block_m  # in memory
+        if problem.layout == "nchw":
+            beside, apart = apart, beside
+        sectors = cdiv(beside * problem.itemsize, SECTOR)
+        return float(apart * sectors * SECTOR * places)
+
+
+@lru_cache(maxsize=4096)
+def matmul(problem: Problem) -> Strips:
+    """Lines of images by channels; of dgrad, a phase across the strips is an instance."""
+    shape = problem.geometry
+    along, across = axes(problem)
+    span = (along.filter - 1) * along.dilation + 1
+    if problem.direction == "wgrad":
+        lines = shape.batch * across.result
+        return Strips(
+            lines, shape.out_channels, lines, 1, 1, step_taps=shape.taps, problem=problem,
+            along=along.result, strided=along.stride, read=span,
+        )  # fmt: skip
+    if problem.direction == "fprop":
+        return Strips(
+            shape.batch * across.result, shape.out_channels, 0, across.filter, 1,
+            step_taps=along.filter, along=along.result, strided=along.stride, read=span,
+        )  # fmt: skip
+    phases = across.stride
+    rounds = shape.out_channels // shape.in_channels
+    return Strips(
+        shape.batch * cdiv(across.result, phases), shape.in_channels, 0,
+        rounds * across.filter / phases, phases, step_taps=cdiv(along.filter, along.stride),
+        along=along.result, read=cdiv(span, along.stride), whole=along.stride,
+    )  # fmt: skip
+
+
+def sums(problem: Problem, tile: Tile) -> int:
+    """Accumulators of a program: its results, or of wgrad one for each tap along the strip."""
+    along, _ = axes(problem)
+    kept = along.filter if problem.direction == "wgrad" else tile.block_k
+    return tile.block_m * tile.block_n * kept
+
+
+def results(problem: Problem, tile: Tile) -> int:
+    """Results that a program writes."""
+    each = problem.geometry.taps if problem.direction == "wgrad" else tile.block_k
+    return tile.block_m * tile.block_n * each
+
+
+def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
+    """Estimated registers and instructions of a thread, for one line of the filter."""
+    shape = matmul(problem)
+    width = tile.block_m * tile.block_n / (tile.warps * target.warp_size)
+    vector = min(width, 16 // problem.itemsize) if problem.layout == "nhwc" else 1.0
+    each = max(1.0, width / max(1.0, vector))
+    places = shape.places(tile) * each
+    weights = (tile.block_k if problem.direction == "wgrad" else shape.step_taps) * each
+    held = max(1.0, width)
+    widened = held * (shape.places(tile) + shape.step_taps)
+    instructions = INSTRUCTIONS_PER_LOAD * (places + weights)
+    instructions += held * tile.block_k * shape.step_taps
+    instructions += widened if problem.itemsize == 2 else 0.0
+    kept = accumulator_registers(problem, tile, target, sums(problem, tile))
+    registers = REGISTERS_BESIDE_SUMS + kept + round(held * (shape.step_taps + 2))
+    return Demand(registers, instructions)
+
+
+def l1_reuse(problem: Problem) -> int:
+    """Steps that read the same bytes: places under one line of the filter after another."""
+    return matmul(problem).step_taps
+
+
+FAMILY = Family(
+    name="depthwise",
+    unserved=unserved,
+    heuristic=heuristic,
+    plan=plan,
+    axes=tile_axes,
+    matmul=matmul,
+    demand=demand,
+    matrix_unit=False,
+    least_block=1,
+    sums=sums,
+    results=results,
+    l1_reuse=l1_reuse,
+)

@@ -1,64 +1,31 @@
-"""The general implicit matrix product: operands gathered by address, any geometry, any GPU.
+"""Plans of implicit matrix products whose operands are gathered by address.
 
-It reads channels_last operands, and brings contiguous ones into that layout first; or reads
-those where they lie, as a family of its own, so that the tuner can tell which is faster.
+Families share them: they differ in how x and w are laid out for the product.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
-from tconv.algorithms.common import (
+from tconv.families.common import (
     index_type,
     pixel_box,
-    power_of_two,
     programs,
     shape_constants,
     sizes,
     summed_pixels,
     whole_windows,
 )
-from tconv.algorithms.epilogue import epilogue_constants, epilogue_operands
-from tconv.algorithms.reduce import LEAST_SPLIT_STEPS, Shares, splits_to_fill, workspace
-from tconv.algorithms.relayout import Operands
-from tconv.launch import Launch, Plan, Pointer, cdiv
+from tconv.families.epilogue import epilogue_constants, epilogue_operands
+from tconv.families.reduce import Shares, workspace
+from tconv.families.relayout import Operands
+from tconv.geometry import cdiv
+from tconv.launch import Launch, Plan, Pointer
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile
-
-
-def unserved(problem: Problem, target: Target) -> str | None:
-    """None: this family serves every problem."""
-    return None
-
-
-def unserved_in_place(problem: Problem, target: Target) -> str | None:
-    """None for contiguous tensors; channels_last ones are the general family's already."""
-    return None if problem.layout == "nchw" else "tensors are channels_last already"
-
-
-def plan(
-    problem: Problem,
-    tile: Tile,
-    target: Target,
-    epilogue: Epilogue = PLAIN,
-    w_layout: Layout = "nhwc",
-) -> Plan:
-    """The launches that compute ``problem`` with ``tile``, in order."""
-    return _PLANS[problem.direction](problem, tile, target, epilogue, w_layout, in_place=False)
-
-
-def plan_in_place(
-    problem: Problem,
-    tile: Tile,
-    target: Target,
-    epilogue: Epilogue = PLAIN,
-    w_layout: Layout = "nhwc",
-) -> Plan:
-    """The same; x and dy are read where they lie, channels before pixels."""
-    return _PLANS[problem.direction](problem, tile, target, epilogue, w_layout, in_place=True)
 
 
 def _constants(problem: Problem, tile: Tile) -> dict[str, Any]:
@@ -112,18 +79,6 @@ def seen_by(problem: Problem, operands: Operands, w_layout: Layout | None, in_pl
     return Seen(x, w, *sizes, nhwc=not in_place)
 
 
-def _fprop(
-    problem: Problem,
-    tile: Tile,
-    target: Target,
-    epilogue: Epilogue,
-    w_layout: Layout,
-    in_place: bool,
-) -> Plan:
-    operands = Operands(target, problem.dtype)
-    return fprop(problem, tile, operands, seen_by(problem, operands, w_layout, in_place), epilogue)
-
-
 def fprop(
     problem: Problem, tile: Tile, operands: Operands, seen: Seen, epilogue: Epilogue = PLAIN
 ) -> Plan:
@@ -161,17 +116,11 @@ def fprop(
     return operands.plan(product, problem, "y", layout, shares.splits, epilogue)
 
 
-def _dgrad(
-    problem: Problem,
-    tile: Tile,
-    target: Target,
-    epilogue: Epilogue,
-    w_layout: Layout,
-    in_place: bool,
+def dgrad(
+    problem: Problem, tile: Tile, operands: Operands, w_layout: Layout, in_place: bool
 ) -> Plan:
     """dx from dy and w: input pixels of one phase by channels; groups and phases on axes."""
     shape, layout = problem.geometry, problem.layout
-    operands = Operands(target, problem.dtype)
     dy = "dy" if in_place else operands.dy(shape, layout)
     w = operands.w(shape, w_layout)
     step_h, step_w = gcd(shape.stride_h, shape.dilation_h), gcd(shape.stride_w, shape.dilation_w)
@@ -186,7 +135,7 @@ def _dgrad(
     others = shape.groups * phases * shares.splits
     product = Launch(
         "dgrad.implicit_gemm_dgrad",
-        (programs(tiles, others, tile, target), shape.groups, phases * shares.splits),
+        (programs(tiles, others, tile, operands.target), shape.groups, phases * shares.splits),
         taken,
         sizes(problem) | {"splits": shares.splits},
         _constants(problem, tile)
@@ -203,19 +152,6 @@ def _dgrad(
         tile.stages,
     )
     return operands.plan(product, problem, "dx", layout, shares.splits)
-
-
-def _wgrad(
-    problem: Problem,
-    tile: Tile,
-    target: Target,
-    epilogue: Epilogue,
-    w_layout: Layout,
-    in_place: bool,
-) -> Plan:
-    operands = Operands(target, problem.dtype)
-    seen = seen_by(problem, operands, None, in_place)
-    return wgrad(problem, tile, operands, seen, w_layout)
 
 
 def wgrad(
@@ -270,100 +206,8 @@ def wgrad(
     return operands.plan(product, problem, "dw", w_layout, shares.splits, width=width)
 
 
-_PLANS = {"fprop": _fprop, "dgrad": _dgrad, "wgrad": _wgrad}
-
-
-def heuristic(problem: Problem, target: Target) -> Tile:
-    """The tile of an untuned layer."""
-    if problem.direction == "wgrad":
-        return _wgrad_tile(problem, target)
-    return _pixel_tile(problem, target)
-
-
 def scattered(problem: Problem, target: Target) -> bool:
     """Whether 64 outputs a thread are too many: an address for each, and a copy from sm_100's
     tensor memory.
     """
     return problem.layout == "nchw" and target.sm >= 100
-
-
-def heuristic_in_place(problem: Problem, target: Target) -> Tile:
-    """The same with shorter steps: each gathered element takes an address of its own."""
-    tile = heuristic(problem, target)
-    if target.backend == "interpreter":
-        return tile
-    gathered = tile.block_m + (tile.block_n if problem.direction == "wgrad" else 0)
-    most = GATHERED * tile.warps * target.warp_size
-    block_m, block_k = tile.block_m, tile.block_k
-    while block_k > 16 and gathered * block_k > most:
-        block_k //= 2
-    while problem.direction != "wgrad" and block_m > 32 and block_m * block_k > most:
-        block_m //= 2
-    return replace(tile, block_m=block_m, block_k=block_k)
-
-
-GATHERED = 8  # elements of a step that a thread fetches one by one
-
-
-def _pixel_tile(problem: Problem, target: Target) -> Tile:
-    """fprop and dgrad: pixels x channels, reduced over channels."""
-    shape = problem.geometry
-    produced, reduced = shape.group_out_channels, shape.group_in_channels
-    pixels = shape.batch * shape.out_h * shape.out_w
-    if problem.direction == "dgrad":
-        produced, reduced = reduced, produced
-        pixels = shape.batch * shape.in_h * shape.in_w // (shape.stride_h * shape.stride_w)
-    if target.backend == "interpreter":
-        # It costs per program and step, not per element: one program, if it may be.
-        # Nor does it ask for 16 of anything, as a matrix unit does.
-        block_n, block_k = power_of_two(produced, 1, 128), power_of_two(reduced, 1, 128)
-        return Tile(power_of_two(pixels, 16, (1 << 19) // max(block_n, block_k)), block_n, block_k)
-    # Exact products have no matrix unit, or a narrow one: larger tiles spill.
-    exact = problem.arithmetic in ("float32", "float64")
-    # The operands of three products wait in registers, before sm_90.
-    crowded = problem.precision == "tf32x3" and target.sm < 90
-    if exact:
-        block_n, block_k = power_of_two(produced, 16, 64), 16
-    else:
-        block_n = power_of_two(produced, 16, 128)
-        block_k = power_of_two(reduced, 16, 128 // problem.itemsize)
-        if crowded or scattered(problem, target):
-            block_n = min(block_n, 64)
-    thin = block_n * block_k <= 16 * 16  # all addresses, no products: registers run out first
-    block_m = 64 if exact or thin or crowded or (block_n == 128 and problem.itemsize == 4) else 128
-    programs = -(-pixels // block_m) * -(-produced // block_n) * shape.groups
-    while block_m > 32 and programs < target.processors:
-        block_m, programs = block_m // 2, programs * 2
-    # Small images leave processors idle even so: the reduction is shared.
-    steps = shape.taps * cdiv(reduced, block_k)
-    if problem.direction == "dgrad":
-        phases = shape.stride_h * shape.stride_w
-        programs, steps = programs * phases, cdiv(steps, phases)
-    splits = splits_to_fill(target.processors, programs, steps // LEAST_SPLIT_STEPS, 16)
-    warps = 8 if block_m * block_n >= 128 * (64 if scattered(problem, target) else 128) else 4
-    stages = 3 if target.backend == "cuda" else 2
-    return Tile(block_m, block_n, block_k, stages=stages, warps=warps, splits=splits)
-
-
-def _wgrad_tile(problem: Problem, target: Target) -> Tile:
-    """Filters x (taps x channels), reduced over pixels by ``splits`` programs."""
-    shape = problem.geometry
-    rows, columns = shape.group_out_channels, shape.taps * shape.group_in_channels
-    pixels = shape.batch * shape.out_h * shape.out_w
-    if target.backend == "interpreter":
-        block_m, block_n = power_of_two(rows, 1, 128), power_of_two(columns, 1, 256)
-        return Tile(block_m, block_n, power_of_two(pixels, 16, (1 << 17) // max(block_m, block_n)))
-    most = 128 if problem.itemsize == 2 else 64
-    block_m = power_of_two(rows, 16, most)
-    block_n = most
-    while block_n > 16 and shape.group_in_channels % block_n:
-        block_n //= 2  # a tile within one tap needs one address a pixel
-    if shape.group_in_channels % block_n:
-        block_n = power_of_two(columns, 16, 64)
-    block_k = 64 if problem.itemsize == 2 else 16
-    programs = -(-rows // block_m) * -(-columns // block_n) * shape.groups
-    steps = -(-pixels // block_k)
-    splits = splits_to_fill(2 * target.processors, programs, steps // 8, 256)
-    warps = 8 if block_m * block_n >= most * most else 4
-    stages = 3 if target.backend == "cuda" else 2
-    return Tile(block_m, block_n, block_k, stages=stages, warps=warps, splits=splits)

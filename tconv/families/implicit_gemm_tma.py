@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-from tconv.algorithms.common import (
+from tconv.families.common import (
     PixelBox,
     accumulator_type,
     index_type,
     pack_of,
     pixel_box,
-    power_of_two,
     programs,
     tap_constants,
     whole_windows,
 )
-from tconv.algorithms.epilogue import epilogue_constants, epilogue_operands
-from tconv.algorithms.reduce import LEAST_SPLIT_STEPS, Shares, splits_to_fill, workspace
-from tconv.algorithms.relayout import Operands
-from tconv.launch import Descriptor, Launch, Operand, Plan, Pointer, cdiv
+from tconv.families.demand import Demand, accumulator_registers, matrix_instructions
+from tconv.families.epilogue import epilogue_constants, epilogue_operands
+from tconv.families.family import PIXEL_AXES, WGRAD_AXES, Axes, Family
+from tconv.families.matmul import MatmulShape, Packed
+from tconv.families.reduce import LEAST_SPLIT_STEPS, Shares, splits_to_fill, workspace
+from tconv.families.relayout import Operands
+from tconv.geometry import cdiv, power_of_two
+from tconv.launch import Descriptor, Launch, Operand, Plan, Pointer
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile
@@ -29,6 +32,11 @@ ALIGNMENT = 16  # bytes that every stride of a box's tensor is a multiple of
 LONGEST_SIDE = 256  # elements of a box along each dimension
 LEAST_SLICE = 16  # channels, of what the matrix unit takes
 LEAST_FILLED = 0.5  # of a box, where boxes must divide the images
+
+LEAST_BLOCK = 64  # rows of the matrix instruction that reads boxes
+BARRIERS = 64  # bytes, at most: eight for each stage
+# Fitted to 9 compiled kernels (sm_90): no thread computes an address.
+LOOP_INSTRUCTIONS, INSTRUCTIONS_PER_PRODUCT, REGISTERS_BESIDE_SUMS = 86.0, 3.0, 27
 
 
 def unserved(problem: Problem, target: Target) -> str | None:
@@ -389,3 +397,85 @@ def _wgrad_tile(problem: Problem, target: Target) -> Tile:
     splits = splits_to_fill(2 * target.processors, tiles, boxes // LEAST_SPLIT_STEPS, 256)
     warps = 8 if block_m * block_n >= 128 * 128 else 4
     return Tile(block_m, block_n, 64, stages=4, warps=warps, splits=splits)
+
+
+# ---- axes and estimates ---------------------------------------------------------------------
+
+# Channels are the rows of the matrix instruction, and a slice of them a line of shared memory.
+AXES = Axes(
+    block_m=(32, 64, 128, 256),
+    block_n=(64, 128, 256),
+    stages=(2, 3, 4, 5, 6),
+    warps=(4, 8),
+    splits=PIXEL_AXES.splits,
+    persistent=PIXEL_AXES.persistent,
+)
+AXES_OF_WGRAD = replace(
+    WGRAD_AXES, block_m=(64, 128, 256), block_k=(32, 64, 128), stages=(2, 3, 4, 5), warps=(4, 8)
+)
+
+
+def tile_axes(problem: Problem) -> Axes:
+    """The values that each field of a tile may take."""
+    if problem.direction == "wgrad":
+        return AXES_OF_WGRAD
+    shape = problem.geometry
+    if problem.direction == "fprop" and shape.stride_h == 2:  # slices must divide the channels
+        divide = tuple(k for k in AXES.block_k if shape.in_channels % k == 0)
+        return replace(AXES, block_k=divide)
+    return AXES
+
+
+def matmul(problem: Problem) -> MatmulShape:
+    """Boxes of pixels by channels; of wgrad a tile lies within one tap: each is an instance."""
+    shape = problem.geometry
+    filters, channels = shape.group_out_channels, shape.group_in_channels
+    pixels = shape.batch * shape.out_h * shape.out_w
+    if problem.direction == "wgrad":
+        box = partial(wgrad_box, problem)
+        if shape.groups > 1:
+            return Packed(
+                shape.out_channels, shape.in_channels, pixels, 1, 1,
+                depth_box=box, problem=problem, by_taps=True,
+            )  # fmt: skip
+        return MatmulShape(filters, channels, pixels, 1, shape.taps, depth_box=box)
+    if problem.direction == "dgrad":
+        pixels, filters, channels = shape.batch * shape.in_h * shape.in_w, channels, filters
+    box = partial(result_box, problem)
+    return MatmulShape(pixels, filters, channels, shape.taps, shape.groups, row_box=box)
+
+
+def issued(problem: Problem, tile: Tile) -> Tile:
+    """The tile as the matrix unit sees it: boxes of pixels are columns there, channels rows."""
+    if problem.direction == "wgrad":
+        return tile
+    return replace(tile, block_m=tile.block_n, block_n=tile.block_m)
+
+
+def stored_bytes(problem: Problem, tile: Tile) -> int:
+    """Shared memory of barriers, and of a result that is stored as a box."""
+    if problem.direction == "wgrad" or problem.layout != "nhwc" or tile.splits > 1:
+        return BARRIERS
+    return BARRIERS + tile.block_m * tile.block_n * problem.itemsize
+
+
+def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
+    """Estimated registers and instructions of a thread."""
+    products = matrix_instructions(issued(problem, tile), problem, target)
+    sums = accumulator_registers(problem, tile, target, tile.block_m * tile.block_n)
+    instructions = LOOP_INSTRUCTIONS + INSTRUCTIONS_PER_PRODUCT * products
+    return Demand(sums + REGISTERS_BESIDE_SUMS, instructions)
+
+
+FAMILY = Family(
+    name="implicit_gemm_tma",
+    unserved=unserved,
+    heuristic=heuristic,
+    plan=plan,
+    axes=tile_axes,
+    matmul=matmul,
+    demand=demand,
+    least_block=LEAST_BLOCK,
+    issued=issued,
+    stored_bytes=stored_bytes,
+)

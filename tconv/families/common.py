@@ -110,11 +110,6 @@ def pack_of(problem: Problem, block: int) -> int:
     return max(n for n in range(1, min(most, shape.groups) + 1) if shape.groups % n == 0)
 
 
-def power_of_two(value: int, least: int, most: int) -> int:
-    """The smallest power of two that reaches ``value``, within bounds."""
-    return min(max(1 << (max(value, 1) - 1).bit_length(), least), most)
-
-
 @dataclass(frozen=True)
 class PixelBox:
     """A box of output pixels that a program takes at once, and how many of them there are."""

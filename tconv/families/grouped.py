@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import gcd
 from typing import Any
 
-from tconv.algorithms.common import (
+from tconv.families.common import (
     accumulator_type,
     index_type,
     pack_of,
     pixel_box,
-    power_of_two,
     summed_pixels,
     whole_windows,
 )
-from tconv.algorithms.epilogue import epilogue_constants, epilogue_operands
-from tconv.algorithms.pointers import seen_by, wgrad
-from tconv.algorithms.reduce import splits_to_fill
-from tconv.algorithms.relayout import Operands
-from tconv.launch import Launch, Plan, Pointer, cdiv
+from tconv.families.demand import (
+    REGISTERS_BESIDE_ACCUMULATOR,
+    Demand,
+    gathered_demand,
+    gathered_loads,
+    load_width,
+)
+from tconv.families.epilogue import epilogue_constants, epilogue_operands
+from tconv.families.family import PIXEL_AXES, WGRAD_AXES, Axes, Family
+from tconv.families.gathered import seen_by, wgrad
+from tconv.families.matmul import Packed, out_box, phased_rows
+from tconv.families.reduce import splits_to_fill
+from tconv.families.relayout import Operands
+from tconv.geometry import cdiv, power_of_two
+from tconv.launch import Launch, Plan, Pointer
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile
 
 WIDE = 32  # channels or filters of a group, from which on one alone fills a tile
 LEAST = 16  # of the matrix unit, on each axis
+# Before sm_90 the elements that narrow groups are gathered from wait in registers, addresses and
+# all (6 compiled kernels, sm_80, Triton 3.9; 3.7 takes a tenth less).
+REGISTERS_PER_GATHERED = 14
 
 
 def unserved(problem: Problem, target: Target) -> str | None:
@@ -149,3 +162,73 @@ def heuristic(problem: Problem, target: Target) -> Tile:
     crowded = target.backend == "cuda" and target.sm < 90  # operands pass through registers
     block_m = 64 if exact or crowded else 128
     return Tile(block_m, block_n, block_n, stages=stages, warps=8 if crowded else 4)
+
+
+# ---- axes and estimates ---------------------------------------------------------------------
+
+
+def tile_axes(problem: Problem) -> Axes:
+    """The values that each field of a tile may take."""
+    if problem.direction == "wgrad":
+        return replace(WGRAD_AXES, swizzle=(8,))
+    return replace(PIXEL_AXES, swizzle=(8,), splits=(1,), persistent=(0,))
+
+
+def fits(problem: Problem, tile: Tile) -> bool:
+    """Whether a tile is as wide and deep as its pack of groups, and no more."""
+    shape = problem.geometry
+    wgrad = problem.direction == "wgrad"
+    pack = pack_of(problem, min(tile.block_m, tile.block_n) if wgrad else tile.block_n)
+    filters = power_of_two(pack * shape.group_out_channels, LEAST)
+    channels = power_of_two(pack * shape.group_in_channels, LEAST)
+    if wgrad:
+        return (tile.block_m, tile.block_n) == (filters, channels)
+    if problem.direction == "dgrad":
+        filters, channels = channels, filters
+    return (tile.block_n, tile.block_k) == (filters, channels)
+
+
+def matmul(problem: Problem) -> Packed:
+    """The product of narrow groups side by side: a step takes one tap, whatever its depth."""
+    shape = problem.geometry
+    pixels = shape.batch * shape.out_h * shape.out_w
+    if problem.direction == "fprop":
+        return Packed(pixels, shape.out_channels, LEAST, shape.taps, 1, problem=problem)
+    if problem.direction == "dgrad":
+        phases, rows = phased_rows(problem)
+        taps = shape.taps / phases
+        return Packed(rows, shape.in_channels, LEAST, taps, phases, problem=problem)
+    columns = shape.taps * shape.in_channels
+    box = out_box(problem)
+    return Packed(shape.out_channels, columns, pixels, 1, 1, depth_box=box, problem=problem)
+
+
+def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
+    """Estimated registers and instructions of a thread."""
+    shape = problem.geometry
+    if problem.direction == "wgrad":
+        filters = load_width(problem, shape.group_out_channels, tile.block_m)
+        channels = load_width(problem, shape.group_in_channels, tile.block_n)
+        loads = gathered_loads(tile, target, (filters, channels))
+        return gathered_demand(problem, tile, target, loads)
+    widest = 16 // problem.itemsize
+    groups = gcd(widest, shape.group_in_channels)  # filters lie group by group, pixels do not
+    loads = gathered_loads(tile, target, (widest, groups))
+    found = gathered_demand(problem, tile, target, loads)
+    if target.backend == "cuda" and target.sm < 90:
+        gathered = tile.block_m * tile.block_n / (tile.warps * target.warp_size)
+        registers = REGISTERS_BESIDE_ACCUMULATOR + round(REGISTERS_PER_GATHERED * gathered)
+        return replace(found, registers=registers)
+    return found
+
+
+FAMILY = Family(
+    name="grouped",
+    unserved=unserved,
+    heuristic=heuristic,
+    plan=plan,
+    axes=tile_axes,
+    matmul=matmul,
+    demand=demand,
+    fits=fits,
+)

@@ -15,24 +15,14 @@ import pytest
 import torch
 
 from tconv import reference
-from tconv.algorithms import (
-    ALGORITHMS,
-    BOXED,
-    DEPTHWISE,
-    DIRECT,
-    FEW_CHANNELS,
-    GENERAL,
-    GROUPED,
-    IN_PLACE,
-)
-from tconv.choice import Choice
+from tconv.families import FAMILIES
 from tconv.geometry import ConvGeometry
 from tconv.launch import interpreting
 from tconv.ops.conv_run import prepare
 from tconv.problem import BIAS, PLAIN, Epilogue, Layout, Problem
 from tconv.target import TARGETS
-from tconv.tile import Tile
-from tests.tconv.algorithms.test_families import DEVICE, LAYOUTS, TARGET, check, random
+from tconv.tile import Choice, Tile
+from tests.tconv.families.test_families import DEVICE, LAYOUTS, TARGET, check, random
 
 ENDED = Epilogue(bias=True, residual=True, relu=True)
 POOLED = Epilogue(bias=True, relu=True, pool=True, offsets=True)
@@ -64,7 +54,7 @@ class Edge:
     epilogue: Epilogue = PLAIN
 
 
-GATHERED = (GENERAL, IN_PLACE)
+GATHERED = ("implicit_gemm", "implicit_gemm_in_place")
 EDGES = {
     "gathered-rests": Edge(
         GATHERED, "fprop dgrad wgrad", window(2, (17, 18), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
@@ -83,7 +73,7 @@ EDGES = {
         epilogue=BIAS,
     ),
     "gathered-even-reduction": Edge(
-        (GENERAL,), "fprop dgrad", window(1, (32, 24), (4, 5), (2, 3), (1, 1), (1, 0))
+        ("implicit_gemm",), "fprop dgrad", window(1, (32, 24), (4, 5), (2, 3), (1, 1), (1, 0))
     ),
     "gathered-one-tap": Edge(
         GATHERED, "fprop dgrad wgrad", window(2, (34, 33), (5, 3), (1, 1), (2, 1))
@@ -95,23 +85,23 @@ EDGES = {
         GATHERED, "dgrad", window(1, (16, 17), (9, 10), (3, 2), (4, 3), (3, 1), (2, 3))
     ),
     "gathered-far-taps": Edge(  # the first of some phases reads a row before its own
-        (GENERAL,), "dgrad", window(1, (3, 4), (9, 8), (3, 2), (4, 3), (3, 1), (3, 4))
+        ("implicit_gemm",), "dgrad", window(1, (3, 4), (9, 8), (3, 2), (4, 3), (3, 1), (3, 4))
     ),
     "gathered-stride-beyond-filter": Edge(
-        (GENERAL,), "dgrad", window(1, (3, 4), (5, 7), (1, 2), (3, 4), (1, 0))
+        ("implicit_gemm",), "dgrad", window(1, (3, 4), (5, 7), (1, 2), (3, 4), (1, 0))
     ),
     "gathered-32-taps": Edge(
-        (GENERAL,), "fprop dgrad", window(1, (3, 4), (5, 8), (4, 8), (1, 1), (1, 2))
+        ("implicit_gemm",), "fprop dgrad", window(1, (3, 4), (5, 8), (4, 8), (1, 1), (1, 2))
     ),
     "gathered-35-taps": Edge(
-        (GENERAL,), "fprop", window(1, (17, 16), (6, 7), (7, 5), (1, 2), (3, 1))
+        ("implicit_gemm",), "fprop", window(1, (17, 16), (6, 7), (7, 5), (1, 2), (3, 1))
     ),
     "gathered-33-rows": Edge(
-        (GENERAL,), "fprop dgrad", window(1, (2, 3), (33, 3), (33, 2), (1, 1), (1, 0)),
+        ("implicit_gemm",), "fprop dgrad", window(1, (2, 3), (33, 3), (33, 2), (1, 1), (1, 0)),
         Tile(128, 16, 16),
     ),
     "gathered-65-rows": Edge(
-        (GENERAL,), "fprop dgrad", window(1, (2, 3), (3, 2), (65, 1), (1, 1), (32, 0))
+        ("implicit_gemm",), "fprop dgrad", window(1, (2, 3), (3, 2), (65, 1), (1, 1), (32, 0))
     ),
     "gathered-whole-boxes": Edge(  # three of them, of all 16 pixels of an image
         GATHERED, "wgrad", window(1, (16, 32), (4, 4), (2, 3), (1, 1), (1, 1), (2, 1), batch=3),
@@ -129,134 +119,147 @@ EDGES = {
         GATHERED, "fprop", window(1, (3, 18), (8, 7), (3, 2), (2, 1), (1, 0)), epilogue=POOLED
     ),
     "few-channels": Edge(
-        (FEW_CHANNELS,), "fprop wgrad", window(1, (3, 18), (7, 6), (3, 2), (2, 1), (1, 2), (2, 1)),
+        ("few_channels",), "fprop wgrad",
+        window(1, (3, 18), (7, 6), (3, 2), (2, 1), (1, 2), (2, 1)),
         epilogue=ENDED,
     ),
     "few-channels-split": Edge(
-        (FEW_CHANNELS,), "fprop wgrad", window(1, (3, 18), (6, 5), (3, 2), (1, 1), (1, 2)),
+        ("few_channels",), "fprop wgrad", window(1, (3, 18), (6, 5), (3, 2), (1, 1), (1, 2)),
         Tile(32, 16, 16, splits=2),
     ),
     "direct": Edge(
-        (DIRECT,), "fprop dgrad", window(2, (2, 5), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
+        ("direct",), "fprop dgrad", window(2, (2, 5), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
         Tile(32, 4, 1), ENDED,
     ),
     "direct-strides": Edge(
-        (DIRECT,), "fprop", window(2, (2, 3), (7, 8), (3, 2), (2, 3), (1, 2)), Tile(16, 4, 1), BIAS
+        ("direct",), "fprop",
+        window(2, (2, 3), (7, 8), (3, 2), (2, 3), (1, 2)), Tile(16, 4, 1), BIAS
     ),
     "direct-wgrad": Edge(
-        (DIRECT,), "wgrad", window(2, (2, 5), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
+        ("direct",), "wgrad", window(2, (2, 5), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
         Tile(4, 8, 32),
     ),
     "direct-wgrad-split": Edge(
-        (DIRECT,), "wgrad", window(2, (3, 2), (7, 8), (2, 3), (2, 3), (1, 2)),
+        ("direct",), "wgrad", window(2, (3, 2), (7, 8), (2, 3), (2, 3), (1, 2)),
         Tile(2, 16, 8, splits=2),
     ),
     "direct-pooled": Edge(
-        (DIRECT,), "fprop", window(2, (2, 3), (7, 4), (3, 2), (1, 1), (1, 2)), Tile(16, 2, 4),
+        ("direct",), "fprop", window(2, (2, 3), (7, 4), (3, 2), (1, 1), (1, 2)), Tile(16, 2, 4),
         POOLED,
     ),
     "grouped": Edge(
-        (GROUPED,), "fprop dgrad wgrad", window(6, (3, 4), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
+        ("grouped",), "fprop dgrad wgrad",
+        window(6, (3, 4), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
         epilogue=ENDED,
     ),
     "grouped-strides": Edge(
-        (GROUPED,), "fprop dgrad wgrad", window(4, (3, 8), (7, 8), (3, 2), (2, 3), (1, 2)),
+        ("grouped",), "fprop dgrad wgrad", window(4, (3, 8), (7, 8), (3, 2), (2, 3), (1, 2)),
         Tile(32, 32, 16),
     ),
     "grouped-empty-phase": Edge(
-        (GROUPED,), "dgrad", window(4, (4, 3), (1, 1), (3, 3), (2, 2), (1, 1))
+        ("grouped",), "dgrad", window(4, (4, 3), (1, 1), (3, 3), (2, 2), (1, 1))
     ),
     "grouped-strides-and-dilation": Edge(
-        (GROUPED,), "dgrad", window(4, (4, 3), (9, 10), (3, 2), (4, 3), (3, 1), (2, 3))
+        ("grouped",), "dgrad", window(4, (4, 3), (9, 10), (3, 2), (4, 3), (3, 1), (2, 3))
     ),
     "grouped-far-taps": Edge(
-        (GROUPED,), "dgrad", window(4, (4, 3), (9, 8), (3, 2), (4, 3), (3, 1), (3, 4))
+        ("grouped",), "dgrad", window(4, (4, 3), (9, 8), (3, 2), (4, 3), (3, 1), (3, 4))
     ),
     "grouped-pooled": Edge(
-        (GROUPED,), "fprop", window(4, (3, 5), (6, 4), (3, 2), (1, 1), (1, 2)), epilogue=POOLED
+        ("grouped",), "fprop", window(4, (3, 5), (6, 4), (3, 2), (1, 1), (1, 2)), epilogue=POOLED
     ),
     "boxes": Edge(
-        (BOXED,), "fprop dgrad", window(1, (24, 20), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
+        ("implicit_gemm_tma",), "fprop dgrad",
+        window(1, (24, 20), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
         epilogue=ENDED,
     ),
     "boxes-of-groups": Edge(
-        (BOXED,), "fprop dgrad", window(2, (16, 32), (5, 4), (2, 3), (1, 1), (1, 2)),
+        ("implicit_gemm_tma",), "fprop dgrad", window(2, (16, 32), (5, 4), (2, 3), (1, 1), (1, 2)),
         epilogue=ENDED,
     ),
     "boxes-stride-2": Edge(
-        (BOXED,), "fprop", window(2, (16, 8), (6, 4), (4, 5), (2, 2), (1, 2))
+        ("implicit_gemm_tma",), "fprop", window(2, (16, 8), (6, 4), (4, 5), (2, 2), (1, 2))
     ),
     "boxes-pooled": Edge(
-        (BOXED,), "fprop", window(2, (16, 24), (5, 4), (3, 2), (1, 1), (1, 2)), epilogue=POOLED
+        ("implicit_gemm_tma",), "fprop",
+        window(2, (16, 24), (5, 4), (3, 2), (1, 1), (1, 2)), epilogue=POOLED
     ),
     "boxes-many": Edge(  # 3 x 2 x 3 of them, of 8 x 2 pixels
-        (BOXED,), "fprop dgrad", window(1, (16, 24), (13, 6), (3, 1), (1, 1), (1, 0), batch=3),
+        ("implicit_gemm_tma",), "fprop dgrad",
+        window(1, (16, 24), (13, 6), (3, 1), (1, 1), (1, 0), batch=3),
         Tile(16, 16, 16, swizzle=2), ENDED,
     ),
     "boxes-pooled-many": Edge(
-        (BOXED,), "fprop", window(1, (16, 24), (27, 14), (1, 2), batch=3), Tile(64, 16, 16), POOLED
+        ("implicit_gemm_tma",), "fprop",
+        window(1, (16, 24), (27, 14), (1, 2), batch=3), Tile(64, 16, 16), POOLED
     ),
     "boxes-odd-filters": Edge(
-        (BOXED,), "fprop", window(1, (16, 17), (5, 4), (2, 1)), epilogue=ENDED
+        ("implicit_gemm_tma",), "fprop", window(1, (16, 17), (5, 4), (2, 1)), epilogue=ENDED
     ),
     "boxes-split": Edge(
-        (BOXED,), "fprop dgrad", window(1, (16, 24), (7, 4), (4, 2), (1, 1), (1, 2)),
+        ("implicit_gemm_tma",), "fprop dgrad", window(1, (16, 24), (7, 4), (4, 2), (1, 1), (1, 2)),
         Tile(64, 16, 16, swizzle=2, splits=3), ENDED,  # 8 and 16 steps, not thirds
     ),
     "boxes-wgrad": Edge(
-        (BOXED,), "wgrad", window(2, (24, 20), (4, 8), (3, 2), (1, 1), (1, 1), (1, 2), batch=3),
+        ("implicit_gemm_tma",), "wgrad",
+        window(2, (24, 20), (4, 8), (3, 2), (1, 1), (1, 1), (1, 2), batch=3),
         Tile(16, 16, 16, swizzle=2),
     ),
     "boxes-wgrad-packed": Edge(
-        (BOXED,), "wgrad", window(4, (8, 4), (4, 8), (3, 2), (1, 1), (1, 1), (1, 2), batch=3),
+        ("implicit_gemm_tma",), "wgrad",
+        window(4, (8, 4), (4, 8), (3, 2), (1, 1), (1, 1), (1, 2), batch=3),
         Tile(16, 16, 16, swizzle=2, splits=2),
     ),
     "boxes-wgrad-odd-groups": Edge(
-        (BOXED,), "wgrad", window(4, (17, 5), (4, 8), (1, 2), (1, 1), (0, 1), (1, 2)),
+        ("implicit_gemm_tma",), "wgrad", window(4, (17, 5), (4, 8), (1, 2), (1, 1), (0, 1), (1, 2)),
         Tile(16, 16, 16),
     ),
     "boxes-wgrad-flat": Edge(
-        (BOXED,), "wgrad", window(1, (16, 20), (5, 7), (1, 1)), Tile(16, 16, 16, splits=5)
+        ("implicit_gemm_tma",), "wgrad",
+        window(1, (16, 20), (5, 7), (1, 1)), Tile(16, 16, 16, splits=5)
     ),
     "boxes-wgrad-stride-2": Edge(
-        (BOXED,), "wgrad", window(2, (16, 4), (8, 16), (2, 4), (2, 2), (0, 1), batch=3),
+        ("implicit_gemm_tma",), "wgrad",
+        window(2, (16, 4), (8, 16), (2, 4), (2, 2), (0, 1), batch=3),
         Tile(16, 16, 16, swizzle=2),
     ),
     "boxes-wgrad-along-batch": Edge(
-        (BOXED,), "wgrad", window(1, (8, 20), (2, 3), (2, 3), (1, 1), (0, 1), batch=40),
+        ("implicit_gemm_tma",), "wgrad",
+        window(1, (8, 20), (2, 3), (2, 3), (1, 1), (0, 1), batch=40),
         Tile(16, 16, 16, splits=4),
     ),
     "boxes-wgrad-along-batch-stride-2": Edge(
-        (BOXED,), "wgrad", window(1, (8, 4), (4, 6), (4, 2), (2, 2), (1, 0), batch=20),
+        ("implicit_gemm_tma",), "wgrad",
+        window(1, (8, 4), (4, 6), (4, 2), (2, 2), (1, 0), batch=20),
         Tile(16, 16, 16),
     ),
     "depthwise": Edge(
-        (DEPTHWISE,), "fprop dgrad wgrad",
+        ("depthwise",), "fprop dgrad wgrad",
         window(5, (1, 1), (6, 5), (3, 2), (1, 1), (1, 2), (1, 2)), Tile(8, 4, 4), ENDED,
     ),
     "depthwise-strides": Edge(
-        (DEPTHWISE,), "fprop dgrad wgrad",
+        ("depthwise",), "fprop dgrad wgrad",
         window(3, (1, 2), (9, 8), (3, 4), (2, 3), (1, 2), (1, 2)), Tile(8, 8, 4, splits=2),
     ),
     "depthwise-pooled": Edge(
-        (DEPTHWISE,), "fprop", window(3, (1, 2), (6, 4), (2, 3), (1, 1), (1, 2), batch=3),
+        ("depthwise",), "fprop", window(3, (1, 2), (6, 4), (2, 3), (1, 1), (1, 2), batch=3),
         Tile(4, 4, 4), POOLED,
     ),
     "depthwise-far-taps": Edge(
-        (DEPTHWISE,), "dgrad", window(3, (1, 1), (9, 8), (3, 2), (4, 3), (3, 1), (3, 4)),
+        ("depthwise",), "dgrad", window(3, (1, 1), (9, 8), (3, 2), (4, 3), (3, 1), (3, 4)),
         Tile(8, 4, 4),
     ),
     "depthwise-empty-phase": Edge(
-        (DEPTHWISE,), "dgrad", window(3, (1, 1), (1, 1), (3, 3), (2, 2), (1, 1)), Tile(4, 4, 2)
+        ("depthwise",), "dgrad", window(3, (1, 1), (1, 1), (3, 3), (2, 2), (1, 1)), Tile(4, 4, 2)
     ),
     "depthwise-large": Edge(
-        (DEPTHWISE,), "fprop dgrad", window(2, (1, 1), (3, 4), (6, 5), (1, 1), (3, 2)),
+        ("depthwise",), "fprop dgrad", window(2, (1, 1), (3, 4), (6, 5), (1, 1), (3, 2)),
         Tile(8, 4, 2),
     ),
 }  # fmt: skip
 
 
-COPYING = (GENERAL, FEW_CHANNELS, GROUPED, BOXED)
+COPYING = ("implicit_gemm", "few_channels", "grouped", "implicit_gemm_tma")
 
 
 def runs(names: Iterable[str] = EDGES) -> Iterator[Any]:
@@ -272,7 +275,7 @@ def runs(names: Iterable[str] = EDGES) -> Iterator[Any]:
                 served = 0
                 for layout in LAYOUTS:
                     problem = Problem(edge.shape, direction, "float32", layout)  # type: ignore[arg-type]
-                    if ALGORITHMS[algorithm].unserved(problem, TARGET) is None:
+                    if FAMILIES[algorithm].unserved(problem, TARGET) is None:
                         served += 1
                         label = f"{direction}-{name}-{algorithm}-{layout}"
                         copied = layout == "nchw" and algorithm in COPYING
@@ -341,7 +344,7 @@ def test_depthwise_filters_line_by_line(layout: Layout) -> None:
     form: dict[str, Any] = {"dtype": torch.float32, "layout": layout}
     x = random(shape.batch, 20, shape.in_h, shape.in_w, **form, seed=1)
     dy = random(shape.batch, 20, shape.out_h, shape.out_w, **form, seed=2)
-    family, tile = ALGORITHMS[DEPTHWISE], Tile(32, 16, 4, warps=1)
+    family, tile = FAMILIES["depthwise"], Tile(32, 16, 4, warps=1)
     plan = family.plan(problem, tile, TARGETS["sm_90"], PLAIN, "nchw")
     assert plan.launches[0].grid[0] > 3
     tensors = {"x": x, "dy": dy, "dw": torch.full(w_size(shape), torch.nan, device=DEVICE)}
@@ -355,13 +358,15 @@ def test_depthwise_filters_line_by_line(layout: Layout) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("relu", [True, False], ids=["relu", "plain"])
-@pytest.mark.parametrize("algorithm", [GENERAL, DIRECT, DEPTHWISE, GROUPED, BOXED])
+@pytest.mark.parametrize(
+    "algorithm", ["implicit_gemm", "direct", "depthwise", "grouped", "implicit_gemm_tma"]
+)
 def test_first_of_equal_maxima(algorithm: str, relu: bool, layout: Layout) -> None:
     """Of whole numbers, many are equal and many zero: the first wins, and behind a ReLU no zero."""
-    groups, channels = (8, 1) if algorithm == DEPTHWISE else (2, 16)
+    groups, channels = (8, 1) if algorithm == "depthwise" else (2, 16)
     shape = window(groups, (channels, channels), (6, 8), (1, 1))
     problem = Problem(shape, "fprop", "float32", layout)
-    if ALGORITHMS[algorithm].unserved(problem, TARGET):
+    if FAMILIES[algorithm].unserved(problem, TARGET):
         pytest.skip("not served")  # boxes, of float32 on a GPU
     numbers = torch.Generator().manual_seed(0)
     x, w = (

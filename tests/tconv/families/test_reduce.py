@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tconv.algorithms.reduce import WORKSPACE, add_parts, parts_buffer
+from tconv.families.reduce import WORKSPACE, add_parts, parts_buffer
 from tconv.geometry import ConvGeometry
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tests.devices import DEVICE

@@ -8,12 +8,15 @@ gathered as the channels of one tap without a mask: a 7x7 filter of 3 channels t
 
 from __future__ import annotations
 
-from tconv.algorithms import pointers
-from tconv.algorithms.common import pixel_box, power_of_two
-from tconv.algorithms.pointers import Seen
-from tconv.algorithms.reduce import splits_to_fill
-from tconv.algorithms.relayout import Operands
-from tconv.launch import Plan, cdiv
+from tconv.families.common import pixel_box
+from tconv.families.demand import Demand, gathered_demand, gathered_loads, load_width
+from tconv.families.family import Family, matmul_axes
+from tconv.families.gathered import Seen, fprop, scattered, wgrad
+from tconv.families.matmul import MatmulShape, gathered_matmul
+from tconv.families.reduce import splits_to_fill
+from tconv.families.relayout import Operands
+from tconv.geometry import cdiv, power_of_two
+from tconv.launch import Plan
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile
@@ -78,8 +81,8 @@ def plan(
         w = operands.widened("w", w_layout, size, width)
     seen = Seen(x, w, in_h, in_w, width, 1, row_length(problem), bordered=True)
     if problem.direction == "fprop":
-        return pointers.fprop(problem, tile, operands, seen, epilogue)
-    return pointers.wgrad(problem, tile, operands, seen, w_layout)
+        return fprop(problem, tile, operands, seen, epilogue)
+    return wgrad(problem, tile, operands, seen, w_layout)
 
 
 def heuristic(problem: Problem, target: Target) -> Tile:
@@ -91,7 +94,7 @@ def heuristic(problem: Problem, target: Target) -> Tile:
     if problem.direction == "fprop":
         block_m = 64 if exact else 128
         copied = problem.itemsize == 4 and target.sm >= 100  # from tensor memory, all at once
-        warps = 8 if copied or pointers.scattered(problem, target) else 4
+        warps = 8 if copied or scattered(problem, target) else 4
         return Tile(block_m, filters, min(row, 16) if exact else row, stages=stages, warps=warps)
     columns = power_of_two(shape.filter_h * row_length(problem), 16, 64 if exact else 128)
     block_k = 16 if exact else 128 // problem.itemsize
@@ -99,3 +102,30 @@ def heuristic(problem: Problem, target: Target) -> Tile:
     tiles = cdiv(shape.out_channels, filters) * cdiv(shape.filter_h * row_length(problem), columns)
     splits = splits_to_fill(2 * target.processors, tiles, boxes // 8, 256)
     return Tile(filters, columns, block_k, stages=stages, warps=4, splits=splits)
+
+
+def matmul(problem: Problem) -> MatmulShape:
+    """The product: a row of the filter counts as one tap."""
+    return gathered_matmul(problem, row_length(problem), problem.geometry.filter_h)
+
+
+def demand(problem: Problem, tile: Tile, target: Target) -> Demand:
+    """Estimated registers and instructions of a thread; a load begins at any widened pixel."""
+    pixel = min(16 // problem.itemsize, pixel_width(problem))
+    if problem.direction == "fprop":
+        widths = pixel, load_width(problem, row_length(problem), tile.block_k)
+    else:
+        filters = load_width(problem, problem.geometry.group_out_channels, tile.block_m)
+        widths = filters, pixel
+    return gathered_demand(problem, tile, target, gathered_loads(tile, target, widths))
+
+
+FAMILY = Family(
+    name="few_channels",
+    unserved=unserved,
+    heuristic=heuristic,
+    plan=plan,
+    axes=matmul_axes,
+    matmul=matmul,
+    demand=demand,
+)

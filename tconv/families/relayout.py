@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tconv.algorithms.common import index_type, power_of_two
-from tconv.algorithms.reduce import WORKSPACE, add_parts, parts_buffer
-from tconv.geometry import ConvGeometry
-from tconv.launch import Buffer, Launch, Plan, Pointer, cdiv
+from tconv.families.common import index_type
+from tconv.families.reduce import WORKSPACE, add_parts, parts_buffer
+from tconv.geometry import ConvGeometry, cdiv, power_of_two
+from tconv.launch import Buffer, Launch, Plan, Pointer
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 
