@@ -206,8 +206,8 @@ class Bench:
             error = verdict.error if math.isfinite(verdict.error) else None
             wrong = replace(trial, status="wrong result", detail=verdict.detail, error_fp64=error)
             return self._keep(replace(wrong, checked=verdict.checked, milliseconds=None))
-        found = {"checked": verdict.checked, "counters": verdict.counters}
-        return self._keep(replace(trial, error_fp64=verdict.error, **found))
+        passed = replace(trial, error_fp64=verdict.error, checked=verdict.checked)
+        return self._keep(replace(passed, counters=verdict.counters))
 
     def measured(self, trial: Trial, best: float = math.inf) -> Trial:
         """``trial`` with its times, once it has passed the gate; recalled where known."""
