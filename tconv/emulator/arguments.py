@@ -71,7 +71,7 @@ class Region:
     def bytes(self) -> NDArray[np.uint8]:
         """Its bytes, in place."""
         size = self.end - self.start
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(self.start), np.uint8)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self.start))
 
 
 def region_of(name: str, value: Any) -> Region | None:
