@@ -48,7 +48,7 @@ class Emulation:
         verdict = self.verdict
         found: dict[str, Any] = {
             "problem": self.problem.key,
-            "family": self.choice.algorithm,
+            "family": self.choice.family,
             "tile": str(self.choice.tile),
             "geometry": self.geometry,
             "passed": verdict.passed,

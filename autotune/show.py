@@ -77,7 +77,7 @@ def winners_table(outcome: Outcome) -> Table:
             f"{winner.resources.spill_bytes} B",
             "-" if winner.occupancy is None else f"{winner.occupancy:.0%}",
         )
-        table.add_row(*head, winner.algorithm, str(winner.tile), *figures, bound)
+        table.add_row(*head, winner.family, str(winner.tile), *figures, bound)
     return table
 
 
@@ -95,7 +95,7 @@ def counters_table(outcome: Outcome) -> Table | None:
 def emulation_line(emulation: Emulation) -> str:
     """What came of one emulated problem."""
     verdict, choice = emulation.verdict, emulation.choice
-    head = f"{emulation.problem.key}: {choice.algorithm} {choice.tile}"
+    head = f"{emulation.problem.key}: {choice.family} {choice.tile}"
     if not verdict.passed:
         return f"{head}: FAILED: {verdict.detail}"
     cells = zip(HEADINGS, Counted.of(verdict.counters or {}).cells(), strict=True)
@@ -189,7 +189,7 @@ def print_layer(geometry: ConvGeometry, dtype: str, target: Target, console: Con
         problem = Problem.of(geometry, direction, dtype)
         choice = choose(problem, target)
         console.print(
-            f"  {direction}: {choice.algorithm}, tile {choice.tile} ({choice.ground})",
+            f"  {direction}: {choice.family}, tile {choice.tile} ({choice.ground})",
             markup=False,
         )
 

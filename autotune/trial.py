@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from tconv.cost.estimate import Resources
 from tconv.problem import Problem
-from tconv.table import Kind
 from tconv.tile import Choice, Tile
+from tconv.winners import Kind
 
 Check = Literal["", "interpreted", "emulated", "gpu"]
 """How a result was checked: its kernel's source in Triton's interpreter, its compiled code on an
@@ -26,7 +26,7 @@ class Trial:
 
     target: str
     problem: Problem
-    algorithm: str
+    family: str
     tile: Tile
     kind: Kind
     status: str  # "ok", or why it failed: "spills", "shared memory", "wrong result", ...
@@ -53,4 +53,4 @@ class Trial:
 
     @property
     def choice(self) -> Choice:
-        return Choice(self.algorithm, self.tile)
+        return Choice(self.family, self.tile)

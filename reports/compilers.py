@@ -100,7 +100,7 @@ def emulated_with(
         CompilersError: where it finds nothing, in its own words.
     """
     wanted = [
-        {"problem": problem.key, "family": choice.algorithm, "tile": str(choice.tile)}
+        {"problem": problem.key, "family": choice.family, "tile": str(choice.tile)}
         for problem, choice in chosen
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +151,7 @@ def changes(rows: Iterable[CompilerRow]) -> list[Change]:
     """By winner what changed from version to version, the worst regression first."""
     grouped: dict[tuple[str, str, str], list[CompilerRow]] = {}
     for row in rows:
-        grouped.setdefault((row.problem, row.algorithm, row.tile), []).append(row)
+        grouped.setdefault((row.problem, row.family, row.tile), []).append(row)
     found = []
     for group in grouped.values():
         ordered = tuple(sorted(group, key=lambda row: version_key(row.triton)))
@@ -213,7 +213,7 @@ def markdown(found: Sequence[Change], target: str) -> str:
         first = change.rows[0]
         figures = [_side_by_side(change.rows, name) for name in FIGURES]
         results = _joined([row.result for row in change.rows])
-        cells = [first.problem, first.algorithm, first.tile, change.words, results, *figures]
+        cells = [first.problem, first.family, first.tile, change.words, results, *figures]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from reports.page import Grid
 from reports.rows import LayerRow, TrialRow, number_text, pair_text
-from reports.story import (
+from reports.tables import Tables
+from reports.verdicts import (
     geometric_mean,
     name_of,
     passed,
@@ -15,7 +16,6 @@ from reports.story import (
     side_of_roofline,
     why,
 )
-from reports.tables import Tables
 from tconv.geometry import PASSES
 
 Column = tuple[str, Callable[[LayerRow], str]]
@@ -42,10 +42,8 @@ def code_grid(tables: Tables) -> Grid:
     ranked = passed(tables.trials)
 
     def best(row: LayerRow) -> TrialRow | None:
-        won = (row.algorithm, row.tile)
-        return next(
-            (t for t in ranked.get(row.problem.key, []) if (t.algorithm, t.tile) == won), None
-        )
+        won = (row.family, row.tile)
+        return next((t for t in ranked.get(row.problem.key, []) if (t.family, t.tile) == won), None)
 
     def taken(name: str) -> Callable[[LayerRow], str]:
         return lambda row: _figure(getattr(best(row), name, None))
@@ -55,7 +53,7 @@ def code_grid(tables: Tables) -> Grid:
         rivals = (trial for trial in ranked.get(row.problem.key, []) if trial is not mine)
         return "" if mine is None else why(mine, next(rivals, None))
 
-    rows = [row for row in tables.layers if row.filters and not row.ending and best(row)]
+    rows = [row for row in tables.layers if row.filters and not row.epilogue and best(row)]
     columns: list[Column] = [
         ("layer", lambda row: name_of(row, tables)),
         ("pass", lambda row: row.direction),
@@ -83,14 +81,14 @@ CHECKS = {
 def counters_grid(tables: Tables) -> Grid:
     """What an emulated GPU counted of each winner's compiled code, on a scaled-down copy."""
     winners = {
-        (trial.problem, trial.algorithm, trial.tile): trial
+        (trial.problem, trial.family, trial.tile): trial
         for trial in tables.trials
         if trial.checked == "emulated"
     }
 
     def counted(name: str) -> Callable[[LayerRow], str]:
         def cell(row: LayerRow) -> str:
-            value = getattr(winners[row.problem.key, row.algorithm, row.tile], name)
+            value = getattr(winners[row.problem.key, row.family, row.tile], name)
             return value if isinstance(value, str) else _figure(value)
 
         return cell
@@ -98,7 +96,7 @@ def counters_grid(tables: Tables) -> Grid:
     rows = [
         row
         for row in tables.layers
-        if row.filters and (row.problem.key, row.algorithm, row.tile) in winners
+        if row.filters and (row.problem.key, row.family, row.tile) in winners
     ]
     columns: list[Column] = [
         ("layer", lambda row: name_of(row, tables)),
@@ -153,7 +151,7 @@ def _layer_columns() -> list[Column]:
 
 
 def _choice_columns() -> list[Column]:
-    return [("kernel", lambda row: row.algorithm), ("tile", lambda row: row.tile)]
+    return [("kernel", lambda row: row.family), ("tile", lambda row: row.tile)]
 
 
 def _figure(value: float | None) -> str:

@@ -22,8 +22,8 @@ import pandas as pd
 from tconv.files import read_text, replace_all
 from tconv.geometry import ConvGeometry, Pass, PoolGeometry
 from tconv.problem import ARITHMETICS, ITEMSIZE, Problem
-from tconv.table import LARGEST_FILE, Kind
 from tconv.tile import Tile
+from tconv.winners import LARGEST_FILE, Kind
 
 ADDED = re.compile("checked|emulated_.*")  # columns that tables of version 0.1.0 lack
 DIGITS = 4  # significant digits of every figure in a table
@@ -91,7 +91,7 @@ class LayerRow:
     padding: str
     dilation: str
     groups: int
-    algorithm: str
+    family: str
     tile: str
     kind: Kind
     tconv_ms: float | None = None
@@ -141,7 +141,7 @@ class LayerRow:
         return _over(self.cudnn_nchw_ms, self.tconv_ms)
 
     @property
-    def ending(self) -> str:
+    def epilogue(self) -> str:
         """What the convolution's kernel does besides, as its suite is named: ``relu+pool``."""
         return self.suite.partition("+")[2]
 
@@ -151,7 +151,7 @@ class LayerRow:
         if self.filters is None:
             return self.pool.least_bytes(ITEMSIZE[self.dtype])
         shape, problem = self.geometry, self.problem
-        if "pool" not in self.ending:
+        if "pool" not in self.epilogue:
             return problem.least_bytes
         pooled = shape.batch * shape.out_channels * (shape.out_h // 2) * (shape.out_w // 2)
         return problem.least_bytes - problem.itemsize * (shape.y_elements - pooled)
@@ -176,7 +176,7 @@ class TrialRow:
     """
 
     problem: str
-    algorithm: str
+    family: str
     tile: str
     kind: Kind
     status: str
@@ -285,7 +285,7 @@ class CompilerRow:
     """
 
     problem: str
-    algorithm: str
+    family: str
     tile: str
     triton: str
     result: str  # passed or failed
@@ -306,6 +306,9 @@ Row = TypeVar(
     "Row", LayerRow, TrialRow, SpaceRow, MapRow, NetworkRow, OperatorRow, MemoryRow, CauseRow,
     CompilerRow,
 )  # fmt: skip
+
+
+RENAMED = {"algorithm": "family"}  # columns of 0.1.0 that have another name now
 
 
 def column_of(field_name: str) -> str:
@@ -351,6 +354,7 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
         raise RowError(f"{path} is empty: not even a header") from error
     except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
         raise RowError(f"{path} cannot be read: {str(error).strip()}") from error
+    frame = frame.rename(columns=RENAMED)
     expected = columns_of(row_type)
     missing = [column for column in expected if column not in frame.columns]
     if absent := [column for column in missing if not ADDED.fullmatch(column)]:

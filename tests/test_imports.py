@@ -28,8 +28,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.kernels",),
     # what is to be computed, on which machine, and the files that results are kept in
     ("tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
-     "tconv.table", "tconv.reference", "tconv.svg"),
-    # a GPU that is not there
+     "tconv.winners", "tconv.reference", "tconv.svg"),
+    # a GPU that is not there, which knows nothing of convolution
     ("tconv.emulator",),
     # one launch, and the plan of several
     ("tconv.kernel_cache", "tconv.launch"),

@@ -1,4 +1,4 @@
-"""``TCONV_EMULATE`` chooses the emulated GPU at import, and what is wrong is said in plain words."""
+"""``TCONV_EMULATE`` chooses the emulated GPU at import; errors name what is wrong."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+
+from tconv import emulator
+from tconv.launch import interpreting
 
 EXPLAINED = """
 import torch, tconv
@@ -27,21 +30,12 @@ assert launched and torch.equal(again, y)
 """
 
 
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {
-        k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "TCONV_EMULATE")
-    }
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**inherited, "PYTHONPATH": os.getcwd(), **environment},
-        capture_output=True,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize("name", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("name", ["sm_90", pytest.param("sm_80", marks=pytest.mark.thorough)])
 def test_cpu_tensors_run_on_the_emulated_gpu(name: str) -> None:
-    done = python(EXPLAINED, TCONV_EMULATE=name)
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": os.getcwd(), "TCONV_EMULATE": name}
+    command = [sys.executable, "-c", EXPLAINED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"on cpu, emulated {name}:") == 2
     assert "heuristic" in done.stdout
@@ -55,19 +49,19 @@ def test_cpu_tensors_run_on_the_emulated_gpu(name: str) -> None:
         ("sm_100", "'sm_100' is not covered by the emulator"),
     ],
 )
-def test_a_gpu_that_is_not_emulated_is_refused(name: str, words: str) -> None:
-    done = python("import tconv", TCONV_EMULATE=name)
-    assert done.returncode
-    assert words in done.stderr
+def test_a_gpu_that_is_not_emulated_is_refused(
+    name: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TCONV_EMULATE", name)
+    with pytest.raises(ValueError, match=words):
+        emulator.install_asked()
 
 
-def test_interpreter_and_emulator_exclude_each_other() -> None:
-    done = python("import tconv", TCONV_EMULATE="sm_90", TRITON_INTERPRET="1")
-    assert done.returncode
-    assert "they exclude each other; unset TRITON_INTERPRET or TCONV_EMULATE" in done.stderr
-
-
-def test_unasked_it_is_not_imported() -> None:
-    code = "import sys, tconv; print([n for n in sys.modules if n.startswith('tconv.emulator')])"
-    assert python(code).stdout.strip() == "[]"
-    assert python(code, TCONV_EMULATE="").stdout.strip() == "[]"
+@pytest.mark.skipif(not interpreting(), reason="needs Triton's interpreter")
+def test_interpreter_and_emulator_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TCONV_EMULATE", "sm_90")
+    with pytest.raises(RuntimeError, match="unset TRITON_INTERPRET or TCONV_EMULATE"):
+        emulator.install_asked()
+    assert emulator.installed() is None
+    with pytest.raises(RuntimeError, match="no GPU is emulated"), emulator.launches():
+        pass

@@ -45,7 +45,7 @@ def test_a_launch_is_counted() -> None:
 
 
 def test_memory_beyond_an_argument() -> None:
-    with pytest.raises(emulator.Fault, match="out of bounds.*x_ptr") as raised:
+    with pytest.raises(emulator.Fault, match=r"out of bounds.*x_ptr") as raised:
         kernels.scaled_unmasked[(2,)](X, torch.empty(128), 2.0, BLOCK=64)
     fault = raised.value
     assert fault.kernel == "scaled_unmasked"
