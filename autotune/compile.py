@@ -25,7 +25,7 @@ from tconv.tile import Choice
 if TYPE_CHECKING:
     from tconv.launch import Launch
 
-ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None}
+ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None, "TCONV_EMULATE": None}
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled
     """Compile every kernel of ``choice``."""
     from tconv.families import FAMILIES, matmul_shape
 
-    steps = int(matmul_shape(problem, choice.algorithm).steps(choice.tile))
-    plan = FAMILIES[choice.algorithm].plan(problem, choice.tile, target)
+    steps = int(matmul_shape(problem, choice.family).steps(choice.tile))
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, target)
     found = [
         compile_launch(launch, target, max(1, steps) if place == plan.product else 0)
         for place, launch in enumerate(plan.launches)

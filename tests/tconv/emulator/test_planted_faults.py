@@ -55,7 +55,8 @@ PLANTS = [
     Plant("another barrier's number", SOFTMAX, BAR, "@%p5 bra $X;\nbar.sync 0;\n$X:",
           "divergent warp|deadlock", 0),
     # shared and global memory
-    Plant("a shared store left out", NORM, LINE.format(r"st\.shared\.v4"), "", "uninitialised read"),
+    Plant("a shared store left out", NORM, LINE.format(r"st\.shared\.v4"), "",
+          "uninitialised read"),
     Plant("a shared vector store off by a word", NORM, r"(st\.shared\.v4\.b32 \[ %r\d+ \+ )0",
           r"\g<1>4", "misaligned access"),
     Plant("a shared store past the end", NORM, r"(st\.shared\.v4\.b32 \[ %r\d+ \+ )0",
@@ -70,10 +71,12 @@ PLANTS = [
           r"\g<1>4", "misaligned access"),
     Plant("a scalar load off by a byte", SUMS, r"(ld\.global\.b32 \{ %r1 \}, \[ %rd1 \+ )0",
           r"\g<1>2", "misaligned access"),
-    Plant("the result read before it is written", SOFTMAX, r"(@%p1) st\.global\.b32 (\[ %rd5 \+ 0 \]).*;",
-          r"\1 ld.global.b32 %r14, \2;", "uninitialised read"),
+    Plant("the result read before it is written", SOFTMAX,
+          r"(@%p1) st\.global\.b32 (\[ %rd5 \+ 0 \]).*;", r"\1 ld.global.b32 %r14, \2;",
+          "uninitialised read"),
     # the threads of a warp
-    Plant("a shuffle of some lanes", SOFTMAX, r"(shfl\.sync\.bfly)", r"@%p5 \1", "divergent warp", 5),
+    Plant("a shuffle of some lanes", SOFTMAX, r"(shfl\.sync\.bfly)", r"@%p5 \1",
+          "divergent warp", 5),
     Plant("ldmatrix by some lanes", NORM, r"(ldmatrix)", r"@%p11 \1", "divergent warp"),
     # cp.async
     Plant("a wait for fewer groups", MATMUL, r"(cp\.async\.wait_group\s+)2", r"\g<1>4",
@@ -95,12 +98,14 @@ PLANTS = [
           "deadlock"),
     Plant("fewer bytes expected than arrive", BOXES, r"(expect_tx.*\], )16384", r"\g<1>8192",
           "barrier misuse|missing wait"),
-    Plant("an arrival too many expected", BOXES, r"(mbarrier\.init.*\], )1;", r"\g<1>2;", "deadlock"),
+    Plant("an arrival too many expected", BOXES, r"(mbarrier\.init.*\], )1;", r"\g<1>2;",
+          "deadlock"),
     Plant("an arrival too many", BOXES, r"^\s*(@%p4 mbarrier\.arrive\.)expect_tx(.*\]), 16384;",
           r"\1expect_tx\2, 16384;\n\1expect_tx\2, 16384;", "barrier misuse|deadlock"),
     Plant("a barrier never initialised", BOXES, r"^.*mbarrier\.init.*$", "", "barrier misuse", 1),
     Plant("no barrier after an initialisation", BOXES, BAR, "", "barrier misuse", None),
-    Plant("a parity that never changes", BOXES, r"xor\.b32\s+(%r\d+), \1, %r\d+;", "", "missing wait"),
+    Plant("a parity that never changes", BOXES, r"xor\.b32\s+(%r\d+), \1, %r\d+;", "",
+          "missing wait"),
     Plant("the opposite parity", BOXES, r"(try_wait.*complete, \[%r\d+\]), %r85;", r"\1, 1;",
           "missing wait|deadlock"),
     Plant("a wait for boxes left out", BOXES, r"mbarrier\.try_wait.*;", "mov.pred complete, 1;",
@@ -129,7 +134,8 @@ PLANTS = [
     Plant("a stride that leads astray", BOXES, r"or\.b64(\s+%rd6, %rd16, )4611686293305294848;",
           r"or.b64\1 4611756382876663808;", "matrix descriptor"),
     # stores of boxes
-    Plant("no fence before a box is stored", BOXES, r"fence\.proxy\.async\S*;", "", "missing fence"),
+    Plant("no fence before a box is stored", BOXES, r"fence\.proxy\.async\S*;", "",
+          "missing fence"),
     Plant("no barrier before a box is stored", BOXES, BAR, "", "shared memory race", -2),
     Plant("a store not waited for", BOXES, r"cp\.async\.bulk\.wait_group\.read\s+0;", "",
           "missing wait"),
@@ -158,10 +164,10 @@ def test_a_planted_fault_is_named(plant: Plant, compiled: dict[str, dict[str, An
 
 # What no rule of the machine forbids, but gives wrong values.
 WRONG = [
-    Plant("a swizzle changed", BOXES, r"(add\.s32\s+%r79, %r8, )%r78", r"\g<1>%r76",
-          "uninitialised read"),
+    Plant("a swizzle changed", BOXES, r"(add\.s32\s+%r79, %r8, )%r78", r"\g<1>%r76", ""),
     Plant("the wrong row of a matrix", MATMUL, r"(ldmatrix.*\[%r\d+)\+2048\]", r"\g<1>]", ""),
-    Plant("another lane's value", SOFTMAX, r"(shfl\.sync\.bfly\.b32\s+%r\d+, %r\d+, )16", r"\g<1>8", "", 1),
+    Plant("another lane's value", SOFTMAX, r"(shfl\.sync\.bfly\.b32\s+%r\d+, %r\d+, )16",
+          r"\g<1>8", "", 1),
     Plant("a product of other columns", BOXES, r"(add\.s64\s+%rd8, %rd16, 461168629330529485)0",
           r"\g<1>2", ""),
 ]  # fmt: skip
@@ -171,9 +177,4 @@ WRONG = [
 def test_a_wrong_value_is_seen(plant: Plant, compiled: dict[str, dict[str, Any]]) -> None:
     entry = compiled[plant.case]
     name = plant.case.split()[0]
-    try:
-        error = RUN[name](Launched(entry, plant.plant(entry["ptx"])))
-    except Fault as fault:
-        assert fault.kind == plant.kinds, fault
-    else:
-        assert error > 1e-2
+    assert RUN[name](Launched(entry, plant.plant(entry["ptx"]))) > 1e-2

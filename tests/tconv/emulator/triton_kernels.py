@@ -131,9 +131,12 @@ def cases(sm: int) -> dict[str, tuple[Any, dict[str, str], dict[str, int], dict[
     found: dict[str, Any] = {
         "matmul": (matmul_pointers, halves | sizes, tile, {"num_stages": 3}),
         "matmul_tf32": (
-            matmul_pointers, {"a": "*fp32", "b": "*fp32", "c": "*fp32"} | sizes, tile, {"num_stages": 2}
+            matmul_pointers, {"a": "*fp32", "b": "*fp32", "c": "*fp32"} | sizes, tile,
+            {"num_stages": 2},
         ),
-        "softmax": (softmax_rows, {"x": "*fp32", "y": "*fp32", "length": "i32"}, {"BLOCK": 512}, {}),
+        "softmax": (
+            softmax_rows, {"x": "*fp32", "y": "*fp32", "length": "i32"}, {"BLOCK": 512}, {}
+        ),
         "layer_norm": (
             layer_norm,
             {"x": "*fp16", "weight": "*fp32", "bias": "*fp32", "y": "*fp16", "length": "i32"},
@@ -149,7 +152,8 @@ def cases(sm: int) -> dict[str, tuple[Any, dict[str, str], dict[str, int], dict[
         ),
         "attention": (
             attention,
-            {"q": "*fp16", "k": "*fp16", "v": "*fp16", "out": "*fp32", "length": "i32", "scale": "fp32"},
+            {"q": "*fp16", "k": "*fp16", "v": "*fp16", "out": "*fp32", "length": "i32",
+             "scale": "fp32"},
             {"BLOCK_M": 64, "BLOCK_N": 32, "DEPTH": 32}, {"num_stages": 2},
         ),
     }  # fmt: skip

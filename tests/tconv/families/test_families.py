@@ -10,26 +10,49 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from torch import Tensor
+from torch.nn import functional
 
 from tconv import reference
 from tconv.families import FAMILIES
+from tconv.families.epilogue import NORM, epilogue_operands
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.launch import recorded, target_for
+from tconv.ops import activations
 from tconv.ops.conv_run import prepare
-from tconv.problem import BIAS, PLAIN, Epilogue, Layout, Problem
+from tconv.problem import BIAS, PLAIN, BatchNorm, Epilogue, Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
+from tests.devices import DEVICE
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TARGET = target_for(DEVICE)
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw")
 EPILOGUES = [
     PLAIN,
     BIAS,
-    Epilogue(bias=True, residual=True, relu=True),
-    Epilogue(bias=True, relu=True, pool=True, offsets=True),
+    Epilogue(bias=True, residual=True, activation="relu"),
+    Epilogue(bias=True, activation="relu", pool=True, offsets=True),
     Epilogue(pool=True),
+    Epilogue(norm=BatchNorm("float32", 1e-5), activation="silu", kept=True),
+    Epilogue(
+        bias=True,
+        norm=BatchNorm("float16", 1e-3, weight=False),
+        residual=True,
+        activation="tanh",
+        residual_after=True,
+        kept=True,
+    ),
+    Epilogue(
+        norm=BatchNorm("float64", 1e-3, bias=False),
+        residual=True,
+        activation="hardswish",
+        pool=True,
+        offsets=True,
+        kept=True,
+    ),
+    Epilogue(
+        bias=True, residual=True, activation="relu", residual_after=True, pool=True, kept=True
+    ),
 ]
 
 
@@ -78,8 +101,36 @@ def viewed(tensor: Tensor) -> Tensor:
     return view.copy_(tensor)
 
 
+def ended(
+    z: Tensor, operands: dict[str, Tensor], epilogue: Epilogue, form: dict[str, Any]
+) -> Tensor:
+    """What an epilogue makes of ``z`` before a pool, by torch; its tensors join the operands."""
+    if epilogue.norm is not None:
+        kind = {"dtype": getattr(torch, epilogue.norm.dtype), "layout": "nhwc"}
+        norm = {name: random(z.shape[1], **kind, seed=6 + i) for i, name in enumerate(NORM)}
+        norm["norm_var"] = norm["norm_var"].abs() + 0.25
+        given = epilogue_operands(epilogue, "float32")
+        operands |= {name: tensor for name, tensor in norm.items() if name in given}
+        weight, bias, mean, variance = (
+            norm[name].double() if name in given else None for name in NORM
+        )
+        z = functional.batch_norm(z, mean, variance, weight, bias, eps=epilogue.norm.eps)
+    if not epilogue.residual:
+        return z if epilogue.activation is None else named(z, epilogue)
+    operands["residual"] = random(*z.shape, **form, seed=5)
+    residual = operands["residual"].double()
+    if epilogue.residual_after:
+        return named(z, epilogue) + residual
+    return z + residual if epilogue.activation is None else named(z + residual, epilogue)
+
+
+def named(z: Tensor, epilogue: Epilogue) -> Tensor:
+    assert epilogue.activation is not None
+    return activations.apply(z, epilogue.activation, epilogue.slope)
+
+
 def check(
-    algorithm: str,
+    family: str,
     problem: Problem,
     tile: Tile,
     w_layout: Layout,
@@ -100,11 +151,8 @@ def check(
         if epilogue.bias:
             operands["bias"] = random(shape.out_channels, **form, seed=4)
         exact = reference.conv2d(x, w, operands.get("bias"), shape)
-        if epilogue.residual:
-            form["layout"] = problem.layout
-            operands["residual"] = random(*exact.shape, **form, seed=5)
-            exact = exact + operands["residual"].double()
-        unpooled = exact = exact.relu() if epilogue.relu else exact
+        form["layout"] = problem.layout
+        unpooled = exact = ended(exact, operands, epilogue, form)
         if epilogue.pool:
             exact = torch.nn.functional.max_pool2d(exact, 2)
         reduction = shape.taps * shape.group_in_channels
@@ -119,7 +167,7 @@ def check(
     if views:
         operands = {name: viewed(tensor) for name, tensor in operands.items()}
     epilogue = epilogue if problem.direction == "fprop" else PLAIN
-    call = prepare(problem, Choice(algorithm, tile), TARGET, epilogue, w_layout)
+    call = prepare(problem, Choice(family, tile), TARGET, epilogue, w_layout)
     tensors = dict(operands)
     with recorded() as log:
         ours = call.run(tensors)
@@ -128,7 +176,11 @@ def check(
     if epilogue.offsets:
         picked = torch.ops.tconv.conv2d_pool_pick(unpooled, tensors["offsets"])
         torch.testing.assert_close(picked, exact, rtol=rtol, atol=atol)
-        assert ((tensors["offsets"] < 0) == (ours <= 0)).all() or not epilogue.relu
+        assert ((tensors["offsets"] < 0) == (ours <= 0)).all() or epilogue.activation != "relu"
+    if epilogue.kept and not (epilogue.pool and epilogue.residual_after):
+        again = named(tensors["kept"].double(), epilogue)
+        again += operands["residual"].double() if epilogue.residual_after else 0.0
+        torch.testing.assert_close(ours.double(), again, rtol=rtol, atol=atol)
     assert not twice or torch.equal(ours, call.run(dict(operands)))
     return {launch.kernel for launch in log}
 
@@ -166,25 +218,25 @@ def test_every_family_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("direction", PASSES)
-@pytest.mark.parametrize("algorithm", DRAWN)
-def test_family(algorithm: str, direction: Pass) -> None:
-    family, served = DRAWN[algorithm], 0
-    if (algorithm, direction) == ("few_channels", "dgrad"):
+@pytest.mark.parametrize("family", DRAWN)
+def test_family(family: str, direction: Pass) -> None:
+    drawn, served = DRAWN[family], 0
+    if (family, direction) == ("few_channels", "dgrad"):
         return  # it serves none
 
     @settings(
-        max_examples=family.examples,
+        max_examples=drawn.examples,
         deadline=None,
         derandomize=True,
         phases=[Phase.explicit, Phase.generate],  # a case costs a second: it is not shrunk
         suppress_health_check=[HealthCheck.filter_too_much],
     )
     @given(
-        geometries(family),
+        geometries(drawn),
         st.sampled_from(DTYPES),
-        st.sampled_from(family.layouts),
+        st.sampled_from(drawn.layouts),
         st.sampled_from(LAYOUTS),
-        tiles(family),
+        tiles(drawn),
         st.sampled_from(EPILOGUES if direction == "fprop" else [PLAIN]),
     )
     def drawn(
@@ -197,15 +249,15 @@ def test_family(algorithm: str, direction: Pass) -> None:
     ) -> None:
         nonlocal served
         problem = Problem(shape, direction, dtype, layout)
-        assume(FAMILIES[algorithm].unserved(problem, TARGET) is None)
+        assume(FAMILIES[family].unserved(problem, TARGET) is None)
         if epilogue.pool:
             assume(min(shape.out_h, shape.out_w) > 1)
-        kernels = check(algorithm, problem, tile, w_layout, epilogue)
+        kernels = check(family, problem, tile, w_layout, epilogue)
         result = {"fprop": shape.y_elements, "dgrad": shape.x_elements, "wgrad": shape.w_elements}
         if result[direction]:
             served += 1
-            assert any(family.kernel in kernel for kernel in kernels) or (
-                (algorithm, direction) == ("grouped", "wgrad")
+            assert any(drawn.kernel in kernel for kernel in kernels) or (
+                (family, direction) == ("grouped", "wgrad")
             )
 
     drawn()
@@ -227,9 +279,9 @@ WINDOWS = {
 @pytest.mark.parametrize("window", WINDOWS)
 def test_views_of_larger_tensors(window: str, direction: Pass, layout: Layout) -> None:
     problem = Problem(WINDOWS[window], direction, "float32", layout)
-    for algorithm, family in FAMILIES.items():
+    for name, family in FAMILIES.items():
         if family.unserved(problem, TARGET) is None:
-            check(algorithm, problem, Tile(64, 16, 32), "nchw", BIAS, views=True)
+            check(name, problem, Tile(64, 16, 32), "nchw", BIAS, views=True)
 
 
 @pytest.mark.parametrize("direction", PASSES)
@@ -238,14 +290,14 @@ def test_eight_warps_on_a_flattened_reduction(channels: tuple[int, int], directi
     """Taps and channels in one loop: compilers have got it wrong with eight warps, elsewhere."""
     shape = ConvGeometry(2, channels[0], 12, 12, channels[1], 3, 3, 1, 1, 1, 1)
     problem = Problem(shape, direction)
-    for algorithm in (
+    for family in (
         "implicit_gemm",
         "implicit_gemm_in_place",
         "few_channels",
         "implicit_gemm_tma",
     ):
-        if FAMILIES[algorithm].unserved(problem, TARGET) is None:
-            check(algorithm, problem, Tile(128, 128, 64, stages=2, warps=8), "nhwc")
+        if FAMILIES[family].unserved(problem, TARGET) is None:
+            check(family, problem, Tile(128, 128, 64, stages=2, warps=8), "nhwc")
 
 
 def test_deterministic_algorithms_change_nothing() -> None:

@@ -6,6 +6,7 @@ named in a warning and left alone: the run goes on, and its trials live in memor
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 import time
@@ -13,21 +14,21 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
-from autotune.database import COLUMNS, TEXTS, StoreError, connect, view
-from autotune.trial import Trial
-from tconv import table
+from autotune.trial import Check, Trial
+from autotune.trial_database import COLUMNS, OPTIONAL_TEXTS, TEXTS, StoreError, connect, view
+from tconv import winners
 from tconv.cost.estimate import Resources
 from tconv.families import FAMILIES
 from tconv.problem import Problem
-from tconv.table import Kind
 from tconv.tile import Tile
+from tconv.winners import Kind
 
 
 def default_path() -> Path:
     """Where trials are kept: beside the user's own tables."""
-    return table.home() / "trials.sqlite"
+    return winners.home() / "trials.sqlite"
 
 
 def _row(trial: Trial) -> tuple[Any, ...]:
@@ -40,7 +41,7 @@ def _row(trial: Trial) -> tuple[Any, ...]:
     return (
         trial.target,
         trial.problem.key,
-        trial.algorithm,
+        trial.family,
         str(trial.tile),
         trial.kind,
         trial.status,
@@ -53,6 +54,8 @@ def _row(trial: Trial) -> tuple[Any, ...]:
         *resources,
         trial.occupancy,
         trial.error_fp64,
+        trial.checked,
+        None if trial.counters is None else json.dumps(trial.counters),
         trial.detail,
         trial.versions,
         trial.source,
@@ -71,9 +74,11 @@ def _trial(row: tuple[Any, ...]) -> Trial:
     named = dict(zip(COLUMNS, row, strict=True))
     for name, value in named.items():
         number = isinstance(value, (int, float)) and math.isfinite(value)
-        if not isinstance(value, str) if name in TEXTS else not (number or value is None):
+        text = name in TEXTS or (name in OPTIONAL_TEXTS and value is not None)
+        if not isinstance(value, str) if text else not (number or value is None):
             raise ValueError(f"{name} is of another type")
-    if named["algorithm"] not in FAMILIES or named["kind"] not in ("measured", "predicted"):
+    named["family"] = named.pop("algorithm")  # its name in the file since 0.1.0
+    if named["family"] not in FAMILIES or named["kind"] not in ("measured", "predicted"):
         raise ValueError("no trial of these kernels")
     resources = None
     if named["registers"] is not None:
@@ -82,7 +87,7 @@ def _trial(row: tuple[Any, ...]) -> Trial:
     return Trial(
         target=named["target"],
         problem=Problem.from_key(named["problem"]),
-        algorithm=named["algorithm"],
+        family=named["family"],
         tile=Tile.parse(named["tile"]),
         kind=cast(Kind, named["kind"]),
         status=named["status"],
@@ -95,11 +100,24 @@ def _trial(row: tuple[Any, ...]) -> Trial:
         resources=resources,
         occupancy=named["occupancy"],
         error_fp64=named["error_fp64"],
+        checked=_checked(named),
+        counters=None if named["counters"] is None else dict(json.loads(named["counters"])),
         detail=named["detail"],
         versions=named["versions"],
         source=named["source"],
         seconds=named["seconds"],
     )
+
+
+def _checked(named: dict[str, Any]) -> Check:
+    """How the result of a row was checked; rows of earlier formats do not tell, their kind does."""
+    if named["checked"] is None:
+        if named["error_fp64"] is None:
+            return ""
+        return "gpu" if named["kind"] == "measured" else "interpreted"
+    if named["checked"] not in get_args(Check):
+        raise ValueError("checked in no way that is known here")
+    return cast(Check, named["checked"])
 
 
 class Store:
@@ -113,10 +131,10 @@ class Store:
         self.path: Path | None = wanted
         self.trouble = ""  # why the trials are in memory
         try:
-            table.check_trusted(wanted)
-            table.make_folder(wanted.parent)
+            winners.check_trusted(wanted)
+            winners.make_folder(wanted.parent)
             self._connection = connect(wanted)
-        except (StoreError, table.TableError) as error:
+        except (StoreError, winners.TableError) as error:
             self._lose(error)
         except (sqlite3.Error, OSError) as error:
             self._lose(error, self._known(wanted))
@@ -181,7 +199,7 @@ class Store:
             self._connection.close()
             self._lose(error)
             found = []
-        return {(trial.algorithm, trial.tile): trial for trial in found}
+        return {(trial.family, trial.tile): trial for trial in found}
 
     def _select(self, wanted: dict[str, Any]) -> Iterator[Trial]:
         where = " AND ".join(f"{name} = ?" for name in wanted) or "1"
