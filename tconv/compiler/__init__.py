@@ -1,0 +1,6 @@
+"""The compiler backend: ``torch.compile(model, backend="tconv")`` puts any model on our kernels."""
+
+from tconv.compiler.backend import tconv_backend
+from tconv.compiler.report import Report, report
+
+__all__ = ["Report", "report", "tconv_backend"]
