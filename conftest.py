@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tconv.ops.launch import interpreting
+from tconv.launch import interpreting
 from tests import interpreter_bfloat16, interpreter_boxes
 from tests.interpreter_memory import watch
 

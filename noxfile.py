@@ -147,6 +147,13 @@ def report(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into build/site, strictly. Takes mkdocs' options."""
+    session.install("-c", str(LOCK), *group("docs"))
+    session.run("mkdocs", "build", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure beside cuDNN on the GPU here, and render the report. Takes the bench's options."""
     install(session)

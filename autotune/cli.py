@@ -256,6 +256,29 @@ def replay(
     Console(soft_wrap=True).print(show.replay_table(found) if not json else dumps(found.as_json()))
 
 
+@app.command()
+def judge(
+    tables: Annotated[list[Path], typer.Argument(help="Recorded tables: CSV or CSV.gz.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Judge the cost model by kernels that others timed on an A100, an H100 or an RTX 3070."""
+    from json import dumps
+
+    from autotune.judge import judge as run
+    from autotune.recordings import RecordingError, read_recordings
+
+    try:
+        cells = run(read_recordings(tables))
+    except RecordingError as error:
+        fail(str(error))
+    if not cells:
+        fail("no problem of these tables was timed with enough tiles")
+    if json:
+        typer.echo(dumps({cell.name: cell.as_json() for cell in cells}))
+    else:
+        show.print_judgement(cells, Console(soft_wrap=True))
+
+
 StoredOption = Annotated[
     str | None, typer.Option("--target", help="Of this GPU; by default the one here.")
 ]

@@ -23,7 +23,7 @@ from tconv.problem import Problem
 from tconv.target import Target
 
 if TYPE_CHECKING:
-    from tconv.ops.launch import Launch
+    from tconv.launch import Launch
 
 ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None}
 LARGEST_INT32 = (1 << 31) - 1
@@ -48,7 +48,7 @@ def source_of(launch: Launch) -> Any:
     """Triton's description of ``launch``, specialised as its JIT would on aligned tensors."""
     from triton.compiler import ASTSource
 
-    from tconv.ops.launch import TRITON_DTYPE, Pointer
+    from tconv.launch import TRITON_DTYPE, Pointer
 
     function = launch.function
     signature: dict[str, str] = {}

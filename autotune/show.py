@@ -22,6 +22,7 @@ from tconv.target import Target
 
 if TYPE_CHECKING:
     from autotune.calibrate import Calibration
+    from autotune.judge import Cell
     from autotune.replay import Replay
 
 MOST_DRIFT = 1.05  # of the GPU's clock, that is not worth a word
@@ -216,6 +217,37 @@ def calibration_table(found: Calibration) -> Table:
     table.add_row(f"{compared}: the model", "", f"{found.model_share:.3f}")
     table.add_row(f"{compared}: the nearest neighbour", "", f"{found.neighbour_share:.3f}")
     return table
+
+
+def print_judgement(cells: Sequence[Cell], console: Console) -> None:
+    """How the cost model does on recorded tiles, a row a cell; then the worst problems."""
+    from autotune.judge import PICKS, geometric_mean, worst
+
+    title = "best time / best of the model's first k; predicted / recorded by decade of time"
+    decades = dict.fromkeys(name for cell in cells for name in cell.ratio_by_decade)
+    ordered = sorted(decades, key=lambda name: float(name.split()[0]))
+    heads = ("problems", "rank corr.", *(f"top {count}" for count in PICKS), "best / library")
+    table = Table("recorded", *heads, *(f"from {name}" for name in ordered), title=title)
+    for cell in cells:
+        libraries = [each.library for each in cell.verdicts if each.recording.library]
+        ratios = cell.ratio_by_decade
+        table.add_row(
+            cell.name,
+            str(len(cell.verdicts)),
+            f"{cell.spearman:.3f}",
+            *(f"{cell.top(place):.3f}" for place in range(len(PICKS))),
+            f"{geometric_mean(libraries):.2f}" if libraries else "",
+            *(f"{ratios[name]:.2f}" if name in ratios else "" for name in ordered),
+        )
+    wide = console if console.is_terminal else Console(file=console.file, width=FILE_WIDTH)
+    wide.print(table)
+    table = Table("worst problem", "first tile's share", "first tile", "best tile")
+    for each in worst(cells):
+        tiles, times = each.recording.tiles, each.recording.milliseconds
+        first, best = tiles[each.predicted.argmin()], tiles[times.argmin()]
+        name = f"{each.recording.gpu} {each.recording.problem.key}"
+        table.add_row(name, f"{each.shares[0]:.3f}", str(first), str(best))
+    wide.print(table)
 
 
 def print_suites(suites: Iterable[Sequence[Layer]], console: Console) -> None:

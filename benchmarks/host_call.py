@@ -28,11 +28,11 @@ from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from tconv import functional
+from tconv import functional, launch
 from tconv.algorithms import ALGORITHMS
 from tconv.geometry import ConvGeometry
-from tconv.ops import conv2d, conv_run, launch
-from tconv.ops.launch import Launch, recorded
+from tconv.launch import Launch, recorded
+from tconv.ops import conv2d, conv_run
 from tconv.problem import BIAS, Problem
 from tconv.select import choose
 from tconv.target import TARGETS

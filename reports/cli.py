@@ -33,8 +33,8 @@ from reports.page import Grid
 from reports.render import default_folder, render
 from reports.rows import RowError
 from reports.tables import HEAD, Tables, merged, read_tables
+from tconv.launch import interpreting
 from tconv.models import BUILDERS
-from tconv.ops.launch import interpreting
 from tconv.problem import ARITHMETICS
 from tconv.table import Kind
 from tconv.target import TARGETS, Target, target_of

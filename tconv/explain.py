@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tconv.choice import Choice, passed_over
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
+from tconv.launch import interpreting, runs_triton, target_for
 from tconv.ops.conv_check import as_pair, check_conv2d
 from tconv.ops.conv_run import geometry_of, precision_of
-from tconv.ops.launch import interpreting, runs_triton, target_for
 from tconv.ops.layout import layout_of, prefers_channels_last
 from tconv.problem import Layout, PoolProblem, Problem, dtype_name
 from tconv.select import choose

@@ -1,22 +1,58 @@
-"""Imports run one way: reports -> autotune -> tconv, and device code knows no torch."""
+"""Imports run downward only: from reports to autotune to tconv, and within tconv by layers."""
 
 from __future__ import annotations
 
 import ast
+import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("tconv", "autotune", "reports", "benchmarks")
 FORBIDDEN = {
-    "tconv": {"autotune", "reports", "tests"},
-    "autotune": {"reports", "tests"},
-    "reports": {"tests"},
-    "tconv/kernels": {"torch", "tconv.ops", "tconv.select"},
+    "tconv": {"autotune", "reports", "benchmarks", "tests"},
+    "autotune": {"reports", "benchmarks", "tests"},
+    "reports": {"benchmarks", "tests"},
+    "benchmarks": {"tests"},
+    "tconv/kernels": {"torch"},
 }
+# From the bottom up: a module imports from its own layer and from those above it in this list.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    # device code, which knows nothing of the host
+    ("tconv.kernels",),
+    # what is to be computed, on which machine, and the files that results are kept in
+    ("tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
+     "tconv.table", "tconv.reference", "tconv.svg"),
+    # one launch, and the plan of several
+    ("tconv.kernel_cache", "tconv.launch"),
+    # what each kernel family serves, and its plans
+    ("tconv.algorithms",),
+    ("tconv.choice",),
+    # legal tiles and their cost
+    ("tconv.cost",),
+    # the choice for a problem
+    ("tconv.select",),
+    # operators on tensors, with their gradients
+    ("tconv.ops",),
+    # what a user calls
+    ("tconv.functional", "tconv.modules", "tconv.explain", "tconv.convert", "tconv.graphs",
+     "tconv.keras"),
+    ("tconv",),
+    ("tconv.models",),
+)  # fmt: skip
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {_name(path): path for each in PACKAGES for path in sorted((ROOT / each).rglob("*.py"))}
 
 
 def imported(path: Path) -> set[str]:
+    """Every name that ``path`` imports, at its head or within a function."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -26,8 +62,33 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def modules(name: str) -> set[str]:
+    """Modules of ours that module ``name`` imports; of a package's parts, only the parts."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= parts & FILES.keys()
+            if not parts <= FILES.keys():
+                found.add(node.module)
+    return (found & FILES.keys()) - {name}
+
+
+def layer(name: str) -> int:
+    """The layer of a module of tconv; the longest entry that it lies in decides."""
+    entries = {entry: place for place, layer in enumerate(LAYERS) for entry in layer}
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        entry = ".".join(parts[:length])
+        if entry in entries and (length > 1 or len(parts) == 1):
+            return entries[entry]
+    raise AssertionError(f"{name} has no layer in LAYERS")
+
+
 @pytest.mark.parametrize("folder", FORBIDDEN)
-def test_imports_run_one_way(folder: str) -> None:
+def test_packages_import_one_way(folder: str) -> None:
     files = list((ROOT / folder).rglob("*.py"))
     assert files
     for path in files:
@@ -35,3 +96,27 @@ def test_imports_run_one_way(folder: str) -> None:
             for forbidden in FORBIDDEN[folder]:
                 assert name != forbidden, path
                 assert not name.startswith(f"{forbidden}."), path
+
+
+def upward(graph: dict[str, set[str]]) -> list[tuple[str, str]]:
+    """The imports of ``graph`` that lead to a higher layer."""
+    return [(name, other) for name, others in graph.items() for other in others
+            if layer(other) > layer(name)]  # fmt: skip
+
+
+def test_no_import_runs_upward() -> None:
+    assert not upward({name: modules(name) for name in FILES if name.split(".")[0] == "tconv"})
+    assert upward({"tconv.launch": {"tconv.ops.conv2d"}}) == [("tconv.launch", "tconv.ops.conv2d")]
+
+
+def test_there_is_no_circle() -> None:
+    graph = {name: modules(name) for name in FILES}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(graph)
+
+
+def test_only_device_code_is_imported_by_device_code() -> None:
+    for name in FILES:
+        if name.startswith("tconv.kernels"):
+            assert all(other.startswith("tconv.kernels") for other in modules(name)), name
+            outside = {each.split(".")[0] for each in imported(FILES[name])} - {"tconv", "triton"}
+            assert outside <= sys.stdlib_module_names, name

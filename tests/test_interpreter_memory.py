@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tconv.ops.launch import interpreting
+from tconv.launch import interpreting
 from tests.interpreter_memory import unwatched
 
 pytestmark = pytest.mark.skipif(not interpreting(), reason="on a GPU nothing looks on")

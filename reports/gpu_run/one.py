@@ -8,8 +8,8 @@ import torch
 import typer
 
 from autotune.measure import inputs
+from tconv.launch import target_for
 from tconv.ops.conv_run import run
-from tconv.ops.launch import target_for
 from tconv.problem import Problem
 from tconv.select import choose
 

@@ -19,7 +19,7 @@ from tconv import functional
 from tconv.algorithms import ALGORITHMS
 from tconv.choice import Choice
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
-from tconv.ops.launch import recorded, target_for
+from tconv.launch import recorded, target_for
 from tconv.problem import PoolProblem, Problem
 from tconv.target import Target
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tconv.algorithms import depthwise, direct, few_channels, grouped, pointers, tma
-from tconv.ops.launch import Plan
+from tconv.launch import Plan
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile

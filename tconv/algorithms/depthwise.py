@@ -9,7 +9,7 @@ from tconv.algorithms.common import accumulator_type, index_type, power_of_two
 from tconv.algorithms.epilogue import epilogue_constants, epilogue_operands
 from tconv.algorithms.reduce import Shares, splits_to_fill, workspace
 from tconv.algorithms.relayout import Operands
-from tconv.ops.launch import Launch, Plan, Pointer, cdiv
+from tconv.launch import Launch, Plan, Pointer, cdiv
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile

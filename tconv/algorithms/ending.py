@@ -10,7 +10,7 @@ from tconv.algorithms.common import (
     power_of_two,
     workspace_dtype,
 )
-from tconv.ops.launch import Buffer, Launch, Plan, Pointer, cdiv
+from tconv.launch import Buffer, Launch, Plan, Pointer, cdiv
 from tconv.problem import Layout
 from tconv.target import Target
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tconv.ops.launch import Pointer
+from tconv.launch import Pointer
 from tconv.problem import Epilogue
 
 TENSORS = ("bias", "residual", "offsets")

@@ -13,7 +13,7 @@ from tconv.algorithms.common import pixel_box, power_of_two
 from tconv.algorithms.pointers import Seen
 from tconv.algorithms.reduce import splits_to_fill
 from tconv.algorithms.relayout import Operands
-from tconv.ops.launch import Plan, cdiv
+from tconv.launch import Plan, cdiv
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile

@@ -18,7 +18,7 @@ from tconv.algorithms.epilogue import epilogue_constants, epilogue_operands
 from tconv.algorithms.pointers import seen_by, wgrad
 from tconv.algorithms.reduce import splits_to_fill
 from tconv.algorithms.relayout import Operands
-from tconv.ops.launch import Launch, Plan, Pointer, cdiv
+from tconv.launch import Launch, Plan, Pointer, cdiv
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile

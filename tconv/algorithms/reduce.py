@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tconv.algorithms.common import index_type, workspace_dtype
 from tconv.algorithms.epilogue import absent, epilogue_operands
-from tconv.ops.launch import Buffer, Launch, Pointer, cdiv
+from tconv.launch import Buffer, Launch, Pointer, cdiv
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 
 SUM_BLOCK = 1024  # elements a program: four for each thread of four warps, a 16-byte load

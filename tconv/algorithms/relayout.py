@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tconv.algorithms.common import index_type, power_of_two
 from tconv.algorithms.reduce import WORKSPACE, add_parts, parts_buffer
 from tconv.geometry import ConvGeometry
-from tconv.ops.launch import Buffer, Launch, Plan, Pointer, cdiv
+from tconv.launch import Buffer, Launch, Plan, Pointer, cdiv
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 

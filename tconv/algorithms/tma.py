@@ -20,7 +20,7 @@ from tconv.algorithms.common import (
 from tconv.algorithms.epilogue import epilogue_constants, epilogue_operands
 from tconv.algorithms.reduce import LEAST_SPLIT_STEPS, Shares, splits_to_fill, workspace
 from tconv.algorithms.relayout import Operands
-from tconv.ops.launch import Descriptor, Launch, Operand, Plan, Pointer, cdiv
+from tconv.launch import Descriptor, Launch, Operand, Plan, Pointer, cdiv
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile

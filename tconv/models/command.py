@@ -10,10 +10,10 @@ import torch
 import typer
 from torch import nn
 
+from tconv.launch import interpreting, runs_triton
 from tconv.models.data import DATASETS, WITHOUT_PATH
 from tconv.models.registry import BUILDERS, INPUT_VOLUMES
 from tconv.models.trace import torch_twin
-from tconv.ops.launch import interpreting, runs_triton
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SMALL_SIDE = 32  # of digits, MNIST and CIFAR-10

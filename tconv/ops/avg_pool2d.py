@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tconv.algorithms.common import accumulator_type, index_type
 from tconv.geometry import PoolGeometry
+from tconv.launch import Launch, Pointer, cdiv, runs_triton, target_for
 from tconv.ops.conv2d import conv2d
-from tconv.ops.launch import Launch, Pointer, cdiv, runs_triton, target_for
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import as_pair, check_dtype, pool_geometry
 from tconv.ops.registration import register

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tconv.geometry import out_size
+from tconv.launch import runs_triton
 from tconv.ops.conv_check import check_types, checked
 from tconv.ops.conv_run import (
     Prepared,
@@ -26,7 +27,6 @@ from tconv.ops.conv_run import (
     prepared_ending,
     prepared_fprop,
 )
-from tconv.ops.launch import runs_triton
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.registration import register, register_autocast
 from tconv.problem import BIAS, PLAIN, Epilogue, Layout

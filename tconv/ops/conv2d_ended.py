@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tconv.geometry import out_size
+from tconv.launch import runs_triton
 from tconv.ops.conv2d import (
     _ops,
     _y_layout,
@@ -31,7 +32,6 @@ from tconv.ops.conv2d import (
 )
 from tconv.ops.conv_check import check_residual, check_types
 from tconv.ops.conv_run import prepared_ending, prepared_pool_ending
-from tconv.ops.launch import runs_triton
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import pool_geometry
 from tconv.ops.registration import register, register_autocast

@@ -12,8 +12,8 @@ from torch import Tensor
 from tconv.algorithms import ALGORITHMS, ending
 from tconv.choice import Choice
 from tconv.geometry import ConvGeometry, Pass
+from tconv.launch import Plan, target_for
 from tconv.ops.conv_check import Window
-from tconv.ops.launch import Plan, target_for
 from tconv.ops.layout import (
     layout_of,
     memory_format,

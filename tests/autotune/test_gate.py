@@ -13,8 +13,8 @@ from autotune.gate import check, compare, scaled_down
 from tconv.choice import Choice
 from tconv.cost.space import candidates
 from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.launch import Launch, interpreting
 from tconv.ops import conv_run
-from tconv.ops.launch import Launch, interpreting
 from tconv.problem import Problem
 from tconv.target import TARGETS
 from tconv.tile import Tile

@@ -29,7 +29,7 @@ assert odd.data_ptr() % 16
 from triton.runtime.jit import JITFunction
 plain, jitted = JITFunction.run, []
 JITFunction.run = lambda *a, **k: jitted.append(1) or plain(*a, **k)
-from tconv.ops.launch import recorded
+from tconv.launch import recorded
 with recorded() as log:
     for tensor in (x, x, x, odd, x):
         functional.conv2d(tensor, w)

@@ -39,7 +39,7 @@ def fuzz(kind: str, seed: int, seconds: float) -> Found:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is imported
     import torch
 
-    from tconv.ops.launch import interpreting
+    from tconv.launch import interpreting
     from tests.interpreter_bfloat16 import mend
 
     torch.set_num_threads(1)

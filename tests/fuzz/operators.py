@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tconv import functional, reference
-from tconv.ops.launch import recorded
+from tconv.launch import recorded
 
 plain = torch.nn.functional
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

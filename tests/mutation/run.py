@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import pytest
 
-from tconv.ops.launch import recorded
+from tconv.launch import recorded
 from tests.mutation.mutants import Mutant, installed
 
 SPARE_SECONDS, SLOWER = 10.0, 10.0  # a test that takes SLOWER times its time, and these, hangs

@@ -7,7 +7,7 @@ import ast
 import pytest
 import torch
 
-from tconv.ops.launch import Launch, Pointer, interpreting
+from tconv.launch import Launch, Pointer, interpreting
 from tests.mutation import equivalent
 from tests.mutation.mutants import (
     FOLDER,

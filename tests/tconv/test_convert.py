@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import tconv
 from tconv.convert import FusedConv2d, FusedSequential
-from tconv.ops.launch import interpreting, recorded
+from tconv.launch import interpreting, recorded
 
 DEVICE = "cpu" if interpreting() else "cuda"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tconv
-from tconv.ops.launch import interpreting, recorded
+from tconv.launch import interpreting, recorded
 
 
 def test_names_what_then_runs() -> None:
@@ -51,7 +51,7 @@ def test_refuses_by_name() -> None:
 def test_without_the_interpreter_a_cpu_goes_to_torch_and_says_so() -> None:
     code = """
 import torch, tconv
-from tconv.ops.launch import recorded
+from tconv.launch import recorded
 layer, x = tconv.Conv2d(3, 6, 3), torch.randn(2, 3, 9, 9, requires_grad=True)
 with recorded() as log:
     y = tconv.MaxPool2d(2)(layer(x))

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 keras = pytest.importorskip("keras", reason="Keras is not installed: the extra tconv[keras]")
 
 import tconv.keras as ours  # noqa: E402
-from tconv.ops.launch import recorded  # noqa: E402
+from tconv.launch import recorded  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 FORMATS = ("channels_last", "channels_first")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tconv
-from tconv.ops.launch import recorded
+from tconv.launch import recorded
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "plain": {"in_channels": 3, "out_channels": 5, "kernel_size": 3},

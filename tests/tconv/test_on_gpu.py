@@ -16,8 +16,8 @@ from tconv.algorithms import ALGORITHMS
 from tconv.choice import Choice
 from tconv.functional import conv2d, max_pool2d
 from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.launch import recorded, target_for
 from tconv.models import torch_twin, vgg11
-from tconv.ops.launch import recorded, target_for
 from tconv.problem import Problem
 from tconv.select import choose
 

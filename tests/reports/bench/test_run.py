@@ -25,7 +25,7 @@ from reports.cli import app
 from reports.rows import LayerRow
 from reports.tables import read_tables
 from tconv.geometry import PASSES, ConvGeometry
-from tconv.ops.launch import recorded
+from tconv.launch import recorded
 from tconv.problem import Problem
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

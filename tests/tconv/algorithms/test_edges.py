@@ -27,8 +27,8 @@ from tconv.algorithms import (
 )
 from tconv.choice import Choice
 from tconv.geometry import ConvGeometry
+from tconv.launch import interpreting
 from tconv.ops.conv_run import prepare
-from tconv.ops.launch import interpreting
 from tconv.problem import BIAS, PLAIN, Epilogue, Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Tile

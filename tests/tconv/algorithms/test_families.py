@@ -15,8 +15,8 @@ from tconv import reference
 from tconv.algorithms import ALGORITHMS, BOXED, FEW_CHANNELS, GENERAL, IN_PLACE
 from tconv.choice import Choice
 from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.launch import recorded, target_for
 from tconv.ops.conv_run import prepare
-from tconv.ops.launch import recorded, target_for
 from tconv.problem import BIAS, PLAIN, Epilogue, Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Tile

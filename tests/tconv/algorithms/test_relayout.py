@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from tconv.algorithms.relayout import Operands
-from tconv.ops.launch import Plan
+from tconv.launch import Plan
 from tconv.problem import Layout
 from tconv.target import TARGETS
 

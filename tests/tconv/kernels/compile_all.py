@@ -16,9 +16,9 @@ from autotune.compile import LARGEST_INT32, compile_launch
 from tconv.algorithms import ALGORITHMS, ending
 from tconv.choice import Choice
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
+from tconv.launch import Launch
 from tconv.ops import max_pool2d as pool
 from tconv.ops.avg_pool2d import avg_pool_launch
-from tconv.ops.launch import Launch
 from tconv.problem import BIAS, Epilogue, PoolProblem, Problem
 from tconv.select import choose
 from tconv.target import TARGETS, Target

@@ -12,8 +12,8 @@ from tconv.algorithms import DEPTHWISE
 from tconv.choice import Choice
 from tconv.functional import avg_pool2d, conv2d, conv2d_pool, max_pool2d
 from tconv.geometry import ConvGeometry
+from tconv.launch import interpreting
 from tconv.ops.conv_run import prepare
-from tconv.ops.launch import interpreting
 from tconv.problem import Problem
 from tconv.target import INTERPRETER
 from tconv.tile import Tile

@@ -15,11 +15,11 @@ from rich.console import Console
 from torch.utils.data import Subset
 from typer.testing import CliRunner
 
+from tconv.launch import recorded
 from tconv.models import gallery
 from tconv.models.data import Images, load
 from tconv.models.house import house
 from tconv.models.lenet import lenet5
-from tconv.ops.launch import recorded
 
 RUNNER = CliRunner()
 

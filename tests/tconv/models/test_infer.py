@@ -10,9 +10,9 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from tconv.launch import interpreting, recorded
 from tconv.models import checkpoint, infer, lenet5, train
 from tconv.models.command import Backend, build
-from tconv.ops.launch import interpreting, recorded
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn (tconv[train])")
 

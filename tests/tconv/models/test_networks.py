@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import tconv
 from tconv.geometry import ConvGeometry
+from tconv.launch import interpreting, recorded
 from tconv.models import (
     BUILDERS,
     INPUT_VOLUMES,
@@ -27,7 +28,6 @@ from tconv.models import (
 )
 from tconv.models import __main__ as command
 from tconv.models.lenet import C3_TABLE, TableConv2d
-from tconv.ops.launch import interpreting, recorded
 
 LENET_PARAMETERS = {"c1": 156, "c3": 2416, "c5": 48120, "f6": 10164, "output": 850}
 # Filters, and the side of the input, of VGG-16's convolutions; keys as in torchvision.

@@ -14,11 +14,11 @@ import typer
 from torch.utils.data import Subset
 from typer.testing import CliRunner
 
+from tconv.launch import interpreting, recorded
 from tconv.models.command import Backend, build, where
 from tconv.models.data import Images, load
 from tconv.models.train import main
 from tconv.models.training import Settings, Trainer
-from tconv.ops.launch import interpreting, recorded
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn (tconv[train])")
 

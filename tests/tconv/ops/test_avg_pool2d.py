@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 import tconv
 from tconv.functional import avg_pool2d, subsample2d
+from tconv.launch import interpreting, recorded
 from tconv.ops.avg_pool2d import avg_pool_launch
-from tconv.ops.launch import interpreting, recorded
 from tconv.ops.layout import memory_format
 from tconv.ops.pool_check import pool_geometry
 from tconv.problem import Layout, PoolProblem

@@ -13,9 +13,9 @@ from tconv.algorithms import pointers
 from tconv.algorithms.common import index_type
 from tconv.choice import Choice
 from tconv.geometry import PASSES, ConvGeometry, Pass
+from tconv.launch import recorded
 from tconv.ops.conv2d import conv2d
 from tconv.ops.conv_run import run
-from tconv.ops.launch import recorded
 from tconv.problem import Problem
 from tconv.target import INTERPRETER
 from tconv.tile import Tile

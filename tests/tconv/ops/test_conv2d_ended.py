@@ -15,8 +15,8 @@ from tconv.algorithms import GROUPED, ending
 from tconv.choice import Choice
 from tconv.functional import conv2d, conv2d_pool
 from tconv.geometry import ConvGeometry
+from tconv.launch import interpreting, recorded
 from tconv.ops.conv_run import run
-from tconv.ops.launch import interpreting, recorded
 from tconv.ops.layout import memory_format
 from tconv.problem import Layout, Problem
 from tconv.target import TARGETS

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import tconv
 from tconv.functional import avg_pool2d, conv2d, conv2d_pool, max_pool2d
-from tconv.ops.launch import recorded
+from tconv.launch import recorded
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 plain = torch.nn.functional

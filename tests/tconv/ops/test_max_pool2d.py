@@ -16,8 +16,8 @@ from torch.testing import assert_close
 
 from tconv import reference
 from tconv.geometry import PoolGeometry
+from tconv.launch import Launch, interpreting, recorded
 from tconv.ops import layout as layouts
-from tconv.ops.launch import Launch, interpreting, recorded
 from tconv.ops.max_pool2d import dgrad_launch, fprop_launch, max_pool2d, pick_launch
 from tconv.ops.pool_check import pool_geometry
 from tconv.problem import PoolProblem

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tconv import functional
-from tconv.ops.launch import recorded
+from tconv.launch import recorded
 
 if TYPE_CHECKING:
     from torch.testing._internal.opinfo.core import ErrorInput, SampleInput

@@ -11,7 +11,7 @@ from torch import Tensor, func
 
 import tconv
 from tconv.functional import avg_pool2d, conv2d, conv2d_pool, max_pool2d
-from tconv.ops.launch import recorded
+from tconv.launch import recorded
 
 torch.manual_seed(0)
 X, W = torch.randn(2, 3, 6, 6, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)

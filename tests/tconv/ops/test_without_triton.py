@@ -12,7 +12,7 @@ PROBE = """
 import torch
 from torch.nn import functional as torchs
 from tconv import functional as ours
-from tconv.ops.launch import recorded
+from tconv.launch import recorded
 
 draw = torch.Generator().manual_seed(0)
 leaf = lambda *size: torch.randn(size, generator=draw, dtype=torch.float64)

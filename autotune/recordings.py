@@ -1,0 +1,201 @@
+"""Tables of kernels that others timed: matrix products of TorchInductor, convolutions of CUTLASS.
+
+Two forms are read, told apart by their columns:
+
+- Triton matrix products (AlnisM/autoheuristic-datasets): ``M``, ``N``, ``K`` and a tile a row;
+  ``family`` is ``triton``, or ``extern`` for cuBLAS. ``as_conv1x1_pass`` names the pass of a 1x1
+  convolution that the strides make it; rows that are none are left out.
+- CUTLASS convolutions (masahi/tvm-cutlass-eval): a layer, ``cta_m`` x ``cta_n`` x ``cta_k`` a row.
+  Those that load 16 bytes at a time and sum in float32, as tconv's kernels do, are read.
+
+Rows that failed, or whose time or tile is no number, are counted and left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tconv.algorithms import GENERAL
+from tconv.choice import Choice
+from tconv.geometry import ConvGeometry, Pass
+from tconv.problem import ARITHMETICS, Problem
+from tconv.target import TARGETS, Target
+from tconv.tile import Tile
+
+TILE = ("block_m", "block_n", "block_k", "stages", "warps")
+GEMM_COLUMNS = dict(
+    zip(TILE, ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_stages", "num_warps"), strict=True)
+)
+CUTLASS_COLUMNS = dict(zip(TILE, ("cta_m", "cta_n", "cta_k", "stages", "warps"), strict=True))
+GEMM_NEEDS = {"gpu", "dtype", "M", "N", "K", "as_conv1x1_pass", "family", "time_ms"}
+CUTLASS_SHAPE = ("N", "H", "W", "C", "K", "R", "S", "pad_h", "pad_w", "stride_h", "stride_w")
+CUTLASS_NEEDS = {"gpu", "pass", "dtype", "accum", "align", "status", "time_ms", *CUTLASS_SHAPE}
+
+# GPUs that were recorded. The H100's memory is slower than any data sheet's: 2.4 TB/s fits best.
+# RTX 3070: NVIDIA's GA104 white paper; its clock is the boost clock, its L2 rate assumed.
+RECORDED = {
+    "A100": TARGETS["sm_80"],
+    "H100": replace(
+        TARGETS["sm_90"], product="NVIDIA H100 (2.4 TB/s)", clock_ghz=1.755, bandwidth_gbps=2400.0
+    ),
+    "RTX 3070": replace(
+        TARGETS["sm_80"],
+        name="sm_86",
+        arch="sm_86",
+        product="NVIDIA GeForce RTX 3070",
+        processors=46,
+        clock_ghz=1.725,
+        shared_per_program=101376,
+        shared_per_processor=102400,
+        warps_per_processor=48,
+        programs_per_processor=16,
+        bandwidth_gbps=448.0,
+        l2_gbps=1500.0,
+        l2_bytes=4 << 20,
+        peak_tflops={"float16": 81.3, "bfloat16": 81.3, "tf32": 20.3, "tf32x3": 6.8,
+                     "float32": 20.3, "float64": 0.32},
+    ),
+}  # fmt: skip
+
+
+class RecordingError(ValueError):
+    """A table that cannot be judged; the message names the file and the cause."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """The tiles that were timed for one problem on one GPU; ``library`` is cuBLAS's time."""
+
+    gpu: str
+    problem: Problem
+    tiles: tuple[Tile, ...]
+    milliseconds: NDArray[np.float64]
+    library: float | None = None
+
+    @property
+    def target(self) -> Target:
+        return RECORDED[self.gpu]
+
+    @property
+    def cell(self) -> str:
+        """GPU, arithmetic and pass: what results are gathered by."""
+        return f"{self.gpu}/{self.problem.arithmetic}/{self.problem.direction}"
+
+    @property
+    def choices(self) -> list[Choice]:
+        return [Choice(GENERAL, tile) for tile in self.tiles]
+
+    @property
+    def best(self) -> float:
+        return float(self.milliseconds.min())
+
+
+def layer_of(direction: Pass, m: int, n: int, k: int) -> ConvGeometry:
+    """The 1x1 layer whose pass ``direction`` is the ``m`` x ``n`` product over ``k``.
+
+    >>> layer_of("wgrad", 64, 128, 3136).key
+    'n1c128h1w3136-k64f1x1-s1x1-p0x0-d1x1-g1'
+    """
+    pixels, channels, filters = {
+        "fprop": (m, k, n),
+        "dgrad": (m, n, k),
+        "wgrad": (k, n, m),
+    }[direction]
+    return ConvGeometry(1, channels, 1, pixels, filters, 1, 1)
+
+
+def read_recordings(paths: Iterable[Path]) -> list[Recording]:
+    """The problems of all tables, in order.
+
+    Raises:
+        RecordingError: for a file that cannot be read, or holds neither form.
+    """
+    return [recording for path in paths for recording in read_recording(path)]
+
+
+def read_recording(path: Path) -> list[Recording]:
+    """The problems of one table, CSV or CSV.gz."""
+    try:
+        table = pd.read_csv(path, low_memory=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise RecordingError(f"{path}: no CSV table: {error}") from error
+    columns = set(table.columns)
+    if columns >= GEMM_NEEDS | set(GEMM_COLUMNS.values()):
+        return _products(table)
+    if columns >= CUTLASS_NEEDS | set(CUTLASS_COLUMNS.values()):
+        return _convolutions(table)
+    raise RecordingError(
+        f"{path}: its columns are those of neither form; there are: {', '.join(sorted(columns))}"
+    )
+
+
+def _timed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """The rows that can be judged, their tiles under tconv's names, the median of repeats."""
+    table = table[table["gpu"].astype(str).isin(list(RECORDED))].rename(
+        columns={theirs: ours for ours, theirs in columns.items()}
+    )
+    numbers = table[[*TILE, "time_ms"]].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    good = np.isfinite(numbers).all(axis=1) & (numbers > 0).all(axis=1)
+    table, numbers = table[good].copy(), numbers[good]
+    table["time_ms"] = numbers["time_ms"]
+    table[list(TILE)] = numbers[list(TILE)].astype(np.int64)
+    powers = np.ones(len(table), dtype=bool)
+    for name in ("block_m", "block_n", "block_k", "warps"):
+        values = table[name].to_numpy()
+        powers &= (values & (values - 1)) == 0
+    return table[powers]
+
+
+def _recordings(
+    table: pd.DataFrame, by: Sequence[str], problem_of: object, library: dict[object, float]
+) -> list[Recording]:
+    assert callable(problem_of)
+    found = []
+    for key, rows in table.groupby(list(by), sort=False):
+        best_of = rows.groupby(list(TILE), sort=False)["time_ms"].median()
+        tiles = tuple(Tile(*map(int, values)) for values in best_of.index)
+        times = best_of.to_numpy(dtype=np.float64)
+        named = dict(zip(by, key, strict=True))
+        found.append(
+            Recording(str(named["gpu"]), problem_of(named), tiles, times, library.get(key))
+        )
+    return found
+
+
+def _products(table: pd.DataFrame) -> list[Recording]:
+    by = ("gpu", "dtype", "as_conv1x1_pass", "M", "N", "K")
+    known = table["as_conv1x1_pass"].isin(["fprop", "dgrad", "wgrad"])
+    table = table[known & table["dtype"].isin(list(ARITHMETICS))]
+    theirs = table[table["family"] == "extern"].groupby(list(by))["time_ms"].median()
+
+    def problem_of(named: dict[str, object]) -> Problem:
+        direction: Pass = named["as_conv1x1_pass"]  # type: ignore[assignment]
+        m, n, k = (int(named[name]) for name in "MNK")  # type: ignore[call-overload]
+        return Problem.of(layer_of(direction, m, n, k), direction, str(named["dtype"]))
+
+    timed = _timed(table[table["family"] == "triton"], GEMM_COLUMNS)
+    return _recordings(timed, by, problem_of, theirs.to_dict())
+
+
+def _convolutions(table: pd.DataFrame) -> list[Recording]:
+    by = ("gpu", "dtype", "pass", *CUTLASS_SHAPE)
+    kept = (table["status"] == "passed") & (table["align"] == 8) & (table["accum"] == "f32")
+    kept &= table["dtype"].isin(list(ARITHMETICS))
+    if "split_k" in table:
+        kept &= table["split_k"] == 1
+
+    def problem_of(named: dict[str, object]) -> Problem:
+        n, h, w, c, k, r, s, pad_h, pad_w, stride_h, stride_w = (
+            int(named[name])  # type: ignore[call-overload]
+            for name in CUTLASS_SHAPE
+        )
+        geometry = ConvGeometry(n, c, h, w, k, r, s, stride_h, stride_w, pad_h, pad_w)
+        return Problem.of(geometry, named["pass"], str(named["dtype"]))  # type: ignore[arg-type]
+
+    return _recordings(_timed(table[kept], CUTLASS_COLUMNS), by, problem_of, {})
