@@ -162,11 +162,20 @@ def _conv_arguments(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _fused_call(chain: Chain) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The call that computes a chain: a function of ours and its arguments."""
     tensors, named = _conv_arguments(chain.call)
-    if chain.activation is not None:
-        named["activation"] = chain.activation.name
+    if len(chain.nodes) == 1:
+        return functional.conv2d, tensors, named
+    if (norm := chain.batch_norm) is not None:
+        named |= {name: norm[name] for name in ("running_mean", "running_var", "eps")}
+        named |= {"norm_weight": norm["weight"], "norm_bias": norm["bias"]}
     if chain.residual is not None:
-        named["residual"] = chain.residual
-    return (functional.conv2d_pool if chain.pool else functional.conv2d), tensors, named
+        named |= {"residual": chain.residual, "residual_after": chain.residual_last}
+    if (activation := chain.activation) is not None:
+        tanh_form = activation.arguments.get("approximate") == "tanh"
+        named["activation"] = "gelu_tanh" if tanh_form else activation.name
+        if activation.name == "leaky_relu":
+            named["negative_slope"] = activation["negative_slope"]
+    named["pool"] = chain.pool is not None
+    return functional.conv2d_fused, tensors, named
 
 
 def _max_pool(call: Call) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

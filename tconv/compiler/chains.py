@@ -17,10 +17,8 @@ import torch
 from torch import Tensor, fx
 
 from tconv.compiler.calls import Call, mutates, read
+from tconv.problem import ACTIVATIONS, FROM_RESULT
 
-# The activations whose gradient is computed from the result y.
-FROM_RESULT = ("relu", "relu6", "leaky_relu", "sigmoid", "tanh")
-ACTIVATIONS = (*FROM_RESULT, "silu", "hardswish", "hardsigmoid", "gelu")
 
 
 @dataclass
@@ -104,7 +102,7 @@ def _could_join(chain: Chain, link: Call) -> bool:
         return chain.residual is None
     if link.name in ACTIVATIONS:
         return chain.activation is None and not chain.residual_last
-    return link.name == "max_pool2d" and chain.residual is None
+    return link.name == "max_pool2d"
 
 
 def _refused(

@@ -46,6 +46,8 @@ def replace_parameter(model: nn.Sequential) -> None:
 
 def add_weight_norm(model: nn.Sequential) -> None:
     parametrizations.weight_norm(model[0])
+    with torch.no_grad():
+        model[0].parametrizations.weight.original0.mul_(2.0)
 
 
 def prune_filter(model: nn.Sequential) -> None:
