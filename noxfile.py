@@ -67,7 +67,8 @@ def triton(session: nox.Session, version: str) -> None:
     """All of tconv's tests with other Tritons: the interpreter, and compiling for every target."""
     install(session, "test")
     session.install(f"triton=={version}", *TRITONS[version])
-    session.run("pytest", "-n", "auto", *(session.posargs or ["tests/tconv"]))
+    places = session.posargs or ["tests/tconv", "tests/autotune/test_compile.py"]
+    session.run("pytest", "-n", "auto", *places)
 
 
 @nox.session

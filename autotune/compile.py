@@ -6,10 +6,11 @@ compilation of the same source a matter of milliseconds.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from tconv.launch import Launch
 
 ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None}
-LARGEST_INT32 = (1 << 31) - 1
-DIVISIBLE = [["tt.divisibility", 16]]  # what Triton's JIT notes of aligned pointers and integers
 
 
 @dataclass(frozen=True)
@@ -44,37 +43,36 @@ def _gpu_target(target: Target) -> Any:
     return GPUTarget(target.backend, target.capability, target.warp_size)
 
 
-def source_of(launch: Launch) -> Any:
-    """Triton's description of ``launch``, specialised as its JIT would on aligned tensors."""
-    from triton.compiler import ASTSource
+class _Driver:
+    """A Triton driver of a GPU that need not be there: it knows its target and can launch nothing.
 
-    from tconv.launch import TRITON_DTYPE, Pointer
+    Its "device" is the target itself, so that Triton's JIT keeps the kernels of each target apart.
+    """
 
-    function = launch.function
-    signature: dict[str, str] = {}
-    constants = dict(launch.constants)
-    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
-    for position, parameter in enumerate(function.params):
-        name = parameter.name
-        operand = launch.operands.get(name)
-        if isinstance(operand, Pointer):
-            signature[name] = f"*{TRITON_DTYPE[operand.dtype]}"
-            attributes[(position,)] = DIVISIBLE
-        elif operand is not None:
-            box = ",".join(map(str, operand.box))
-            signature[name] = f"tensordesc<{TRITON_DTYPE[operand.dtype]}[{box}]>"
-        elif name in launch.scalars:
-            value = launch.scalars[name]
-            signature[name] = "i32" if abs(value) <= LARGEST_INT32 else "i64"
-            if parameter.do_not_specialize:
-                continue
-            if value == 1:
-                signature[name], constants[name] = "constexpr", 1
-            elif value % 16 == 0:
-                attributes[(position,)] = DIVISIBLE
-        else:
-            signature[name] = "constexpr"
-    return ASTSource(function, signature, constexprs=constants, attrs=attributes)
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def get_current_device(self) -> Any:
+        return self._target
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+    def get_current_stream(self, device: Any) -> int:
+        return 0
+
+
+@contextlib.contextmanager
+def _compiling_for(gpu: Any) -> Iterator[None]:
+    """Let Triton's JIT compile for ``gpu`` without asking for the machine's own driver."""
+    from triton.runtime import driver
+
+    before = driver._active  # ``driver.active`` would look for a GPU
+    driver.set_active(_Driver(gpu))
+    try:
+        yield
+    finally:
+        driver._active = before
 
 
 def _tool(name: str) -> str:
@@ -139,11 +137,26 @@ READERS: dict[str, Reader] = {"cuda": _cuda_resources, "hip": _hip_resources}
 
 
 def build(launch: Launch, target: Target) -> Any:
-    """The compiled kernel, as Triton hands it out."""
-    import triton
+    """The kernel of ``launch``, compiled by Triton's JIT, so that a launch finds it in the cache.
+
+    The key of Triton's disk cache covers how each argument is specialised, which differs between
+    versions of Triton: the JIT itself decides it, here as in a launch. Empty tensors stand for
+    the operands: their address, 0, is aligned as fresh memory is.
+    """
+    import torch
 
     kernel_cache.guard()
-    return triton.compile(source_of(launch), target=_gpu_target(target), options=launch.options)
+    gpu = _gpu_target(target)
+    tensors = {
+        operand.tensor: torch.empty(0, dtype=getattr(torch, operand.dtype))
+        for operand in launch.operands.values()
+    }
+    with _compiling_for(gpu):
+        arguments = launch.arguments(tensors, target.backend)
+        compiled = launch.function.warmup(grid=launch.grid, **arguments)
+    # The JIT would keep every candidate's code for the life of the process.
+    launch.function.device_caches.pop(gpu, None)
+    return compiled
 
 
 def compile_launch(launch: Launch, target: Target, steps: int = 1) -> Resources:

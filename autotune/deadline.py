@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -45,3 +47,27 @@ class Deadline:
     def left(self) -> float:
         """Seconds that remain, 0 where none do."""
         return max(0.0, self.seconds - (self.clock() - self.began))
+
+
+class OverdueError(BaseException):
+    """A block took longer than it may; no ``except Exception`` inside it can swallow this."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Interrupt the block after ``seconds``, between two steps of Python; in the main thread only.
+
+    Raises:
+        OverdueError: where it took longer.
+    """
+
+    def stop(signum: int, frame: object) -> None:
+        raise OverdueError(f"more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -105,6 +105,8 @@ def _tuned(
                 )  # fmt: skip
                 trial = _tried(blank, gate, measure, best_time)
                 store.add(trial)
+                if on_gpu.context_lost():  # by this candidate; the next ones are not to blame
+                    raise RuntimeError(f"{choice.algorithm} {choice.tile}: {trial.detail}")
             if trial.milliseconds is not None and trial.milliseconds < best_time:
                 best, best_time = trial, trial.milliseconds
     if best is None:

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from autotune.measure import inputs
 from tconv import reference
-from tconv.choice import Choice
+from tconv.choice import Choice, serves
 from tconv.cost.product import cdiv
+from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
+from tconv.target import INTERPRETER
 from tconv.tile import Tile
 
 ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": "1"}
@@ -112,9 +114,9 @@ def scaled_down(problem: Problem, choice: Choice) -> tuple[Problem, Tile]:
     """The smallest geometry that takes ``choice`` through the same branches.
 
     Filter, stride, padding, dilation, the remainders of channels by their blocks and the
-    dropped border stay; the rest shrinks to about two blocks along each axis.
+    dropped border stay; the rest shrinks to about two blocks along each axis, or less where the
+    kernel family would not serve it: boxes need strides of 16 bytes, so some groups more.
 
-    >>> from tconv.geometry import ConvGeometry
     >>> layer = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
     >>> choice = Choice("implicit_gemm", Tile(128, 128, 64))
     >>> scaled_down(Problem(layer, "fprop"), choice)[0].geometry.key
@@ -127,23 +129,43 @@ def scaled_down(problem: Problem, choice: Choice) -> tuple[Problem, Tile]:
         "dgrad": (tile.block_n, tile.block_k, tile.block_m),
         "wgrad": (tile.block_n, tile.block_m, tile.block_k * splits),
     }[problem.direction]
-    groups = min(shape.groups, SMALL_GROUPS)
-    wanted = pixels + pixels // 2  # a whole block and part of another
-    image = cdiv(wanted, SMALL_BATCH)
-    out_h = min(shape.out_h, math.ceil(math.sqrt(image)))
-    out_w = min(shape.out_w, cdiv(image, out_h))
-    batch = min(shape.batch, max(SMALL_BATCH, cdiv(wanted, out_h * out_w)))
-    small = replace(
-        shape,
-        batch=batch,
-        in_channels=groups * _fewer(shape.group_in_channels, block_in),
-        out_channels=groups * _fewer(shape.group_out_channels, block_out),
-        groups=groups,
-        # As many strides less as outputs less: the dropped border stays.
-        in_h=_least(shape.in_h - (shape.out_h - out_h) * shape.stride_h, shape.in_h),
-        in_w=_least(shape.in_w - (shape.out_w - out_w) * shape.stride_w, shape.in_w),
-    )
-    return replace(problem, geometry=small), replace(tile, splits=splits)
+    ins, outs = (
+        _fewer(channels, block)
+        for channels, block in (
+            (shape.group_in_channels, block_in), (shape.group_out_channels, block_out)
+        )
+    )  # fmt: skip
+    for batch, out_h, out_w in _fewer_pixels(shape, pixels + pixels // 2):
+        for groups in range(min(shape.groups, SMALL_GROUPS), shape.groups + 1):
+            small = replace(
+                shape,
+                batch=batch,
+                in_channels=groups * ins,
+                out_channels=groups * outs,
+                groups=groups,
+                # As many strides less as outputs less: the dropped border stays.
+                in_h=_least(shape.in_h - (shape.out_h - out_h) * shape.stride_h, shape.in_h),
+                in_w=_least(shape.in_w - (shape.out_w - out_w) * shape.stride_w, shape.in_w),
+            )
+            posed = replace(problem, geometry=small)
+            if serves(choice.algorithm, posed, INTERPRETER):
+                return posed, replace(tile, splits=splits)
+    return problem, tile
+
+
+def _fewer_pixels(shape: ConvGeometry, wanted: int) -> Iterator[tuple[int, int, int]]:
+    """Batches and output sizes that hold ``wanted`` pixels, a whole block and part of another.
+
+    First two small images. Boxes must divide an image's sides, so then sides that are multiples
+    of 8, and whole images; or boxes run along the batch, so at last a whole batch.
+    """
+    for images in (SMALL_BATCH, shape.batch):
+        image = cdiv(wanted, max(images, 1))
+        out_h = min(shape.out_h, math.ceil(math.sqrt(image)))
+        out_w = min(shape.out_w, cdiv(image, out_h))
+        even = min(shape.out_h, -8 * (-out_h // 8)), min(shape.out_w, -8 * (-out_w // 8))
+        for rows, columns in ((out_h, out_w), even, (shape.out_h, shape.out_w)):
+            yield min(shape.batch, max(images, cdiv(wanted, rows * columns))), rows, columns
 
 
 def _fewer(channels: int, block: int) -> int:

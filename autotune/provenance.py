@@ -1,4 +1,4 @@
-"""What a trial's validity hangs on: the kernels' source and the compiler's version."""
+"""What a trial is valid for: the kernels' source and the versions that compiled and measured it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,30 @@ from pathlib import Path
 
 import tconv
 
+# Device code; constants, operands and grids; compiler options; what a plan reads them from.
+DECIDING = (
+    "kernels/*.py", "algorithms/*.py", "launch.py",
+    "geometry.py", "problem.py", "target.py", "tile.py",
+)  # fmt: skip
+
 
 @lru_cache
 def source_hash() -> str:
-    """A short hash of everything that decides a kernel's code: device code and launches."""
-    root = Path(tconv.__file__).parent
-    files = [*sorted((root / "kernels").glob("*.py")), *sorted((root / "algorithms").glob("*.py"))]
+    """A short hash of everything that decides a kernel's code: device code, plans and launches."""
+    return hash_of(Path(tconv.__file__).parent)
+
+
+def hash_of(root: Path) -> str:
+    """``source_hash`` of the package ``tconv`` in folder ``root``."""
     digest = hashlib.sha256()
-    for file in files:
+    for file in deciding(root):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def deciding(root: Path) -> list[Path]:
+    """The files of ``tconv`` that decide a kernel's code."""
+    return [file for pattern in DECIDING for file in sorted(root.glob(pattern))]
 
 
 @lru_cache

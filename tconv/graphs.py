@@ -82,7 +82,7 @@ class Replay:
 
     def __init__(self, call: Callable[..., Tensor], examples: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(example.detach().clone() for example in examples)
-        self._replay, self._output = captured(lambda: call(*self._inputs))
+        self._replay, self._output = captured(lambda: call(*self._inputs), examples[0].device)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         if len(inputs) != len(self._inputs):
@@ -103,17 +103,18 @@ def _described(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {dtype} on {tensor.device}"
 
 
-def captured(call: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
-    """A graph of ``call`` on the current device, and the tensor that its replays write."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = call()
+def captured(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], Any], Tensor]:
+    """A graph of ``call`` on ``device``, current or not, and the tensor that its replays write."""
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                call()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = call()
     return graph.replay, output
 
 

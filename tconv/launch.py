@@ -25,17 +25,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from tconv import kernel_cache
 from tconv.target import INTERPRETER, Target, target_of
 
-# Triton's names for the element types.
-TRITON_DTYPE = {
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "float32": "fp32",
-    "float64": "fp64",
-    "int8": "i8",
-    "int16": "i16",
-    "int32": "i32",
-    "int64": "i64",
-}
+BACKEND = "hip" if torch.version.hip else "cuda"  # Triton's, for the GPUs of this torch
 MOST_REGISTERS, REGISTER_FILE = 255, 65536  # of a thread, of a processor (NVIDIA)
 ALIGNMENT = 16  # bytes: what Triton takes for granted of a pointer that was so at first
 
@@ -128,11 +118,10 @@ class Launch:
         module, name = self.kernel.split(".")
         return getattr(importlib.import_module(f"tconv.kernels.{module}"), name)
 
-    @property
-    def options(self) -> dict[str, Any]:
+    def options(self, backend: str = BACKEND) -> dict[str, Any]:
         """Compiler options. Fused multiply-add is asked for: Triton's default is to change."""
         chosen = {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
-        if torch.version.hip:
+        if backend != "cuda":
             return chosen
         # Unasked, ptxas halves the registers of some kernels for sm_100, and spills.
         return chosen | {"maxnreg": min(MOST_REGISTERS, REGISTER_FILE // (32 * self.warps))}
@@ -142,18 +131,23 @@ class Launch:
         if 0 not in self.grid:
             _run((self,), tensors)
 
+    def arguments(
+        self, tensors: Mapping[str, torch.Tensor], backend: str = BACKEND
+    ) -> dict[str, Any]:
+        """What Triton's JIT is called with on ``tensors``: arguments, constants and options."""
+        values = {
+            name: operand.on(tensors[operand.tensor]) for name, operand in self.operands.items()
+        }
+        return {**values, **self.scalars, **self.constants, **self.options(backend)}
+
     def _first_run(self, tensors: dict[str, torch.Tensor], device: torch.device) -> None:
         """By way of Triton's JIT, which compiles; what it compiled is kept for next time."""
         for operand in self.operands.values():
             if isinstance(operand, Descriptor):
                 _aligned(tensors, operand.tensor)
-        values = {
-            name: operand.on(tensors[operand.tensor]) for name, operand in self.operands.items()
-        }
-        arguments = {**values, **self.scalars, **self.constants, **self.options}
         if device.type == "cuda":
             kernel_cache.guard()
-        compiled = self.function[self.grid](**arguments)
+        compiled = self.function[self.grid](**self.arguments(tensors))
         names = {operand.tensor for operand in self.operands.values()}
         aligned = all(tensors[name].data_ptr() % ALIGNMENT == 0 for name in names)
         if isinstance(compiled, CompiledKernel) and aligned:

@@ -19,7 +19,11 @@ from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 from torch.nn.functional import cross_entropy
 
+from autotune.deadline import Deadline, OverdueError, time_limit
+from autotune.evaluate import OutOfTimeError
+from autotune.on_gpu import context_lost
 from reports.bench.memory import peak_memory
+from reports.bench.sides import torchs_precision
 from reports.rows import NetworkRow, OperatorRow, rounded
 from tconv.convert import convert
 from tconv.graphs import graphed
@@ -30,6 +34,9 @@ WARM_UPS = 3
 ROUNDS = 11  # in which the backends take turns
 LEAST_SECONDS = 0.02  # of one sample: short steps are run several times
 PROFILED_STEPS = 3
+# Seconds to prepare a backend. torch.compile in mode max-autotune compiles and times many kernels.
+PREPARATION_SECONDS = 120.0
+LIMITS = {"torch.compile": 240.0}
 # Each starts from the same weights. ``contiguous`` is torch on NCHW tensors, the others are
 # channels_last; ``torch.compile`` is in mode max-autotune, which launches CUDA graphs too.
 BACKENDS = (
@@ -82,43 +89,65 @@ class Measured:
 Step = Callable[[], Any]
 
 
-def measure_network(case: NetworkCase, device: torch.device, rounds: int = ROUNDS) -> Measured:
-    """All backends of ``case``, in turn."""
+def measure_network(
+    case: NetworkCase,
+    device: torch.device,
+    rounds: int = ROUNDS,
+    deadline: Deadline | None = None,
+) -> Measured:
+    """All backends of ``case``, in turn, with torch's switches as the case's dtype demands.
+
+    Raises:
+        OutOfTimeError: where ``deadline`` ended before torch.compile had its own time.
+    """
+    with torchs_precision(case.dtype):
+        steps, peaks, missing = _prepared(case, device, deadline or Deadline())
+        times = _in_turn(steps, device, rounds)
+        rows = [
+            NetworkRow(case.model, case.mode, case.batch, case.dtype, backend,
+                       rounded(1e3 * median), rounded(case.batch / median), rounded(peaks[backend]))
+            for backend, median in times.items()
+        ]  # fmt: skip
+        operators = [
+            OperatorRow(case.model, case.mode, case.batch, case.dtype, backend, kind, rounded(ms))
+            for backend in PROFILED
+            if backend in steps
+            for kind, ms in _profile(steps[backend], device).items()
+        ]
+    del steps
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return Measured(rows, operators, missing)
+
+
+def _prepared(
+    case: NetworkCase, device: torch.device, deadline: Deadline
+) -> tuple[dict[str, Step], dict[str, float | None], list[str]]:
+    """The backends' steps, warmed up; their peaks of memory; why others did not run."""
     steps: dict[str, Step] = {}
     peaks: dict[str, float | None] = {}
     missing = []
     for backend in BACKENDS:
         if device.type != "cuda" and backend not in PROFILED:
             continue  # there is no graph, and nothing to compile for
+        limit = LIMITS.get(backend, PREPARATION_SECONDS)
         try:
-            with peak_memory(device) as told:
-                steps[backend] = _step(case, backend, device)
+            with time_limit(min(limit, deadline.left)), peak_memory(device) as told:
+                step = _step(case, backend, device)
                 for _ in range(WARM_UPS):
-                    steps[backend]()
-            peaks[backend] = told()
-        except (
-            Exception
-        ) as error:  # of torch.compile, of a graph that cannot be captured, of memory
-            steps.pop(backend, None)
+                    step()
+            steps[backend], peaks[backend] = step, told()
+        except OverdueError as error:
+            if deadline.left < 1:  # the run's end stopped it, not its own limit
+                raise OutOfTimeError from error
+            missing.append(f"{case.name}: {backend} did not run: it took {error}")
+        except Exception as error:  # of torch.compile, of a capture, of memory
+            if context_lost():
+                raise
             first = " ".join(str(error).split())[:200]
             missing.append(f"{case.name}: {backend} did not run: {type(error).__name__}: {first}")
-    times = _in_turn(steps, device, rounds)
-    rows = [
-        NetworkRow(case.model, case.mode, case.batch, case.dtype, backend, rounded(1e3 * median),
-                   rounded(case.batch / median), rounded(peaks[backend]))
-        for backend, median in times.items()
-    ]  # fmt: skip
-    operators = [
-        OperatorRow(case.model, case.mode, case.batch, case.dtype, backend, operator, rounded(ms))
-        for backend in PROFILED
-        if backend in steps
-        for operator, ms in _profile(steps[backend], device).items()
-    ]
-    del steps
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return Measured(rows, operators, missing)
+    return steps, peaks, missing
 
 
 def _step(case: NetworkCase, backend: str, device: torch.device) -> Step:

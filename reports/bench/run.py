@@ -17,7 +17,9 @@ import torch
 
 from autotune import provenance
 from autotune.deadline import Deadline
+from autotune.evaluate import DeviceLostError, OutOfTimeError
 from autotune.measure import PROTOCOL
+from autotune.on_gpu import context_lost
 from autotune.suites import Layer, PoolLayer, pools, suite
 from reports.about import About
 from reports.bench import machine
@@ -36,6 +38,7 @@ REMEMBERED = ("vgg16", "resnet50")  # whose layers' memory is told
 NETWORKS = ("lenet5", "vgg16", "alexnet", "resnet50", "mobilenet_v2")
 REHEARSED = ("convnetjs_cifar10",)
 COMMANDS = ("python -m reports bench",)
+LOST = "lost the GPU's context"  # never tried again with the same code
 LONGEST_NOTE = 200  # characters of an error's words
 # Nothing that a rehearsal gives may be taken for a GPU's: its name says so wherever it stands.
 REHEARSAL = replace(INTERPRETER, name="rehearsal", product="a CPU, in Triton's interpreter")
@@ -148,17 +151,17 @@ class Run:
             self._keep(about=replace(self.tables.about, ceilings=found))
         known = {_key(row) for row in self.tables.layers}
         for case in work.cases:
-            if _case_key(case) not in known and self._in_time(case.name):
+            if _case_key(case) not in known and self._due(case.name):
                 self._layer(case)
         seen = {(r.model, r.mode, r.batch, r.dtype) for r in self.tables.networks}
         for whole in work.networks:
             key = (whole.model, whole.mode, whole.batch, whole.dtype)
-            if key not in seen and self._in_time(whole.name):
+            if key not in seen and self._due(whole.name):
                 self._network(whole)
         held = {(row.suite, row.layer) for row in self.tables.memory}
         for layer in work.memory:
             name = f"memory of {layer.suite} {layer.name}"
-            if (layer.suite, layer.name) not in held and self._in_time(name):
+            if (layer.suite, layer.name) not in held and self._due(name):
                 with self._noted(name):
                     row = memory_of(layer, work.dtype, self.device)
                     if row is not None:
@@ -179,7 +182,7 @@ class Run:
 
     def _network(self, whole: NetworkCase) -> None:
         with self._noted(whole.name):
-            found = measure_network(whole, self.device)
+            found = measure_network(whole, self.device, deadline=self.deadline)
             self._note(*found.missing)
             self._keep(
                 networks=[*self.tables.networks, *found.rows],
@@ -190,14 +193,26 @@ class Run:
 
     @contextlib.contextmanager
     def _noted(self, name: str) -> Iterator[None]:
-        """What cannot run is noted, and the run goes on; a GPU that is lost ends it."""
+        """Note what cannot run, and go on: whatever error, a compiler's or a launch's, it is noted.
+
+        Raises:
+            DeviceLostError: where the error took this process's GPU context with it.
+        """
         try:
             yield
-        except (RuntimeError, NotImplementedError) as error:
-            words = " ".join(str(error).split())[:LONGEST_NOTE]
-            if "CUDA error" in words:
-                raise
-            self._note(f"{name} could not be measured: {type(error).__name__}: {words}")
+        except OutOfTimeError:
+            self.left.append(name)
+        except Exception as error:
+            words = f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_NOTE]}"
+            if context_lost():
+                self._note(f"{name} {LOST}: {words}")
+                raise DeviceLostError(f"{name} {LOST}: {words}") from error
+            self._note(f"{name} could not be measured: {words}")
+
+    def _due(self, name: str) -> bool:
+        """Whether ``name`` is to be measured now: there is time, and it lost no context before."""
+        lost = any(note.startswith(f"{name} {LOST}:") for note in self.tables.about.notes)
+        return not lost and self._in_time(name)
 
     def _note(self, *notes: str) -> None:
         """What a reader must know of what is missing; said once, though a run is repeated."""

@@ -85,3 +85,36 @@ def employ(folder: str) -> None:
     tasks = [Task(wait.__name__, wait, (Path(folder),)) for wait in waiting]
     with Workers(3, {}) as workers:
         list(workers.run(tasks, 3.0))
+
+
+def _fake_gpu(fault: str | None) -> None:
+    """A GPU whose context is lost where there is a ``fault``."""
+    import torch
+
+    def synchronize() -> None:
+        if fault is not None:
+            raise RuntimeError(f"CUDA error: {fault}")
+
+    torch.cuda.is_initialized, torch.cuda.synchronize = lambda: True, synchronize
+
+
+def lose_context(words: str) -> str:
+    """A candidate whose kernel faults; ``words`` are those of the error that it meets, if any."""
+    from autotune import on_gpu
+
+    with on_gpu._mortal():
+        _fake_gpu("an illegal memory access was encountered")
+        if words:
+            raise RuntimeError(words)
+    return "right"
+
+
+def use_gpu() -> str:
+    """A candidate that does nothing wrong, in the process that it is given."""
+    import torch
+
+    from autotune import on_gpu
+
+    with on_gpu._mortal():
+        torch.cuda.synchronize() if torch.cuda.is_available() else None
+    return "right"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from autotune.compile import ENVIRONMENT, Compiled, compile_choice
 from autotune.workers import Failure, Task, Workers
+from tconv.algorithms import ALGORITHMS
 from tconv.choice import Choice
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import Problem
@@ -58,3 +63,19 @@ def test_a_tile_that_no_compiler_takes_is_a_failure(workers: Workers) -> None:
     (result,) = compiled(workers, "sm_90", (Problem(LAYER, "fprop"), Tile(128, 128, 8)))
     assert isinstance(result, Failure)
     assert result.reason == "error"
+
+
+def test_a_launch_finds_what_the_tuner_compiled() -> None:
+    """Else every candidate is compiled twice, the second time in the one process that measures."""
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, "-m", "tests.autotune.cache_keys"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    hits = found.pop("compiled")
+    assert hits
+    assert all(hits)
+    assert {label.split()[0] for label in found} == ALGORITHMS.keys()
+    for label, (built, launched) in found.items():
+        assert built, label
+        assert built == launched, label

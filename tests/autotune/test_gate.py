@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 
 from autotune import gate
 from autotune.gate import check, compare, scaled_down
-from tconv.choice import Choice
+from autotune.suites import names, suite
+from tconv.algorithms import ALGORITHMS
+from tconv.choice import Choice, serves
 from tconv.cost.space import candidates
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.launch import Launch, interpreting
 from tconv.ops import conv_run
-from tconv.problem import Problem
+from tconv.problem import Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Tile
 from tests.interpreter_memory import unwatched
@@ -106,6 +109,43 @@ def test_the_small_geometry_takes_the_same_branches(shape: ConvGeometry, directi
         assert small.flops <= shape.flops
         assert cut.splits <= tile.splits
         assert replace(cut, splits=tile.splits) == tile
+
+
+FEW_SUITES = ("lenet5", "alexnet", "depthwise", "grouped")
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("direction", PASSES)
+@pytest.mark.parametrize(
+    "suites", [FEW_SUITES, pytest.param(None, marks=pytest.mark.thorough)], ids=["few", "all"]
+)
+def test_the_small_geometry_is_served_by_the_family(
+    suites: tuple[str, ...] | None, direction: Pass, layout: Layout
+) -> None:
+    """Every layer on every family; those of few channels a group lose most."""
+    target = TARGETS["sm_90"]
+    seen: Counter[str] = Counter()
+    for shape in {layer.geometry for name in suites or names() for layer in suite(name)}:
+        problem = Problem(shape, direction, "float16", layout)
+        for algorithm, family in ALGORITHMS.items():
+            if family.unserved(problem, target) is not None:
+                continue
+            for tile in (Tile(16, 16, 16), Tile(128, 64, 32, splits=2)):
+                posed, _ = scaled_down(problem, Choice(algorithm, tile))
+                small = posed.geometry
+                assert serves(algorithm, posed, target), (problem.key, algorithm, tile, posed.key)
+                assert small.flops <= max(shape.flops, 1)
+                assert small.flops < 1e9, (problem.key, algorithm, tile, posed.key)
+                seen[algorithm] += 1
+    assert len(seen) >= len(ALGORITHMS) - 2  # strided gradients have no boxes, ...
+
+
+def test_two_channels_in_two_groups_have_no_strides_that_a_box_may_have() -> None:
+    deep = Problem(ConvGeometry(64, 32, 14, 14, 32, 3, 3, pad_h=1, pad_w=1, groups=32), "wgrad")
+    choice = Choice("implicit_gemm_tma", Tile(64, 16, 64))
+    posed, _ = scaled_down(deep, choice)
+    assert posed.geometry.groups == 8  # of one channel each: 16 bytes to the next pixel
+    assert posed.geometry.flops < deep.geometry.flops / 100
 
 
 @pytest.mark.gpu

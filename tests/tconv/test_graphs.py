@@ -5,8 +5,10 @@ Without a GPU the capture is stood in for by a replay that calls again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
@@ -25,7 +27,9 @@ OPTIMIZERS: list[Callable[..., torch.optim.Optimizer]] = [
 
 @pytest.fixture
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def captured(call: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
+    def captured(
+        call: Callable[[], Tensor], device: torch.device
+    ) -> tuple[Callable[[], Any], Tensor]:
         for _ in range(graphs.WARM_UPS):
             call()
         output = call()  # the capture itself runs nothing, so this is one run more
@@ -112,6 +116,30 @@ def test_other_inputs_and_optimizers_are_refused() -> None:
     target = torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="capturable=True"):
         tconv.graphed(model, x, target=target, loss=functional.cross_entropy, optimizer=adam)
+
+
+def test_a_graph_is_captured_on_the_models_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams and graphs are made on the current device, which another GPU may be."""
+    current, seen = [torch.device("cuda", 0)], []
+
+    @contextlib.contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        current.append(chosen)
+        yield
+        current.pop()
+
+    def made(*_: object) -> Mock:
+        seen.append(current[-1])
+        return MagicMock()
+
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, made)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    second = torch.device("cuda", 1)
+    graphs.captured(lambda: made() and torch.zeros(1), second)
+    assert len(seen) == 6 + graphs.WARM_UPS + 1
+    assert set(seen) == {second}
+    assert current == [torch.device("cuda", 0)]
 
 
 @pytest.mark.gpu

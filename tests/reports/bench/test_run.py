@@ -5,16 +5,23 @@ What it gives is right in all but its times: the same calls, checks, files.
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from triton.compiler.errors import CompilationError
+from triton.runtime.errors import OutOfResources, PTXASError
 from typer.testing import CliRunner
 
 from autotune.deadline import Deadline
+from autotune.evaluate import DeviceLostError
 from autotune.suites import suite
 from reports.bench import layers as bench_layers
+from reports.bench import networks
 from reports.bench.cases import Case, ConvCase, PoolCase, cases
 from reports.bench.layers import measure_case
 from reports.bench.memory import memory_of, peak_memory
@@ -97,6 +104,47 @@ def test_a_run_is_kept_row_by_row_and_goes_on(monkeypatch: pytest.MonkeyPatch) -
     assert [len(read_tables(folder).layers) for folder in aside] == [3]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+        OutOfResources(300_000, 232_448, "shared memory"),
+        PTXASError("ptxas fatal"),
+        CompilationError("kernel", None, "no such operator"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("lost", [False, True], ids=["context stays", "context is lost"])
+def test_an_error_of_triton_is_recorded_and_the_run_goes_on(
+    error: Exception, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    sample = measure_case(SMALL[0], DEVICE, REHEARSAL)
+
+    def breaks(case: Case, *_: object) -> LayerRow:
+        made.append(case.name)
+        if case is SMALL[0]:
+            raise error
+        return replace(sample, suite=case.suite, direction=case.problem.direction)
+
+    monkeypatch.setattr("reports.bench.run.measure_case", breaks)
+    monkeypatch.setattr(
+        "reports.bench.run.context_lost", lambda: lost and made[-1:] == [SMALL[0].name]
+    )
+    monkeypatch.setattr("reports.bench.machine.ceilings", lambda *_, **__: {"copy": 1.0})
+    run = Run(REHEARSAL, DEVICE)
+    with pytest.raises(DeviceLostError) if lost else contextlib.nullcontext():
+        run.do(Work(SMALL))
+    if lost:  # in a process that has another context
+        run = Run(REHEARSAL, DEVICE)
+        run.do(Work(SMALL))
+    assert made == [case.name for case in SMALL]
+    assert len(run.tables.layers) == 2
+    (note,) = run.tables.about.notes
+    words = "lost the GPU's context" if lost else "could not be measured"
+    assert note.startswith(f"{SMALL[0].name} {words}: {type(error).__name__}")
+
+
 def test_whole_networks_and_where_their_time_goes() -> None:
     case = NetworkCase("lenet5", "inference", 2, "float32")
     found = measure_network(case, DEVICE, rounds=1)
@@ -104,6 +152,50 @@ def test_whole_networks_and_where_their_time_goes() -> None:
     assert all(row.ms > 0 and row.images_per_s > 0 for row in found.rows)
     assert {row.operator for row in found.operators if row.backend == "tconv"} >= {"convolution"}
     assert not found.missing
+
+
+def test_networks_are_compared_under_the_switches_that_are_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """cuDNN may try its algorithms, and no side uses TF32 unless the dtype asks for it."""
+    seen = []
+
+    def step(case: NetworkCase, backend: str, device: torch.device) -> Callable[[], None]:
+        flags = torch.backends
+        return lambda: seen.append((backend, flags.cudnn.benchmark, flags.cudnn.allow_tf32,
+                                    flags.cuda.matmul.allow_tf32))  # fmt: skip
+
+    monkeypatch.setattr(networks, "_step", step)
+    monkeypatch.setattr(networks, "LEAST_SECONDS", 0.0)
+    case = NetworkCase("lenet5", "training", 1, "float32")
+    assert not measure_network(case, torch.device("cpu"), rounds=1).missing
+    assert set(seen) == {(backend, True, False, False) for backend in networks.PROFILED}
+
+
+@pytest.mark.parametrize("ends", ["its own limit", "the run"])
+def test_a_backend_that_compiles_for_ever_is_stopped(
+    ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(case: NetworkCase, backend: str, device: torch.device) -> Callable[[], None]:
+        if backend == "torch":
+            with contextlib.suppress(Exception):  # as compilers do, who try another way
+                threading.Event().wait()
+        return lambda: None
+
+    monkeypatch.setattr(networks, "_step", step)
+    monkeypatch.setattr(networks, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(networks, "LIMITS", {"torch": 0.1} if ends == "its own limit" else {})
+    case = NetworkCase("lenet5", "training", 1, "float32")
+    if ends == "its own limit":
+        found = measure_network(case, torch.device("cpu"), rounds=1)
+        assert [row.backend for row in found.rows] == ["tconv"]
+        assert found.missing == [f"{case.name}: torch did not run: it took more than 0.1 s"]
+        return
+    run = Run(REHEARSAL, torch.device("cpu"), Deadline(0.3))
+    run.tables = replace(run.tables, about=replace(run.tables.about, ceilings={"copy": 1.0}))
+    run.do(Work(networks=(case,)))
+    assert run.left == [case.name]
+    assert not run.tables.about.notes
 
 
 def test_a_backend_that_fails_is_named_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:

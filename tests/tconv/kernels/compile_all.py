@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
-from autotune.compile import LARGEST_INT32, compile_launch
+from autotune.compile import compile_launch
 from tconv.algorithms import ALGORITHMS, ending
 from tconv.choice import Choice
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
@@ -45,6 +45,7 @@ DEPTHWISE = {
     "9x9": ConvGeometry(32, 96, 28, 28, 96, 9, 9, 1, 1, 4, 4, groups=96),
     "31x31": ConvGeometry(8, 128, 32, 32, 128, 31, 31, 1, 1, 15, 15, groups=128),
 }
+LARGEST_INT32 = (1 << 31) - 1
 HELPERS = ("reduce.add_splits", "relayout.to_channels_last", "relayout.widen")
 ENDED = (("float16", "ieee"), ("float32", "tf32"))
 EPILOGUES = [

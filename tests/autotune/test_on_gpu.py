@@ -1,0 +1,40 @@
+"""What becomes of a process whose GPU context is lost, with a GPU that is made up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from autotune import on_gpu
+from autotune.workers import Failure, Task, Workers
+from tests.autotune import tasks as done
+
+WORDS = (
+    "CUDA error: an illegal memory access was encountered",
+    "Triton Error [CUDA]: an illegal memory access was encountered",
+    "Triton Error [HIP]:  Code: 700, Messsage: an illegal memory access was encountered",
+    "",  # no error yet: the kernel still runs, and its fault is seen when it is waited for
+)
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_a_fault_ends_the_process_of_who_launched_it(words: str) -> None:
+    """Whatever library words it; and the next task in a fresh process is not blamed."""
+    tasks = [Task("faulty", done.lose_context, (words,)), Task("next", done.use_gpu, ())]
+    with Workers(1, {}) as workers:
+        results = {task.key: result for task, result, _ in workers.run(tasks, 60.0)}
+    assert results["faulty"] == Failure("crash", "the worker process ended")
+    assert results["next"] == "right"
+
+
+def test_an_error_that_leaves_the_context_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    with pytest.raises(RuntimeError, match="invalid argument"), on_gpu._mortal():
+        raise RuntimeError("Triton Error [CUDA]: invalid argument")
+
+
+def test_without_a_gpu_no_context_is_lost() -> None:
+    if torch.cuda.is_initialized():
+        pytest.skip("there is a GPU")
+    assert not on_gpu.context_lost()
