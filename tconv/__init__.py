@@ -8,6 +8,7 @@ was set before the import, and by torch's own CPU operators otherwise.
 """
 
 from tconv import functional
+from tconv.compiler.report import Report, report
 from tconv.convert import Conversion, convert
 from tconv.explain import Explanation, explain
 from tconv.geometry import ConvGeometry, PoolGeometry
@@ -37,10 +38,12 @@ __all__ = [
     "PoolGeometry",
     "PoolProblem",
     "Problem",
+    "Report",
     "Subsample2d",
     "Tile",
     "convert",
     "explain",
     "functional",
     "graphed",
+    "report",
 ]

@@ -1,4 +1,4 @@
-"""``torch.compile(model, backend="tconv")``: convolutions and pools of a captured graph on our kernels.
+"""The backend ``"tconv"`` of ``torch.compile``: a graph's convolutions and pools on our kernels.
 
 Dynamo captures the graph and guards all that it depends on: shapes, the training flag, attributes,
 modules. We replace each chain of the graph by one call and give the rest to Inductor, or run it

@@ -1,7 +1,7 @@
-"""Reads the calls of a captured graph: one name and one signature for each way to write an operation.
+"""Reads the calls of a captured graph: one name and one signature for an operation's spellings.
 
-A ReLU may be written as a module, ``F.relu(x)``, ``torch.relu_(x)``, ``x.relu()`` or, in an exported
-graph, ``aten.relu.default``. ``read`` gives all of them as the same ``Call``.
+A ReLU may be written as a module, ``F.relu(x)``, ``torch.relu_(x)``, ``x.relu()`` or, in an
+exported graph, ``aten.relu.default``. ``read`` gives all of them as the same ``Call``.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     convolution, batch norm (evaluation), residual add, activation, 2x2 max-pool
 
-in the order in which they occur; the residual may come before or after the activation. A link joins
-the chain where the value before it has no other reader, keeps its shape and dtype, and where nothing
-between the convolution and the link writes to memory: the fused call reads its operands at the
-place of the last link.
+in the order in which they occur; the residual may come before or after the activation. A link
+joins the chain where the value before it has no other reader and keeps its dtype and, but for a
+pool, its shape, and where nothing between the convolution and the link writes to memory: the fused
+call reads its operands at the place of the last link.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch import Tensor, fx
 
 from tconv.compiler.calls import Call, mutates, read
 from tconv.problem import ACTIVATIONS, FROM_RESULT
-
 
 
 @dataclass

@@ -119,7 +119,7 @@ def name_of(node: fx.Node) -> str:
 
 
 def _innermost(entry: object) -> str | None:
-    """``features.0`` from Dynamo's ``L['self']._modules['features']._modules['0']`` and the like."""
+    """``features.0`` from Dynamo's ``L['self']._modules['features'][0]``, for instance."""
     path = str(entry[0]) if isinstance(entry, tuple) else str(entry)
     path = re.sub(r"^[LG]\['\w+'\]", "", path).replace("._modules", "").replace("_modules", "")
     path = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", path)

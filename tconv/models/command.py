@@ -10,6 +10,7 @@ import torch
 import typer
 from torch import nn
 
+from tconv.compiler import tconv_backend
 from tconv.launch import interpreting, runs_triton
 from tconv.models.data import DATASETS, WITHOUT_PATH
 from tconv.models.registry import BUILDERS, INPUT_VOLUMES
@@ -21,9 +22,10 @@ LEAST_SIDE = {"alexnet": 63, "alexnet_2012": 227}  # of networks that take no 32
 
 
 class Backend(str, Enum):
-    """Whose convolution and max-pool run."""
+    """Whose convolution and max-pool run: our modules, our compiler backend, or torch's."""
 
     tconv = "tconv"
+    tconv_compiled = "tconv.compile"
     torch = "torch"
     compiled = "torch.compile"
 
@@ -40,6 +42,7 @@ def one_of(kind: str, names: Iterable[str]) -> object:
     return check
 
 
+BACKENDS = ", ".join(backend.value for backend in Backend)
 check_backend = one_of("backend", [backend.value for backend in Backend])
 check_dtype = one_of("dtype", DTYPES)
 check_data = one_of("dataset", DATASETS)
@@ -59,9 +62,11 @@ def build(name: str, backend: Backend, seed: int, num_classes: int = 10) -> nn.M
     model = BUILDERS[name](num_classes=num_classes)
     if backend is Backend.tconv:
         return model
-    twin = torch_twin(model)
+    twin = torch_twin(model)  # compiled in place: the keys of the state_dict stay
     if backend is Backend.compiled:
-        twin.compile(mode="max-autotune-no-cudagraphs")  # keys of the state_dict stay
+        twin.compile(mode="max-autotune-no-cudagraphs")
+    elif backend is Backend.tconv_compiled:
+        twin.compile(backend=tconv_backend, options={"rest": "eager"})
     return twin
 
 
