@@ -8,6 +8,7 @@ was set before the import, and by torch's own CPU operators otherwise.
 """
 
 from tconv import functional
+from tconv.compiler.export import export
 from tconv.compiler.report import Report, report
 from tconv.convert import Conversion, convert
 from tconv.explain import Explanation, explain
@@ -43,6 +44,7 @@ __all__ = [
     "Tile",
     "convert",
     "explain",
+    "export",
     "functional",
     "graphed",
     "report",

@@ -28,6 +28,7 @@ from reports.rows import NetworkRow, OperatorRow, rounded
 from tconv.compiler import tconv_backend
 from tconv.graphs import graphed
 from tconv.models import BUILDERS, INPUT_VOLUMES, torch_twin
+from tconv.models.command import compile_in_place
 
 CLASSES = 10
 WARM_UPS = 3
@@ -157,7 +158,7 @@ def _step(case: NetworkCase, backend: str, device: torch.device) -> Step:
     layout = torch.contiguous_format if backend == "torch contiguous" else torch.channels_last
     model = torch_twin(model).to(device).to(memory_format=layout)  # type: ignore[call-overload]
     if backend.startswith("tconv"):
-        model.compile(backend=tconv_backend, options={"rest": "eager"})
+        compile_in_place(model, backend=tconv_backend, options={"rest": "eager"})
     generator = torch.Generator().manual_seed(1)
     size = (case.batch, *INPUT_VOLUMES[case.model])
     x = torch.randn(size, generator=generator).to(device).contiguous(memory_format=layout)

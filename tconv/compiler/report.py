@@ -122,7 +122,7 @@ def _innermost(entry: object) -> str | None:
     """``features.0`` from Dynamo's ``L['self']._modules['features'][0]``, for instance."""
     path = str(entry[0]) if isinstance(entry, tuple) else str(entry)
     path = re.sub(r"^[LG]\['\w+'\]", "", path).replace("._modules", "").replace("_modules", "")
-    path = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", path)
+    path = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", path).replace("__self__.", "")
     return path.strip(".") or None
 
 

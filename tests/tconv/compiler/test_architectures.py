@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from tconv.launch import recorded
 from torch import Tensor, nn
 
 import tconv
+from tconv.launch import recorded
 from tests.tconv.compiler.architectures import ARCHITECTURES
 
 # What the report says of each, in evaluation: every convolution and pool with its links.
