@@ -51,7 +51,7 @@ def tconv_backend(
     Raises:
         ValueError: for an option or a value that does not exist.
     """
-    rest = _checked_rest(options, mode)
+    rest = _checked_rest(options)
     entries = fuse(graph)
     captured = CapturedGraph(graph_name(), entries, _graph_break(graph))
     keep(captured, graph, inputs)
@@ -64,7 +64,7 @@ def tconv_backend(
     return compile_fx(graph, inputs, config_patches=patches)  # type: ignore[no-any-return]
 
 
-def _checked_rest(options: dict[str, Any] | None, mode: str | None) -> str:
+def _checked_rest(options: dict[str, Any] | None) -> str:
     options = dict(options or {})
     rest = options.pop("rest", "inductor")
     if options:
@@ -74,8 +74,6 @@ def _checked_rest(options: dict[str, Any] | None, mode: str | None) -> str:
         )
     if rest not in RESTS:
         raise ValueError(f"option 'rest' is {rest!r}; it is one of {', '.join(RESTS)}")
-    if rest == "eager" and mode not in (None, "default"):
-        raise ValueError(f"mode {mode!r} asks for Inductor, and option 'rest' is 'eager'")
     return str(rest)
 
 
