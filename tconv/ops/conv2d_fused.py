@@ -29,10 +29,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
 from tconv.geometry import out_size
 from tconv.launch import runs_triton
 from tconv.ops import activations
+from tconv.ops.arguments import overridden
 from tconv.ops.conv2d import (
     _ops,
     _y_layout,
@@ -496,8 +498,25 @@ def conv2d_fused(
     >>> conv2d_fused(x, w, padding=2, activation="silu", pool=True).shape
     torch.Size([2, 10, 16, 16])
     """
-    x, window = windowed(input, weight, bias, stride, padding, dilation, groups)
     norm = (norm_weight, norm_bias, running_mean, running_var)
+    tensors = (input, weight, bias, residual, *norm)
+    if has_torch_function_variadic(*tensors):
+        form = (stride, padding, dilation, groups)
+        how = {
+            "running_mean": running_mean,
+            "running_var": running_var,
+            "norm_weight": norm_weight,
+            "norm_bias": norm_bias,
+            "eps": eps,
+            "residual": residual,
+            "residual_after": residual_after,
+            "activation": activation,
+            "negative_slope": negative_slope,
+            "pool": pool,
+            "precision": precision,
+        }
+        return overridden(conv2d_fused, tensors, *tensors[:3], *form, **how)  # type: ignore[no-any-return]
+    x, window = windowed(input, weight, bias, stride, padding, dilation, groups)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var are given together, or neither is")
     if running_mean is None and (norm_weight is not None or norm_bias is not None):
@@ -508,8 +527,8 @@ def conv2d_fused(
         residual = residual.unsqueeze(0)
     operands = (x, weight, bias, residual, *norm)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
-    how = (activation, negative_slope, residual_after, pool, keep, precision)
-    y = _ops.conv2d_fused.default(*operands, eps, window, *how)[0]
+    ending = (activation, negative_slope, residual_after, pool, keep, precision)
+    y = _ops.conv2d_fused.default(*operands, eps, window, *ending)[0]
     return y if input.dim() != 3 else y.squeeze(0)
 
 
@@ -538,6 +557,9 @@ def conv2d_pool(
     >>> conv2d_pool(torch.zeros(1, 3, 32, 32), torch.zeros(10, 3, 5, 5), padding=2).shape
     torch.Size([1, 10, 16, 16])
     """
-    window = (stride, padding, dilation, groups)
-    how: dict[str, Any] = {"activation": activation, "pool": True, "precision": precision}
-    return conv2d_fused(input, weight, bias, *window, **how)
+    tensors = (input, weight, bias)
+    form: tuple[Any, ...] = (stride, padding, dilation, groups)
+    how: dict[str, Any] = {"activation": activation, "precision": precision}
+    if has_torch_function_variadic(*tensors):
+        return overridden(conv2d_pool, tensors, *tensors, *form, **how)  # type: ignore[no-any-return]
+    return conv2d_fused(*tensors, *form, pool=True, **how)

@@ -11,8 +11,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 import tconv
-from tconv.algorithms import GROUPED, ending
-from tconv.choice import Choice
+from tconv.families import epilogue_grad
 from tconv.functional import conv2d, conv2d_fused, conv2d_pool
 from tconv.geometry import ConvGeometry
 from tconv.launch import interpreting, recorded
@@ -21,9 +20,9 @@ from tconv.ops.conv_run import run
 from tconv.ops.layout import memory_format
 from tconv.problem import ACTIVATIONS, FROM_RESULT, Layout, Problem
 from tconv.target import TARGETS
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
-RELU = ending.Activation("relu")
+RELU = epilogue_grad.Activation("relu")
 DEVICE = "cpu" if interpreting() else "cuda"
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "plain": ((2, 16, 8, 8), (24, 16, 3, 3), {"padding": 1}),
@@ -136,7 +135,7 @@ def test_groups_do_not_meet(value: float) -> None:
     given = {"fprop": {"x": x, "w": w}, "dgrad": {"dy": dy, "w": w}, "wgrad": {"x": x, "dy": dy}}
     for direction, exact in expected.items():
         problem = Problem(shape, direction, "float64", "nchw")  # type: ignore[arg-type]
-        got = run(problem, Choice(GROUPED, Tile(128, 32, 32)), **given[direction])
+        got = run(problem, Choice("grouped", Tile(128, 32, 32)), **given[direction])
         assert_close(got, exact, equal_nan=True)
         assert got.isfinite().any()
 
@@ -163,13 +162,13 @@ def test_gradients_in_shares(layout: Layout, size: tuple[int, int, int, int], po
     (dz,) = torch.autograd.grad(exact, z, dy)
     target, image = TARGETS["sm_90"], (batch, channels, rows * columns)
     if pooled:
-        plan = ending.pool_plan("float64", layout, tuple(z.shape), target, sums=True)
+        plan = epilogue_grad.pool_plan("float64", layout, tuple(z.shape), target, sums=True)
         last = functional.pad(z.detach(), (0, -(columns % 2), 0, -(rows % 2)))
         quarters = last.unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
         best = torch.where(quarters.amax(-1) > 0, quarters.argmax(-1), -1).to(torch.int8)
         given = {"offsets": best.contiguous(memory_format=memory_format(layout))}
     else:
-        plan, given = ending.plan("float64", layout, image, target, RELU), {"value": exact}
+        plan, given = epilogue_grad.plan("float64", layout, image, target, RELU), {"value": exact}
     tensors = {"dy": dy, **given, "dz": torch.empty_like(dz), "dbias": torch.empty(channels)}
     tensors["dbias"] = tensors["dbias"].to(dz)
     plan.run(tensors)
