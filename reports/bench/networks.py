@@ -38,8 +38,9 @@ PROFILED_STEPS = 3
 # Seconds to prepare a backend. torch.compile in mode max-autotune compiles and times many kernels.
 PREPARATION_SECONDS = 120.0
 LIMITS = {"torch.compile": 240.0}
-# Each starts from the same weights. ``tconv`` is torch.compile(backend="tconv"). ``contiguous`` is torch on NCHW tensors, the others are
-# channels_last; ``torch.compile`` is in mode max-autotune, which launches CUDA graphs too.
+# Each starts from the same weights. ``tconv`` is torch.compile(backend="tconv"); ``contiguous`` is
+# torch on NCHW tensors, the others are channels_last; ``torch.compile`` is in mode max-autotune,
+# which launches CUDA graphs too.
 BACKENDS = (
     "tconv", "tconv graphed", "torch", "torch contiguous", "torch graphed", "torch.compile",
 )  # fmt: skip
