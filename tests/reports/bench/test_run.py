@@ -206,7 +206,7 @@ def test_a_backend_that_fails_is_named_and_the_others_stay(monkeypatch: pytest.M
     found = measure_network(NetworkCase("lenet5", "inference", 1, "float32"), DEVICE, rounds=1)
     assert "torch" in {row.backend for row in found.rows}
     assert "tconv" not in {row.backend for row in found.rows}
-    assert found.missing[0].startswith("lenet5: tconv did not run: BackendCompilerFailed")
+    assert "tconv did not run: BackendCompilerFailed" in found.missing[0]
     assert "no such fusion" in found.missing[0]
 
 
