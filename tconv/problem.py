@@ -50,6 +50,13 @@ class Problem:
         return self.geometry.least_bytes(self.itemsize)
 
     @property
+    def results(self) -> int:
+        """Elements of what the pass computes: y, dx or dw."""
+        shape = self.geometry
+        elements = {"fprop": shape.y_elements, "dgrad": shape.x_elements, "wgrad": shape.w_elements}
+        return elements[self.direction]
+
+    @property
     def key(self) -> str:
         """The name under which tuned choices are kept."""
         return f"{self.direction}/{self.arithmetic}/{self.layout}/{self.geometry.key}"

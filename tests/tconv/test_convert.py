@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import tconv
-from tconv.launch import interpreting, recorded
-
-DEVICE = "cpu" if interpreting() else "cuda"
+from tconv.launch import recorded
+from tests.devices import DEVICE
 
 
 def conv_bn_relu(inputs: int, outputs: int, **window: int) -> list[nn.Module]:

@@ -22,8 +22,8 @@ from tconv.ops.conv_run import prepare
 from tconv.problem import BIAS, PLAIN, BatchNorm, Epilogue, Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
+from tests.devices import DEVICE
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TARGET = target_for(DEVICE)
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw")

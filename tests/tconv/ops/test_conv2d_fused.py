@@ -14,16 +14,16 @@ import tconv
 from tconv.families import epilogue_grad
 from tconv.functional import conv2d, conv2d_fused, conv2d_pool
 from tconv.geometry import ConvGeometry
-from tconv.launch import interpreting, recorded
+from tconv.launch import recorded
 from tconv.ops import activations
 from tconv.ops.conv_run import run
 from tconv.ops.layout import memory_format
 from tconv.problem import ACTIVATIONS, FROM_RESULT, Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
+from tests.devices import DEVICE
 
 RELU = epilogue_grad.Activation("relu")
-DEVICE = "cpu" if interpreting() else "cuda"
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "plain": ((2, 16, 8, 8), (24, 16, 3, 3), {"padding": 1}),
     "odd": ((2, 5, 9, 11), (7, 5, 3, 3), {"padding": 1}),
