@@ -7,19 +7,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import typer
-from rich.console import Console
-
 from autotune import show
 from autotune.cluster import Cluster, ClusterError
 from autotune.deadline import Deadline, seconds_of
 from autotune.search import DEFAULT_CANDIDATES, DEFAULT_EFFORT
 from autotune.strategies import DEFAULT, STRATEGIES, forest
 from autotune.suites import DEFAULT_BATCH, SUITES
+from tconv.extras import extra
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import ARITHMETICS
 from tconv.target import DEFAULT_TARGET, TARGETS, Target
 from tconv.winners import TARGET_NAME, Kind, TableError
+
+with extra("tune"):
+    import typer
+    from rich.console import Console
 
 if TYPE_CHECKING:
     from autotune.calibrate import Calibration
@@ -184,6 +186,53 @@ def tune(
 
 
 @app.command()
+def emulate(
+    suite: SuiteOption = None,
+    passes: PassesOption = ALL_PASSES,
+    target: Annotated[str, typer.Option("--target", help="The GPU to emulate.")] = DEFAULT_TARGET,
+    dtype: DtypeOption = "float16",
+    batch: BatchOption = DEFAULT_BATCH,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that run kernels.")] = 1,
+    resources: Annotated[
+        bool, typer.Option("--resources", help="Also what the compiled code takes.")
+    ] = False,
+    choices: Annotated[
+        Path | None, typer.Option("--choices", help="JSON as printed: run these instead.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run the chosen kernels' compiled code on an emulated GPU, checked against fp64."""
+    from json import dumps
+
+    from autotune.emulate import emulate as run
+    from autotune.emulate import read_choices
+    from tconv.select import choose
+    from tconv.target import EMULATED
+
+    known("emulated target", target, EMULATED)
+    gpu = TARGETS[target]
+    if choices is not None:
+        try:
+            chosen = read_choices(choices)
+        except (OSError, ValueError) as error:
+            fail(f"--choices: {error}")
+    else:
+        work = _work(suite, passes, dtype, batch)
+        chosen = [(job.problem, choose(job.problem, gpu)) for job in work]
+    found = []
+    for emulation in run(chosen, gpu, positive("--workers", workers), resources):
+        found.append(emulation)
+        if not json:
+            Console(soft_wrap=True, highlight=False).print(
+                show.emulation_line(emulation), markup=False
+            )
+    if json:
+        print(dumps({"target": target, "problems": [each.as_dict() for each in found]}))
+    if failed := sum(not each.verdict.passed for each in found):
+        fail(f"{failed} of {len(found)} problems failed on the emulated {target}", EXIT_FAILED)
+
+
+@app.command()
 def layer(
     input: Annotated[str, typer.Option("--input", help="Input volume, CxHxW.")],
     filters: Annotated[int, typer.Option("--filters", help="K, how many.")],
@@ -312,14 +361,18 @@ def _stored(target: str, kind: Kind) -> list[Trial]:
 @app.command()
 def export(
     target: StoredOption = None,
-    to: Annotated[Path | None, typer.Option("--to", help="File; by default tconv/tuned/.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="File; by default tconv/tuned/GPU.json, or ./GPU.json."),
+    ] = None,
 ) -> None:
     """Write the measured winners of a GPU as a data file, to ship with the library."""
     from autotune.ship import export_winners
+    from tconv.files import in_checkout
     from tconv.winners import shipped_table
 
     name = _stored_target(target)
-    path = to or shipped_table(name)
+    path = to or (shipped_table(name) if in_checkout() else Path(f"{name}.json"))
     try:
         count = export_winners(name, path)
     except (TableError, OSError) as error:
