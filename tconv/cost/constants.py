@@ -154,7 +154,7 @@ def calibrated(target: Target) -> Calibrated:
                 check_trusted(path)
                 return found
         except TableError as error:
-            warnings.warn(f"constants ignored, the assumed ones hold: {error}", stacklevel=2)
+            warnings.warn(f"constants ignored, shipped or assumed ones hold: {error}", stacklevel=2)
     return Calibrated()
 
 

@@ -18,6 +18,7 @@ from tconv.cost.constants import (
     Constants,
     calibrated,
     read_calibrated,
+    shipped_constants,
     user_constants,
     write_calibrated,
 )
@@ -52,7 +53,7 @@ def trials(known: Constants = TRUE) -> list[Trial]:
 def test_constants_that_made_the_times_are_found() -> None:
     found = calibrate(trials(), H200)
     assert found.better
-    assert found.error_after < 0.1 < found.error_before
+    assert found.error_after < 0.15 < found.error_before
     assert found.rank_after >= found.rank_before - 0.01
     assert found.rank_after > 0.95
     assert found.constants.launch_milliseconds == pytest.approx(0.006, rel=0.3)
@@ -105,7 +106,7 @@ def test_a_damaged_file_is_named_and_the_assumed_hold(content: str, words: str) 
         read_calibrated(path)
     calibrated.cache_clear()
     with pytest.warns(UserWarning, match="assumed ones hold"):
-        assert calibrated(H200) == Calibrated()
+        assert calibrated(H200) == read_calibrated(shipped_constants("sm_90"))
     calibrated.cache_clear()
 
 
