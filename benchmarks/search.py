@@ -255,8 +255,10 @@ def publish(found: pd.DataFrame, out: Path, console: Console, note: str = "") ->
     """Write ``index.md``, ``shares.csv`` and a plot for each space into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     found.to_csv(out / "shares.csv", index=False)
-    text = ["# Search strategies compared\n\nBest found after so many distinct configurations, as "
-            "a share of the optimum: mean of the runs +- standard deviation over them.\n"]  # fmt: skip
+    title = "# Search strategies compared\n\nBest found after so many distinct configurations, "
+    text = [
+        title + "as a share of the optimum: mean of the runs +- standard deviation over them.\n"
+    ]
     text += [note] if note else []
     for space, group in found.groupby("space", sort=False):
         counts = sorted(group["evaluations"].unique())
