@@ -7,19 +7,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import typer
-from rich.console import Console
-
 from autotune import show
 from autotune.cluster import Cluster, ClusterError
 from autotune.deadline import Deadline, seconds_of
 from autotune.search import DEFAULT_CANDIDATES, DEFAULT_EFFORT
 from autotune.strategies import DEFAULT, STRATEGIES
 from autotune.suites import DEFAULT_BATCH, SUITES
+from tconv.extras import extra
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import ARITHMETICS
-from tconv.table import TARGET_NAME, Kind, TableError
 from tconv.target import DEFAULT_TARGET, TARGETS, Target
+from tconv.winners import TARGET_NAME, Kind, TableError
+
+with extra("tune"):
+    import typer
+    from rich.console import Console
 
 if TYPE_CHECKING:
     from autotune.trial import Trial
@@ -131,8 +133,8 @@ def tune(
     workers: Annotated[
         int, typer.Option("--workers", help="Processes that compile.")
     ] = DEFAULT_EFFORT.workers,
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="Time to stop after: 90s, 8m, 1h30m.")
+    time_limit: Annotated[
+        str | None, typer.Option("--time-limit", help="Time to stop after: 90s, 8m, 1h30m.")
     ] = None,
     cluster: Annotated[
         str | None, typer.Option("--cluster", help="Dask scheduler whose workers do the work.")
@@ -149,9 +151,9 @@ def tune(
         positive("--candidates", candidates)
     work = _work(suite, passes, dtype, batch)
     try:
-        deadline = Deadline() if budget is None else Deadline(seconds_of(budget))
+        deadline = Deadline() if time_limit is None else Deadline(seconds_of(time_limit))
     except ValueError as error:
-        fail(f"--budget: {error}")
+        fail(f"--time-limit: {error}")
     console = Console()
     with ExitStack() as stack:
         helpers = None
@@ -178,6 +180,53 @@ def tune(
         fail("stopped; what was found is kept, and the next run goes on", EXIT_INTERRUPTED)
     if outcome.trouble or any(finding.winner is None for finding in outcome.findings):
         fail("; ".join(outcome.trouble) or "some problems have no winner", EXIT_FAILED)
+
+
+@app.command()
+def emulate(
+    suite: SuiteOption = None,
+    passes: PassesOption = ALL_PASSES,
+    target: Annotated[str, typer.Option("--target", help="The GPU to emulate.")] = DEFAULT_TARGET,
+    dtype: DtypeOption = "float16",
+    batch: BatchOption = DEFAULT_BATCH,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that run kernels.")] = 1,
+    resources: Annotated[
+        bool, typer.Option("--resources", help="Also what the compiled code takes.")
+    ] = False,
+    choices: Annotated[
+        Path | None, typer.Option("--choices", help="JSON as printed: run these instead.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run the chosen kernels' compiled code on an emulated GPU, checked against fp64."""
+    from json import dumps
+
+    from autotune.emulate import emulate as run
+    from autotune.emulate import read_choices
+    from tconv.select import choose
+    from tconv.target import EMULATED
+
+    known("emulated target", target, EMULATED)
+    gpu = TARGETS[target]
+    if choices is not None:
+        try:
+            chosen = read_choices(choices)
+        except (OSError, ValueError) as error:
+            fail(f"--choices: {error}")
+    else:
+        work = _work(suite, passes, dtype, batch)
+        chosen = [(job.problem, choose(job.problem, gpu)) for job in work]
+    found = []
+    for emulation in run(chosen, gpu, positive("--workers", workers), resources):
+        found.append(emulation)
+        if not json:
+            Console(soft_wrap=True, highlight=False).print(
+                show.emulation_line(emulation), markup=False
+            )
+    if json:
+        print(dumps({"target": target, "problems": [each.as_dict() for each in found]}))
+    if failed := sum(not each.verdict.passed for each in found):
+        fail(f"{failed} of {len(found)} problems failed on the emulated {target}", EXIT_FAILED)
 
 
 @app.command()
@@ -233,7 +282,7 @@ def space(
 def replay(
     space: Annotated[Path, typer.Argument(help="CSV: parameters, and last their time.")],
     strategy: Annotated[str, typer.Option("--strategy", help="Which to run.")] = DEFAULT,
-    budget: Annotated[int, typer.Option("--budget", help="Evaluations of a run.")] = 200,
+    evaluations: Annotated[int, typer.Option("--evaluations", help="Of a run.")] = 200,
     repeats: Annotated[int, typer.Option("--repeats", help="Runs, to take the mean of.")] = 40,
     seed: Annotated[int, typer.Option("--seed", help="Of the first run.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -245,10 +294,10 @@ def replay(
     from autotune.replay import replay as run
 
     known("strategy", strategy, STRATEGIES)
-    positive("--budget", budget)
+    positive("--evaluations", evaluations)
     positive("--repeats", repeats)
     try:
-        found = run(space, strategy, budget, repeats, seed)
+        found = run(space, strategy, evaluations, repeats, seed)
     except (SpaceError, ValueError, ImportError) as error:
         fail(str(error))
     Console(soft_wrap=True).print(show.replay_table(found) if not json else dumps(found.as_json()))
@@ -297,7 +346,7 @@ def _stored_target(name: str | None) -> str:
 
 def _stored(target: str, kind: Kind) -> list[Trial]:
     """The trials of the store; exit code 2 where it cannot be used."""
-    from autotune.store import Store
+    from autotune.trial_store import Store
 
     with Store() as store:
         trials = list(store.trials(target, kind))
@@ -309,14 +358,18 @@ def _stored(target: str, kind: Kind) -> list[Trial]:
 @app.command()
 def export(
     target: StoredOption = None,
-    to: Annotated[Path | None, typer.Option("--to", help="File; by default tconv/tuned/.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="File; by default tconv/tuned/GPU.json, or ./GPU.json."),
+    ] = None,
 ) -> None:
     """Write the measured winners of a GPU as a data file, to ship with the library."""
     from autotune.ship import export_winners
-    from tconv.table import shipped_table
+    from tconv.files import in_checkout
+    from tconv.winners import shipped_table
 
     name = _stored_target(target)
-    path = to or shipped_table(name)
+    path = to or (shipped_table(name) if in_checkout() else Path(f"{name}.json"))
     try:
         count = export_winners(name, path)
     except (TableError, OSError) as error:

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autotune import compile as compiling
-from autotune import gate, on_gpu
+from autotune import emulate, gate, on_gpu
 from autotune.compile import Compiled
 from autotune.deadline import Deadline
 from autotune.gate import Verdict
 from autotune.measure import Timing
 from autotune.search import Effort
-from autotune.store import Store
 from autotune.trial import Trial
+from autotune.trial_store import Store
 from autotune.workers import Failure, Task, Workers
-from tconv.choice import Choice
 from tconv.cost.estimate import Resources
 from tconv.cost.model import predict
 from tconv.problem import Problem
-from tconv.table import Kind
 from tconv.target import Target
+from tconv.tile import Choice
+from tconv.winners import Kind
 
 LONGEST_DETAIL = 300  # characters of a compiler's words that a trial keeps
 CONTESTED = 1.1  # times the best: finalists behind that are no match for it
@@ -106,7 +106,7 @@ class Bench:
         turns = self._turns.setdefault(problem, {})
         for choice in choices:
             turns.setdefault(choice, len(turns))
-            earlier = known.get((choice.algorithm, choice.tile))
+            earlier = known.get((choice.family, choice.tile))
             if earlier is not None and earlier.status not in RETRIED:
                 trials[choice] = self._judged_again(earlier)
                 self.recalled += 1
@@ -145,7 +145,7 @@ class Bench:
         blank = Trial(
             target=setting.target.name,
             problem=problem,
-            algorithm=choice.algorithm,
+            family=choice.family,
             tile=choice.tile,
             kind=setting.kind,
             status="ok",
@@ -190,7 +190,10 @@ class Bench:
 
     def gated(self, trial: Trial) -> Trial:
         """``trial`` after the correctness gate; one that passed before is not run again."""
-        if trial.status != "ok" or trial.error_fp64 is not None:
+        setting = self.setting
+        better = setting.kind == "predicted" and gate.checked_by(setting.target) == "emulated"
+        stale = better and trial.checked == "interpreted"  # checked again, on its compiled code
+        if trial.status != "ok" or (trial.error_fp64 is not None and not stale):
             return trial
         verdict = self._gate(trial.problem, trial.choice)
         if isinstance(verdict, Failure):
@@ -202,8 +205,9 @@ class Bench:
         if not verdict.passed:
             error = verdict.error if math.isfinite(verdict.error) else None
             wrong = replace(trial, status="wrong result", detail=verdict.detail, error_fp64=error)
-            return self._keep(replace(wrong, milliseconds=None))
-        return self._keep(replace(trial, error_fp64=verdict.error))
+            return self._keep(replace(wrong, checked=verdict.checked, milliseconds=None))
+        passed = replace(trial, error_fp64=verdict.error, checked=verdict.checked)
+        return self._keep(replace(passed, counters=verdict.counters))
 
     def measured(self, trial: Trial, best: float = math.inf) -> Trial:
         """``trial`` with its times, once it has passed the gate; recalled where known."""
@@ -270,9 +274,13 @@ class Bench:
         return sorted(close, key=lambda trial: trial.milliseconds or 0.0)
 
 
-def worker_gate(workers: Workers, effort: Effort, gpu: bool) -> Gate:
-    """The gate in a worker: on its GPU, or in Triton's interpreter."""
-    function = on_gpu.check if gpu else gate.check
+def worker_gate(workers: Workers, effort: Effort, target: Target, kind: Kind) -> Gate:
+    """The gate in a worker: on its GPU, on an emulated one, or in Triton's interpreter."""
+    function = gate.check
+    if kind == "measured":
+        function = on_gpu.check
+    elif gate.checked_by(target) == "emulated":
+        function = emulate.check
 
     def run(problem: Problem, choice: Choice) -> Verdict | Failure:
         task = Task(choice, function, (problem, choice))

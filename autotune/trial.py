@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from tconv.choice import Choice
 from tconv.cost.estimate import Resources
 from tconv.problem import Problem
-from tconv.table import Kind
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
+from tconv.winners import Kind
+
+Check = Literal["", "interpreted", "emulated", "gpu"]
+"""How a result was checked: its kernel's source in Triton's interpreter, its compiled code on an
+emulated GPU or on the GPU; not at all."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Trial:
 
     target: str
     problem: Problem
-    algorithm: str
+    family: str
     tile: Tile
     kind: Kind
     status: str  # "ok", or why it failed: "spills", "shared memory", "wrong result", ...
@@ -34,6 +39,8 @@ class Trial:
     resources: Resources | None = None
     occupancy: float | None = None  # warps resident, as a share of what a processor holds
     error_fp64: float | None = None  # largest error against fp64, over the largest value
+    checked: Check = ""  # how error_fp64 was found
+    counters: Mapping[str, Any] | None = field(default=None, hash=False)  # of an emulated GPU
     detail: str = ""  # the compiler's or the gate's own words, shortened
     versions: str = ""  # torch, triton, driver
     source: str = ""  # hash of the kernels' source
@@ -46,4 +53,4 @@ class Trial:
 
     @property
     def choice(self) -> Choice:
-        return Choice(self.algorithm, self.tile)
+        return Choice(self.family, self.tile)

@@ -10,9 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from autotune import compile as compiling
 from autotune import gate as gating
 from autotune import provenance
@@ -32,17 +29,22 @@ from autotune.evaluate import (
 )
 from autotune.measure import PROTOCOL
 from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY, Effort, explore
-from autotune.store import Store
 from autotune.suites import Layer
 from autotune.trial import Trial
+from autotune.trial_store import Store
 from autotune.workers import Workers, memory_of
 from tconv import kernel_cache
-from tconv.choice import Choice
 from tconv.cost.space import candidates
+from tconv.extras import extra
 from tconv.geometry import Pass
 from tconv.problem import Problem
-from tconv.table import Kind, TableError, Winner, user_table, write_table
 from tconv.target import Target
+from tconv.tile import Choice
+from tconv.winners import Kind, TableError, Winner, user_table, write_table
+
+with extra("tune"):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def tune(
         store = stack.enter_context(Store())
         outcome.store = store.path
         gpu = kind == "measured"
-        checking = compiling.ENVIRONMENT if gpu else gating.ENVIRONMENT
+        checking = compiling.ENVIRONMENT if gpu else gating.environment(target)
         if cluster is not None:
             compilers = stack.enter_context(cluster.workers(compiling.ENVIRONMENT))
             checkers = stack.enter_context(cluster.workers(checking, gpu))
@@ -130,7 +132,7 @@ def tune(
             )
             most = None if gpu else memory_of(1)
             checkers = stack.enter_context(Workers(1, checking, memory=most))
-        gate = gate or worker_gate(checkers, effort, gpu)
+        gate = gate or worker_gate(checkers, effort, target, kind)
         if gpu and measure is None:
             measure = worker_measure(checkers, target, effort)
             contest = worker_contest(checkers, target, effort)
@@ -191,7 +193,7 @@ def _run(
             progress.console.print(f"{name}: no candidate passed, the heuristic stands")
             continue
         best = f"{finding.winner.milliseconds:.4f} ms {setting.kind}, "
-        best += f"{finding.winner.algorithm} {finding.winner.tile}"
+        best += f"{finding.winner.family} {finding.winner.tile}"
         progress.update(bar, description=f"{name}: {best}")
         if not progress.console.is_terminal:
             progress.console.print(f"{len(outcome.findings)}/{len(work)} {name}: {best}")
@@ -224,9 +226,7 @@ def _publish(winners: Iterable[Trial], outcome: Outcome) -> None:
     """Add ``winners`` to the user's table; a table that cannot be used is said, and left."""
     path = user_table(outcome.target.name)
     entries = {
-        trial.problem.key: Winner(
-            trial.algorithm, trial.tile, trial.kind, trial.milliseconds or 0.0
-        )
+        trial.problem.key: Winner(trial.family, trial.tile, trial.kind, trial.milliseconds or 0.0)
         for trial in winners
     }
     try:

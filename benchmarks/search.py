@@ -179,7 +179,7 @@ def predicted_spaces(folder: Path) -> list[Path]:
         (layer,) = (each for each in suite(network) if each.name == name)
         problem = Problem(layer.geometry, direction)  # type: ignore[arg-type]
         trials = [
-            Trial(target.name, problem, choice.algorithm, choice.tile, "predicted", "ok", time)
+            Trial(target.name, problem, choice.family, choice.tile, "predicted", "ok", time)
             for choice in candidates(problem, target)
             if math.isfinite(time := predict(problem, choice, target).milliseconds)
         ]
@@ -284,7 +284,7 @@ def publish(found: pd.DataFrame, out: Path, console: Console, note: str = "") ->
 
 def main(
     spaces: Annotated[list[Path] | None, typer.Argument(help="CSVs; else predicted ones.")] = None,
-    budget: Annotated[int, typer.Option(min=1, help="Evaluations of a run.")] = 200,
+    evaluations: Annotated[int, typer.Option(min=1, help="Evaluations of a run.")] = 200,
     repeats: Annotated[int, typer.Option(min=1, help="Runs, to take the mean of.")] = 40,
     package: Annotated[list[str] | None, typer.Option(help="tconv, Kernel Tuner, Optuna.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table and the plots.")] = Path(
@@ -303,7 +303,7 @@ def main(
         except (SpaceError, KeyError) as error:
             console.print(f"error: {error}", markup=False)
             raise typer.Exit(2) from error
-        found = compare(paths, who, budget, repeats, console)
+        found = compare(paths, who, evaluations, repeats, console)
     if found.empty:
         raise typer.Exit(1)
     publish(found, out, console)

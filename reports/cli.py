@@ -14,10 +14,10 @@ from rich.table import Table
 
 from autotune.cli import ALL_PASSES, fail, known, known_passes
 from autotune.deadline import Deadline, seconds_of
-from autotune.store import Store, default_path
 from autotune.suites import DEFAULT_BATCH
 from autotune.suites import names as suite_names
 from autotune.trial import Trial
+from autotune.trial_store import Store, default_path
 from reports.bench.run import (
     NETWORKS,
     REHEARSAL,
@@ -36,8 +36,9 @@ from reports.tables import HEAD, Tables, merged, read_tables
 from tconv.launch import interpreting
 from tconv.models import BUILDERS
 from tconv.problem import ARITHMETICS
-from tconv.table import Kind
-from tconv.target import TARGETS, Target, target_of
+from tconv.select import choose
+from tconv.target import EMULATED, TARGETS, Target, target_of
+from tconv.winners import Kind
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 COMMANDS = (
@@ -114,7 +115,8 @@ def render_command(
     ] = None,
     kind: Annotated[str | None, typer.Option(help="predicted or measured")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder; by default one in reports/published")
+        Path | None,
+        typer.Option(help="folder; by default one of the published reports, or ./reports"),
     ] = None,
     store: Annotated[Path | None, typer.Option(help="the tuner's store of trials")] = None,
     tables: Annotated[
@@ -161,7 +163,9 @@ def bench(
     network: Annotated[
         list[str] | None, typer.Option(help="measured whole; by default the five of the goals")
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="time to stop after: 90s, 8m, 1h30m")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="time to stop after: 90s, 8m, 1h30m")
+    ] = None,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="small layers in Triton's interpreter, on a CPU")
     ] = False,
@@ -183,9 +187,9 @@ def bench(
             known(kind, each, there)
     directions = known_passes(passes)
     try:
-        deadline = Deadline() if budget is None else Deadline(seconds_of(budget))
+        deadline = Deadline() if time_limit is None else Deadline(seconds_of(time_limit))
     except ValueError as error:
-        fail(f"--budget: {error}")
+        fail(f"--time-limit: {error}")
     device, target = _bench_device(rehearse)
     work = rehearsal_work() if rehearse else default_work(
         suite or SUITES, directions, dtype or ["float16"], batch, known_networks
@@ -253,6 +257,56 @@ def compare_command(
     if beyond is not None and (worse := found.regressions(beyond)):
         typer.echo(f"{len(worse)} passes are slower by more than {fail_on_regression}", err=True)
         raise typer.Exit(1)
+
+
+@app.command("compilers")
+def compilers_command(
+    suite: Annotated[
+        list[str] | None, typer.Option(help="a model's layers; may be repeated")
+    ] = None,
+    passes: Annotated[str, typer.Option(help="of fprop, dgrad, wgrad, by commas")] = ALL_PASSES,
+    dtype: Annotated[str, typer.Option(help="of activations and filters")] = "float16",
+    batch: Annotated[int, typer.Option(min=1, help="images at a time")] = DEFAULT_BATCH,
+    target: Annotated[str, typer.Option(help="the GPU to compile for and to emulate")] = "sm_90",
+    python: Annotated[
+        list[str] | None,
+        typer.Option(help="a Python that imports another Triton, as 3.6.0=PATH; may be repeated"),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes that run kernels")] = 1,
+    out: Annotated[Path, typer.Option(help="folder for the table")] = Path("runs/compilers"),
+) -> None:
+    """What changes between versions of Triton for each winner; regressions first. No times."""
+    from autotune.suites import suite as layers
+    from autotune.tune import jobs
+    from reports import compilers
+
+    known("emulated target", target, EMULATED)
+    known("dtype", dtype, ARITHMETICS)
+    names = suite or list(SUITES)
+    for name in names:
+        known("suite", name, suite_names())
+    work = jobs(
+        [layer for name in names for layer in layers(name, batch)], known_passes(passes), dtype
+    )
+    chosen = [(job.problem, choose(job.problem, TARGETS[target])) for job in work]
+    try:
+        pythons = compilers.pythons_named(python or [])
+        rows = []
+        for version, path in pythons.items():
+            typer.echo(f"Triton {version}: {len(chosen)} winners", err=True)
+            found = compilers.emulated_with(path, chosen, target, workers)
+            rows += [compilers.row_of(each, version) for each in found]
+        changes = compilers.changes(rows)
+        written = compilers.write(changes, target, out)
+    except compilers.CompilersError as error:
+        fail(str(error))
+    except OSError as error:
+        typer.echo(f"the table cannot be written: {error}", err=True)
+        raise typer.Exit(1) from error
+    for change in changes:
+        if change.factor >= compilers.NOTED:
+            typer.echo(f"{change.rows[0].problem}: {change.words}")
+    typer.echo(", ".join(map(str, written)))
 
 
 def _shown(grid: Grid) -> Table:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import product
 
+from autotune.counted import Counted
 from autotune.suites import SUITES
 from autotune.suites import names as suite_names
 from autotune.suites import suite as layers_of
 from autotune.trial import Trial
-from reports.about import About
 from reports.layer_rows import conv_row, with_time
+from reports.report_head import About
 from reports.rows import (
     LayerRow,
     MapRow,
@@ -26,8 +27,8 @@ from tconv.cost.model import predict
 from tconv.cost.space import candidates, rules_report
 from tconv.geometry import PASSES
 from tconv.problem import Problem
-from tconv.table import Kind
 from tconv.target import Target
+from tconv.winners import Kind
 
 OTHER = "other"  # stands for a suite where none has the layer
 MAPPED = 2  # problems whose whole tile map is kept: each takes a model run over the space
@@ -90,7 +91,7 @@ def latest(trials: Iterable[Trial]) -> dict[Problem, list[Trial]]:
     for problem, group in grouped.items():
         newest = (group[-1].versions, group[-1].source)
         same = [trial for trial in group if (trial.versions, trial.source) == newest]
-        distinct = {(trial.algorithm, trial.tile): trial for trial in same}.values()
+        distinct = {(trial.family, trial.tile): trial for trial in same}.values()
         # The store moves a trial to the end when it is checked: the search's order is not lost.
         kept[problem] = sorted(distinct, key=_turn)
     return kept
@@ -148,14 +149,27 @@ def _trial_row(trial: Trial, target: Target) -> TrialRow:
     taken = trial.resources
     row = TrialRow(
         trial.problem.key,
-        trial.algorithm,
+        trial.family,
         str(trial.tile),
         trial.kind,
         trial.status,
         rounded(trial.ranked_milliseconds),
         rounded(trial.milliseconds) if trial.status == "ok" else None,
         rounded(trial.error_fp64),
+        checked=trial.checked,
     )
+    if trial.counters:
+        counted = Counted.of(trial.counters)
+        row = replace(
+            row,
+            emulated_instructions=rounded(counted.instructions),
+            emulated_kinds=counted.kinds,
+            emulated_global_bytes=rounded(counted.global_bytes),
+            emulated_sectors=rounded(counted.sectors),
+            emulated_bank_conflicts=rounded(counted.bank_conflicts),
+            emulated_tma_bytes=rounded(counted.tma_bytes),
+            emulated_barriers=rounded(counted.barriers),
+        )
     if taken is None:
         return row
     account = predict(trial.problem, trial.choice, target, taken)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from reports.page import Grid
 from reports.rows import LayerRow, TrialRow, number_text, pair_text
-from reports.story import (
+from reports.tables import Tables
+from reports.verdicts import (
     geometric_mean,
     name_of,
     passed,
@@ -15,7 +16,6 @@ from reports.story import (
     side_of_roofline,
     why,
 )
-from reports.tables import Tables
 from tconv.geometry import PASSES
 
 Column = tuple[str, Callable[[LayerRow], str]]
@@ -23,9 +23,12 @@ Column = tuple[str, Callable[[LayerRow], str]]
 FORMATS = ("channels_last", "contiguous")
 FIRST_RULE = "every combination"  # what the space calls its count before any rule
 ONLY_IF_UNUSUAL = ("dilation", "groups")  # left out where all are 1
-ONCE = ("dtype", "batch", "kernel")  # said above the table where all rows agree
+ONCE = ("dtype", "batch", "kernel", "checked")  # said above the table where all rows agree
 WHY = "why it won over the runner-up"
-WORDS = ("layer", "pass", "dtype", "tile", "kernel", "roof", "bound by (model)", WHY)
+WORDS = (
+    "layer", "pass", "dtype", "tile", "kernel", "roof", "bound by (model)", "checked",
+    "of them", WHY,
+)  # fmt: skip
 
 
 def layer_grid(tables: Tables, rows: Sequence[LayerRow]) -> Grid:
@@ -39,10 +42,8 @@ def code_grid(tables: Tables) -> Grid:
     ranked = passed(tables.trials)
 
     def best(row: LayerRow) -> TrialRow | None:
-        won = (row.algorithm, row.tile)
-        return next(
-            (t for t in ranked.get(row.problem.key, []) if (t.algorithm, t.tile) == won), None
-        )
+        won = (row.family, row.tile)
+        return next((t for t in ranked.get(row.problem.key, []) if (t.family, t.tile) == won), None)
 
     def taken(name: str) -> Callable[[LayerRow], str]:
         return lambda row: _figure(getattr(best(row), name, None))
@@ -52,7 +53,7 @@ def code_grid(tables: Tables) -> Grid:
         rivals = (trial for trial in ranked.get(row.problem.key, []) if trial is not mine)
         return "" if mine is None else why(mine, next(rivals, None))
 
-    rows = [row for row in tables.layers if row.filters and not row.ending and best(row)]
+    rows = [row for row in tables.layers if row.filters and not row.epilogue and best(row)]
     columns: list[Column] = [
         ("layer", lambda row: name_of(row, tables)),
         ("pass", lambda row: row.direction),
@@ -64,9 +65,53 @@ def code_grid(tables: Tables) -> Grid:
         ("occupancy, compiled", taken("occupancy")),
         ("roof", lambda row: side_of_roofline(row, tables)),
         ("bound by (model)", lambda row: getattr(best(row), "bound", "")),
+        ("checked", lambda row: CHECKS.get(getattr(best(row), "checked", ""), "")),
         (WHY, reason),
     ]
     return _grid(columns, rows, "code")
+
+
+CHECKS = {
+    "interpreted": "the kernel's source, interpreted",
+    "emulated": "compiled code, emulated",
+    "gpu": "compiled code, on the GPU",
+}
+
+
+def counters_grid(tables: Tables) -> Grid:
+    """What an emulated GPU counted of each winner's compiled code, on a scaled-down copy."""
+    winners = {
+        (trial.problem, trial.family, trial.tile): trial
+        for trial in tables.trials
+        if trial.checked == "emulated"
+    }
+
+    def counted(name: str) -> Callable[[LayerRow], str]:
+        def cell(row: LayerRow) -> str:
+            value = getattr(winners[row.problem.key, row.family, row.tile], name)
+            return value if isinstance(value, str) else _figure(value)
+
+        return cell
+
+    rows = [
+        row
+        for row in tables.layers
+        if row.filters and (row.problem.key, row.family, row.tile) in winners
+    ]
+    columns: list[Column] = [
+        ("layer", lambda row: name_of(row, tables)),
+        ("pass", lambda row: row.direction),
+        ("dtype", lambda row: row.dtype),
+        *_choice_columns(),
+        ("instructions a result", counted("emulated_instructions")),
+        ("of them", counted("emulated_kinds")),
+        ("global bytes a result", counted("emulated_global_bytes")),
+        ("sectors a request", counted("emulated_sectors")),
+        ("bank conflicts, share", counted("emulated_bank_conflicts")),
+        ("TMA bytes a result", counted("emulated_tma_bytes")),
+        ("barriers a program", counted("emulated_barriers")),
+    ]
+    return _grid(columns, rows, "counters")
 
 
 def _grid(columns: Sequence[Column], rows: Sequence[LayerRow], name: str) -> Grid:
@@ -106,7 +151,7 @@ def _layer_columns() -> list[Column]:
 
 
 def _choice_columns() -> list[Column]:
-    return [("kernel", lambda row: row.algorithm), ("tile", lambda row: row.tile)]
+    return [("kernel", lambda row: row.family), ("tile", lambda row: row.tile)]
 
 
 def _figure(value: float | None) -> str:
@@ -123,7 +168,7 @@ def times_text(ratio: float | None) -> str:
 
 
 def _figure_columns(kind: str) -> list[Column]:
-    on_what = "a small copy, interpreted" if kind == "predicted" else "measured"
+    on_what = "a small copy" if kind == "predicted" else "measured"
     return [
         (f"{kind} ms", lambda row: _figure(row.tconv_ms)),
         ("its middle 60%", _middle),

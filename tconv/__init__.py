@@ -4,10 +4,15 @@
     layer = tconv.Conv2d(3, 64, 3, padding=1)  # wherever torch.nn.Conv2d stood
 
 CUDA tensors are computed by Triton kernels. CPU tensors are too where ``TRITON_INTERPRET=1``
-was set before the import, and by torch's own CPU operators otherwise.
+(Triton's interpreter) or ``TCONV_EMULATE=sm_90`` (compiled kernels on an emulated GPU) was set
+before the import, and by torch's own CPU operators otherwise.
 """
 
+import os
+
 from tconv import functional
+from tconv.compiler.export import export
+from tconv.compiler.report import Report, report
 from tconv.convert import Conversion, convert
 from tconv.explain import Explanation, explain
 from tconv.geometry import ConvGeometry, PoolGeometry
@@ -37,10 +42,18 @@ __all__ = [
     "PoolGeometry",
     "PoolProblem",
     "Problem",
+    "Report",
     "Subsample2d",
     "Tile",
     "convert",
     "explain",
+    "export",
     "functional",
     "graphed",
+    "report",
 ]
+
+if os.environ.get("TCONV_EMULATE"):
+    from tconv import emulator
+
+    emulator.install_asked()

@@ -6,8 +6,12 @@ import ast
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from tconv import families
+from tconv.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("tconv", "autotune", "reports", "benchmarks")
@@ -23,13 +27,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # device code, which knows nothing of the host
     ("tconv.kernels",),
     # what is to be computed, on which machine, and the files that results are kept in
-    ("tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
-     "tconv.table", "tconv.reference", "tconv.svg"),
+    ("tconv.extras", "tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
+     "tconv.winners", "tconv.reference", "tconv.svg"),
+    # a GPU that is not there, which knows nothing of convolution
+    ("tconv.emulator",),
     # one launch, and the plan of several
     ("tconv.kernel_cache", "tconv.launch"),
     # what each kernel family serves, and its plans
-    ("tconv.algorithms",),
-    ("tconv.choice",),
+    ("tconv.families",),
     # legal tiles and their cost
     ("tconv.cost",),
     # the choice for a problem
@@ -38,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.ops",),
     # what a user calls
     ("tconv.functional", "tconv.modules", "tconv.explain", "tconv.convert", "tconv.graphs",
-     "tconv.keras"),
+     "tconv.keras", "tconv.compiler"),
     ("tconv",),
     ("tconv.models",),
 )  # fmt: skip
@@ -120,3 +125,16 @@ def test_only_device_code_is_imported_by_device_code() -> None:
             assert all(other.startswith("tconv.kernels") for other in modules(name)), name
             outside = {each.split(".")[0] for each in imported(FILES[name])} - {"tconv", "triton"}
             assert outside <= sys.stdlib_module_names, name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tconv/cost").glob("*.py")), ids=lambda p: p.stem)
+def test_the_cost_model_names_no_family(path: Path) -> None:
+    """What is known of one family lies in its own file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    words = {node.value for node in ast.walk(tree)
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)}  # fmt: skip
+    assert not words & FAMILIES.keys()
+    homes = {Path(module.__file__ or "").stem for module in vars(families).values()
+             if isinstance(module, ModuleType) and hasattr(module, "FAMILY")}  # fmt: skip
+    assert len(homes) >= 6
+    assert not {name.split(".")[-1] for name in imported(path)} & homes

@@ -120,7 +120,16 @@ def test_the_default_finds_a_good_region_sooner_than_chance(tmp_path: Path) -> N
 
 
 def test_the_command_prints_json(space: Path) -> None:
-    arguments = ["replay", str(space), "--strategy", "combined", "--budget", "25", "--repeats", "3"]
+    arguments = [
+        "replay",
+        str(space),
+        "--strategy",
+        "combined",
+        "--evaluations",
+        "25",
+        "--repeats",
+        "3",
+    ]
     result = CliRunner().invoke(app, [*arguments, "--seed", "1", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)
@@ -133,7 +142,7 @@ def test_the_command_prints_json(space: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--budget", "0"], "--budget is 0"),
+        (["--evaluations", "0"], "--evaluations is 0"),
         (["--repeats", "0"], "--repeats is 0"),
         (["--strategy", "guess"], "unknown strategy 'guess'"),
         (["--strategy", "ranked"], "follows a model's order"),

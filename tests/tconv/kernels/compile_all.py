@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from autotune.compile import compile_launch
-from tconv.algorithms import ALGORITHMS, ending
-from tconv.choice import Choice
+from tconv.families import FAMILIES, epilogue_grad
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.launch import Launch
 from tconv.ops import max_pool2d as pool
 from tconv.ops.avg_pool2d import avg_pool_launch
-from tconv.problem import BIAS, Epilogue, PoolProblem, Problem
+from tconv.problem import ACTIVATIONS, BIAS, BatchNorm, Epilogue, PoolProblem, Problem
 from tconv.select import choose
 from tconv.target import TARGETS, Target
+from tconv.tile import Choice
 
 WIDE = {
     "vgg-conv3": ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1),
@@ -49,8 +49,13 @@ LARGEST_INT32 = (1 << 31) - 1
 HELPERS = ("reduce.add_splits", "relayout.to_channels_last", "relayout.widen")
 ENDED = (("float16", "ieee"), ("float32", "tf32"))
 EPILOGUES = [
-    Epilogue(bias=True, residual=True, relu=True),
-    Epilogue(bias=True, relu=True, pool=True, offsets=True),
+    Epilogue(bias=True, residual=True, activation="relu"),
+    Epilogue(bias=True, activation="relu", pool=True, offsets=True),
+]
+NORM = BatchNorm("float32", 1e-5)
+FUSED = [
+    *(Epilogue(norm=NORM, residual=True, activation=name, kept=True) for name in ACTIVATIONS),
+    Epilogue(True, NORM, True, "silu", residual_after=True, pool=True, offsets=True, kept=True),
 ]
 POOLS = {
     "2x2": PoolGeometry(64, 64, 112, 112, 2, 2, 2, 2),
@@ -60,18 +65,18 @@ POOLS = {
 
 def serving(problem: Problem, target: Target) -> Iterator[Choice]:
     """Every family that serves, with the tile of an untuned layer."""
-    for algorithm, family in ALGORITHMS.items():
+    for name, family in FAMILIES.items():
         if family.unserved(problem, target) is None:
-            yield Choice(algorithm, family.heuristic(problem, target))
+            yield Choice(name, family.heuristic(problem, target))
 
 
 def launches(
     problem: Problem, choice: Choice, target: Target, epilogue: Epilogue = BIAS
 ) -> Iterator[tuple[str, Launch]]:
-    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target, epilogue)
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, target, epilogue)
     for launch in plan.launches:
         ended = "" if epilogue == BIAS else f" {epilogue}"
-        yield f"{choice.algorithm} {problem.key} {choice.tile}{ended}", launch
+        yield f"{choice.family} {problem.key} {choice.tile}{ended}", launch
 
 
 def cases(target: Target) -> Iterator[tuple[str, Launch]]:
@@ -85,7 +90,7 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
                 problem = Problem(shape, direction, dtype, "nhwc", precision)  # type: ignore[arg-type]
                 yield from launches(problem, choose(problem, target), target)
                 if name in WIDE and (dtype, precision) in ENDED and direction == "fprop":
-                    for epilogue in EPILOGUES:
+                    for epilogue in EPILOGUES + FUSED if dtype == "float16" else EPILOGUES:
                         yield from launches(problem, choose(problem, target), target, epilogue)
                 if name not in WIDE or dtype != "float16":
                     continue
@@ -101,7 +106,7 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
         for dtype in ("float32", "float64") if most and shape.filter_h in (3, 7) else ():
             problem = Problem(shape, "fprop", dtype)
             yield from launches(problem, choose(problem, target), target)
-    for epilogue in EPILOGUES:
+    for epilogue in EPILOGUES + FUSED[-5:]:
         for name in ("3x3", "lenet-c1", "grouped"):
             problem = Problem((DEPTHWISE | MORE)[name], "fprop")
             yield from launches(problem, choose(problem, target), target, epilogue)
@@ -120,11 +125,13 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
                         yield f"{label} indices={asked}", pool.pick_launch(task, tile, asked)
                         yield f"{label} offsets={asked}", pool.fprop_launch(task, tile, asked)
     for layout in ("nhwc", "nchw"):
-        for relu in (False, True):
-            plan = ending.plan("float16", layout, (64, 256, 56 * 56), target, relu)  # type: ignore[arg-type]
+        for activation in (None, *map(epilogue_grad.Activation, ACTIVATIONS)):
+            plan = epilogue_grad.plan("float16", layout, (64, 256, 56 * 56), target, activation)  # type: ignore[arg-type]
             for launch in plan.launches:
-                yield f"float16 {layout} relu={relu}", launch
-        for launch in ending.pool_plan("float16", layout, (64, 64, 55, 56), target, True).launches:  # type: ignore[arg-type]
+                yield f"float16 {layout} {activation}", launch
+        for launch in epilogue_grad.pool_plan(
+            "float16", layout, (64, 64, 55, 56), target, True
+        ).launches:  # type: ignore[arg-type]
             yield f"float16 {layout} pooled", launch
 
 

@@ -1,0 +1,164 @@
+"""The SQLite file of trials: made, looked at before it is written to, taken over if older.
+
+A newer version's store, another program's database and a damaged file keep every byte.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+FORMAT = 3  # PRAGMA user_version; 0 is a file that was just made, others lack what was ADDED since
+BUSY_SECONDS = 30.0  # how long to wait for another process's transaction
+HEADER = 100  # bytes of a database that say how large it is (SQLite's file format, 1.3)
+LOOKS, LOOK_SECONDS = 3, 0.05  # at a size that another process may just be changing
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS trials (
+    target TEXT NOT NULL,
+    problem TEXT NOT NULL,
+    algorithm TEXT NOT NULL,
+    tile TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    status TEXT NOT NULL,
+    milliseconds REAL,
+    p20 REAL,
+    p80 REAL,
+    first_milliseconds REAL,
+    turn INTEGER,
+    ranked_milliseconds REAL,
+    registers INTEGER,
+    spill_bytes INTEGER,
+    shared_bytes INTEGER,
+    instructions INTEGER,
+    occupancy REAL,
+    error_fp64 REAL,
+    checked TEXT,
+    counters TEXT,
+    detail TEXT NOT NULL,
+    versions TEXT NOT NULL,
+    source TEXT NOT NULL,
+    seconds REAL NOT NULL,
+    written REAL NOT NULL,
+    UNIQUE (target, problem, algorithm, tile, kind, versions, source)
+)
+"""
+COLUMNS = tuple(re.findall(r"^    (\w+) (?:TEXT|REAL|INTEGER)", SCHEMA, re.MULTILINE))
+ADDED = {  # by the format that brought them; empty in rows that are older
+    2: {"first_milliseconds": "NUMERIC", "turn": "NUMERIC"},
+    3: {"checked": "TEXT", "counters": "TEXT"},
+}
+TEXTS = re.findall(r"^    (\w+) TEXT NOT NULL", SCHEMA, re.MULTILINE)
+OPTIONAL_TEXTS = re.findall(r"^    (\w+) TEXT,", SCHEMA, re.MULTILINE)
+
+
+def added_since(version: int) -> dict[str, str]:
+    """The columns that a store of format ``version`` lacks, and their types."""
+    return {
+        column: kind
+        for brought, columns in ADDED.items()
+        if brought > version
+        for column, kind in columns.items()
+    }
+
+
+class StoreError(Exception):
+    """A store that cannot be used; the message says why."""
+
+
+def _cut_off(path: Path) -> bool:
+    """Whether pages are missing at the end that no write-ahead log holds."""
+    with path.open("rb") as file:
+        header = file.read(HEADER)
+        size = file.seek(0, 2)
+    if len(header) < HEADER or not header.startswith(b"SQLite format 3\0"):
+        return 0 < len(header) < HEADER
+    page, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
+    return size < pages * (page if page > 1 else 65536) and not _logged(path)
+
+
+def _logged(path: Path) -> bool:
+    """Whether there is anything in the write-ahead log."""
+    log = path.with_name(path.name + "-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def view(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, to a sound store of ours.
+
+    Raises:
+        StoreError: for a file that is none, or damaged.
+        sqlite3.Error: for one that SQLite cannot read.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise StoreError("it is no regular file")
+    for look in range(LOOKS):
+        if not _cut_off(path):
+            break
+        if look + 1 == LOOKS:
+            raise StoreError("it is cut off")
+        time.sleep(LOOK_SECONDS)
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        return _sound(_connected(uri))
+    except sqlite3.OperationalError:
+        if _logged(path):
+            raise
+        # Where nothing can be written, nor can the index that readers and writers share.
+        return _sound(_connected(f"{uri}&immutable=1"))
+
+
+def _connected(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
+    connection.text_factory = lambda text: text.decode("utf-8", "replace")
+    return connection
+
+
+def _sound(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """``connection``, once it is known to lead to a store; else it is closed."""
+    with ExitStack() as stack:
+        stack.callback(connection.close)
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > FORMAT:
+            raise StoreError(f"it has format {version}, this tuner writes {FORMAT}")
+        if not version and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise StoreError("it is another program's database")
+        if version:
+            (sound,) = connection.execute("PRAGMA quick_check(1)").fetchone()  # 1 ms: 1500 trials
+            if sound != "ok":
+                raise StoreError(f"it is damaged: {' '.join(str(sound).split())}")
+            wanted = [column for column in COLUMNS if column not in added_since(version)]
+            connection.execute(f"SELECT {', '.join(wanted)} FROM trials LIMIT 1").fetchone()
+        stack.pop_all()
+    return connection
+
+
+def connect(path: Path | str) -> sqlite3.Connection:
+    """A store that can be written to: the one at ``path``, a new one there, or one in memory.
+
+    Raises:
+        StoreError: for a file that is no store of ours, or damaged.
+        sqlite3.Error: for one that cannot be written to.
+    """
+    if isinstance(path, Path) and path.exists():
+        view(path).close()
+    connection = _connected(path if isinstance(path, str) else path.absolute().as_uri())
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")  # somebody else may have written it
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("BEGIN IMMEDIATE")  # fails at once where nothing can be written
+        connection.execute(SCHEMA)
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version:  # 0 was just made, with all of them
+            for column, kind in added_since(version).items():
+                connection.execute(f"ALTER TABLE trials ADD COLUMN {column} {kind}")
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
