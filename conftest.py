@@ -9,7 +9,7 @@ import os
 
 import torch
 
-if not torch.cuda.is_available():
+if not torch.cuda.is_available() and not os.environ.get("TCONV_EMULATE"):
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
 
 os.environ["KERAS_BACKEND"] = "torch"  # before Keras is imported
@@ -31,17 +31,24 @@ if interpreting():
 collect_ignore = [] if importlib.util.find_spec("keras") else ["tconv/keras.py"]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: needs a CUDA GPU; skipped, visibly, without one")
+# What a test needs by its markers, which pyproject.toml describes, and whether it is there.
+NEEDS = {
+    "gpu": ("needs a CUDA GPU", torch.cuda.is_available()),
+    "interpreter": ("needs Triton's interpreter", interpreting()),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
-    skip = pytest.mark.skip(reason="needs a CUDA GPU")
     for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(skip)
+        for marker, (reason, there) in NEEDS.items():
+            if marker in item.keywords and not there:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _float32_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without TF32, which cuDNN takes by default, unless a test asks for it."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.fixture(autouse=True)

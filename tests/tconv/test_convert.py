@@ -13,9 +13,8 @@ from torch.testing import assert_close
 
 import tconv
 from tconv.convert import FusedConv2d, FusedSequential
-from tconv.launch import interpreting, recorded
-
-DEVICE = "cpu" if interpreting() else "cuda"
+from tconv.launch import recorded
+from tests.device import DEVICE
 
 
 def conv_bn_relu(inputs: int, outputs: int, **window: int) -> list[nn.Module]:

@@ -15,14 +15,13 @@ from tconv import reference
 from tconv.algorithms import ALGORITHMS, BOXED, FEW_CHANNELS, GENERAL, IN_PLACE
 from tconv.choice import Choice
 from tconv.geometry import PASSES, ConvGeometry, Pass
-from tconv.launch import recorded, target_for
+from tconv.launch import recorded
 from tconv.ops.conv_run import prepare
 from tconv.problem import BIAS, PLAIN, Epilogue, Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Tile
+from tests.device import DEVICE, TARGET
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-TARGET = target_for(DEVICE)
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw")
 EPILOGUES = [
@@ -124,7 +123,7 @@ def check(
     tensors = dict(operands)
     with recorded() as log:
         ours = call.run(tensors)
-    rtol, atol = reference.tolerance(problem.dtype, reduction)
+    rtol, atol = reference.tolerance(problem.dtype, reduction, problem.precision)
     torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=atol)
     if epilogue.offsets:
         picked = torch.ops.tconv.conv2d_pool_pick(unpooled, tensors["offsets"])

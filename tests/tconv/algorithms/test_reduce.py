@@ -9,8 +9,8 @@ from torch.testing import assert_close
 from tconv.algorithms.reduce import WORKSPACE, add_parts, parts_buffer
 from tconv.geometry import ConvGeometry
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
+from tests.device import DEVICE
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ENDED = Epilogue(bias=True, residual=True, relu=True)
 
 

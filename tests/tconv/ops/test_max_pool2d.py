@@ -16,14 +16,14 @@ from torch.testing import assert_close
 
 from tconv import reference
 from tconv.geometry import PoolGeometry
-from tconv.launch import Launch, interpreting, recorded
+from tconv.launch import Launch, recorded
 from tconv.ops import layout as layouts
 from tconv.ops.max_pool2d import dgrad_launch, fprop_launch, max_pool2d, pick_launch
 from tconv.ops.pool_check import pool_geometry
 from tconv.problem import PoolProblem
 from tconv.tile import Tile
+from tests.device import DEVICE
 
-DEVICE = "cpu" if interpreting() else "cuda"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FPROP, DGRAD, PICK = (f"max_pool.max_pool_{name}" for name in ("fprop", "dgrad", "pick"))
 OPERATORS = torch.ops.tconv
