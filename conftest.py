@@ -14,7 +14,7 @@ if not torch.cuda.is_available() and not os.environ.get("TCONV_EMULATE"):
 
 os.environ["KERAS_BACKEND"] = "torch"  # before Keras is imported
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -46,9 +46,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _float32_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def _float32_is_float32() -> Iterator[None]:
     """Without TF32, which cuDNN takes by default, unless a test asks for it."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
 
 
 @pytest.fixture(autouse=True)
