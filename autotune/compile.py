@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.disassembly import amd_loop_instructions, matrix_loop_instructions
 from tconv import kernel_cache
-from tconv.choice import Choice
 from tconv.cost.estimate import Resources
-from tconv.cost.product import product_of
 from tconv.problem import Problem
 from tconv.target import Target
+from tconv.tile import Choice
 
 if TYPE_CHECKING:
     from tconv.launch import Launch
@@ -169,10 +168,10 @@ def compile_launch(launch: Launch, target: Target, steps: int = 1) -> Resources:
 
 def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled:
     """Compile every kernel of ``choice``."""
-    from tconv.algorithms import ALGORITHMS
+    from tconv.families import FAMILIES, matmul_shape
 
-    steps = int(product_of(problem, choice.algorithm).steps(choice.tile))
-    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target)
+    steps = int(matmul_shape(problem, choice.family).steps(choice.tile))
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, target)
     found = [
         compile_launch(launch, target, max(1, steps) if place == plan.product else 0)
         for place, launch in enumerate(plan.launches)

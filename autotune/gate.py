@@ -18,12 +18,11 @@ from torch import Tensor
 
 from autotune.measure import inputs
 from tconv import reference
-from tconv.choice import Choice, serves
-from tconv.cost.product import cdiv
-from tconv.geometry import ConvGeometry
+from tconv.families import serves
+from tconv.geometry import ConvGeometry, cdiv
 from tconv.problem import Problem
 from tconv.target import INTERPRETER
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": "1"}
 SMALL_BATCH = 2  # images: a tile then spans the border between two
@@ -148,7 +147,7 @@ def scaled_down(problem: Problem, choice: Choice) -> tuple[Problem, Tile]:
                 in_w=_least(shape.in_w - (shape.out_w - out_w) * shape.stride_w, shape.in_w),
             )
             posed = replace(problem, geometry=small)
-            if serves(choice.algorithm, posed, INTERPRETER):
+            if serves(choice.family, posed, INTERPRETER):
                 return posed, replace(tile, splits=splits)
     return problem, tile
 

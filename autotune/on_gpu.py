@@ -17,8 +17,8 @@ from autotune.gate import Verdict
 from autotune.measure import CudaTimer, Timing, inputs, measure
 from autotune.measure import contest as measure_in_turn
 from autotune.search import Effort
-from tconv.choice import Choice
 from tconv.problem import Problem
+from tconv.tile import Choice
 
 FAULT = 70  # exit code of a process whose GPU context is lost
 ROTATED = 2  # draws of the inputs that runs take in turn

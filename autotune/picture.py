@@ -14,11 +14,11 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
-from tconv.algorithms import BOXED, tma
-from tconv.choice import Choice
-from tconv.cost.product import cdiv
+from tconv.families import matmul_shape
+from tconv.geometry import cdiv
 from tconv.problem import Problem
 from tconv.svg import INK, STYLE
+from tconv.tile import Choice
 
 OBLIQUE = 0.35, 0.25  # of a channel's depth: to the right and upward
 LEAST_DEPTH = 0.02  # of the drawing: a single channel is still seen to be a volume
@@ -48,8 +48,9 @@ def tile_of(problem: Problem, choice: Choice) -> Tiled:
     """
     shape, tile = problem.geometry, choice.tile
     channels = min(tile.block_n, shape.group_out_channels)
-    if choice.algorithm == BOXED:
-        box = tma.result_box(problem, tile.block_m)
+    row_box = matmul_shape(problem, choice.family).row_box
+    if row_box is not None:
+        box = row_box(tile.block_m)
         rows, columns = min(box.rows, shape.out_h), min(box.columns, shape.out_w)
         images = min(box.images, shape.batch)
     else:  # pixels in the order of reading
@@ -57,7 +58,7 @@ def tile_of(problem: Problem, choice: Choice) -> Tiled:
         images = cdiv(pixels, shape.out_h * shape.out_w)
         rows = min(shape.out_h, cdiv(pixels, shape.out_w))
         columns = min(shape.out_w, pixels)
-    text = f"{choice.algorithm}, tile {tile.block_m} x {tile.block_n}: a program computes "
+    text = f"{choice.family}, tile {tile.block_m} x {tile.block_n}: a program computes "
     text += f"{rows} x {columns} pixels of {channels} of {shape.out_channels} filters"
     if images > 1:
         text += f", of {images} images"

@@ -13,7 +13,7 @@ import tconv
 
 # Device code; constants, operands and grids; compiler options; what a plan reads them from.
 DECIDING = (
-    "kernels/*.py", "algorithms/*.py", "launch.py",
+    "kernels/*.py", "families/*.py", "launch.py",
     "geometry.py", "problem.py", "target.py", "tile.py",
 )  # fmt: skip
 

@@ -21,12 +21,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tconv.algorithms import GENERAL
-from tconv.choice import Choice
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import ARITHMETICS, Problem
 from tconv.target import TARGETS, Target
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 TILE = ("block_m", "block_n", "block_k", "stages", "warps")
 GEMM_COLUMNS = dict(
@@ -89,7 +87,7 @@ class Recording:
 
     @property
     def choices(self) -> list[Choice]:
-        return [Choice(GENERAL, tile) for tile in self.tiles]
+        return [Choice("implicit_gemm", tile) for tile in self.tiles]
 
     @property
     def best(self) -> float:

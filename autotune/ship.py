@@ -13,7 +13,8 @@ from autotune.search import PARAMETERS, parameters_of
 from autotune.trial import Trial
 from tconv.files import replace_all
 from tconv.problem import Problem
-from tconv.table import (
+from tconv.tile import Tile
+from tconv.winners import (
     TableError,
     Winner,
     read_table,
@@ -21,7 +22,6 @@ from tconv.table import (
     user_table,
     write_table,
 )
-from tconv.tile import Tile
 
 LEAST_RECORDED = 2  # configurations: below that there is nothing to search
 
@@ -88,7 +88,7 @@ def _same_target(path: Path, target: str) -> None:
 def record_spaces(trials: Iterable[Trial], folder: Path) -> list[Path]:
     """Write what was tried of each problem as a recorded space, to be replayed without a GPU.
 
-    One CSV a problem, named after it: the family (by its place in ``tconv.algorithms``), the
+    One CSV a problem, named after it: the family (by its place in ``tconv.families``), the
     fields of the tile, and ``time`` in milliseconds, empty where the configuration failed.
     Problems of which fewer than two succeeded are left out.
 
@@ -97,7 +97,7 @@ def record_spaces(trials: Iterable[Trial], folder: Path) -> list[Path]:
     """
     grouped: dict[Problem, dict[tuple[str, Tile], Trial]] = {}
     for trial in trials:
-        grouped.setdefault(trial.problem, {})[trial.algorithm, trial.tile] = trial
+        grouped.setdefault(trial.problem, {})[trial.family, trial.tile] = trial
     written: dict[Path, str] = {}
     for problem, made in grouped.items():
         if sum(trial.milliseconds is not None for trial in made.values()) < LEAST_RECORDED:

@@ -29,7 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from tconv import functional, launch
-from tconv.algorithms import ALGORITHMS
+from tconv.families import FAMILIES
 from tconv.geometry import ConvGeometry
 from tconv.launch import Launch, recorded
 from tconv.ops import conv2d, conv_run
@@ -152,7 +152,7 @@ def measure(shape: ConvGeometry, calls: int) -> dict[str, float]:
 
     problem = Problem(shape, "fprop")
     choice = choose(problem, TARGET)
-    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, TARGET, BIAS)
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, TARGET, BIAS)
     tensors = {"x": x, "w": w, "bias": bias, "y": ours()}
     plan.run(tensors)
     before = FakeUtils.launched

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tconv.choice import Choice, passed_over
+from tconv.families import passed_over
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.launch import interpreting, runs_triton, target_for
-from tconv.ops.conv_check import as_pair, check_conv2d
+from tconv.ops.conv_check import conv_window
 from tconv.ops.conv_run import geometry_of, precision_of
 from tconv.ops.layout import layout_of, prefers_channels_last
+from tconv.ops.pool_check import max_pool_arguments, pool_geometry
 from tconv.problem import Layout, PoolProblem, Problem, dtype_name
 from tconv.select import choose
+from tconv.tile import Choice
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Explanation:
             return f"{self.geometry.key} on {self.device}: torch's own CPU operators"
         lines = [f"{self.geometry.key} on {self.device}:"]
         for direction, choice in self.choices:
-            lines.append(f"  {direction}: {choice.algorithm}, tile {choice.tile} ({choice.ground})")
+            lines.append(f"  {direction}: {choice.family}, tile {choice.tile} ({choice.ground})")
             for other, family, reason in self.passed_over:
                 if other == direction:
                     lines.append(f"    not {family}: {reason}")
@@ -99,13 +101,11 @@ def _geometry(module: torch.nn.Module, input: Tensor | None) -> ConvGeometry | P
     x = input.unsqueeze(0) if input.dim() == 3 else input
     if isinstance(module, torch.nn.Conv2d):
         window = (module.stride, module.padding, module.dilation, module.groups)
-        bias = None if module.bias is None else module.bias.shape
-        full, (rows, columns) = check_conv2d(x.shape, module.weight.shape, bias, *window)
+        full, (rows, columns) = conv_window(x, module.weight, module.bias, *window)
         size = (*x.shape[:2], x.shape[2] + rows, x.shape[3] + columns)
         return geometry_of(size, module.weight.shape, full)
     if isinstance(module, torch.nn.MaxPool2d):
-        names = ("kernel_size", "stride", "padding", "dilation")
-        pairs = (as_pair(getattr(module, name), name) for name in names)
-        window_and_stride = [number for pair in pairs for number in pair]
-        return PoolGeometry(*x.shape, *window_and_stride, ceil_mode=module.ceil_mode)  # type: ignore[misc]
+        form = (module.kernel_size, module.stride, module.padding, module.dilation)
+        numbers = max_pool_arguments(x, *form, module.ceil_mode)
+        return pool_geometry(x.shape, *numbers)
     raise TypeError(f"{type(module).__name__} is neither a Conv2d, a MaxPool2d nor a geometry")

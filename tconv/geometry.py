@@ -24,6 +24,21 @@ PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad")
 MOST_DIGITS = 12  # of a number in a key: no tensor has an extent beyond
 
 
+def cdiv(a: int, b: int) -> int:
+    """``a / b``, rounded up."""
+    return -(-a // b)
+
+
+def power_of_two(value: int, least: int = 1, most: int | None = None) -> int:
+    """Smallest power of two that is at least ``value``, within bounds.
+
+    >>> power_of_two(27)
+    32
+    """
+    found = max(1 << (max(value, 1) - 1).bit_length(), least)
+    return found if most is None else min(found, most)
+
+
 def out_size(in_size: int, extent: int, stride: int, pad: int, dilation: int = 1) -> int:
     """Output size of a sliding window: ``(W - F + 2P)/S + 1``, rounded down as torch does.
 

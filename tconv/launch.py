@@ -312,6 +312,3 @@ def target_for(device: torch.device) -> Target:
         return INTERPRETER
     index = device.index if device.index is not None else torch.cuda.current_device()
     return target_of(index)
-
-
-cdiv = triton.cdiv

@@ -1,10 +1,11 @@
-"""A tuning choice: one frozen value that is passed at launch."""
+"""Tuning choices: a tile, and the kernel family that it is for; frozen, and passed at launch."""
 
 from __future__ import annotations
 
 import re
 import reprlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from typing import Literal
 
 # Of numbers that have no more digits than 2^20.
 PATTERN = re.compile("{0}x{0}x{0} s{0} w{0} g{0} k{0}(?: p{0})?".format("([0-9]{1,7})"))
@@ -34,10 +35,10 @@ class Tile:
     persistent: int = 0  # programs on each processor that share the tiles out; 0: one a tile
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, least = getattr(self, field.name), 0 if field.name == "persistent" else 1
+        for each in fields(self):
+            value, least = getattr(self, each.name), 0 if each.name == "persistent" else 1
             if type(value) is not int or not least <= value <= 1 << 20:
-                raise ValueError(f"tile: {field.name} is {value!r}, no number from {least} to 2^20")
+                raise ValueError(f"tile: {each.name} is {value!r}, no number from {least} to 2^20")
         for name in ("block_m", "block_n", "block_k", "warps"):
             value = getattr(self, name)
             if value & (value - 1):
@@ -59,3 +60,15 @@ class Tile:
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
+
+
+Ground = Literal["tuned", "shipped", "predicted", "heuristic"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel family and its tile for one problem, and on what ground they were chosen."""
+
+    family: str
+    tile: Tile
+    ground: Ground = field(default="heuristic", compare=False)

@@ -6,8 +6,12 @@ import ast
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from tconv import families
+from tconv.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("tconv", "autotune", "reports", "benchmarks")
@@ -20,16 +24,15 @@ FORBIDDEN = {
 }
 # From the bottom up: a module imports from its own layer and from those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    # device code, which knows nothing of the host
-    ("tconv.kernels",),
+    # device code, which knows nothing of the host; the virtual GPU, which knows none of ours
+    ("tconv.kernels", "tconv.emulator"),
     # what is to be computed, on which machine, and the files that results are kept in
     ("tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
-     "tconv.table", "tconv.reference", "tconv.svg"),
+     "tconv.winners", "tconv.reference", "tconv.svg"),
     # one launch, and the plan of several
     ("tconv.kernel_cache", "tconv.launch"),
     # what each kernel family serves, and its plans
-    ("tconv.algorithms",),
-    ("tconv.choice",),
+    ("tconv.families",),
     # legal tiles and their cost
     ("tconv.cost",),
     # the choice for a problem
@@ -120,3 +123,16 @@ def test_only_device_code_is_imported_by_device_code() -> None:
             assert all(other.startswith("tconv.kernels") for other in modules(name)), name
             outside = {each.split(".")[0] for each in imported(FILES[name])} - {"tconv", "triton"}
             assert outside <= sys.stdlib_module_names, name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tconv/cost").glob("*.py")), ids=lambda p: p.stem)
+def test_the_cost_model_names_no_family(path: Path) -> None:
+    """What is known of one family lies in its own file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    words = {node.value for node in ast.walk(tree)
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)}  # fmt: skip
+    assert not words & FAMILIES.keys()
+    homes = {Path(module.__file__ or "").stem for module in vars(families).values()
+             if isinstance(module, ModuleType) and hasattr(module, "FAMILY")}  # fmt: skip
+    assert len(homes) >= 6
+    assert not {name.split(".")[-1] for name in imported(path)} & homes

@@ -99,7 +99,7 @@ def run(out: Path, minutes: float, rehearse: bool, again: Sequence[str]) -> None
     from autotune.evaluate import DeviceLostError
     from autotune.on_gpu import FAULT
     from autotune.provenance import source_hash
-    from autotune.store import Store
+    from autotune.trial_store import Store
     from reports.gpu_run.state import State
     from reports.gpu_run.steps import CannotError, Context, here, perform, tasks, tests_of
     from reports.gpu_run.take_home import summary, tables_of, take_home

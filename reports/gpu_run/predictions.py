@@ -50,7 +50,7 @@ class Predicted:
     direction: str
     dtype: str
     batch: int
-    algorithm: str
+    family: str
     tile: str
     predicted_ms: float
 
@@ -85,13 +85,13 @@ def predictions_of(
     """Of all passes of a suite's layers, or of the first ``most`` of them."""
     found = []
     posed = [case for case in cases([suite], PASSES, [dtype], batch)
-             if isinstance(case, ConvCase) and not case.ending]  # fmt: skip
+             if isinstance(case, ConvCase) and not case.epilogue]  # fmt: skip
     for case in posed[:most]:
         choice = heuristic(case.problem, target)
         milliseconds = rounded(predict(case.problem, choice, target).milliseconds)
         assert milliseconds is not None
         row = (case.layer, case.problem.direction, case.problem.arithmetic, batch)
-        found.append(Predicted(suite, *row, choice.algorithm, str(choice.tile), milliseconds))
+        found.append(Predicted(suite, *row, choice.family, str(choice.tile), milliseconds))
     return found
 
 
@@ -154,7 +154,7 @@ def compared(predicted: Iterable[Predicted], rows: Iterable[LayerRow]) -> list[C
     measured = {
         (row.suite, row.layer, row.direction, row.dtype, row.batch): row.tconv_ms
         for row in rows
-        if row.kind == "measured" and row.tconv_ms and not row.ending
+        if row.kind == "measured" and row.tconv_ms and not row.epilogue
     }
     return [Compared(each, measured[each.key]) for each in predicted if each.key in measured]
 

@@ -17,12 +17,12 @@ from autotune.gate import check_on
 from reports.bench.cases import PoolCase
 from reports.bench.sides import sides
 from tconv import functional
-from tconv.algorithms import ALGORITHMS
-from tconv.choice import Choice
+from tconv.families import FAMILIES
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.launch import recorded, target_for
 from tconv.problem import PoolProblem, Problem
 from tconv.target import Target
+from tconv.tile import Choice
 
 # Odd sizes and more than one block along an axis, but few programs.
 LAYERS = {
@@ -46,10 +46,10 @@ def problems(target: Target) -> Iterator[tuple[str, Problem, Choice]]:
         for direction in PASSES:
             for layout in ("nhwc", "nchw"):
                 problem = Problem(shape, direction, "float16", layout)  # type: ignore[arg-type]
-                for algorithm, family in ALGORITHMS.items():
+                for kind, family in FAMILIES.items():
                     if family.unserved(problem, target) is None:
-                        choice = Choice(algorithm, family.heuristic(problem, target))
-                        yield f"{name} {direction} {layout} {algorithm}", problem, choice
+                        choice = Choice(kind, family.heuristic(problem, target))
+                        yield f"{name} {direction} {layout} {kind}", problem, choice
 
 
 def run_all(
@@ -76,7 +76,7 @@ def run_all(
 
 
 def _endings(device: torch.device) -> None:
-    """Fused endings forward and backward, average-pool, subsampling, gradients of gradients."""
+    """Fused epilogues forward and backward, average-pool, subsampling, gradients of gradients."""
     x = torch.randn(2, 16, 12, 10, device=device).to(memory_format=torch.channels_last)
     w, bias = torch.randn(16, 16, 3, 3, device=device), torch.randn(16, device=device)
     for leaf in (x, w, bias):

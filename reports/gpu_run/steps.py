@@ -35,14 +35,14 @@ from reports.gpu_run.outcomes import VARIABLE, Outcomes
 from reports.gpu_run.predictions import TUNED, write_predictions
 from reports.gpu_run.state import Part, State
 from reports.rows import LayerRow
-from tconv.choice import Choice
 from tconv.geometry import PASSES, Pass
 from tconv.ops.conv_run import run
 from tconv.problem import Problem
 from tconv.target import TARGETS, Target
+from tconv.tile import Choice
 
 # What runs on the GPU where there is one: all that holds kernels against a reference.
-TESTS = ("tests/tconv/algorithms", "tests/tconv/ops", "tests/tconv/test_convert.py",
+TESTS = ("tests/tconv/families", "tests/tconv/ops", "tests/tconv/test_convert.py",
          "tests/tconv/test_graphs.py", "tests/tconv/models/test_train.py")  # fmt: skip
 TOOLS = ("memcheck", "racecheck", "initcheck")  # of compute-sanitizer
 SHARES = 4  # parts that the small kernels are split into, under a tool that slows them down
@@ -378,7 +378,7 @@ def worst_losses(context: Context) -> list[LayerRow]:
     """Plain convolutions that are slower than cuDNN's, the most time lost first."""
     target = REHEARSAL if context.rehearse else context.target
     rows = Run(target, context.device, context.deadline, context.tell).tables.layers
-    lost = [row for row in rows if row.filters and not row.ending and (row.times_nhwc or 1) < 1]
+    lost = [row for row in rows if row.filters and not row.epilogue and (row.times_nhwc or 1) < 1]
     lost.sort(key=lambda row: (row.cudnn_nhwc_ms or 0.0) - (row.tconv_ms or 0.0))
     return lost[:PROFILED]
 

@@ -11,21 +11,14 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from itertools import combinations, product
 
-from tconv.algorithms import ALGORITHMS
-from tconv.choice import Choice
-from tconv.cost.estimate import estimated_resources, uses_wgmma
+from tconv.cost.estimate import estimated_resources
 from tconv.cost.model import predict
-from tconv.cost.space import (
-    AXES,
-    DEFAULT_SWIZZLE,
-    Axes,
-    accumulator_registers,
-    broken_rule,
-    families,
-)
+from tconv.cost.space import DEFAULT_SWIZZLE, broken_rule
+from tconv.families import FAMILIES, Axes, Family, serving
+from tconv.families.demand import accumulator_registers, uses_wgmma
 from tconv.problem import Problem
 from tconv.target import Target
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 WGMMA_SUMS = 128  # a thread's registers, of 255
 Merit = tuple[bool, float, bool]
@@ -44,18 +37,18 @@ def merit(problem: Problem, choice: Choice, target: Target) -> Merit:
 def cheapest(problem: Problem, target: Target) -> Choice:
     """The best choice that steps along the axes reach, from each family's rule of thumb."""
     best: tuple[Merit, Choice] | None = None
-    for algorithm in families(problem, target):
-        found = _descend(problem, algorithm, target)
+    for family in serving(problem, target):
+        found = _descend(problem, family, target)
         if best is None or found[0] < best[0]:
             best = found
     assert best is not None, "the general family serves every problem"
     return best[1]
 
 
-def _descend(problem: Problem, algorithm: str, target: Target) -> tuple[Merit, Choice]:
+def _descend(problem: Problem, family: Family, target: Target) -> tuple[Merit, Choice]:
     """Steps to a better neighbour, while there is one."""
-    axes = AXES[algorithm](problem)
-    start = Choice(algorithm, ALGORITHMS[algorithm].heuristic(problem, target))
+    axes = family.axes(problem)
+    start = Choice(family.name, family.heuristic(problem, target))
     # A start that breaks a rule will do where nothing legal is near.
     legal = broken_rule(start, problem, target) is None
     best = merit(problem, start, target) if legal else (True, math.inf, True)
@@ -64,7 +57,7 @@ def _descend(problem: Problem, algorithm: str, target: Target) -> tuple[Merit, C
         improved = False
         far = best[1] == math.inf
         for tile in _along(choice.tile, axes) if far else _neighbours(choice.tile, axes):
-            step = Choice(algorithm, tile)
+            step = Choice(family.name, tile)
             if tile in seen or _burden_exceeds(step, start, problem, target):
                 continue
             if broken_rule(step, problem, target) is not None:
@@ -87,7 +80,8 @@ def _burden_exceeds(step: Choice, thumb: Choice, problem: Problem, target: Targe
     def held(choice: Choice) -> tuple[float, float]:
         tile, threads = choice.tile, choice.tile.warps * target.warp_size
         operands = (tile.block_m + tile.block_n) * tile.block_k / threads
-        return accumulator_registers(choice, problem, target), operands
+        sums = FAMILIES[choice.family].sums(problem, tile)
+        return accumulator_registers(problem, tile, target, sums), operands
 
     sums, operands = held(thumb)
     if problem.itemsize == 2 and uses_wgmma(step.tile, problem, target):

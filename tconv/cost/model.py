@@ -15,25 +15,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from tconv.algorithms import ALGORITHMS, DEPTHWISE, DIRECT
-from tconv.choice import Choice
 from tconv.cost.constants import Constants, calibrated
-from tconv.cost.estimate import (
-    WGMMA_ROWS,
-    Resources,
-    as_issued,
-    estimated_resources,
-    loads_per_step,
-    resident_programs,
-    uses_wgmma,
-)
-from tconv.cost.product import Product, Strips, cdiv, product_of
-from tconv.cost.space import LEAST_DOT, SCALAR, accumulator_words
+from tconv.cost.estimate import Resources, estimated_resources, resident_programs
+from tconv.families import FAMILIES, MatmulShape, matmul_shape
+from tconv.families.demand import LEAST_DOT, WGMMA_ROWS, accumulator_words, uses_wgmma
+from tconv.geometry import cdiv
 from tconv.problem import ITEMSIZE, Problem
 from tconv.target import Target
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
-SECTOR = 32  # bytes: the least that L2 hands out
 MMA_REUSE = 64  # outputs a side that a warp holds in registers with mma.sync or MFMA
 
 
@@ -66,31 +56,10 @@ def _shared_traffic(tile: Tile, problem: Problem, target: Target) -> float:
     return (reads + m * k + k * n) * problem.itemsize
 
 
-def _loaded_lines(choice: Choice, problem: Problem, target: Target) -> float:
-    """Lines of the L1 that a step of direct sums touches, a clock each.
-
-    Threads lie along pixels: a warp's load is of as many lines as its pixels lie on.
-    """
-    shape, tile = problem.geometry, choice.tile
-    first, second = loads_per_step(choice, problem, target)
-    if problem.layout == "nchw":
-        lines = shape.stride_w
-    elif problem.direction == "dgrad":
-        lines = shape.out_channels
-    else:
-        lines = shape.stride_w * shape.in_channels
-    lines = min(target.warp_size, max(1, lines * problem.itemsize // 4))
-    if problem.direction == "wgrad":
-        filters = shape.out_channels if problem.layout == "nhwc" else 1
-        filters = min(target.warp_size, max(1, filters * problem.itemsize // 4))
-        return tile.warps * (first * filters + second * lines)
-    return tile.warps * (first * lines + second)
-
-
 def _step_clocks(
     choice: Choice,
     problem: Problem,
-    product: Product,
+    product: MatmulShape,
     target: Target,
     resources: Resources,
     resident: int,
@@ -101,71 +70,52 @@ def _step_clocks(
 
     ``processors`` are those at work: the L2's rate is shared among them.
     """
-    tile, issued = choice.tile, as_issued(choice, problem)
+    family, tile = FAMILIES[choice.family], choice.tile
+    issued = family.issued(problem, tile)
     products = tile.block_m * tile.block_n * tile.block_k * product.step_taps
     flops = 2.0 * products * resident
     # Below 64 rows, or a whole warp group, sm_90 falls back to an instruction of half the rate.
     newer = target.sm >= 90
     arithmetic = problem.arithmetic
-    if choice.algorithm in SCALAR:
+    if not family.matrix_unit:
         arithmetic = "float64" if problem.dtype == "float64" else "float32"
     tensor = arithmetic not in ("float32", "float64")
     narrow = 2.0 if newer and tensor and not uses_wgmma(issued, problem, target) else 1.0
     peak = target.peak_tflops[arithmetic] * 1e3 / target.processors / target.clock_ghz
     l2_rate = target.l2_gbps * known.l2_share / processors / target.clock_ghz
     l2_rate = min(l2_rate, known.l2_bytes_per_clock)
-    fetched = _fetched_bytes(tile, problem, product) * resident
+    fetched = product.fetched_bytes(problem, tile)
     instructions = resources.instructions * tile.warps * resident
     deep = max(1, tile.stages - 1)
     alone = resources.instructions * known.clocks_per_instruction
     alone += resources.spill_bytes * known.spill_clocks
     open_latency = known.memory_latency_clocks / deep
-    if choice.algorithm == DIRECT:
-        if problem.direction != "wgrad":  # the rows under a filter were mostly seen before
-            rows = problem.geometry.filter_h
-            open_latency = known.l1_latency_clocks + known.memory_latency_clocks / rows
-        traffic = _loaded_lines(choice, problem, target) * known.shared_bytes_per_clock
-    elif choice.algorithm == DEPTHWISE:
-        traffic = _fetched_bytes(tile, problem, product)  # a place is loaded once for its strip
-        open_latency = known.l1_latency_clocks + known.memory_latency_clocks / product.step_taps
+    if reuse := family.l1_reuse(problem) if family.l1_reuse else 0:
+        open_latency = known.l1_latency_clocks + known.memory_latency_clocks / reuse
+    if family.matrix_unit:
+        l1_clocks = _shared_traffic(issued, problem, target) / known.shared_bytes_per_clock
+    elif family.l1_lines is not None:
+        l1_clocks = family.l1_lines(problem, tile, target)  # a clock each
     else:
-        traffic = _shared_traffic(issued, problem, target)
+        l1_clocks = fetched / known.shared_bytes_per_clock
     return {
         "tensor cores" if tensor else "multiply-adds": flops * narrow / (peak * known.matrix_share),
         "issue": instructions / (known.issue_per_clock * known.issue_share),
-        "shared memory": traffic * resident / known.shared_bytes_per_clock,
-        "L2": fetched / l2_rate,
+        "shared memory": l1_clocks * resident,
+        "L2": fetched * resident / l2_rate,
         "latency": max(alone, open_latency) if tile.stages > 1 else alone + open_latency,
     }
 
 
-def _fetched_bytes(tile: Tile, problem: Problem, product: Product) -> float:
-    """Bytes that a step asks of L2. Masked elements, beyond the extents, are not fetched."""
-    if isinstance(product, Strips):
-        places = product.places(tile) + (tile.block_k if product.depth else 0)
-        beside, apart = tile.block_n, tile.block_m  # in memory
-        if problem.layout == "nchw":
-            beside, apart = apart, beside
-        sectors = cdiv(beside * problem.itemsize, SECTOR)
-        return float(apart * sectors * SECTOR * places)
-
-    def filled(extent: int, block: int) -> float:
-        return extent / cdiv(extent, block)
-
-    rows = filled(product.rows, tile.block_m)
-    columns = filled(product.columns, tile.block_n)
-    return (rows + columns) * filled(product.depth, tile.block_k) * problem.itemsize
-
-
 def _dram_bytes(
-    tile: Tile, problem: Problem, product: Product, target: Target, wave: int, known: Constants
+    tile: Tile, problem: Problem, product: MatmulShape, target: Target, wave: int, known: Constants
 ) -> float:
     """Bytes between DRAM and L2: each tensor once, and again what L2 cannot keep.
 
     Programs of one wave share operands. ``swizzle`` rows of tiles are walked together, so a
     wave touches about ``rows`` row panels and ``columns`` column panels.
     """
-    if isinstance(product, Strips):  # neighbours in time are neighbours on the image
+    if product.streamed:
         return float(problem.least_bytes)
     shape, itemsize = problem.geometry, problem.itemsize
     keeps = target.l2_bytes * known.dram_l2_share
@@ -192,11 +142,11 @@ def _dram_bytes(
 
 @lru_cache(maxsize=4096)
 def _helpers(
-    problem: Problem, algorithm: str, block_k: int, splits: int, target: Target
+    problem: Problem, family: str, block_k: int, splits: int, target: Target
 ) -> tuple[int, int]:
     """Launches of a plan, and the bytes of the memory that they hand on to each other."""
     tile = Tile(LEAST_DOT, LEAST_DOT, block_k, splits=splits)
-    plan = ALGORITHMS[algorithm].plan(problem, tile, target)
+    plan = FAMILIES[family].plan(problem, tile, target)
     handed_on = plan.buffers.values()
     return len(plan.launches), sum(buffer.elements * ITEMSIZE[buffer.dtype] for buffer in handed_on)
 
@@ -211,9 +161,7 @@ def _helper_milliseconds(handed_on: int, target: Target, known: Constants) -> fl
 def _epilogue_clocks(choice: Choice, problem: Problem, target: Target) -> float:
     """Clocks to write a program's outputs, each processor at its share of the L2."""
     tile = choice.tile
-    written = tile.block_m * tile.block_n * problem.itemsize
-    if isinstance(product_of(problem, choice.algorithm), Strips):
-        written *= problem.geometry.taps if problem.direction == "wgrad" else tile.block_k
+    written = FAMILIES[choice.family].results(problem, tile) * problem.itemsize
     if tile.splits > 1:  # parts are written as they were summed
         written = tile.block_m * tile.block_n * 4 * accumulator_words(problem)
     return written * target.processors * target.clock_ghz / target.l2_gbps
@@ -233,7 +181,7 @@ def predict(
     """
     tile = choice.tile
     known = constants or calibrated(target.name).constants
-    product = product_of(problem, choice.algorithm)
+    product = matmul_shape(problem, choice.family)
     estimate = estimated_resources(choice, problem, target)
     if resources is None:
         resources = estimate
@@ -254,7 +202,7 @@ def predict(
     parts = _time_parts(problem, choice, product, target, resources, rounds, known)
     dram = _dram_bytes(tile, problem, product, target, wave, known)
     parts["DRAM"] = 1e3 * target.memory_seconds(dram) / known.dram_share
-    launches, handed_on = _helpers(problem, choice.algorithm, tile.block_k, tile.splits, target)
+    launches, handed_on = _helpers(problem, choice.family, tile.block_k, tile.splits, target)
     overhead = launches * known.launch_milliseconds
     parts["helpers"] = _helper_milliseconds(handed_on, target, known)
     longest = _joined((parts["loop"], parts["DRAM"]), known.overlap)
@@ -279,7 +227,7 @@ def _joined(times: Iterable[float], power: float) -> float:
 def _time_parts(
     problem: Problem,
     choice: Choice,
-    product: Product,
+    product: MatmulShape,
     target: Target,
     resources: Resources,
     rounds: list[Round],

@@ -1,4 +1,4 @@
-"""The search space: for each kernel family its axes, and which tiles are legal.
+"""The search space: which tiles of a kernel family are legal for a problem on a target.
 
 Every rule is plain arithmetic with its derivation beside it; nothing is compiled here.
 """
@@ -9,136 +9,16 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
-from tconv.algorithms import (
-    BOXED,
-    DEPTHWISE,
-    DIRECT,
-    FEW_CHANNELS,
-    GENERAL,
-    GROUPED,
-    IN_PLACE,
-    depthwise,
-)
-from tconv.algorithms.common import pack_of
-from tconv.choice import Choice, serves
-from tconv.cost.product import Product, Strips, cdiv, power_of_two, product_of
+from tconv.families import FAMILIES, Axes, Family, MatmulShape, matmul_shape, serves, serving
+from tconv.families.demand import LEAST_DOT, accumulator_registers
+from tconv.geometry import power_of_two
 from tconv.problem import Problem
 from tconv.target import Target
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
-
-@dataclass(frozen=True)
-class Axes:
-    """The values that each field of a tile may take."""
-
-    block_m: tuple[int, ...]
-    block_n: tuple[int, ...] = (16, 32, 64, 128, 256)
-    block_k: tuple[int, ...] = (16, 32, 64, 128)
-    stages: tuple[int, ...] = (1, 2, 3, 4, 5)
-    warps: tuple[int, ...] = (2, 4, 8)
-    swizzle: tuple[int, ...] = (1, 4, 8)
-    splits: tuple[int, ...] = (1,)
-    persistent: tuple[int, ...] = (0,)
-
-
-PIXEL_AXES = Axes(
-    block_m=(16, 32, 64, 128, 256, 512, 1024), splits=(1, 2, 4, 8, 16), persistent=(0, 1, 2)
-)
-# wgrad: few rows of tiles, so that no order of programs helps the L2; the reduction is long.
-WGRAD_AXES = Axes(
-    block_m=(16, 32, 64, 128, 256),
-    stages=(2, 3, 4),
-    swizzle=(8,),
-    splits=(1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512),
-)
-
-
-def _pointer_axes(problem: Problem) -> Axes:
-    return WGRAD_AXES if problem.direction == "wgrad" else PIXEL_AXES
-
-
-# Channels are the rows of the matrix instruction, and a slice of them a line of shared memory.
-TMA_AXES = Axes(
-    block_m=(32, 64, 128, 256),
-    block_n=(64, 128, 256),
-    stages=(2, 3, 4, 5, 6),
-    warps=(4, 8),
-    splits=PIXEL_AXES.splits,
-    persistent=PIXEL_AXES.persistent,
-)
-TMA_WGRAD_AXES = replace(
-    WGRAD_AXES, block_m=(64, 128, 256), block_k=(32, 64, 128), stages=(2, 3, 4, 5), warps=(4, 8)
-)
-
-
-def _tma_axes(problem: Problem) -> Axes:
-    if problem.direction == "wgrad":
-        return TMA_WGRAD_AXES
-    shape = problem.geometry
-    if problem.direction == "fprop" and shape.stride_h == 2:  # slices must divide the channels
-        divide = tuple(k for k in TMA_AXES.block_k if shape.in_channels % k == 0)
-        return replace(TMA_AXES, block_k=divide)
-    return TMA_AXES
-
-
-# Without the matrix unit: any block will do, and no pipeline hides what the L1 delivers.
-DIRECT_AXES = Axes(
-    block_m=(64, 128, 256, 512, 1024),
-    block_n=(1, 2, 4, 8, 16, 32),
-    block_k=(1,),
-    stages=(1,),
-    swizzle=(8,),
-)
-DIRECT_WGRAD_AXES = replace(
-    DIRECT_AXES,
-    block_m=(1, 2, 4, 8, 16),
-    block_k=(64, 128, 256, 512),
-    splits=WGRAD_AXES.splits,
-)
-
-
-def _direct_axes(problem: Problem) -> Axes:
-    return DIRECT_WGRAD_AXES if problem.direction == "wgrad" else DIRECT_AXES
-
-
-# Strips of results by channels: neighbours lie along channels, or down the columns' lines.
-DEPTHWISE_AXES = Axes(
-    block_m=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-    block_n=(1, 2, 4, 8, 16, 32, 64, 128),
-    block_k=(1, 2, 4, 8),
-    stages=(1,),
-    swizzle=(8,),
-)
-
-
-def _depthwise_axes(problem: Problem) -> Axes:
-    if problem.direction == "wgrad":
-        return replace(DEPTHWISE_AXES, splits=WGRAD_AXES.splits)
-    return DEPTHWISE_AXES
-
-
-def _grouped_axes(problem: Problem) -> Axes:
-    return replace(WGRAD_AXES, swizzle=(8,)) if problem.direction == "wgrad" else replace(
-        PIXEL_AXES, swizzle=(8,), splits=(1,), persistent=(0,)
-    )  # fmt: skip
-
-
-AXES: dict[str, Callable[[Problem], Axes]] = {
-    GENERAL: _pointer_axes,
-    IN_PLACE: _pointer_axes,
-    FEW_CHANNELS: _pointer_axes,
-    DEPTHWISE: _depthwise_axes,
-    GROUPED: _grouped_axes,
-    DIRECT: _direct_axes,
-    BOXED: _tma_axes,
-}
-
-SCALAR = (DIRECT, DEPTHWISE)  # the families without the matrix unit
-LEAST_BOXED = 64  # rows of the matrix instruction that reads them
-LEAST_DOT = 16  # the narrowest operand that tl.dot takes, on each axis
 MOST_THREADS = 1024  # a program, on NVIDIA and AMD alike
 MMA_OUTPUTS = 16 * 8  # of the smallest matrix instruction that a warp issues (m16n8)
 # A thread's architectural registers: 255 on NVIDIA (CUDA C++ Programming Guide, "Compute
@@ -155,17 +35,14 @@ class Case:
     """What a rule looks at besides the tile."""
 
     problem: Problem
-    algorithm: str
-    product: Product
+    family: Family
+    matmul: MatmulShape
     target: Target
 
-    def choice(self, tile: Tile) -> Choice:
-        return Choice(self.algorithm, tile)
-
-
-def accumulator_words(problem: Problem) -> int:
-    """32-bit registers of one accumulator: fp64 takes two, all else accumulates in fp32."""
-    return 2 if problem.dtype == "float64" else 1
+    def accumulators(self, tile: Tile) -> int:
+        """Registers of a thread that its sums take."""
+        sums = self.family.sums(self.problem, tile)
+        return accumulator_registers(self.problem, tile, self.target, sums)
 
 
 def shared_bytes(choice: Choice, problem: Problem, target: Target) -> int:
@@ -175,96 +52,55 @@ def shared_bytes(choice: Choice, problem: Problem, target: Target) -> int:
     From sm_90 the matrix unit reads a buffer that must outlive the step: ``stages`` buffers.
     Before that, and on AMD, operands pass through registers: one buffer fewer.
     """
-    if choice.algorithm in SCALAR:
+    family, tile = FAMILIES[choice.family], choice.tile
+    if not family.matrix_unit:
         return 0
-    tile = choice.tile
     elements = tile.block_m * tile.block_k + tile.block_k * tile.block_n
     buffers = tile.stages if target.sm >= 90 else max(1, tile.stages - 1)
-    stored = 0
-    if choice.algorithm == BOXED:
-        stored = BARRIERS
-        if problem.direction != "wgrad" and problem.layout == "nhwc" and tile.splits == 1:
-            stored += tile.block_m * tile.block_n * problem.itemsize
-    return buffers * elements * problem.itemsize + stored
-
-
-BARRIERS = 64  # bytes, at most: eight for each stage
-
-
-def sums(choice: Choice, problem: Problem) -> int:
-    """Sums that a program keeps: its outputs; directly, wgrad's for every pixel of a step."""
-    tile = choice.tile
-    if choice.algorithm == DEPTHWISE:
-        along, _ = depthwise.axes(problem)
-        kept = along.filter if problem.direction == "wgrad" else tile.block_k
-        return tile.block_m * tile.block_n * kept
-    each = tile.block_k if choice.algorithm == DIRECT and problem.direction == "wgrad" else 1
-    return tile.block_m * tile.block_n * each
-
-
-def accumulator_registers(choice: Choice, problem: Problem, target: Target) -> int:
-    """Registers a thread that its sums take."""
-    words = sums(choice, problem) * accumulator_words(problem)
-    return cdiv(words, choice.tile.warps * target.warp_size)
+    return buffers * elements * problem.itemsize + family.stored_bytes(problem, tile)
 
 
 def _dot(tile: Tile, case: Case) -> bool:
-    return case.algorithm in SCALAR or min(tile.block_m, tile.block_n, tile.block_k) >= LEAST_DOT
+    least = min(tile.block_m, tile.block_n, tile.block_k)
+    return not case.family.matrix_unit or least >= LEAST_DOT
 
 
 def _within_geometry(tile: Tile, case: Case) -> bool:
     # A block beyond the next power of two of its extent only computes masked elements.
-    extents = (case.product.rows, case.product.columns, case.product.depth)
-    blocks = (tile.block_m, tile.block_n, tile.block_k)
-    if isinstance(case.product, Strips):
-        extents = (case.product.rows, case.product.columns, case.product.along)
-    if case.algorithm == GROUPED:
-        return blocks_of_pack(tile, case.problem)
-    least = {BOXED: LEAST_BOXED, DIRECT: 1, DEPTHWISE: 1}.get(case.algorithm, LEAST_DOT)
-    return all(b <= max(least, power_of_two(e)) for b, e in zip(blocks, extents, strict=True))
-
-
-def blocks_of_pack(tile: Tile, problem: Problem) -> bool:
-    """Whether a tile is as wide and deep as its pack of groups, and no more."""
-    shape = problem.geometry
-    wgrad = problem.direction == "wgrad"
-    pack = pack_of(problem, min(tile.block_m, tile.block_n) if wgrad else tile.block_n)
-    filters = max(LEAST_DOT, power_of_two(pack * shape.group_out_channels))
-    channels = max(LEAST_DOT, power_of_two(pack * shape.group_in_channels))
-    if wgrad:
-        return (tile.block_m, tile.block_n) == (filters, channels)
-    if problem.direction == "dgrad":
-        filters, channels = channels, filters
-    return (tile.block_n, tile.block_k) == (filters, channels)
+    family, blocks = case.family, (tile.block_m, tile.block_n, tile.block_k)
+    if family.fits is not None:
+        return family.fits(case.problem, tile)
+    pairs = zip(blocks, case.matmul.extents, strict=True)
+    return all(block <= power_of_two(extent, family.least_block) for block, extent in pairs)
 
 
 def _threads(tile: Tile, case: Case) -> bool:
     # A warp without a matrix instruction of its own repeats another warp's work.
     if tile.warps * case.target.warp_size > MOST_THREADS:
         return False
-    if case.algorithm in SCALAR:  # a thread without a sum of its own repeats another's
-        return sums(case.choice(tile), case.problem) >= tile.warps * case.target.warp_size
+    if not case.family.matrix_unit:  # a thread without a sum of its own repeats another's
+        return case.family.sums(case.problem, tile) >= tile.warps * case.target.warp_size
     return tile.block_m * tile.block_n >= tile.warps * MMA_OUTPUTS
 
 
 def _accumulator(tile: Tile, case: Case) -> bool:
     # 128 x 256 outputs over 128 threads are 256 registers each: one more than there are.
     limit = REGISTERS_PER_THREAD.get(case.target.backend, 1 << 30)
-    if case.algorithm in SCALAR:
+    if not case.family.matrix_unit:
         limit = MOST_SUMS
-    return accumulator_registers(case.choice(tile), case.problem, case.target) <= limit
+    return case.accumulators(tile) <= limit
 
 
 def _shared_memory(tile: Tile, case: Case) -> bool:
     # 3 stages of (128 x 64 + 64 x 128) fp16 are 98,304 B; sm_90 lends a program 232,448 B.
-    taken = shared_bytes(case.choice(tile), case.problem, case.target)
+    taken = shared_bytes(Choice(case.family.name, tile), case.problem, case.target)
     return taken <= case.target.shared_per_program
 
 
 def _pipeline(tile: Tile, case: Case) -> bool:
     # A stage beyond the last step of the loop is never filled; the shallowest always may be.
-    least = min(AXES[case.algorithm](case.problem).stages)
-    return tile.stages <= max(least, case.product.steps(tile))
+    least = min(case.family.axes(case.problem).stages)
+    return tile.stages <= max(least, case.matmul.steps(tile))
 
 
 def _hip(tile: Tile, case: Case) -> bool:
@@ -275,21 +111,21 @@ def _splits(tile: Tile, case: Case) -> bool:
     # Each split takes ceil(steps / splits) steps; the last must still find one.
     if tile.splits == 1:
         return True
-    steps = case.product.all_steps(tile)
+    steps = case.matmul.all_steps(tile)
     share = math.ceil(steps / tile.splits)
     if (tile.splits - 1) * share >= steps:
         return False
     # One split is always allowed; more only while programs are wanting: wgrad's results are
     # few and its reduction long, the other passes' are not.
     rounds = ROUNDS_OF_SPLITS if case.problem.direction == "wgrad" else 1
-    return case.product.programs(tile) <= rounds * case.target.processors
+    return case.matmul.programs(tile) <= rounds * case.target.processors
 
 
 def _persistent(tile: Tile, case: Case) -> bool:
     # Programs that take tiles in turn must find more than one each.
     if not tile.persistent:
         return True
-    return case.product.programs(tile) > tile.persistent * case.target.processors
+    return case.matmul.programs(tile) > tile.persistent * case.target.processors
 
 
 def _swizzle(tile: Tile, case: Case) -> bool:
@@ -297,7 +133,7 @@ def _swizzle(tile: Tile, case: Case) -> bool:
     # Split and persistent reductions keep to the usual order.
     if tile.swizzle == DEFAULT_SWIZZLE:
         return True
-    tiles = (case.product.column_tiles(tile), case.product.row_tiles(tile))
+    tiles = (case.matmul.column_tiles(tile), case.matmul.row_tiles(tile))
     return min(tiles) > 1 and tile.splits == 1 and not tile.persistent
 
 
@@ -326,41 +162,36 @@ def all_tiles(axes: Axes) -> tuple[Tile, ...]:
     return tuple(tile for tile in tiles if tile.splits == 1 or not tile.persistent)
 
 
-def _case(problem: Problem, algorithm: str, target: Target) -> Case:
-    return Case(problem, algorithm, product_of(problem, algorithm), target)
+def _case(problem: Problem, family: Family, target: Target) -> Case:
+    return Case(problem, family, matmul_shape(problem, family.name), target)
 
 
 def broken_rule(choice: Choice, problem: Problem, target: Target) -> str | None:
     """The first rule that ``choice`` breaks, by name; None for a legal one."""
-    if not serves(choice.algorithm, problem, target):
+    if not serves(choice.family, problem, target):
         return "serves the problem"
-    case = _case(problem, choice.algorithm, target)
+    case = _case(problem, FAMILIES[choice.family], target)
     return next((name for name, allows in RULES if not allows(choice.tile, case)), None)
-
-
-def families(problem: Problem, target: Target) -> list[str]:
-    """The kernel families that serve ``problem`` on ``target``."""
-    return [name for name in AXES if serves(name, problem, target)]
 
 
 def candidates(problem: Problem, target: Target) -> list[Choice]:
     """The legal choices for ``problem`` on ``target``."""
     found = []
-    for algorithm in families(problem, target):
-        case = _case(problem, algorithm, target)
+    for family in serving(problem, target):
+        case = _case(problem, family, target)
         rules: Sequence[Rule] = [allows for _, allows in RULES]
-        tiles = all_tiles(AXES[algorithm](problem))
+        tiles = all_tiles(family.axes(problem))
         legal = (tile for tile in tiles if all(allows(tile, case) for allows in rules))
-        found += [Choice(algorithm, tile) for tile in legal]
+        found += [Choice(family.name, tile) for tile in legal]
     return found
 
 
 def rules_report(problem: Problem, target: Target) -> list[tuple[str, int]]:
     """How many choices remain after each rule, over all families; the first counts them all."""
     report = Counter[str]()
-    for algorithm in families(problem, target):
-        case = _case(problem, algorithm, target)
-        remaining = all_tiles(AXES[algorithm](problem))
+    for family in serving(problem, target):
+        case = _case(problem, family, target)
+        remaining = all_tiles(family.axes(problem))
         report["every combination"] += len(remaining)
         for name, allows in RULES:
             remaining = tuple(tile for tile in remaining if allows(tile, case))

@@ -10,7 +10,7 @@ from torch import nn
 from tconv.geometry import ConvGeometry, PoolGeometry
 from tconv.models.lenet import TableConv2d, TorchTableConv2d
 from tconv.modules import AvgPool2d, Conv2d, MaxPool2d, Subsample2d
-from tconv.ops.pool_check import as_pair, pool_geometry
+from tconv.ops.pool_check import max_pool_arguments, pool_geometry
 
 
 def conv_layers(
@@ -88,9 +88,9 @@ def geometry_of(module: nn.Conv2d, x_shape: tuple[int, ...]) -> ConvGeometry:
 
 
 def _pool_geometry(module: nn.MaxPool2d, x_shape: tuple[int, ...]) -> PoolGeometry:
-    names = ("kernel_size", "stride", "padding", "dilation")
-    window, stride, padding, dilation = (as_pair(name, getattr(module, name)) for name in names)
-    return pool_geometry(x_shape, window, stride, padding, dilation, bool(module.ceil_mode))
+    x = torch.empty(x_shape, device="meta")
+    numbers = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
+    return pool_geometry(x_shape, *max_pool_arguments(x, *numbers))
 
 
 def torch_twin(model: nn.Module) -> nn.Module:

@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_unary
 
-from tconv.algorithms.common import accumulator_type, index_type
-from tconv.geometry import PoolGeometry
-from tconv.launch import Launch, Pointer, cdiv, runs_triton, target_for
+from tconv.families.common import accumulator_type, index_type
+from tconv.geometry import PoolGeometry, cdiv
+from tconv.launch import Launch, Pointer, runs_triton, target_for
+from tconv.ops.arguments import overridden
 from tconv.ops.conv2d import conv2d
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
-from tconv.ops.pool_check import as_pair, check_dtype, pool_geometry
+from tconv.ops.pool_check import avg_pool_arguments, check_dtype, pool_geometry
 from tconv.ops.registration import register
 from tconv.problem import PoolProblem, dtype_name
 from tconv.select import choose
@@ -186,17 +188,14 @@ def avg_pool2d(
     >>> avg_pool2d(torch.tensor([[[1.0, 5.0, 2.0], [4.0, 2.0, 8.0]]]), 2, stride=1)
     tensor([[[3.0000, 4.2500]]])
     """
-    if not isinstance(input, Tensor):
-        kind = type(input).__name__
-        raise TypeError(f"avg_pool2d(): argument 'input' (position 1) must be Tensor, not {kind}")
-    window = as_pair("kernel_size", kernel_size)
-    absent = stride is None or (isinstance(stride, (tuple, list)) and len(stride) == 0)
-    steps = window if absent else as_pair("stride", stride)
-    pads = as_pair("padding", padding)
-    if divisor_override == 0:
+    window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    if has_torch_function_unary(input):
+        return overridden(avg_pool2d, (input,), input, *window)  # type: ignore[no-any-return]
+    extent, steps, pads, *flags, divisor = avg_pool_arguments(input, *window)
+    if divisor == 0:
         raise RuntimeError("divisor must be not zero")
-    flags = (int(ceil_mode), int(count_include_pad), divisor_override or 0)
-    return _ops.avg_pool2d(input, [*window, *steps, *pads, *flags])  # type: ignore[no-any-return]
+    numbers = [*extent, *steps, *pads, *map(int, flags), divisor or 0]
+    return _ops.avg_pool2d(input, numbers)  # type: ignore[no-any-return]
 
 
 def subsample2d(

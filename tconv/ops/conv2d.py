@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
 from tconv.geometry import out_size
 from tconv.launch import runs_triton
-from tconv.ops.conv_check import check_types, checked
+from tconv.ops.arguments import overridden
+from tconv.ops.conv_check import check_types, conv_window
 from tconv.ops.conv_run import (
     Prepared,
     precision_of,
@@ -257,12 +259,18 @@ register_autocast(_library, "conv2d")
 
 
 def windowed(
-    input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
 ) -> tuple[Tensor, tuple[int, ...]]:
     """x with a batch and the padding that ``"same"`` adds on one side, and the window in full."""
+    arguments = (stride, padding, dilation, groups)
+    window, (rows, columns) = conv_window(input, weight, bias, *arguments)
     x = input if input.dim() != 3 else input.unsqueeze(0)
-    sizes = (input.shape, weight.shape, None if bias is None else bias.shape)
-    window, (rows, columns) = checked(*sizes, *arguments)
     if rows or columns:
         x = torch.nn.functional.pad(x, (0, columns, 0, rows))
     return x, window
@@ -327,8 +335,13 @@ def conv2d(
     >>> conv2d(torch.zeros(1, 3, 32, 32), torch.zeros(10, 3, 5, 5), padding=2).shape
     torch.Size([1, 10, 32, 32])
     """
-    batched = input.dim() != 3
+    if has_torch_function_variadic(input, weight, bias, residual):
+        tensors = (input, weight, bias, residual)
+        form = (stride, padding, dilation, groups)
+        how = {"activation": activation, "residual": residual, "precision": precision}
+        return overridden(conv2d, tensors, *tensors[:3], *form, **how)  # type: ignore[no-any-return]
     x, window = windowed(input, weight, bias, stride, padding, dilation, groups)
+    batched = input.dim() != 3
     if activation is None and residual is None:
         y = _ops.conv2d.default(x, weight, bias, window, precision)
     else:

@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
 from tconv.geometry import out_size
 from tconv.launch import runs_triton
+from tconv.ops.arguments import overridden
 from tconv.ops.conv2d import (
     _ops,
     _y_layout,
@@ -312,6 +314,11 @@ def conv2d_pool(
     >>> conv2d_pool(torch.zeros(1, 3, 32, 32), torch.zeros(10, 3, 5, 5), padding=2).shape
     torch.Size([1, 10, 16, 16])
     """
+    tensors = (input, weight, bias)
+    if has_torch_function_variadic(*tensors):
+        form = (stride, padding, dilation, groups)
+        how = {"activation": activation, "precision": precision}
+        return overridden(conv2d_pool, tensors, *tensors, *form, **how)  # type: ignore[no-any-return]
     x, window = windowed(input, weight, bias, stride, padding, dilation, groups)
     pool_geometry(y_size(x, weight, window), (2, 2), (2, 2), (0, 0), (1, 1), False)
     operands = [x, weight] if bias is None else [x, weight, bias]

@@ -9,38 +9,82 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tconv.ops.arguments import INT64, Pair, conv_pair, pair, read
 from tconv.problem import ITEMSIZE, dtype_name
-
-
-def as_pair(value: int | Sequence[int], name: str) -> list[int]:
-    """One number or one for each of height and width."""
-    numbers = [value, value] if isinstance(value, (int, torch.SymInt)) else list(value)
-    if len(numbers) == 1:
-        numbers *= 2
-    if len(numbers) != 2:
-        raise RuntimeError(f"expected {name} to be a single integer value or a list of 2 values")
-    return numbers
-
 
 Window = tuple[int, ...]  # stride, padding, dilation, for height and width each; groups
 Sizes = Sequence[int]
 DTYPES = frozenset(getattr(torch, name) for name in ITEMSIZE)
 
 
+def conv_window(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+) -> tuple[Window, tuple[int, int]]:
+    """``check_conv2d`` of a call, found again where the same was asked before.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as ``torch.conv2d`` does.
+    """
+    steps, gaps = pair(stride), pair(dilation)
+    pads = padding if type(padding) is str else pair(padding)
+    if not (steps and pads and gaps and type(groups) is int) or not (
+        isinstance(input, Tensor)
+        and isinstance(weight, Tensor)
+        and (bias is None or isinstance(bias, Tensor))
+    ):
+        arguments = (input, weight, bias, stride, padding, dilation, groups)
+        steps, pads, gaps, groups = read_conv_arguments(*arguments)
+    bias_size = None if bias is None else bias.shape
+    try:
+        # Plain numbers only: to the cache 2.0 and True would be 2 and 1.
+        check = check_conv2d if torch.compiler.is_compiling() else _known
+        return check(input.shape, weight.shape, bias_size, steps, pads, gaps, groups)
+    except TypeError:  # a symbolic size has no hash
+        return check_conv2d(input.shape, weight.shape, bias_size, steps, pads, gaps, groups)
+    except OverflowError:
+        read_conv_arguments(input, weight, bias, stride, padding, dilation, groups)
+        raise
+
+
+def read_conv_arguments(*arguments: Any) -> tuple[Pair, Pair | str, Pair, int]:
+    """Stride, padding (or its name), dilation and groups, as torch's parser reads them."""
+    stride, pads, dilation, _, _, groups = read(torch.conv2d, *arguments)
+    padding = arguments[4]
+    if isinstance(padding, (str, bytes)):
+        pads = padding if isinstance(padding, str) else padding.decode()
+    else:
+        pads = conv_pair("padding", pads)
+    return conv_pair("stride", stride), pads, conv_pair("dilation", dilation), groups
+
+
 def check_conv2d(
     input: Sizes,
     weight: Sizes,
     bias: Sizes | None,
-    stride: int | Sizes,
-    padding: int | Sizes | str,
-    dilation: int | Sizes,
+    strides: Pair,
+    padding: Pair | str,
+    dilations: Pair,
     groups: int,
 ) -> tuple[Window, tuple[int, int]]:
     """The window in full, or an error that names what does not fit.
 
     Beside it: by how many rows at the bottom and columns at the right x must grow first, since
-    ``"same"`` may pad by an odd number.
+    ``"same"`` may pad by an odd number. Strides and dilations that move nothing are made small:
+    a window that fits once takes no step, and a filter of extent 1 has no gaps.
+
+    Raises:
+        RuntimeError: for sizes that do not go together.
+        OverflowError: for a number beyond 64 bits.
     """
+    for number in (*strides, *padding, *dilations, groups):
+        if type(number) is int and number not in INT64:
+            raise OverflowError(f"{number} is beyond 64 bits")
     x = (1, *input) if len(input) == 3 else input
     if len(weight) != 4 or len(x) != 4:
         if len(weight) in (3, 4):
@@ -52,12 +96,11 @@ def check_conv2d(
         raise RuntimeError(f"weight should have 4 dimensions, but has size {list(weight)}")
     if groups <= 0:
         raise RuntimeError(f"non-positive groups is not supported: groups={groups}")
-    strides, dilations = as_pair(stride, "stride"), as_pair(dilation, "dilation")
     if min(strides) <= 0:
         raise RuntimeError(f"non-positive stride is not supported: stride={strides}")
     if min(dilations) <= 0:
         raise RuntimeError(f"dilation should be greater than zero: dilation={dilations}")
-    pads = [0, 0] if isinstance(padding, str) else as_pair(padding, "padding")
+    pads = (0, 0) if isinstance(padding, str) else padding
     if min(pads) < 0:
         raise RuntimeError(f"negative padding is not supported: padding={pads}")
     _check_channels(x, weight, bias, groups)
@@ -66,7 +109,15 @@ def check_conv2d(
         pads, more = _named_padding(weight, strides, padding, dilations)
     grown = (*x[:2], x[2] + more[0], x[3] + more[1])
     _check_extent(grown, weight, pads, dilations)
-    return (*strides, *pads, *dilations, groups), more
+    gaps = [dilations[i] if weight[2 + i] > 1 else 1 for i in range(2)]
+    steps = [_least_stride(strides[i], grown[2 + i] + 2 * pads[i] - gaps[i] * (weight[2 + i] - 1))
+             for i in range(2)]  # fmt: skip
+    return (*steps, *pads, *gaps, groups), more
+
+
+def _least_stride(stride: int, places: int) -> int:
+    """The least stride that gives as many windows, of so many places where one may begin."""
+    return stride if stride <= places else places
 
 
 def _check_channels(x: Sizes, w: Sizes, bias: Sizes | None, groups: int) -> None:
@@ -96,16 +147,16 @@ def _check_channels(x: Sizes, w: Sizes, bias: Sizes | None, groups: int) -> None
 
 def _named_padding(
     w: Sizes, stride: Sizes, padding: str, dilation: Sizes
-) -> tuple[list[int], tuple[int, int]]:
+) -> tuple[Pair, tuple[int, int]]:
     """``valid`` or ``same``; what is odd of the latter goes to the bottom and right."""
     if padding == "valid":
-        return [0, 0], (0, 0)
+        return (0, 0), (0, 0)
     if padding != "same":
         raise RuntimeError(f"Invalid padding string: '{padding}'; it is 'valid' or 'same'")
     if max(stride) != 1:
         raise RuntimeError(f"padding='same' is not supported for strided convolutions: {stride}")
-    totals = [dilation[i] * (w[2 + i] - 1) for i in range(2)]
-    return [total // 2 for total in totals], (totals[0] % 2, totals[1] % 2)
+    down, across = (dilation[i] * (w[2 + i] - 1) for i in range(2))
+    return (down // 2, across // 2), (down % 2, across % 2)
 
 
 def _check_extent(x: Sizes, w: Sizes, pads: Sizes, dilation: Sizes) -> None:
@@ -126,16 +177,6 @@ def _check_extent(x: Sizes, w: Sizes, pads: Sizes, dilation: Sizes) -> None:
 
 
 _known = lru_cache(maxsize=4096)(check_conv2d)
-
-
-def checked(*sizes_and_window: Any) -> tuple[Window, tuple[int, int]]:
-    """``check_conv2d``, found again where the same was asked before."""
-    if torch.compiler.is_compiling():
-        return check_conv2d(*sizes_and_window)
-    try:
-        return _known(*sizes_and_window)
-    except TypeError:  # a list or a symbolic size has no hash
-        return check_conv2d(*sizes_and_window)
 
 
 def check_residual(residual: Sizes, y: Sizes) -> None:

@@ -9,8 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tconv.algorithms import ALGORITHMS, ending
-from tconv.choice import Choice
+from tconv.families import FAMILIES, epilogue_grad
 from tconv.geometry import ConvGeometry, Pass
 from tconv.launch import Plan, target_for
 from tconv.ops.conv_check import Window
@@ -32,6 +31,7 @@ from tconv.problem import (
 )
 from tconv.select import choose, when_forgotten
 from tconv.target import Target
+from tconv.tile import Choice
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def prepare(
 ) -> Prepared:
     """One pass with a given choice; ``w_layout`` is the filter's, or that of its gradient."""
     shape, layout = problem.geometry, problem.layout
-    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target, epilogue, w_layout)
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, target, epilogue, w_layout)
     x_size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
     w_size = (shape.out_channels, shape.group_in_channels, shape.filter_h, shape.filter_w)
     y_size = (shape.batch, shape.out_channels, shape.out_h, shape.out_w)
@@ -198,7 +198,7 @@ def prepared_ending(
     target = target_for(device)
     form = memory_format(layout)
     image = (batch, channels, out_h * out_w)
-    plan = ending.plan(dtype_name(dtype), layout, image, target, relu, sums)
+    plan = epilogue_grad.plan(dtype_name(dtype), layout, image, target, relu, sums)
     if not relu:
         return Prepared(plan, "dbias", (channels,), (1,), (("dy", form),))
     reads = (("dy", form), ("y", form))
@@ -211,6 +211,6 @@ def prepared_pool_ending(
 ) -> Prepared:
     """dz and dbias from dy and the offsets of pooled maxima; ``size`` is that of dz."""
     form = memory_format(layout)
-    plan = ending.pool_plan(dtype_name(dtype), layout, size, target_for(device), sums)
+    plan = epilogue_grad.pool_plan(dtype_name(dtype), layout, size, target_for(device), sums)
     reads = (("dy", form), ("offsets", form))
     return Prepared(plan, "dz", size, strides_of(size, layout), reads, "dbias" if sums else "")

@@ -15,12 +15,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_unary
 
-from tconv.algorithms.common import accumulator_type, index_type
-from tconv.geometry import PoolGeometry
-from tconv.launch import Launch, Pointer, cdiv, runs_triton, target_for
+from tconv.families.common import accumulator_type, index_type
+from tconv.geometry import PoolGeometry, cdiv
+from tconv.launch import Launch, Pointer, runs_triton, target_for
+from tconv.ops.arguments import overridden
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
-from tconv.ops.pool_check import as_pair, check_dtype, pool_geometry
+from tconv.ops.pool_check import check_dtype, max_pool_arguments, pool_geometry
 from tconv.ops.registration import DEVICES, register
 from tconv.problem import PoolProblem, dtype_name
 from tconv.select import choose
@@ -395,15 +397,10 @@ def max_pool2d(
     >>> max_pool2d(x, 2, stride=1, return_indices=True)
     (tensor([[[5., 9.]]]), tensor([[[1, 5]]]))
     """
-    if not isinstance(input, Tensor):
-        kind = type(input).__name__
-        raise TypeError(f"max_pool2d(): argument 'input' (position 1) must be Tensor, not {kind}")
-    window = as_pair("kernel_size", kernel_size)
-    # torch takes an empty stride for an absent one.
-    absent = stride is None or (isinstance(stride, (tuple, list)) and len(stride) == 0)
-    steps = window if absent else as_pair("stride", stride)
-    pads, gaps = as_pair("padding", padding), as_pair("dilation", dilation)
-    arguments = (window, steps, pads, gaps, ceil_mode)
+    window = (kernel_size, stride, padding, dilation, ceil_mode)
+    if has_torch_function_unary(input):
+        return overridden(max_pool2d, (input,), input, *window, return_indices)  # type: ignore[no-any-return]
+    arguments = max_pool_arguments(input, *window, with_indices=bool(return_indices))
     if return_indices or (input.requires_grad and torch.is_grad_enabled()):
         y, offsets = _ops.max_pool2d(input, *arguments)
         if not return_indices:

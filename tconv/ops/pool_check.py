@@ -9,42 +9,71 @@ import torch
 from torch import Tensor
 
 from tconv.geometry import PoolGeometry
+from tconv.ops.arguments import INT, Pair, pair, pool_pair, read
 from tconv.problem import ITEMSIZE, dtype_name
 
-# torch's position of each argument, and its words for a wrong number of values.
-_PAIRS = {
-    "kernel_size": (2, "must either be a single int, or a tuple of two ints"),
-    "stride": (3, "must either be omitted, a single int, or a tuple of two ints"),
-    "padding": (4, "must either be a single int, or a tuple of two ints"),
-    "dilation": (5, "must be either a single int, or a tuple of two ints"),
-}
 
+def max_pool_arguments(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: Any,
+    with_indices: bool = False,
+) -> tuple[Pair, Pair, Pair, Pair, bool]:
+    """Window, stride, padding, dilation and ceil_mode as plain numbers.
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
-
-
-def as_pair(name: str, value: Any) -> tuple[int, int]:
-    """The argument ``name`` for height and width.
-
-    >>> as_pair("padding", 1)
-    (1, 1)
-    >>> as_pair("padding", [1, 2])
-    (1, 2)
+    Raises:
+        TypeError, ValueError, RuntimeError: as ``torch.nn.functional.max_pool2d`` does.
     """
-    if _is_int(value):
-        return value, value
-    place, words = _PAIRS[name]
-    must = f"max_pool2d(): argument '{name}' (position {place}) must be tuple of ints"
-    if not isinstance(value, (tuple, list)):
-        raise TypeError(f"{must}, not {type(value).__name__}")
-    for position, part in enumerate(value):
-        if not _is_int(part):
-            kind = type(part).__name__
-            raise TypeError(f"{must}, but found element of type {kind} at pos {position}")
-    if len(value) not in (1, 2):
-        raise RuntimeError(f"max_pool2d: {name} {words}")
-    return value[0], value[-1]
+    window, pads, gaps = pair(kernel_size), pair(padding), pair(dilation)
+    steps = window if stride is None else pair(stride)
+    if window and steps and pads and gaps and isinstance(input, Tensor):
+        plain = type(ceil_mode) is bool
+        if plain and max(window + steps + pads + gaps) < INT.stop:
+            return window, steps, pads, gaps, ceil_mode
+    numbers = (kernel_size, () if stride is None else stride, padding, dilation, ceil_mode)
+    function = torch._C._nn.max_pool2d_with_indices if with_indices else torch.max_pool2d
+    *given, ceil_mode = read(function, input, *numbers)
+    names = ("kernel_size", "stride", "padding", "dilation")
+    return *_pairs("max_pool2d", names, given), ceil_mode  # type: ignore[return-value]
+
+
+def avg_pool_arguments(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: Any,
+    count_include_pad: Any,
+    divisor_override: Any,
+) -> tuple[Pair, Pair, Pair, bool, bool, int | None]:
+    """Window, stride, padding, the two flags and the divisor as plain numbers.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as ``torch.nn.functional.avg_pool2d`` does.
+    """
+    window, pads = pair(kernel_size), pair(padding)
+    steps = window if stride is None else pair(stride)
+    flags = (ceil_mode, count_include_pad, divisor_override)
+    if window and steps and pads and divisor_override is None and isinstance(input, Tensor):
+        plain = type(ceil_mode) is bool is type(count_include_pad)
+        if plain and max(window + steps + pads) < INT.stop:
+            return window, steps, pads, *flags
+    numbers = (kernel_size, () if stride is None else stride, padding)
+    *given, ceil_mode, count_include_pad, divisor_override = read(
+        torch._C._nn.avg_pool2d, input, *numbers, *flags
+    )
+    pairs = _pairs("avg_pool2d", ("kernel_size", "stride", "padding"), given)
+    return *pairs, ceil_mode, count_include_pad, divisor_override  # type: ignore[return-value]
+
+
+def _pairs(operation: str, names: Sequence[str], given: Sequence[Sequence[int]]) -> list[Pair]:
+    """Each argument for height and width; a stride that is absent is the window's extent."""
+    absent = names[1] == "stride" and len(given[1]) == 0
+    full = [given[0] if place == 1 and absent else numbers for place, numbers in enumerate(given)]
+    return [pool_pair(operation, name, numbers) for name, numbers in zip(names, full, strict=True)]
 
 
 def check_dtype(x: Tensor, operation: str = "max_pool2d") -> None:
@@ -70,6 +99,9 @@ def pool_geometry(
     """
     if len(x_shape) not in (3, 4):
         raise RuntimeError("non-empty 3D or 4D (batch mode) tensor expected for input")
+    for number in (*window, *stride, *padding, *dilation):
+        if type(number) is int and number not in INT:
+            raise RuntimeError("value cannot be converted to type int without overflow")
     for axis in (0, 1):
         _check_axis(window[axis], stride[axis], padding[axis], dilation[axis])
     batch = x_shape[0] if len(x_shape) == 4 else 1

@@ -12,13 +12,12 @@ import pytest
 
 from autotune.compile import ENVIRONMENT, Compiled, compile_choice
 from autotune.workers import Failure, Task, Workers
-from tconv.algorithms import ALGORITHMS
-from tconv.choice import Choice
+from tconv.families import FAMILIES
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import Problem
 from tconv.select import heuristic
 from tconv.target import TARGETS
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 LAYER = ConvGeometry(8, 256, 28, 28, 128, 3, 3, pad_h=1, pad_w=1)
 
@@ -75,7 +74,7 @@ def test_a_launch_finds_what_the_tuner_compiled() -> None:
     hits = found.pop("compiled")
     assert hits
     assert all(hits)
-    assert {label.split()[0] for label in found} == ALGORITHMS.keys()
+    assert {label.split()[0] for label in found} == FAMILIES.keys()
     for label, (built, launched) in found.items():
         assert built, label
         assert built == launched, label

@@ -12,15 +12,14 @@ import torch
 from autotune import gate
 from autotune.gate import check, compare, scaled_down
 from autotune.suites import names, suite
-from tconv.algorithms import ALGORITHMS
-from tconv.choice import Choice, serves
 from tconv.cost.space import candidates
+from tconv.families import FAMILIES, serves
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.launch import Launch
 from tconv.ops import conv_run
 from tconv.problem import Layout, Problem
 from tconv.target import TARGETS
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 from tests.interpreter_memory import unwatched
 
 VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
@@ -125,17 +124,17 @@ def test_the_small_geometry_is_served_by_the_family(
     seen: Counter[str] = Counter()
     for shape in {layer.geometry for name in suites or names() for layer in suite(name)}:
         problem = Problem(shape, direction, "float16", layout)
-        for algorithm, family in ALGORITHMS.items():
+        for kind, family in FAMILIES.items():
             if family.unserved(problem, target) is not None:
                 continue
             for tile in (Tile(16, 16, 16), Tile(128, 64, 32, splits=2)):
-                posed, _ = scaled_down(problem, Choice(algorithm, tile))
+                posed, _ = scaled_down(problem, Choice(kind, tile))
                 small = posed.geometry
-                assert serves(algorithm, posed, target), (problem.key, algorithm, tile, posed.key)
+                assert serves(kind, posed, target), (problem.key, kind, tile, posed.key)
                 assert small.flops <= max(shape.flops, 1)
-                assert small.flops < 1e9, (problem.key, algorithm, tile, posed.key)
-                seen[algorithm] += 1
-    assert len(seen) >= len(ALGORITHMS) - 2  # strided gradients have no boxes, ...
+                assert small.flops < 1e9, (problem.key, kind, tile, posed.key)
+                seen[kind] += 1
+    assert len(seen) >= len(FAMILIES) - 2  # strided gradients have no boxes, ...
 
 
 def test_two_channels_in_two_groups_have_no_strides_that_a_box_may_have() -> None:

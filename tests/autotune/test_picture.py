@@ -10,10 +10,9 @@ from typer.testing import CliRunner
 
 from autotune.cli import app
 from autotune.picture import layer_picture, tile_of
-from tconv.choice import Choice
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 LECTURE = ConvGeometry.from_lecture("3x32x32", filters=10, extent=5, padding=2, batch=4)
 LAYER = ("layer", "--input", "3x32x32", "--filters", "10", "--extent", "5", "--padding", "2")

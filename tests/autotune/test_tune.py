@@ -21,19 +21,19 @@ from autotune.deadline import Deadline
 from autotune.gate import Verdict
 from autotune.measure import Timing
 from autotune.search import DEFAULT_EFFORT
-from autotune.store import Store, default_path
 from autotune.suites import suite
+from autotune.trial_store import Store, default_path
 from autotune.tune import Outcome, jobs, tune
 from autotune.workers import Failure, Task
 from reports.collect import latest
 from tconv import select
-from tconv.choice import Choice
 from tconv.cost.estimate import Resources
 from tconv.geometry import PASSES, Pass
 from tconv.problem import Problem
-from tconv.table import read_table, user_table
 from tconv.target import TARGETS
-from tests.autotune.test_store import SPOILT
+from tconv.tile import Choice
+from tconv.winners import read_table, user_table
+from tests.autotune.test_trial_store import SPOILT
 
 H200 = TARGETS["sm_90"]
 EFFORT = replace(DEFAULT_EFFORT, candidates=2)

@@ -15,12 +15,12 @@ from benchmarks import host_call
 
 host_call.install()
 from tconv import functional
-from tconv.algorithms import ALGORITHMS
-from tconv.choice import Choice
+from tconv.families import FAMILIES
+from tconv.tile import Choice
 from tconv.ops import conv_run
 
 channels, family = int(sys.argv[1]), sys.argv[2]
-conv_run.choose = lambda *asked: Choice(family, ALGORITHMS[family].heuristic(*asked))
+conv_run.choose = lambda *asked: Choice(family, FAMILIES[family].heuristic(*asked))
 x = torch.zeros(2, channels, 9, 9, dtype=torch.float16).to(memory_format=torch.channels_last)
 w = torch.zeros(8, channels, 3, 3, dtype=torch.float16).to(memory_format=torch.channels_last)
 odd = torch.zeros(x.numel() + 1, dtype=torch.float16)[1:]  # 2 bytes past the alignment

@@ -3,12 +3,12 @@
 A kernel's row is kept to what a mutant should not get past, and to half a minute.
 """
 
-EDGES = "tests/tconv/algorithms/test_edges.py::test_edge"
-INFINITY = "tests/tconv/algorithms/test_edges.py::test_infinity_reaches_its_own_windows_alone"
-LINES = "tests/tconv/algorithms/test_edges.py::test_depthwise_filters_line_by_line"
-MAXIMA = "tests/tconv/algorithms/test_edges.py::test_first_of_equal_maxima"
-REDUCE = "tests/tconv/algorithms/test_reduce.py::"
-RELAYOUT = "tests/tconv/algorithms/test_relayout.py::"
+EDGES = "tests/tconv/families/test_edges.py::test_edge"
+INFINITY = "tests/tconv/families/test_edges.py::test_infinity_reaches_its_own_windows_alone"
+LINES = "tests/tconv/families/test_edges.py::test_depthwise_filters_line_by_line"
+MAXIMA = "tests/tconv/families/test_edges.py::test_first_of_equal_maxima"
+REDUCE = "tests/tconv/families/test_reduce.py::"
+RELAYOUT = "tests/tconv/families/test_relayout.py::"
 ENDED = "tests/tconv/ops/test_conv2d_ended.py::"
 MAX_POOL = "tests/tconv/ops/test_max_pool2d.py::"
 AVG_POOL = "tests/tconv/ops/test_avg_pool2d.py::"

@@ -27,17 +27,16 @@ from pathlib import Path
 from typing import Any
 
 from autotune.suites import names, pools, suite
-from tconv.algorithms import ALGORITHMS
-from tconv.choice import Choice
 from tconv.cost.estimate import estimated_resources
 from tconv.cost.model import predict
-from tconv.cost.space import AXES, broken_rule, families
+from tconv.cost.space import broken_rule
+from tconv.families import FAMILIES, serving
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.launch import Descriptor, Plan
 from tconv.problem import ARITHMETICS, PLAIN, Epilogue, PoolProblem, Problem
 from tconv.select import choose, heuristic
 from tconv.target import TARGETS, Target
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 FILE = Path(__file__).with_suffix(".txt")
 COLUMNS = ("keys", "legal", "predicted", "plans", "chosen")
@@ -80,8 +79,8 @@ def groups() -> list[tuple[str, Target, str]]:
 def tiles(problem: Problem, family: str, target: Target) -> Iterator[Tile]:
     """The rule of thumb's tile, tiles from all over the axes, and its neighbours."""
     chance = random.Random(f"{problem.key} {family} {target.name}")
-    axes = AXES[family](problem)
-    thumb = ALGORITHMS[family].heuristic(problem, target)
+    axes = FAMILIES[family].axes(problem)
+    thumb = FAMILIES[family].heuristic(problem, target)
     yield thumb
     chosen = [field.name for field in fields(axes)]
     for _ in range(DRAWN):
@@ -138,7 +137,7 @@ def line(name: str, target: Target, arithmetic: str) -> str:
         problem = Problem.of(shapes[0], "fprop", arithmetic)
         for direction in PASSES:
             choice = heuristic(replace(problem, direction=direction), target)
-            note("chosen", choice.algorithm, str(choice.tile))
+            note("chosen", choice.family, str(choice.tile))
     if arithmetic in ("float16", "bfloat16", "float32", "float64") and name != "odd":
         for layer in pools(name):
             for layout in ("nhwc", "nchw"):
@@ -151,9 +150,9 @@ def line(name: str, target: Target, arithmetic: str) -> str:
 
 
 def _note_problem(problem: Problem, target: Target, note: Any) -> None:
-    served = families(problem, target)
-    note("legal", sorted(served))
-    for family in sorted(served):
+    served = sorted(family.name for family in serving(problem, target))
+    note("legal", served)
+    for family in served:
         for place, tile in enumerate(tiles(problem, family, target)):
             choice = Choice(family, tile)
             rule = broken_rule(choice, problem, target)
@@ -168,7 +167,7 @@ def _note_problem(problem: Problem, target: Target, note: Any) -> None:
             layouts = ("nhwc", "nchw") if place == 0 else ("nhwc",)
             for epilogue in endings:
                 for w_layout in layouts:
-                    plan = ALGORITHMS[family].plan(problem, tile, target, epilogue, w_layout)  # type: ignore[arg-type]
+                    plan = FAMILIES[family].plan(problem, tile, target, epilogue, w_layout)  # type: ignore[arg-type]
                     note("plans", described(plan))
 
 

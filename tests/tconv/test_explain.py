@@ -25,7 +25,7 @@ def test_names_what_then_runs() -> None:
     forward = [launch for launch in log if launch.constants.get("BLOCK_M") == choice.tile.block_m]
     assert forward
     if interpreting():
-        assert forward[0].kernel == f"fprop.{choice.algorithm}_fprop"
+        assert forward[0].kernel == f"fprop.{choice.family}_fprop"
     assert explanation.geometry.key == "n2c3h15w13-k6f5x5-s2x2-p1x1-d1x1-g1"
     if interpreting():
         assert "interpreter" in str(explanation)

@@ -17,7 +17,7 @@ from tconv.kernel_cache import VARIABLE, guard
 
 COMPILE = """
 from autotune.compile import compile_choice
-from tconv.choice import Choice
+from tconv.tile import Choice
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.target import TARGETS

@@ -12,14 +12,14 @@ from torch.nn import functional
 
 import tconv
 from autotune.gate import check_on_gpu
-from tconv.algorithms import ALGORITHMS
-from tconv.choice import Choice
+from tconv.families import FAMILIES
 from tconv.functional import conv2d, max_pool2d
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.launch import recorded, target_for
 from tconv.models import torch_twin, vgg11
 from tconv.problem import Problem
 from tconv.select import choose
+from tconv.tile import Choice
 
 pytestmark = pytest.mark.gpu
 
@@ -51,9 +51,9 @@ def test_every_family_that_serves_is_right(name: str, direction: Pass, arithmeti
     for layout in ("nhwc", "nchw"):
         problem = Problem.of(LAYERS[name], direction, arithmetic, layout)  # type: ignore[arg-type]
         choices = [choose(problem, target)]
-        for algorithm, family in ALGORITHMS.items():
+        for kind, family in FAMILIES.items():
             if family.unserved(problem, target) is None:
-                choices.append(Choice(algorithm, family.heuristic(problem, target)))
+                choices.append(Choice(kind, family.heuristic(problem, target)))
         for choice in dict.fromkeys(choices):
             verdict = check_on_gpu(problem, choice)
             assert verdict.passed, (layout, choice, verdict)

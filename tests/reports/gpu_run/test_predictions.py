@@ -70,7 +70,7 @@ def test_the_h200_has_the_faster_memory() -> None:
 
 def test_the_page_compares_by_layer_and_pass(tables: Tables) -> None:
     rows = [replace(row, tconv_ms=2.0) for row in measured(tables).layers
-            if row.filters and not row.ending]  # fmt: skip
+            if row.filters and not row.epilogue]  # fmt: skip
     figures = ("implicit_gemm", "64x64x32 s3 w4 g8 k1", 1.0)
     told = [Predicted(row.suite, row.layer, row.direction, row.dtype, row.batch, *figures)
             for row in rows]  # fmt: skip

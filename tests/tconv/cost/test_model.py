@@ -7,14 +7,13 @@ import math
 
 import pytest
 
-from tconv.choice import Choice
 from tconv.cost.estimate import Resources, estimated_resources, resident_programs
 from tconv.cost.model import predict
 from tconv.cost.space import candidates
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
 from tconv.target import TARGETS
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 H200 = TARGETS["sm_90"]
 VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
@@ -126,5 +125,5 @@ def test_depthwise_is_predicted_near_the_memory(direction: Pass) -> None:
     problem = Problem(shape, direction)
     tiles = candidates(problem, H200)
     best = min(tiles, key=lambda choice: predict(problem, choice, H200).milliseconds)
-    assert best.algorithm == "depthwise"
+    assert best.family == "depthwise"
     assert predict(problem, best, H200).bound == "DRAM"

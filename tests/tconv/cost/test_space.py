@@ -6,20 +6,18 @@ import math
 
 import pytest
 
-from tconv.algorithms import ALGORITHMS, GENERAL
-from tconv.choice import Choice
-from tconv.cost.product import product_of
 from tconv.cost.space import (
-    accumulator_registers,
     broken_rule,
     candidates,
     rules_report,
     shared_bytes,
 )
+from tconv.families import FAMILIES, matmul_shape
+from tconv.families.demand import accumulator_registers
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
 from tconv.target import TARGETS
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 
 H200 = TARGETS["sm_90"]
 VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
@@ -29,7 +27,7 @@ STRIDED = ConvGeometry(8, 48, 15, 13, 40, 3, 5, 2, 3, 1, 2, 1, 1, groups=4)
 
 
 def general(*tile: int) -> Choice:
-    return Choice(GENERAL, Tile(*tile))
+    return Choice("implicit_gemm", Tile(*tile))
 
 
 # (M, N, K, stages, warps) that are known to be worth having.
@@ -69,7 +67,7 @@ def test_the_tall_tile_serves_few_filters() -> None:
 )
 def test_the_rule_that_is_broken_is_named(tile: Tile, rule: str | None) -> None:
     problem = Problem(VGG, "wgrad" if tile.splits > 1 else "fprop")
-    assert broken_rule(Choice(GENERAL, tile), problem, H200) == rule
+    assert broken_rule(Choice("implicit_gemm", tile), problem, H200) == rule
 
 
 def test_shared_memory_is_that_of_the_compiled_kernel() -> None:
@@ -87,7 +85,8 @@ def test_every_candidate_keeps_the_limits(name: str, shape: ConvGeometry, direct
         tile = choice.tile
         assert shared_bytes(choice, problem, target) <= target.shared_per_program
         assert tile.warps * target.warp_size <= 1024
-        assert accumulator_registers(choice, problem, target) <= 512
+        sums = FAMILIES[choice.family].sums(problem, tile)
+        assert accumulator_registers(problem, tile, target, sums) <= 512
         assert broken_rule(choice, problem, target) is None
 
 
@@ -95,7 +94,7 @@ def test_every_candidate_keeps_the_limits(name: str, shape: ConvGeometry, direct
 def test_no_split_of_a_reduction_is_empty(shape: ConvGeometry) -> None:
     problem = Problem(shape, "wgrad")
     for choice in candidates(problem, H200):
-        plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, H200)
+        plan = FAMILIES[choice.family].plan(problem, choice.tile, H200)
         assert plan.launches[plan.product].grid[-1] == choice.tile.splits
 
 
@@ -104,9 +103,9 @@ def test_no_split_of_a_reduction_is_empty(shape: ConvGeometry) -> None:
 def test_programs_are_those_of_the_launch(shape: ConvGeometry, direction: Pass) -> None:
     problem = Problem(shape, direction)
     for choice in candidates(problem, H200)[::97]:
-        plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, H200)
+        plan = FAMILIES[choice.family].plan(problem, choice.tile, H200)
         programs = math.prod(plan.launches[plan.product].grid)
-        counted = product_of(problem, choice.algorithm).programs(choice.tile)
+        counted = matmul_shape(problem, choice.family).programs(choice.tile)
         if choice.tile.persistent:
             assert programs <= choice.tile.persistent * H200.processors < counted
         else:

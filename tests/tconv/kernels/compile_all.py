@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from autotune.compile import compile_launch
-from tconv.algorithms import ALGORITHMS, ending
-from tconv.choice import Choice
+from tconv.families import FAMILIES, epilogue_grad
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.launch import Launch
 from tconv.ops import max_pool2d as pool
@@ -22,6 +21,7 @@ from tconv.ops.avg_pool2d import avg_pool_launch
 from tconv.problem import BIAS, Epilogue, PoolProblem, Problem
 from tconv.select import choose
 from tconv.target import TARGETS, Target
+from tconv.tile import Choice
 
 WIDE = {
     "vgg-conv3": ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1),
@@ -60,18 +60,18 @@ POOLS = {
 
 def serving(problem: Problem, target: Target) -> Iterator[Choice]:
     """Every family that serves, with the tile of an untuned layer."""
-    for algorithm, family in ALGORITHMS.items():
+    for name, family in FAMILIES.items():
         if family.unserved(problem, target) is None:
-            yield Choice(algorithm, family.heuristic(problem, target))
+            yield Choice(name, family.heuristic(problem, target))
 
 
 def launches(
     problem: Problem, choice: Choice, target: Target, epilogue: Epilogue = BIAS
 ) -> Iterator[tuple[str, Launch]]:
-    plan = ALGORITHMS[choice.algorithm].plan(problem, choice.tile, target, epilogue)
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, target, epilogue)
     for launch in plan.launches:
         ended = "" if epilogue == BIAS else f" {epilogue}"
-        yield f"{choice.algorithm} {problem.key} {choice.tile}{ended}", launch
+        yield f"{choice.family} {problem.key} {choice.tile}{ended}", launch
 
 
 def cases(target: Target) -> Iterator[tuple[str, Launch]]:
@@ -121,10 +121,12 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
                         yield f"{label} offsets={asked}", pool.fprop_launch(task, tile, asked)
     for layout in ("nhwc", "nchw"):
         for relu in (False, True):
-            plan = ending.plan("float16", layout, (64, 256, 56 * 56), target, relu)  # type: ignore[arg-type]
+            plan = epilogue_grad.plan("float16", layout, (64, 256, 56 * 56), target, relu)  # type: ignore[arg-type]
             for launch in plan.launches:
                 yield f"float16 {layout} relu={relu}", launch
-        for launch in ending.pool_plan("float16", layout, (64, 64, 55, 56), target, True).launches:  # type: ignore[arg-type]
+        for launch in epilogue_grad.pool_plan(
+            "float16", layout, (64, 64, 55, 56), target, True
+        ).launches:  # type: ignore[arg-type]
             yield f"float16 {layout} pooled", launch
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from autotune.compile import READERS, build, listing_of
 from autotune.disassembly import program_instructions
-from tconv.algorithms import ALGORITHMS, BOXED, DEPTHWISE, FEW_CHANNELS, GENERAL
+from tconv.families import FAMILIES
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import Layout, Problem
 from tconv.target import TARGETS
@@ -31,7 +31,7 @@ SMALL = Tile(128, 64, 32, stages=3, warps=4)
 class Bar:
     """A case, and the most instructions that a step of its loop may take."""
 
-    algorithm: str
+    family: str
     shape: ConvGeometry
     direction: Pass
     instructions: int
@@ -40,25 +40,30 @@ class Bar:
 
 
 BARS = {
-    "fprop": Bar(GENERAL, VGG, "fprop", 105),
-    "fprop, persistent": Bar(GENERAL, VGG, "fprop", 105, dataclasses.replace(USUAL, persistent=1)),
-    "fprop, stride 2": Bar(GENERAL, STRIDED, "fprop", 105),
-    "fprop, 1x1": Bar(GENERAL, PLAIN, "fprop", 95),
-    "fprop, 256x128": Bar(GENERAL, VGG, "fprop", 150, Tile(256, 128, 64, stages=2, warps=8)),
-    "fprop, 128x256": Bar(GENERAL, VGG, "fprop", 125, Tile(128, 256, 64, stages=2, warps=8)),
-    "dgrad": Bar(GENERAL, VGG, "dgrad", 130),
-    "dgrad, stride 2": Bar(GENERAL, STRIDED, "dgrad", 130),
-    "dgrad, stride 2, sm_100": Bar(GENERAL, STRIDED, "dgrad", 130, target="sm_100"),
-    "wgrad": Bar(GENERAL, VGG, "wgrad", 150),
-    "wgrad, stride 2": Bar(GENERAL, STRIDED, "wgrad", 150),
-    "boxes, fprop": Bar(BOXED, VGG, "fprop", 100),
-    "boxes, persistent": Bar(BOXED, VGG, "fprop", 100, dataclasses.replace(USUAL, persistent=1)),
-    "boxes, fprop, 1x1": Bar(BOXED, PLAIN, "fprop", 95),
-    "boxes, fprop, stride 2": Bar(BOXED, STRIDED, "fprop", 122),
-    "boxes, dgrad": Bar(BOXED, VGG, "dgrad", 101),  # of Triton 3.6 and 3.9; 3.7 takes fewer
-    "boxes, wgrad": Bar(BOXED, VGG, "wgrad", 150),
-    "few channels, 7x7 stride 2": Bar(FEW_CHANNELS, STEM, "fprop", 170, SMALL),
-    "few channels, 7x7 stride 2, wgrad": Bar(FEW_CHANNELS, STEM, "wgrad", 170,
+    "fprop": Bar("implicit_gemm", VGG, "fprop", 105),
+    "fprop, persistent":
+        Bar("implicit_gemm", VGG, "fprop", 105, dataclasses.replace(USUAL, persistent=1)),
+    "fprop, stride 2": Bar("implicit_gemm", STRIDED, "fprop", 105),
+    "fprop, 1x1": Bar("implicit_gemm", PLAIN, "fprop", 95),
+    "fprop, 256x128":
+        Bar("implicit_gemm", VGG, "fprop", 150, Tile(256, 128, 64, stages=2, warps=8)),
+    "fprop, 128x256":
+        Bar("implicit_gemm", VGG, "fprop", 125, Tile(128, 256, 64, stages=2, warps=8)),
+    "dgrad": Bar("implicit_gemm", VGG, "dgrad", 130),
+    "dgrad, stride 2": Bar("implicit_gemm", STRIDED, "dgrad", 130),
+    "dgrad, stride 2, sm_100": Bar("implicit_gemm", STRIDED, "dgrad", 130, target="sm_100"),
+    "wgrad": Bar("implicit_gemm", VGG, "wgrad", 150),
+    "wgrad, stride 2": Bar("implicit_gemm", STRIDED, "wgrad", 150),
+    "boxes, fprop": Bar("implicit_gemm_tma", VGG, "fprop", 100),
+    "boxes, persistent":
+        Bar("implicit_gemm_tma", VGG, "fprop", 100, dataclasses.replace(USUAL, persistent=1)),
+    "boxes, fprop, 1x1": Bar("implicit_gemm_tma", PLAIN, "fprop", 95),
+    "boxes, fprop, stride 2": Bar("implicit_gemm_tma", STRIDED, "fprop", 122),
+    "boxes, dgrad":
+        Bar("implicit_gemm_tma", VGG, "dgrad", 101),  # of Triton 3.6 and 3.9; 3.7 takes fewer
+    "boxes, wgrad": Bar("implicit_gemm_tma", VGG, "wgrad", 150),
+    "few channels, 7x7 stride 2": Bar("few_channels", STEM, "fprop", 170, SMALL),
+    "few channels, 7x7 stride 2, wgrad": Bar("few_channels", STEM, "wgrad", 170,
                                              Tile(64, 128, 64, stages=3, warps=4)),
 }  # fmt: skip
 
@@ -92,8 +97,8 @@ def strips() -> Iterator[tuple[str, dict[str, float]]]:
     target = TARGETS["sm_90"]
     for name, bar in STRIP_BARS.items():
         problem = Problem(bar.shape, bar.direction, layout=bar.layout)
-        tile = ALGORITHMS[DEPTHWISE].heuristic(problem, target)
-        plan = ALGORITHMS[DEPTHWISE].plan(problem, tile, target)
+        tile = FAMILIES["depthwise"].heuristic(problem, target)
+        plan = FAMILIES["depthwise"].plan(problem, tile, target)
         compiled = build(plan.launches[plan.product], target)
         results = tile.block_m * tile.block_n * tile.block_k / (32 * tile.warps)
         whole = program_instructions(listing_of(compiled)) / results
@@ -104,7 +109,7 @@ def measured() -> Iterator[tuple[str, dict[str, int]]]:
     """Resources of each case, and how often operands detour from shared memory to registers."""
     for name, bar in BARS.items():
         problem, target = Problem(bar.shape, bar.direction), TARGETS[bar.target]
-        plan = ALGORITHMS[bar.algorithm].plan(problem, bar.tile, target)
+        plan = FAMILIES[bar.family].plan(problem, bar.tile, target)
         compiled = build(plan.launches[plan.product], target)
         taken = dataclasses.asdict(READERS["cuda"](compiled, 1))
         yield name, taken | {"detours": compiled.asm["ttgir"].count("local_load")}

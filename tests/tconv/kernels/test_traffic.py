@@ -8,14 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tconv.algorithms import DEPTHWISE
-from tconv.choice import Choice
 from tconv.functional import avg_pool2d, conv2d, conv2d_pool, max_pool2d
 from tconv.geometry import ConvGeometry
 from tconv.ops.conv_run import prepare
 from tconv.problem import Problem
 from tconv.target import INTERPRETER
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 from tests.tconv.traffic import traffic
 
 pytestmark = pytest.mark.interpreter
@@ -86,7 +84,7 @@ def test_depthwise_stays_within_the_halo(layout: Any, extent: int, direction: An
     problem, tile = Problem(shape, direction, "float16", layout), Tile(8, 4, 4)
     image, w = random(1, channels, side, side, layout=layout), random(channels, 1, extent, extent)
     names = ("x", "w") if direction == "fprop" else ("dy", "w")
-    call = prepare(problem, Choice(DEPTHWISE, tile), INTERPRETER, w_layout="nchw")
+    call = prepare(problem, Choice("depthwise", tile), INTERPRETER, w_layout="nchw")
     with traffic() as moved:
         result = call.run(dict(zip(names, (image, w), strict=True)))
     programs = len(moved.stores)
@@ -104,7 +102,7 @@ def test_depthwise_wgrad_reads_x_and_dy_once_a_program(layout: Any) -> None:
     problem = Problem(shape, "wgrad", "float16", layout)
     x, dy = (random(2, 8, 16, 16, layout=layout) for _ in range(2))
     dy = dy.clone(memory_format=torch.preserve_format)
-    call = prepare(problem, Choice(DEPTHWISE, Tile(256, 8, 4)), INTERPRETER, w_layout="nchw")
+    call = prepare(problem, Choice("depthwise", Tile(256, 8, 4)), INTERPRETER, w_layout="nchw")
     with traffic() as moved:
         call.run({"x": x, "dy": dy})
     assert (moved.loaded(x), moved.requested(dy)) == (size(x), size(dy))

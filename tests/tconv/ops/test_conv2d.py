@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from tconv import functional, reference
-from tconv.algorithms import pointers
-from tconv.algorithms.common import index_type
-from tconv.choice import Choice
+from tconv.families import FAMILIES
+from tconv.families.common import index_type
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.launch import recorded
 from tconv.ops.conv2d import conv2d
 from tconv.ops.conv_run import run
 from tconv.problem import Problem
 from tconv.target import INTERPRETER
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 from tests.device import DEVICE, written
 
 # id -> x, w and the window; odd sizes first.
@@ -144,7 +143,7 @@ def test_dtypes(dtype: torch.dtype, direction: Pass) -> None:
 def test_splits_are_never_empty() -> None:
     for batch in range(1, 40):
         problem = Problem(ConvGeometry(batch, 4, 5, 5, 4, 3, 3), "wgrad")
-        plan = pointers.plan(problem, Tile(16, 16, 16, splits=13), INTERPRETER)
+        plan = FAMILIES["implicit_gemm"].plan(problem, Tile(16, 16, 16, splits=13), INTERPRETER)
         product = plan.launches[plan.product]
         boxes, share = product.scalars["boxes"], product.scalars["split_boxes"]
         assert (product.grid[2] - 1) * share < boxes <= product.grid[2] * share
@@ -154,7 +153,7 @@ def test_offsets_widen_at_the_boundary() -> None:
     # batch 63 of this layer stays below 2^31 elements, batch 64 passes it (pytorch 128936)
     def index(batch: int) -> str:
         problem = Problem(ConvGeometry(batch, 128, 512, 512, 8, 3, 3, pad_h=1, pad_w=1), "fprop")
-        (launch,) = pointers.plan(problem, Tile(128, 16, 64), INTERPRETER).launches
+        (launch,) = FAMILIES["implicit_gemm"].plan(problem, Tile(128, 16, 64), INTERPRETER).launches
         return str(launch.constants["INDEX"])
 
     assert (index(63), index(64)) == ("int32", "int64")
@@ -166,7 +165,7 @@ def test_offsets_widen_at_the_boundary() -> None:
 def test_wide_offsets_compute_the_same(direction: Pass, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = ConvGeometry(2, 5, 9, 7, 6, 3, 3, 2, 2, 1, 1)
     narrow = check_pass(shape, direction, torch.float32, SMALL["16x16x16"])
-    monkeypatch.setattr("tconv.algorithms.common.OFFSET_LIMIT", 1)
+    monkeypatch.setattr("tconv.families.common.OFFSET_LIMIT", 1)
     wide = check_pass(shape, direction, torch.float32, SMALL["16x16x16"])
     assert torch.equal(narrow, wide)
 

@@ -11,8 +11,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 import tconv
-from tconv.algorithms import GROUPED, ending
-from tconv.choice import Choice
+from tconv.families import epilogue_grad
 from tconv.functional import conv2d, conv2d_pool
 from tconv.geometry import ConvGeometry
 from tconv.launch import interpreting, recorded
@@ -20,7 +19,7 @@ from tconv.ops.conv_run import run
 from tconv.ops.layout import memory_format
 from tconv.problem import Layout, Problem
 from tconv.target import TARGETS
-from tconv.tile import Tile
+from tconv.tile import Choice, Tile
 from tests.device import DEVICE, written
 
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -135,7 +134,7 @@ def test_groups_do_not_meet(value: float) -> None:
     given = {"fprop": {"x": x, "w": w}, "dgrad": {"dy": dy, "w": w}, "wgrad": {"x": x, "dy": dy}}
     for direction, exact in expected.items():
         problem = Problem(shape, direction, "float64", "nchw")  # type: ignore[arg-type]
-        got = run(problem, Choice(GROUPED, Tile(128, 32, 32)), **given[direction])
+        got = run(problem, Choice("grouped", Tile(128, 32, 32)), **given[direction])
         assert_close(got, exact, equal_nan=True)
         assert got.isfinite().any()
 
@@ -162,13 +161,13 @@ def test_gradients_in_shares(layout: Layout, size: tuple[int, int, int, int], po
     (dz,) = torch.autograd.grad(exact, z, dy)
     target, image = TARGETS["sm_90"], (batch, channels, rows * columns)
     if pooled:
-        plan = ending.pool_plan("float64", layout, tuple(z.shape), target, sums=True)
+        plan = epilogue_grad.pool_plan("float64", layout, tuple(z.shape), target, sums=True)
         last = functional.pad(z.detach(), (0, -(columns % 2), 0, -(rows % 2)))
         quarters = last.unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
         best = torch.where(quarters.amax(-1) > 0, quarters.argmax(-1), -1).to(torch.int8)
         given = {"offsets": best.contiguous(memory_format=memory_format(layout))}
     else:
-        plan, given = ending.plan("float64", layout, image, target, relu=True), {"y": exact}
+        plan, given = epilogue_grad.plan("float64", layout, image, target, relu=True), {"y": exact}
     tensors = {"dy": dy, **given, "dz": torch.empty_like(dz), "dbias": torch.empty(channels)}
     tensors["dbias"] = tensors["dbias"].to(dz)
     plan.run(tensors)

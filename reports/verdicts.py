@@ -1,0 +1,139 @@
+"""What the numbers say, in words: the verdict, what bounds a layer, and why a tile won."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from reports.rows import LayerRow, TrialRow, number_text
+from reports.tables import Tables
+from tconv.families import matmul_shape
+from tconv.problem import Problem
+from tconv.tile import Tile
+
+LEVEL = 1.02  # two figures closer than this are called level
+CLEAR = 1.05  # a factor that two tiles must differ by to be named as a reason
+
+
+def passed(trials: Iterable[TrialRow]) -> dict[str, list[TrialRow]]:
+    """By problem, the trials that passed, fastest first."""
+    grouped: dict[str, list[TrialRow]] = {}
+    for trial in trials:
+        if trial.status == "ok" and trial.ms is not None:
+            grouped.setdefault(trial.problem, []).append(trial)
+    return {key: sorted(group, key=lambda t: t.ms or 0.0) for key, group in grouped.items()}
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """The mean for ratios.
+
+    >>> round(geometric_mean([0.5, 2.0]), 6)
+    1.0
+    """
+    return math.exp(sum(math.log(value) for value in values) / len(values))
+
+
+def ratios(rows: Iterable[LayerRow], contiguous: bool = False) -> list[float]:
+    """How many times as fast as torch's operators, of the rows that tell it."""
+    told = (row.times_nchw if contiguous else row.times_nhwc for row in rows)
+    return [ratio for ratio in told if ratio]
+
+
+def foreseen(trials: Iterable[TrialRow]) -> dict[str, list[tuple[float, float]]]:
+    """By problem: what the model said of each candidate before it was compiled, and its time."""
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for trial in trials:
+        if trial.status == "ok" and trial.ms and trial.ranked_ms:
+            pairs.setdefault(trial.problem, []).append((trial.ranked_ms, trial.ms))
+    return pairs
+
+
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Spearman's: 1 where the model ranked as the clock did; None where all are alike.
+
+    >>> rank_correlation([(1.0, 10.0), (2.0, 11.0), (3.0, 30.0)])
+    1.0
+    """
+    said, took = (pd.Series(column).rank() for column in zip(*pairs, strict=True))
+    if said.nunique() < 2 or took.nunique() < 2:
+        return None
+    return round(float(said.corr(took)), 6)
+
+
+def side_of_roofline(row: LayerRow, tables: Tables) -> str:
+    """Which roof the layer lies under: arithmetic, or memory."""
+    if row.filters is None or row.dtype not in tables.about.peaks:
+        return ""
+    problem, machine = row.problem, tables.about.machine
+    compute = machine.compute_seconds(problem.geometry.flops, problem.arithmetic)
+    return "arithmetic" if compute >= machine.memory_seconds(problem.least_bytes) else "memory"
+
+
+def why(best: TrialRow, second: TrialRow | None) -> str:
+    """Why the winner beat the runner-up, by the factor in which the two differ most."""
+    if second is None or second.ms is None or best.ms is None:
+        return "the only candidate that passed"
+    family = "" if second.family == best.family else f"{second.family} "
+    rival = f"{family}{second.tile} ({number_text(second.ms)} ms)"
+    if second.error_fp64 is None and second.ms < best.ms:
+        return f"{rival} is faster, but its results were not checked"
+    if second.ms <= best.ms * LEVEL:
+        return f"level with {rival}"
+    ours, theirs = _factors(best), _factors(second)
+    gains = {name: theirs[name] / ours[name] for name in ours.keys() & theirs.keys()}
+    name = max(sorted(gains), key=lambda name: gains[name], default="")
+    if not name or gains[name] < CLEAR:
+        return f"over {rival}: no single cause"
+    return f"over {rival}: {name}"
+
+
+def _factors(trial: TrialRow) -> dict[str, float]:
+    """What makes a tile slow, larger is worse, under the words that praise the smaller."""
+    problem, tile = Problem.from_key(trial.problem), Tile.parse(trial.tile)
+    product = matmul_shape(problem, trial.family)
+    covered = product.row_tiles(tile) * tile.block_m * product.column_tiles(tile) * tile.block_n
+    depth = math.ceil(product.depth / tile.block_k) * tile.block_k
+    useful = product.rows * product.columns * product.depth
+    factors = {"more outputs for each operand read": 1 / tile.block_m + 1 / tile.block_n}
+    if useful:
+        factors["fewer masked products"] = covered * depth / useful
+    if trial.waves:
+        factors["fuller waves of programs"] = math.ceil(trial.waves) / trial.waves
+    if trial.occupancy:
+        factors["more warps to hide latency"] = 1 / trial.occupancy
+    if trial.instructions:
+        work = tile.block_m * tile.block_n * tile.block_k
+        factors["fewer instructions a product"] = trial.instructions * tile.warps / work
+    if trial.spill_bytes is not None:
+        factors["fewer spills"] = 1.0 + trial.spill_bytes
+    return factors
+
+
+def suites(tables: Tables) -> list[str]:
+    return list(dict.fromkeys(row.suite for row in tables.layers))
+
+
+def name_of(row: LayerRow, tables: Tables) -> str:
+    """The layer's name, with its suite where there are several."""
+    return row.layer if len(suites(tables)) < 2 else f"{row.suite} {row.layer}"
+
+
+def verdict(tables: Tables) -> str:
+    """How near the roofline the layers come, in a sentence or two."""
+    about = tables.about
+    ranked = [row for row in tables.layers if row.roofline_share]
+    if not ranked:
+        return f"No candidate has passed on {about.product} yet: there is no {about.kind} figure."
+    best = max(ranked, key=lambda row: row.roofline_share or 0.0)
+    worst = min(ranked, key=lambda row: row.roofline_share or 0.0)
+    mean = geometric_mean([row.roofline_share or 1.0 for row in ranked])
+    reach = "are predicted to reach" if about.kind == "predicted" else "reach, as measured,"
+    absent = " No GPU took part." if about.kind == "predicted" else ""
+    return (
+        f"On {about.product}, the tiles chosen for {len(ranked)} layer passes of "
+        f"{' and '.join(suites(tables))} {reach} {mean:.0%} of the roofline (geometric mean), "
+        f"from {worst.roofline_share:.1%} ({name_of(worst, tables)}, {worst.direction}) to "
+        f"{best.roofline_share:.1%} ({name_of(best, tables)}, {best.direction}).{absent}"
+    )

@@ -1,0 +1,154 @@
+"""What the launches of all kernel families share: index and accumulator types, constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import triton.language as tl
+
+from tconv.geometry import ConvGeometry
+from tconv.problem import Epilogue, Problem
+from tconv.target import Target
+from tconv.tile import Tile
+
+# Offsets are counted in elements; a tile may reach this far past the end before its mask stops it.
+OFFSET_LIMIT = 2**31 - 2**22
+
+
+def index_type(*elements: int) -> Any:
+    """32-bit offsets while every tensor allows them, 64-bit beyond.
+
+    >>> index_type(64 * 64 * 56 * 56).name
+    'int32'
+    >>> index_type(2**31).name
+    'int64'
+    """
+    return tl.int32 if max(elements) < OFFSET_LIMIT else tl.int64
+
+
+def accumulator_type(dtype: str) -> Any:
+    """Sums are kept in float32, of float64 in float64."""
+    return tl.float64 if dtype == "float64" else tl.float32
+
+
+def workspace_dtype(dtype: str) -> str:
+    """The same, of sums that wait in memory."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def sizes(problem: Problem) -> dict[str, int]:
+    """The run-time integers of a convolution: batch and image sizes."""
+    shape = problem.geometry
+    return {
+        "batch": shape.batch,
+        "in_h": shape.in_h,
+        "in_w": shape.in_w,
+        "out_h": shape.out_h,
+        "out_w": shape.out_w,
+    }
+
+
+def shape_constants(problem: Problem) -> dict[str, Any]:
+    """The compile-time values of a convolution's geometry, types and precision."""
+    shape = problem.geometry
+    return {
+        "IN_CHANNELS": shape.group_in_channels,
+        "OUT_CHANNELS": shape.group_out_channels,
+        "GROUPS": shape.groups,
+        "FILTER_H": shape.filter_h,
+        "FILTER_W": shape.filter_w,
+        "STRIDE_H": shape.stride_h,
+        "STRIDE_W": shape.stride_w,
+        "PAD_H": shape.pad_h,
+        "PAD_W": shape.pad_w,
+        "DILATION_H": shape.dilation_h,
+        "DILATION_W": shape.dilation_w,
+        "ACCUMULATOR": accumulator_type(problem.dtype),
+        "INDEX": index_type(shape.x_elements, shape.w_elements, shape.y_elements),
+        "PRECISION": problem.precision,
+    }
+
+
+def tap_constants(problem: Problem) -> dict[str, int]:
+    """Where the first tap of an output lies, and the way to the next.
+
+    For fprop, and for dgrad at stride 1: the same sum with the filter turned by 180 degrees.
+    """
+    shape, sign = problem.geometry, 1 if problem.direction == "fprop" else -1
+    return {
+        "FIRST_H": -sign * shape.pad_h,
+        "FIRST_W": -sign * shape.pad_w,
+        "STEP_H": sign * shape.dilation_h,
+        "STEP_W": sign * shape.dilation_w,
+    }
+
+
+def summed_pixels(shape: ConvGeometry, epilogue: Epilogue) -> int:
+    """Output pixels that a forward pass sums: with a pool, those of whole 2x2 windows only."""
+    if epilogue.pool:
+        return shape.batch * (shape.out_h // 2) * (shape.out_w // 2) * 4
+    return shape.batch * shape.out_h * shape.out_w
+
+
+def whole_windows(tile: Tile) -> Tile:
+    """A tile whose programs pool: it holds windows, and no part of a reduction."""
+    return replace(tile, block_m=max(tile.block_m, 4), splits=1)
+
+
+def pack_of(problem: Problem, block: int) -> int:
+    """Groups of a tile: as many as ``block`` channels or filters hold, and divide all.
+
+    >>> resnext = ConvGeometry(32, 128, 56, 56, 128, 3, 3, pad_h=1, pad_w=1, groups=32)
+    >>> pack_of(Problem(resnext, "fprop"), 32)
+    8
+    """
+    shape = problem.geometry
+    most = max(1, block // max(shape.group_in_channels, shape.group_out_channels))
+    return max(n for n in range(1, min(most, shape.groups) + 1) if shape.groups % n == 0)
+
+
+@dataclass(frozen=True)
+class PixelBox:
+    """A box of output pixels that a program takes at once, and how many of them there are."""
+
+    images: int
+    rows: int
+    columns: int
+    count: int
+    exact: bool  # whether boxes cover the images without a rest
+
+
+@lru_cache(maxsize=4096)
+def pixel_box(pixels: int, batch: int, out_h: int, out_w: int, most: int = 1 << 30) -> PixelBox:
+    """The box of ``pixels`` (a power of two) that wastes least, no side above ``most``.
+
+    Along the width where it fits; along the batch where images are small: 64 pixels of a
+    batch of 7 x 7 images are one pixel of 64 images.
+
+    >>> pixel_box(64, 32, 56, 56)
+    PixelBox(images=1, rows=8, columns=8, count=1568, exact=True)
+    >>> pixel_box(64, 64, 7, 7)
+    PixelBox(images=64, rows=1, columns=1, count=49, exact=True)
+    """
+    found = []
+    side = pixels.bit_length() - 1
+    for log_w in range(side + 1):
+        for log_h in range(side + 1 - log_w):
+            sides = 1 << (side - log_w - log_h), 1 << log_h, 1 << log_w
+            if max(sides) > most:
+                continue
+            pairs = list(zip((batch, out_h, out_w), sides, strict=True))
+            count = prod(-(-extent // edge) for extent, edge in pairs)
+            exact = all(extent % edge == 0 for extent, edge in pairs)
+            found.append((count, sides[0], -sides[2], PixelBox(*sides, count, exact)))
+    return min(found, key=lambda entry: entry[:3])[3]
+
+
+def programs(tiles: int, others: int, tile: Tile, target: Target) -> int:
+    """Programs that ``tiles`` are shared out among; ``others`` lie on the other axes."""
+    if not tile.persistent:
+        return tiles
+    return min(tiles, max(1, target.processors * tile.persistent // others))

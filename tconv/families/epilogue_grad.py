@@ -1,0 +1,110 @@
+"""Gradients of bias, ReLU and pool: memory-bound, so a fixed tile and enough programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tconv.families.common import (
+    accumulator_type,
+    index_type,
+    workspace_dtype,
+)
+from tconv.geometry import cdiv, power_of_two
+from tconv.launch import Buffer, Launch, Plan, Pointer
+from tconv.problem import Layout
+from tconv.target import Target
+
+SUM_BLOCK = 128  # channels a program of the second step
+
+
+def plan(
+    dtype: str,
+    layout: Layout,
+    image: tuple[int, int, int],
+    target: Target,
+    relu: bool = False,
+    sums: bool = True,
+) -> Plan:
+    """dbias from dy, dense in ``layout``; behind a ReLU dz too, from dy and y.
+
+    ``image`` is (batch, channels, plane). Sums are formed over pixels in splits, then over the
+    splits; without ``sums`` there is only dz.
+    """
+    batch, channels, plane = image
+    names = ["dy", *(["y", "dz"] if relu else [])]
+    constants: dict[str, Any] = {"PLANE": plane} | ({} if relu else {"y": None, "dz": None})
+    size = (batch * plane, channels, batch * plane * channels)
+    return _plan("ending_grad", ("pixels", "split_pixels"), names, constants, size, dtype, layout,
+                 target, sums)  # fmt: skip
+
+
+def pool_plan(
+    dtype: str, layout: Layout, z_size: tuple[int, ...], target: Target, sums: bool
+) -> Plan:
+    """dz and dbias from dy, behind a 2x2 max-pool (and a ReLU); ``z_size`` is that of dz."""
+    batch, channels, out_h, out_w = z_size
+    constants = {"OUT_H": out_h, "OUT_W": out_w}
+    windows = batch * cdiv(out_h, 2) * cdiv(out_w, 2)
+    size = (windows, channels, batch * channels * out_h * out_w)
+    return _plan("pool_ending_grad", ("windows", "split_windows"), ["dy", "offsets", "dz"],
+                 constants, size, dtype, layout, target, sums)  # fmt: skip
+
+
+def _plan(
+    kernel: str,
+    counts: tuple[str, str],
+    names: list[str],
+    constants: dict[str, Any],
+    size: tuple[int, int, int],
+    dtype: str,
+    layout: Layout,
+    target: Target,
+    sums: bool,
+) -> Plan:
+    """A pass over ``size``: rows (pixels or windows), channels, and elements of the largest."""
+    rows, channels, elements = size
+    block_n, block_k, most = _block(rows, channels, layout, target)
+    split_rows = max(1, cdiv(cdiv(rows, most), block_k)) * block_k
+    splits = max(1, cdiv(rows, split_rows))
+    kept = workspace_dtype(dtype)
+    operands = {name: Pointer(name, "int8" if name == "offsets" else dtype) for name in names}
+    if sums:
+        operands["workspace"] = Pointer("workspace", kept)
+    parts = Launch(
+        f"ending.{kernel}",
+        (cdiv(channels, block_n), splits),
+        operands,
+        {counts[0]: rows, counts[1]: split_rows},
+        {
+            **constants,
+            **({} if sums else {"workspace": None}),
+            "CHANNELS": channels,
+            "NHWC": layout == "nhwc",
+            "ACCUMULATOR": accumulator_type(dtype),
+            "INDEX": index_type(elements),
+            "BLOCK_N": block_n,
+            "BLOCK_K": block_k,
+        },
+    )
+    if not sums:
+        return Plan((parts,))
+    total = Launch(
+        "ending.bias_grad_sum",
+        (cdiv(channels, SUM_BLOCK),),
+        {"workspace": Pointer("workspace", kept), "dbias": Pointer("dbias", dtype)},
+        {"splits": splits},
+        {"CHANNELS": channels, "BLOCK": SUM_BLOCK},
+    )
+    return Plan((parts, total), {"workspace": Buffer(splits * channels, kept)})
+
+
+def _block(rows: int, channels: int, layout: Layout, target: Target) -> tuple[int, int, int]:
+    """Channels and rows of a program's tile, and how many splits at most."""
+    if target.backend == "interpreter":
+        block_n = power_of_two(channels, 1, 128)
+        return block_n, power_of_two(rows, 1, (1 << 19) // block_n), 1
+    if layout == "nchw":  # pixels lie side by side: a channel a program
+        return 1, 2048, max(1, min(4 * target.processors // channels, rows // (4 * 2048)))
+    block_n = power_of_two(channels, 1, 128)
+    block_k = max(4096 // block_n, 32)
+    return block_n, block_k, max(1, min(4 * target.processors, rows // (4 * block_k)))
