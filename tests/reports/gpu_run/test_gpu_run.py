@@ -308,11 +308,11 @@ for package in (reports.gpu_run, reports.bench):
         importlib.import_module(found.name)
 import reports.gpu_run.__main__ as command
 command.run.__code__  # its imports are made in it
-from autotune.store import Store
+from autotune.trial_store import Store
 from autotune.tune import tune
 from reports.gpu_run.steps import tasks
 from reports.gpu_run.take_home import take_home
-from tconv.table import home
+from tconv.winners import home
 assert list(tasks(False)) and home()
 with Store() as store:
     list(store.trials("nvidia-h200", "measured"))
