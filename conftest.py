@@ -1,5 +1,5 @@
-"""For tests and doctests alike: without a GPU the kernels run in Triton's interpreter; fresh
-tensors are poisoned.
+"""For tests and doctests alike: without a GPU the kernels run in Triton's interpreter, or on the
+GPU that ``TCONV_EMULATE`` names; fresh tensors are poisoned.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tconv.launch import interpreting
+from tconv.launch import emulated, interpreting
 from tests import interpreter_bfloat16, interpreter_boxes
 from tests.interpreter_memory import watch
 
@@ -33,7 +33,8 @@ collect_ignore = [] if importlib.util.find_spec("keras") else ["tconv/keras.py"]
 
 # What a test needs by its markers, which pyproject.toml describes, and whether it is there.
 NEEDS = {
-    "gpu": ("needs a CUDA GPU", torch.cuda.is_available()),
+    "gpu": ("needs a GPU, CUDA's or an emulated one", torch.cuda.is_available() or emulated()),
+    "device": ("needs a CUDA GPU", torch.cuda.is_available()),
     "interpreter": ("needs Triton's interpreter", interpreting()),
 }
 

@@ -188,7 +188,9 @@ def perform(task: Task, context: Context) -> None:
 def tasks(rehearse: bool) -> Iterator[Task]:
     """All parts, in order."""
     yield Task("predictions", "H100 and H200", _predict)
-    yield Task("tests", "gpu", partial(_tests, arguments=("-m", "gpu", "tests")), least=30)
+    yield Task(
+        "tests", "gpu", partial(_tests, arguments=("-m", "gpu or device", "tests")), least=30
+    )
     for place in TESTS[2:3] if rehearse else TESTS:
         yield Task("tests", place, partial(_tests, arguments=(place,)), least=30)
     yield Task("sanitizer", "no tool", _small, least=30)
@@ -221,7 +223,7 @@ def _tests(context: Context, arguments: Sequence[str]) -> str:
         LeftError: where time was spent first, the run's or that of one go.
         RuntimeError: for tests that failed, or hang.
     """
-    name = "gpu" if "gpu" in arguments else Path(arguments[-1]).stem
+    name = "gpu" if "-m" in arguments else Path(arguments[-1]).stem
     path = tests_of(context.out, context.state) / f"{name}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     plugins = ("-p", "no:cacheprovider", "-p", "reports.gpu_run.outcomes")

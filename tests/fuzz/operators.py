@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tconv import functional, reference
 from tconv.launch import recorded
-from tests.device import DEVICE
+from tests.devices import DEVICE
 
 plain = torch.nn.functional
 DTYPES = ("float16", "bfloat16", "float32", "float64")

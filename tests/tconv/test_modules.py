@@ -11,7 +11,7 @@ import torch
 
 import tconv
 from tconv.launch import recorded
-from tests.device import DEVICE, written
+from tests.devices import DEVICE, written
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "plain": {"in_channels": 3, "out_channels": 5, "kernel_size": 3},

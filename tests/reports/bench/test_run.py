@@ -34,7 +34,7 @@ from reports.tables import read_tables
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.launch import recorded
 from tconv.problem import Problem
-from tests.device import DEVICE
+from tests.devices import DEVICE
 
 SHAPE = ConvGeometry(2, 8, 12, 10, 8, 3, 3, pad_h=1, pad_w=1)
 SMALL = tuple(ConvCase("small", "conv", Problem(SHAPE, direction)) for direction in PASSES)
@@ -212,7 +212,7 @@ def test_a_backend_that_fails_is_named_and_the_others_stay(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("operator", "kind"),
     [
-        ("tconv::conv2d_ended", "convolution"),
+        ("tconv::conv2d_fused", "convolution"),
         ("aten::convolution_backward", "convolution"),
         ("aten::max_pool2d_with_indices", "pool"),
         ("aten::native_batch_norm", "normalisation"),

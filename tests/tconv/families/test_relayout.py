@@ -11,7 +11,7 @@ from tconv.families.relayout import Operands
 from tconv.launch import Plan
 from tconv.problem import Layout
 from tconv.target import TARGETS
-from tests.device import DEVICE
+from tests.devices import DEVICE
 
 TARGET = TARGETS["sm_90"]
 

@@ -18,7 +18,7 @@ from tconv.ops.layout import memory_format
 from tconv.ops.pool_check import pool_geometry
 from tconv.problem import Layout, PoolProblem
 from tconv.tile import Tile
-from tests.device import DEVICE
+from tests.devices import DEVICE
 
 CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "lenet": ((2, 6, 28, 28), {"kernel_size": 2}),

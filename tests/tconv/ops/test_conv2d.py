@@ -18,7 +18,7 @@ from tconv.ops.conv_run import run
 from tconv.problem import Problem
 from tconv.target import INTERPRETER
 from tconv.tile import Choice, Tile
-from tests.device import DEVICE, written
+from tests.devices import DEVICE, written
 
 # id -> x, w and the window; odd sizes first.
 CASES: dict[str, dict[str, Any]] = {

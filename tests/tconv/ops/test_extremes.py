@@ -11,7 +11,7 @@ from torch import Tensor
 import tconv
 from tconv.functional import avg_pool2d, conv2d, conv2d_pool, max_pool2d
 from tconv.launch import recorded
-from tests.device import DEVICE, written
+from tests.devices import DEVICE, written
 
 plain = torch.nn.functional
 HALVES = (torch.float16, torch.bfloat16)

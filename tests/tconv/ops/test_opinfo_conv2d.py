@@ -9,7 +9,7 @@ import torch
 
 from tconv import functional
 from tconv.launch import recorded
-from tests.device import DEVICE, written
+from tests.devices import DEVICE, written
 
 if TYPE_CHECKING:
     from torch.testing._internal.opinfo.core import ErrorInput, SampleInput

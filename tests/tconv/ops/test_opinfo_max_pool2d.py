@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from triton.runtime import interpreter
 
 from tconv.ops.max_pool2d import max_pool2d
-from tests.device import DEVICE
+from tests.devices import DEVICE
 from tests.tconv.ops.test_max_pool2d import DGRAD, FPROP, PICK, launches
 
 if TYPE_CHECKING:

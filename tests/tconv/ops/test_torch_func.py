@@ -13,7 +13,7 @@ from torch import Tensor, func
 import tconv
 from tconv.functional import avg_pool2d, conv2d, conv2d_pool, max_pool2d
 from tconv.launch import recorded
-from tests.device import DEVICE
+from tests.devices import DEVICE
 
 
 @cache
