@@ -114,7 +114,8 @@ def main(
         for launch in plan.launches:
             row = measure(launch, machine)
             table.add_row(
-                f"{launch.kernel} {problem.direction}", str(row["blocks"]), str(row["instructions"]),
+                f"{launch.kernel} {problem.direction}",
+                str(row["blocks"]), str(row["instructions"]),
                 f"{row['seconds']:.2f}", f"{row['instructions'] / row['seconds'] / 1e3:.0f}",
                 f"{row['translating']:.2f}",
                 ", ".join(f"{name} {part:.0%}" for name, part in row["parts"].items()),
