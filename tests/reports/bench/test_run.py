@@ -34,8 +34,8 @@ from reports.tables import read_tables
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.launch import recorded
 from tconv.problem import Problem
+from tests.devices import DEVICE
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPE = ConvGeometry(2, 8, 12, 10, 8, 3, 3, pad_h=1, pad_w=1)
 SMALL = tuple(ConvCase("small", "conv", Problem(SHAPE, direction)) for direction in PASSES)
 ENDED = (replace(SMALL[0], epilogue="+relu"), replace(SMALL[0], epilogue="+relu+pool"))
