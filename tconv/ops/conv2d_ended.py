@@ -20,23 +20,24 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
-from tconv.geometry import out_size
 from tconv.launch import runs_triton
 from tconv.ops.arguments import overridden
 from tconv.ops.conv2d import (
     _ops,
     _y_layout,
+    conv2d_tangent,
     fprop_call,
     is_relu,
     torchs_window,
     window_gradients,
     windowed,
+    y_size,
 )
 from tconv.ops.conv_check import check_residual, check_types
 from tconv.ops.conv_run import prepared_ending, prepared_pool_ending
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import pool_geometry
-from tconv.ops.registration import register, register_autocast
+from tconv.ops.registration import differentiates, linear, register, register_autocast
 from tconv.problem import Epilogue
 
 # ---- operators ------------------------------------------------------------------------------
@@ -150,15 +151,6 @@ def _conv2d_pool_pick(z: Tensor, offsets: Tensor) -> Tensor:
     return picked  # type: ignore[return-value]
 
 
-def y_size(x: Tensor, w: Tensor, window: Sizes) -> tuple[int, ...]:
-    """The size of x * w."""
-    stride, pad, dilation = window[0:2], window[2:4], window[4:6]
-    sizes = [
-        out_size(x.shape[2 + i], w.shape[2 + i], stride[i], pad[i], dilation[i]) for i in range(2)
-    ]
-    return (x.shape[0], w.shape[0], *sizes)
-
-
 @torch.library.register_fake("tconv::conv2d_ended", lib=_library)
 def _(x: Tensor, w: Tensor, bias: Any, residual: Any, window: Sizes, relu: Any, _: Any) -> Tensor:
     check_types(x, w, bias, residual)
@@ -244,23 +236,29 @@ def _save_relu_grad(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(inputs[1])
 
 
-def _relu_grad_backward(ctx: Any, ddz: Tensor, ddbias: Tensor) -> tuple[Any, ...]:
+def _relu_grad_backward(ctx: Any, ddz: Tensor | None, ddbias: Tensor | None) -> tuple[Any, ...]:
     (y,) = ctx.saved_tensors
-    return _ops.conv2d_relu_grad(_with_bias(ddz, ddbias), y, False)[0], None, None
+    return _ops.conv2d_relu_grad(_with_bias(ddz, ddbias, y.shape), y, False)[0], None, None
 
 
-def _with_bias(ddz: Tensor, ddbias: Tensor) -> Tensor:
-    """What both results of an ending's gradient ask of its input."""
-    return ddz + ddbias[None, :, None, None] if ddbias.numel() else ddz
+def _with_bias(ddz: Tensor | None, ddbias: Tensor | None, size: Sizes) -> Tensor:
+    """What both results of an ending's gradient, each of which may be None, ask of its input."""
+    if ddbias is None or not ddbias.numel():
+        assert ddz is not None
+        return ddz
+    each = ddbias[None, :, None, None].expand(tuple(size))
+    return each if ddz is None else ddz + each
 
 
 def _save_pool_grad(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.size = inputs[2]
     ctx.save_for_backward(inputs[1])
 
 
-def _pool_grad_backward(ctx: Any, ddz: Tensor, ddbias: Tensor) -> tuple[Any, ...]:
+def _pool_grad_backward(ctx: Any, ddz: Tensor | None, ddbias: Tensor | None) -> tuple[Any, ...]:
     (offsets,) = ctx.saved_tensors
-    return _ops.conv2d_pool_pick(_with_bias(ddz, ddbias), offsets), None, None, None, None
+    dz = _with_bias(ddz, ddbias, ctx.size)
+    return _ops.conv2d_pool_pick(dz, offsets), None, None, None, None
 
 
 def _save_pick(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -274,14 +272,34 @@ def _pick_backward(ctx: Any, ddy: Tensor) -> tuple[Any, ...]:
     return _ops.conv2d_pool_grad(ddy, offsets, ctx.size, ctx.channels_last, False)[0], None
 
 
-for _name, _run, _gradient, _save in (
-    ("conv2d_ended", _conv2d_ended, _ended_backward, _save_ended),
-    ("conv2d_pooled", _conv2d_pooled, _pooled_backward, _save_pooled),
-    ("conv2d_relu_grad", _conv2d_relu_grad, _relu_grad_backward, _save_relu_grad),
-    ("conv2d_pool_grad", _conv2d_pool_grad, _pool_grad_backward, _save_pool_grad),
-    ("conv2d_pool_pick", _conv2d_pool_pick, _pick_backward, _save_pick),
-):
-    register(_library, _name, _run, _gradient, _save)
+# ---- tangents -------------------------------------------------------------------------------
+
+
+def _ended_jvp(inputs: tuple[Any, ...], y: Tensor, tangents: tuple[Any, ...]) -> Any:
+    x, w, _, _, window, relu, precision = inputs
+    z = conv2d_tangent(x, w, window, precision, tangents[:3])
+    if tangents[3] is not None:
+        z = tangents[3] if z is None else z + tangents[3]
+    return _ops.conv2d_relu_grad(z, y, False)[0] if relu else z
+
+
+def _pooled_jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
+    x, w, _, window, _, _, precision = inputs
+    z = conv2d_tangent(x, w, window, precision, tangents[:3])
+    return _ops.conv2d_pool_pick(z, output[1]), None
+
+
+for _name, _run, _gradient, _save, _jvp in (
+    ("conv2d_ended", _conv2d_ended, _ended_backward, _save_ended, _ended_jvp),
+    ("conv2d_pooled", _conv2d_pooled, _pooled_backward, _save_pooled, _pooled_jvp),
+    ("conv2d_relu_grad", _conv2d_relu_grad, _relu_grad_backward, _save_relu_grad,
+     linear("conv2d_relu_grad")),
+    ("conv2d_pool_grad", _conv2d_pool_grad, _pool_grad_backward, _save_pool_grad,
+     linear("conv2d_pool_grad")),
+    ("conv2d_pool_pick", _conv2d_pool_pick, _pick_backward, _save_pick,
+     linear("conv2d_pool_pick")),
+):  # fmt: skip
+    register(_library, _name, _run, _gradient, _save, _jvp)
 register_autocast(_library, "conv2d_ended")
 register_autocast(_library, "conv2d_pooled")
 
@@ -322,7 +340,7 @@ def conv2d_pool(
     x, window = windowed(input, weight, bias, stride, padding, dilation, groups)
     pool_geometry(y_size(x, weight, window), (2, 2), (2, 2), (0, 0), (1, 1), False)
     operands = [x, weight] if bias is None else [x, weight, bias]
-    offsets = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in operands)
+    offsets = differentiates(*operands)
     relu = is_relu(activation)
     y, _ = _ops.conv2d_pooled(x, weight, bias, window, relu, offsets, precision)
     return y if input.dim() != 3 else y.squeeze(0)
