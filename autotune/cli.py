@@ -18,8 +18,8 @@ from autotune.strategies import DEFAULT, STRATEGIES, forest
 from autotune.suites import DEFAULT_BATCH, SUITES
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import ARITHMETICS
-from tconv.table import TARGET_NAME, Kind, TableError
 from tconv.target import DEFAULT_TARGET, TARGETS, Target
+from tconv.winners import TARGET_NAME, Kind, TableError
 
 if TYPE_CHECKING:
     from autotune.trial import Trial
@@ -131,8 +131,8 @@ def tune(
     workers: Annotated[
         int, typer.Option("--workers", help="Processes that compile.")
     ] = DEFAULT_EFFORT.workers,
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="Time to stop after: 90s, 8m, 1h30m.")
+    time_limit: Annotated[
+        str | None, typer.Option("--time-limit", help="Time to stop after: 90s, 8m, 1h30m.")
     ] = None,
     cluster: Annotated[
         str | None, typer.Option("--cluster", help="Dask scheduler whose workers do the work.")
@@ -151,9 +151,9 @@ def tune(
         positive("--candidates", candidates)
     work = _work(suite, passes, dtype, batch)
     try:
-        deadline = Deadline() if budget is None else Deadline(seconds_of(budget))
+        deadline = Deadline() if time_limit is None else Deadline(seconds_of(time_limit))
     except ValueError as error:
-        fail(f"--budget: {error}")
+        fail(f"--time-limit: {error}")
     console = Console()
     with ExitStack() as stack:
         helpers = None
@@ -235,7 +235,7 @@ def space(
 def replay(
     space: Annotated[Path, typer.Argument(help="CSV: parameters, and last their time.")],
     strategy: Annotated[str, typer.Option("--strategy", help="Which to run.")] = DEFAULT,
-    budget: Annotated[int, typer.Option("--budget", help="Evaluations of a run.")] = 200,
+    evaluations: Annotated[int, typer.Option("--evaluations", help="Of a run.")] = 200,
     repeats: Annotated[int, typer.Option("--repeats", help="Runs, to take the mean of.")] = 40,
     seed: Annotated[int, typer.Option("--seed", help="Of the first run.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -247,10 +247,10 @@ def replay(
     from autotune.replay import replay as run
 
     known("strategy", strategy, STRATEGIES)
-    positive("--budget", budget)
+    positive("--evaluations", evaluations)
     positive("--repeats", repeats)
     try:
-        found = run(space, strategy, budget, repeats, seed)
+        found = run(space, strategy, evaluations, repeats, seed)
     except (SpaceError, ValueError, ImportError) as error:
         fail(str(error))
     Console(soft_wrap=True).print(show.replay_table(found) if not json else dumps(found.as_json()))
@@ -299,7 +299,7 @@ def _stored_target(name: str | None) -> str:
 
 def _stored(target: str, kind: Kind) -> list[Trial]:
     """The trials of the store; exit code 2 where it cannot be used."""
-    from autotune.store import Store
+    from autotune.trial_store import Store
 
     with Store() as store:
         trials = list(store.trials(target, kind))
@@ -315,7 +315,7 @@ def export(
 ) -> None:
     """Write the measured winners of a GPU as a data file, to ship with the library."""
     from autotune.ship import export_winners
-    from tconv.table import shipped_table
+    from tconv.winners import shipped_table
 
     name = _stored_target(target)
     path = to or shipped_table(name)

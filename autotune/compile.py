@@ -170,8 +170,8 @@ def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled
     """Compile every kernel of ``choice``."""
     from tconv.families import FAMILIES, matmul_shape
 
-    steps = int(matmul_shape(problem, choice.algorithm).steps(choice.tile))
-    plan = FAMILIES[choice.algorithm].plan(problem, choice.tile, target)
+    steps = int(matmul_shape(problem, choice.family).steps(choice.tile))
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, target)
     found = [
         compile_launch(launch, target, max(1, steps) if place == plan.product else 0)
         for place, launch in enumerate(plan.launches)

@@ -14,15 +14,15 @@ from autotune.deadline import Deadline
 from autotune.gate import Verdict
 from autotune.measure import Timing
 from autotune.search import Effort
-from autotune.store import Store
 from autotune.trial import Trial
+from autotune.trial_store import Store
 from autotune.workers import Failure, Task, Workers
 from tconv.cost.estimate import Resources
 from tconv.cost.model import predict
 from tconv.problem import Problem
-from tconv.table import Kind
 from tconv.target import Target
 from tconv.tile import Choice
+from tconv.winners import Kind
 
 LONGEST_DETAIL = 300  # characters of a compiler's words that a trial keeps
 CONTESTED = 1.1  # times the best: finalists behind that are no match for it
@@ -106,7 +106,7 @@ class Bench:
         turns = self._turns.setdefault(problem, {})
         for choice in choices:
             turns.setdefault(choice, len(turns))
-            earlier = known.get((choice.algorithm, choice.tile))
+            earlier = known.get((choice.family, choice.tile))
             if earlier is not None and earlier.status not in RETRIED:
                 trials[choice] = self._judged_again(earlier)
                 self.recalled += 1
@@ -145,7 +145,7 @@ class Bench:
         blank = Trial(
             target=setting.target.name,
             problem=problem,
-            algorithm=choice.algorithm,
+            family=choice.family,
             tile=choice.tile,
             kind=setting.kind,
             status="ok",

@@ -73,10 +73,10 @@ def _tuned(
     from autotune.gate import check_on_gpu
     from autotune.measure import PROTOCOL
     from autotune.search import DEFAULT_EFFORT, shortlist
-    from autotune.store import Store
     from autotune.trial import Trial
+    from autotune.trial_store import Store
     from tconv.cost.space import candidates
-    from tconv.table import TableError, Winner, user_table, write_table
+    from tconv.winners import TableError, Winner, user_table, write_table
 
     if measure is None:
         if not torch.cuda.is_available() or torch.cuda.is_current_stream_capturing():
@@ -95,23 +95,23 @@ def _tuned(
     with Store() as store:
         known = store.find(target.name, problem, "measured", versions, source)
         for choice in hopes:
-            trial = known.get((choice.algorithm, choice.tile))
+            trial = known.get((choice.family, choice.tile))
             if trial is None or trial.status in RETRIED:
                 if best is not None and not deadline.left:
                     break
                 blank = Trial(
-                    target.name, problem, choice.algorithm, choice.tile, "measured", "ok",
+                    target.name, problem, choice.family, choice.tile, "measured", "ok",
                     versions=versions, source=source,
                 )  # fmt: skip
                 trial = _tried(blank, gate, measure, best_time)
                 store.add(trial)
                 if on_gpu.context_lost():  # by this candidate; the next ones are not to blame
-                    raise RuntimeError(f"{choice.algorithm} {choice.tile}: {trial.detail}")
+                    raise RuntimeError(f"{choice.family} {choice.tile}: {trial.detail}")
             if trial.milliseconds is not None and trial.milliseconds < best_time:
                 best, best_time = trial, trial.milliseconds
     if best is None:
         return None
-    winner = Winner(best.algorithm, best.tile, "measured", best_time)
+    winner = Winner(best.family, best.tile, "measured", best_time)
     try:
         write_table(user_table(target.name), target.name, {problem.key: winner})
     except (TableError, OSError) as error:  # it serves this process all the same

@@ -147,7 +147,7 @@ def scaled_down(problem: Problem, choice: Choice) -> tuple[Problem, Tile]:
                 in_w=_least(shape.in_w - (shape.out_w - out_w) * shape.stride_w, shape.in_w),
             )
             posed = replace(problem, geometry=small)
-            if serves(choice.algorithm, posed, INTERPRETER):
+            if serves(choice.family, posed, INTERPRETER):
                 return posed, replace(tile, splits=splits)
     return problem, tile
 

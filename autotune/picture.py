@@ -48,7 +48,7 @@ def tile_of(problem: Problem, choice: Choice) -> Tiled:
     """
     shape, tile = problem.geometry, choice.tile
     channels = min(tile.block_n, shape.group_out_channels)
-    row_box = matmul_shape(problem, choice.algorithm).row_box
+    row_box = matmul_shape(problem, choice.family).row_box
     if row_box is not None:
         box = row_box(tile.block_m)
         rows, columns = min(box.rows, shape.out_h), min(box.columns, shape.out_w)
@@ -58,7 +58,7 @@ def tile_of(problem: Problem, choice: Choice) -> Tiled:
         images = cdiv(pixels, shape.out_h * shape.out_w)
         rows = min(shape.out_h, cdiv(pixels, shape.out_w))
         columns = min(shape.out_w, pixels)
-    text = f"{choice.algorithm}, tile {tile.block_m} x {tile.block_n}: a program computes "
+    text = f"{choice.family}, tile {tile.block_m} x {tile.block_n}: a program computes "
     text += f"{rows} x {columns} pixels of {channels} of {shape.out_channels} filters"
     if images > 1:
         text += f", of {images} images"

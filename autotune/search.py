@@ -24,9 +24,9 @@ from tconv.cost.space import broken_rule
 from tconv.families import FAMILIES
 from tconv.problem import Problem
 from tconv.select import heuristic
-from tconv.table import Kind
 from tconv.target import Target
 from tconv.tile import Choice, Tile
+from tconv.winners import Kind
 
 Evaluate = Callable[[Sequence[Choice]], list[Trial]]
 # A prediction is the model's own: its order is right. What is measured may teach it better.
@@ -90,7 +90,7 @@ PARAMETERS = ("family", *(field.name for field in fields(Tile)))
 def parameters_of(choices: Sequence[Choice]) -> NDArray[np.float64]:
     """A row of ``PARAMETERS`` for each choice."""
     families, of_tile = list(FAMILIES), attrgetter(*PARAMETERS[1:])
-    rows = [(families.index(each.algorithm), *of_tile(each.tile)) for each in choices]
+    rows = [(families.index(each.family), *of_tile(each.tile)) for each in choices]
     return np.array(rows, dtype=np.float64)
 
 
@@ -125,26 +125,24 @@ def _hopes(
 ) -> list[Choice]:
     thumb = heuristic(problem, target)
     chosen = [thumb] if count and broken_rule(thumb, problem, target) is None else []
-    order = [(*known, choice.algorithm, choice.tile) for choice, known in merits.items()]
+    order = [(*known, choice.family, choice.tile) for choice, known in merits.items()]
     ranked = sorted(order)
-    best = {
-        algorithm: (spills, time, tile) for spills, time, _, algorithm, tile in reversed(ranked)
-    }
+    best = {family: (spills, time, tile) for spills, time, _, family, tile in reversed(ranked)}
     quickest = min((time for spills, time, _ in best.values() if not spills), default=math.inf)
     hopeful = sorted(
-        (time, algorithm, tile)
-        for algorithm, (spills, time, tile) in best.items()
+        (time, family, tile)
+        for family, (spills, time, tile) in best.items()
         if not spills and time <= WITHIN_REACH * quickest
     )
-    for _, algorithm, tile in hopeful[: max(0, count // 2 - len(chosen))]:
-        choice = Choice(algorithm, tile)
+    for _, family, tile in hopeful[: max(0, count // 2 - len(chosen))]:
+        choice = Choice(family, tile)
         if choice not in chosen:
             chosen.append(choice)
     shapes = Counter(_shape(choice) for choice in chosen)
-    for *_, algorithm, tile in ranked:
+    for *_, family, tile in ranked:
         if len(chosen) >= count:
             break
-        choice = Choice(algorithm, tile)
+        choice = Choice(family, tile)
         if choice not in chosen and shapes[_shape(choice)] < SAME_SHAPE:
             shapes[_shape(choice)] += 1
             chosen.append(choice)
@@ -153,4 +151,4 @@ def _hopes(
 
 def _shape(choice: Choice) -> tuple[str, int, int, int]:
     tile = choice.tile
-    return choice.algorithm, tile.block_m, tile.block_n, tile.block_k
+    return choice.family, tile.block_m, tile.block_n, tile.block_k

@@ -13,7 +13,8 @@ from autotune.search import PARAMETERS, parameters_of
 from autotune.trial import Trial
 from tconv.files import replace_all
 from tconv.problem import Problem
-from tconv.table import (
+from tconv.tile import Tile
+from tconv.winners import (
     TableError,
     Winner,
     read_table,
@@ -21,7 +22,6 @@ from tconv.table import (
     user_table,
     write_table,
 )
-from tconv.tile import Tile
 
 LEAST_RECORDED = 2  # configurations: below that there is nothing to search
 
@@ -97,7 +97,7 @@ def record_spaces(trials: Iterable[Trial], folder: Path) -> list[Path]:
     """
     grouped: dict[Problem, dict[tuple[str, Tile], Trial]] = {}
     for trial in trials:
-        grouped.setdefault(trial.problem, {})[trial.algorithm, trial.tile] = trial
+        grouped.setdefault(trial.problem, {})[trial.family, trial.tile] = trial
     written: dict[Path, str] = {}
     for problem, made in grouped.items():
         if sum(trial.milliseconds is not None for trial in made.values()) < LEAST_RECORDED:

@@ -75,7 +75,7 @@ def winners_table(outcome: Outcome) -> Table:
             f"{winner.resources.spill_bytes} B",
             "-" if winner.occupancy is None else f"{winner.occupancy:.0%}",
         )
-        table.add_row(*head, winner.algorithm, str(winner.tile), *figures, bound)
+        table.add_row(*head, winner.family, str(winner.tile), *figures, bound)
     return table
 
 
@@ -163,7 +163,7 @@ def print_layer(geometry: ConvGeometry, dtype: str, target: Target, console: Con
         problem = Problem.of(geometry, direction, dtype)
         choice = choose(problem, target)
         console.print(
-            f"  {direction}: {choice.algorithm}, tile {choice.tile} ({choice.ground})",
+            f"  {direction}: {choice.family}, tile {choice.tile} ({choice.ground})",
             markup=False,
         )
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from tconv.cost.estimate import Resources
 from tconv.problem import Problem
-from tconv.table import Kind
 from tconv.tile import Choice, Tile
+from tconv.winners import Kind
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Trial:
 
     target: str
     problem: Problem
-    algorithm: str
+    family: str
     tile: Tile
     kind: Kind
     status: str  # "ok", or why it failed: "spills", "shared memory", "wrong result", ...
@@ -45,4 +45,4 @@ class Trial:
 
     @property
     def choice(self) -> Choice:
-        return Choice(self.algorithm, self.tile)
+        return Choice(self.family, self.tile)

@@ -32,17 +32,17 @@ from autotune.evaluate import (
 )
 from autotune.measure import PROTOCOL
 from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY, Effort, explore
-from autotune.store import Store
 from autotune.suites import Layer
 from autotune.trial import Trial
+from autotune.trial_store import Store
 from autotune.workers import Workers, memory_of
 from tconv import kernel_cache
 from tconv.cost.space import candidates
 from tconv.geometry import Pass
 from tconv.problem import Problem
-from tconv.table import Kind, TableError, Winner, user_table, write_table
 from tconv.target import Target
 from tconv.tile import Choice
+from tconv.winners import Kind, TableError, Winner, user_table, write_table
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _run(
             progress.console.print(f"{name}: no candidate passed, the heuristic stands")
             continue
         best = f"{finding.winner.milliseconds:.4f} ms {setting.kind}, "
-        best += f"{finding.winner.algorithm} {finding.winner.tile}"
+        best += f"{finding.winner.family} {finding.winner.tile}"
         progress.update(bar, description=f"{name}: {best}")
         if not progress.console.is_terminal:
             progress.console.print(f"{len(outcome.findings)}/{len(work)} {name}: {best}")
@@ -224,9 +224,7 @@ def _publish(winners: Iterable[Trial], outcome: Outcome) -> None:
     """Add ``winners`` to the user's table; a table that cannot be used is said, and left."""
     path = user_table(outcome.target.name)
     entries = {
-        trial.problem.key: Winner(
-            trial.algorithm, trial.tile, trial.kind, trial.milliseconds or 0.0
-        )
+        trial.problem.key: Winner(trial.family, trial.tile, trial.kind, trial.milliseconds or 0.0)
         for trial in winners
     }
     try:

@@ -1,6 +1,6 @@
 """How near the best of a whole space a few measurements come, before there are any from a GPU.
 
-    python -m benchmarks.few_measurements --suite vgg16 --budget 16
+    python -m benchmarks.few_measurements --suite vgg16 --evaluations 16
 
 The judge is hypothetical: the cost model with constants disturbed by chance, and besides with
 errors that only configurations of one shape share (each family, block and pipeline depth has a
@@ -56,7 +56,7 @@ class Judge:
 
     def milliseconds(self, problem: Problem, choice: Choice, target: Target) -> float:
         time = predict(problem, choice, target, None, self._constants).milliseconds
-        family, tile = choice.algorithm, choice.tile
+        family, tile = choice.family, choice.tile
         shapes = (
             (family,),
             (family, tile.block_m, tile.block_n),
@@ -104,7 +104,9 @@ def shares(
 
 def main(
     suite: Annotated[list[str] | None, typer.Option(help="may be given again")] = None,
-    budget: Annotated[list[int] | None, typer.Option(min=1, help="measurements a problem")] = None,
+    evaluations: Annotated[
+        list[int] | None, typer.Option(min=1, help="measurements a problem")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="GPUs that might be")] = 3,
     constants_error: Annotated[
         float, typer.Option(min=0, help="of the model's constants, deviation of ln")
@@ -114,7 +116,7 @@ def main(
     ] = 0.1,
 ) -> None:
     """Geometric means over layers, passes and hypothetical GPUs."""
-    budgets = tuple(sorted(budget or [4, 8, 16, 32]))
+    budgets = tuple(sorted(evaluations or [4, 8, 16, 32]))
     table = Table(
         "suite", "problems", "none", *map(str, budgets),
         title=f"share of the judge's best after so many measurements; the model errs by "

@@ -152,7 +152,7 @@ def measure(shape: ConvGeometry, calls: int) -> dict[str, float]:
 
     problem = Problem(shape, "fprop")
     choice = choose(problem, TARGET)
-    plan = FAMILIES[choice.algorithm].plan(problem, choice.tile, TARGET, BIAS)
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, TARGET, BIAS)
     tensors = {"x": x, "w": w, "bias": bias, "y": ours()}
     plan.run(tensors)
     before = FakeUtils.launched

@@ -176,7 +176,7 @@ def predicted_spaces(folder: Path) -> list[Path]:
         (layer,) = (each for each in suite(network) if each.name == name)
         problem = Problem(layer.geometry, direction)  # type: ignore[arg-type]
         trials = [
-            Trial(target.name, problem, choice.algorithm, choice.tile, "predicted", "ok", time)
+            Trial(target.name, problem, choice.family, choice.tile, "predicted", "ok", time)
             for choice in candidates(problem, target)
             if math.isfinite(time := predict(problem, choice, target).milliseconds)
         ]
@@ -241,7 +241,7 @@ def compare(
 
 def main(
     spaces: Annotated[list[Path] | None, typer.Argument(help="CSVs; else predicted ones.")] = None,
-    budget: Annotated[int, typer.Option(min=1, help="Evaluations of a run.")] = 200,
+    evaluations: Annotated[int, typer.Option(min=1, help="Evaluations of a run.")] = 200,
     repeats: Annotated[int, typer.Option(min=1, help="Runs, to take the mean of.")] = 40,
     package: Annotated[list[str] | None, typer.Option(help="tconv, Kernel Tuner, Optuna.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table and the plots.")] = Path(
@@ -260,10 +260,10 @@ def main(
         except (SpaceError, KeyError) as error:
             console.print(f"error: {error}", markup=False)
             raise typer.Exit(2) from error
-        found = compare(paths, who, budget, repeats, console)
+        found = compare(paths, who, evaluations, repeats, console)
     if found.empty:
         raise typer.Exit(1)
-    milestones = [count for count in MILESTONES if count <= budget] or [budget]
+    milestones = [count for count in MILESTONES if count <= evaluations] or [evaluations]
     out.mkdir(parents=True, exist_ok=True)
     found.to_csv(out / "curves.csv", index=False)
     text = [f"# Search strategies compared\n\nMean of {repeats} runs; best found after so many "

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from autotune.cli import ALL_PASSES, fail, known, known_passes
 from autotune.deadline import Deadline, seconds_of
-from autotune.store import Store, default_path
 from autotune.suites import DEFAULT_BATCH
 from autotune.suites import names as suite_names
 from autotune.trial import Trial
+from autotune.trial_store import Store, default_path
 from reports.bench.run import (
     NETWORKS,
     REHEARSAL,
@@ -36,8 +36,8 @@ from reports.tables import HEAD, Tables, merged, read_tables
 from tconv.launch import interpreting
 from tconv.models import BUILDERS
 from tconv.problem import ARITHMETICS
-from tconv.table import Kind
 from tconv.target import TARGETS, Target, target_of
+from tconv.winners import Kind
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 COMMANDS = (
@@ -161,7 +161,9 @@ def bench(
     network: Annotated[
         list[str] | None, typer.Option(help="measured whole; by default the five of the goals")
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="time to stop after: 90s, 8m, 1h30m")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="time to stop after: 90s, 8m, 1h30m")
+    ] = None,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="small layers in Triton's interpreter, on a CPU")
     ] = False,
@@ -183,9 +185,9 @@ def bench(
             known(kind, each, there)
     directions = known_passes(passes)
     try:
-        deadline = Deadline() if budget is None else Deadline(seconds_of(budget))
+        deadline = Deadline() if time_limit is None else Deadline(seconds_of(time_limit))
     except ValueError as error:
-        fail(f"--budget: {error}")
+        fail(f"--time-limit: {error}")
     device, target = _bench_device(rehearse)
     work = rehearsal_work() if rehearse else default_work(
         suite or SUITES, directions, dtype or ["float16"], batch, known_networks

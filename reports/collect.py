@@ -12,8 +12,8 @@ from autotune.suites import SUITES
 from autotune.suites import names as suite_names
 from autotune.suites import suite as layers_of
 from autotune.trial import Trial
-from reports.about import About
 from reports.layer_rows import conv_row, with_time
+from reports.report_head import About
 from reports.rows import (
     LayerRow,
     MapRow,
@@ -26,8 +26,8 @@ from tconv.cost.model import predict
 from tconv.cost.space import candidates, rules_report
 from tconv.geometry import PASSES
 from tconv.problem import Problem
-from tconv.table import Kind
 from tconv.target import Target
+from tconv.winners import Kind
 
 OTHER = "other"  # stands for a suite where none has the layer
 MAPPED = 2  # problems whose whole tile map is kept: each takes a model run over the space
@@ -90,7 +90,7 @@ def latest(trials: Iterable[Trial]) -> dict[Problem, list[Trial]]:
     for problem, group in grouped.items():
         newest = (group[-1].versions, group[-1].source)
         same = [trial for trial in group if (trial.versions, trial.source) == newest]
-        distinct = {(trial.algorithm, trial.tile): trial for trial in same}.values()
+        distinct = {(trial.family, trial.tile): trial for trial in same}.values()
         # The store moves a trial to the end when it is checked: the search's order is not lost.
         kept[problem] = sorted(distinct, key=_turn)
     return kept
@@ -148,7 +148,7 @@ def _trial_row(trial: Trial, target: Target) -> TrialRow:
     taken = trial.resources
     row = TrialRow(
         trial.problem.key,
-        trial.algorithm,
+        trial.family,
         str(trial.tile),
         trial.kind,
         trial.status,

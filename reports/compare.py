@@ -14,7 +14,7 @@ from reports.figures import BARS, canvas
 from reports.page import Grid, Part, Picture, Section, Text
 from reports.render import write_pages
 from reports.rows import LayerRow, RowError, number_text, read_rows
-from reports.story import geometric_mean
+from reports.verdicts import geometric_mean
 from tconv import svg
 from tconv.svg import INK, STYLE
 
@@ -134,7 +134,7 @@ def pairs_grid(pairs: Sequence[Pair]) -> Grid:
     for pair in pairs:
         old, new = pair.before, pair.after
         times = [number_text(row.tconv_ms or 0.0) for row in (old, new)]
-        kernels = [f"{row.algorithm} {row.tile}" for row in (old, new)]
+        kernels = [f"{row.family} {row.tile}" for row in (old, new)]
         if kernels[0] == kernels[1]:
             kernels[1] = "the same"
         named = [new.suite, new.layer, new.direction, new.dtype]

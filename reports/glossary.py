@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tconv.table import Kind
+from tconv.winners import Kind
 
 
 def glossary(kind: Kind) -> list[tuple[str, str]]:

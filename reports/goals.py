@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reports.compared import EAGER, by_network
+from reports.beside_torch import EAGER, by_network
 from reports.page import Grid
 from reports.rows import LayerRow, NetworkRow
-from reports.story import geometric_mean
 from reports.tables import Tables
+from reports.verdicts import geometric_mean
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _plain(dtype: str, suites: Sequence[str], *passes: str) -> Callable[[LayerRo
 def _first(row: LayerRow) -> bool:
     """A network's first layer, of three channels: forward and filter gradient."""
     return (
-        row.in_channels == 3 and row.filters is not None and not row.ending
+        row.in_channels == 3 and row.filters is not None and not row.epilogue
         and row.direction in ("fprop", "wgrad") and row.dtype == "float16"
     )  # fmt: skip
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from reports.page import Grid
 from reports.rows import LayerRow, TrialRow, number_text, pair_text
-from reports.story import (
+from reports.tables import Tables
+from reports.verdicts import (
     geometric_mean,
     name_of,
     passed,
@@ -15,7 +16,6 @@ from reports.story import (
     side_of_roofline,
     why,
 )
-from reports.tables import Tables
 from tconv.geometry import PASSES
 
 Column = tuple[str, Callable[[LayerRow], str]]
@@ -39,10 +39,8 @@ def code_grid(tables: Tables) -> Grid:
     ranked = passed(tables.trials)
 
     def best(row: LayerRow) -> TrialRow | None:
-        won = (row.algorithm, row.tile)
-        return next(
-            (t for t in ranked.get(row.problem.key, []) if (t.algorithm, t.tile) == won), None
-        )
+        won = (row.family, row.tile)
+        return next((t for t in ranked.get(row.problem.key, []) if (t.family, t.tile) == won), None)
 
     def taken(name: str) -> Callable[[LayerRow], str]:
         return lambda row: _figure(getattr(best(row), name, None))
@@ -52,7 +50,7 @@ def code_grid(tables: Tables) -> Grid:
         rivals = (trial for trial in ranked.get(row.problem.key, []) if trial is not mine)
         return "" if mine is None else why(mine, next(rivals, None))
 
-    rows = [row for row in tables.layers if row.filters and not row.ending and best(row)]
+    rows = [row for row in tables.layers if row.filters and not row.epilogue and best(row)]
     columns: list[Column] = [
         ("layer", lambda row: name_of(row, tables)),
         ("pass", lambda row: row.direction),
@@ -106,7 +104,7 @@ def _layer_columns() -> list[Column]:
 
 
 def _choice_columns() -> list[Column]:
-    return [("kernel", lambda row: row.algorithm), ("tile", lambda row: row.tile)]
+    return [("kernel", lambda row: row.family), ("tile", lambda row: row.tile)]
 
 
 def _figure(value: float | None) -> str:

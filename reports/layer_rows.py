@@ -7,9 +7,9 @@ from dataclasses import replace
 from reports.rows import LayerRow, pair_text, rounded
 from tconv.geometry import ConvGeometry, PoolGeometry
 from tconv.problem import PoolProblem, Problem
-from tconv.table import Kind
 from tconv.target import Target
 from tconv.tile import Choice
+from tconv.winners import Kind
 
 
 def conv_row(suite: str, layer: str, problem: Problem, choice: Choice, kind: Kind) -> LayerRow:
@@ -19,7 +19,7 @@ def conv_row(suite: str, layer: str, problem: Problem, choice: Choice, kind: Kin
     filters = (shape.out_channels, shape.filter_h, shape.filter_w)
     return LayerRow(
         suite, layer, problem.direction, problem.arithmetic, *volume, *filters, *_window(shape),
-        shape.groups, choice.algorithm, str(choice.tile), kind,
+        shape.groups, choice.family, str(choice.tile), kind,
     )  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def pool_row(suite: str, layer: str, problem: PoolProblem, choice: Choice) -> La
     volume = (shape.batch, shape.channels, shape.in_h, shape.in_w)
     return LayerRow(
         suite, layer, problem.direction, problem.dtype, *volume, None, shape.window_h,
-        shape.window_w, *_window(shape), 1, choice.algorithm, str(choice.tile), "measured",
+        shape.window_w, *_window(shape), 1, choice.family, str(choice.tile), "measured",
     )  # fmt: skip
 
 

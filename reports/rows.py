@@ -22,8 +22,8 @@ import pandas as pd
 from tconv.files import read_text, replace_all
 from tconv.geometry import ConvGeometry, Pass, PoolGeometry
 from tconv.problem import ARITHMETICS, ITEMSIZE, Problem
-from tconv.table import LARGEST_FILE, Kind
 from tconv.tile import Tile
+from tconv.winners import LARGEST_FILE, Kind
 
 DIGITS = 4  # significant digits of every figure in a table
 
@@ -90,7 +90,7 @@ class LayerRow:
     padding: str
     dilation: str
     groups: int
-    algorithm: str
+    family: str
     tile: str
     kind: Kind
     tconv_ms: float | None = None
@@ -140,7 +140,7 @@ class LayerRow:
         return _over(self.cudnn_nchw_ms, self.tconv_ms)
 
     @property
-    def ending(self) -> str:
+    def epilogue(self) -> str:
         """What the convolution's kernel does besides, as its suite is named: ``relu+pool``."""
         return self.suite.partition("+")[2]
 
@@ -150,7 +150,7 @@ class LayerRow:
         if self.filters is None:
             return self.pool.least_bytes(ITEMSIZE[self.dtype])
         shape, problem = self.geometry, self.problem
-        if "pool" not in self.ending:
+        if "pool" not in self.epilogue:
             return problem.least_bytes
         pooled = shape.batch * shape.out_channels * (shape.out_h // 2) * (shape.out_w // 2)
         return problem.least_bytes - problem.itemsize * (shape.y_elements - pooled)
@@ -173,7 +173,7 @@ class TrialRow:
     """
 
     problem: str
-    algorithm: str
+    family: str
     tile: str
     kind: Kind
     status: str
@@ -270,6 +270,9 @@ Row = TypeVar(
 )
 
 
+RENAMED = {"algorithm": "family"}  # columns of 0.1.0 that have another name now
+
+
 def column_of(field_name: str) -> str:
     return "pass" if field_name == "direction" else field_name
 
@@ -313,6 +316,7 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
         raise RowError(f"{path} is empty: not even a header") from error
     except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
         raise RowError(f"{path} cannot be read: {str(error).strip()}") from error
+    frame = frame.rename(columns=RENAMED)
     expected = columns_of(row_type)
     if missing := [column for column in expected if column not in frame.columns]:
         raise RowError(f"{path}: header: column {missing[0]} is missing")

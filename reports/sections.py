@@ -8,7 +8,7 @@ from statistics import fmean
 from matplotlib.figure import Figure
 
 from autotune.search import SEED
-from reports import compared, compared_figures, figures, grids, story, tuner_figures
+from reports import beside_torch, beside_torch_figures, figures, grids, tuner_figures, verdicts
 from reports.bench.layers import DRAWS
 from reports.glossary import glossary
 from reports.goals import goals_grid
@@ -30,7 +30,7 @@ NOT_MEASURED = (
 
 def verdict(tables: Tables) -> str:
     """The report in a sentence or two."""
-    return compared.verdict(tables) or story.verdict(tables)
+    return beside_torch.verdict(tables) or verdicts.verdict(tables)
 
 
 def facts(tables: Tables) -> list[tuple[str, str]]:
@@ -99,7 +99,7 @@ def notes(tables: Tables) -> list[str]:
         uncompared = sum(row.times_nhwc is None for row in tables.layers)
         if uncompared:
             found.append(f"Not measured beside cuDNN: {uncompared} of {len(tables.layers)} rows.")
-    for suite in story.suites(tables):
+    for suite in verdicts.suites(tables):
         layers = {row.layer for row in tables.layers if row.suite == suite}
         if len(layers) > NAMED:
             found.append(
@@ -138,7 +138,7 @@ def _goals(tables: Tables) -> list[Part]:
 
 def _layers(tables: Tables) -> list[Part]:
     parts: list[Part] = [Text(LAYERS_INTRO)]
-    for suite in story.suites(tables):
+    for suite in verdicts.suites(tables):
         rows = [row for row in tables.layers if row.suite == suite]
         grid = grids.layer_grid(tables, rows)
         parts.append(Heading(f"{suite}, {tables.about.kind}"))
@@ -166,11 +166,11 @@ def _roofline(tables: Tables) -> list[Part]:
         under += " The dashed roof is what large products and copies reached on this very machine."
     least = "100% is the least time that the machine's peaks allow the layer."
     parts: list[Part] = []
-    for suite in story.suites(tables):
+    for suite in verdicts.suites(tables):
         rows = [row for row in tables.layers if row.suite == suite]
         name, title = _file_name("roofline", suite), f"Roofline of {suite}, {kind}"
         parts += _picture(name, title, under, roofline(tables, suite))
-        if not story.ratios(rows):  # else its bars are those of the comparison
+        if not verdicts.ratios(rows):  # else its bars are those of the comparison
             name, title = _file_name("shares", suite), f"Share of the roofline, {suite}, {kind}"
             parts += _picture(name, title, least, figures.shares(tables, suite))
     return parts
@@ -182,8 +182,8 @@ def _file_name(kind: str, suite: str) -> str:
 
 def _compared(tables: Tables) -> list[Part]:
     parts: list[Part] = []
-    for suite in story.suites(tables):
-        figure = compared_figures.speedups(tables, suite)
+    for suite in verdicts.suites(tables):
+        figure = beside_torch_figures.speedups(tables, suite)
         caption = (
             "Longer is better; a hatched bar to the left of 1 is a loss. Both sides ran in one "
             "measurement, on the same numbers and in the same precision."
@@ -192,10 +192,12 @@ def _compared(tables: Tables) -> list[Part]:
         parts += _picture(name, f"Times as fast as torch, {suite}, measured", caption, figure)
     if not parts:
         return []
-    losses = compared.losses_grid(tables)
+    losses = beside_torch.losses_grid(tables)
     if not losses.rows:
         return [*parts, Text("No pass was slower than cuDNN's on channels_last tensors.")]
-    intro = f"Passes that cuDNN computes faster, the costliest first, at most {compared.LOSSES}:"
+    intro = (
+        f"Passes that cuDNN computes faster, the costliest first, at most {beside_torch.LOSSES}:"
+    )
     return [*parts, Heading("The losses"), Text(intro), losses]
 
 
@@ -210,8 +212,8 @@ def _tuner(tables: Tables) -> list[Part]:
     progress = tuner_figures.progress(tables)
     parts: list[Part] = [grids.search_grid(tables)]
     parts += _picture("progress", f"Best so far, {kind}", flat, progress)
-    pairs = story.foreseen(tables.trials)
-    ranks = [r for held in pairs.values() if (r := story.rank_correlation(held)) is not None]
+    pairs = verdicts.foreseen(tables.trials)
+    ranks = [r for held in pairs.values() if (r := verdicts.rank_correlation(held)) is not None]
     if kind == "measured" and ranks:
         caption = (
             f"Rank correlation of what the model foresaw and what was measured, mean over "
@@ -251,13 +253,13 @@ def _networks(tables: Tables) -> list[Part]:
     parts: list[Part] = [Text(words)]
     for mode in MODES:
         ratio = "Longer is better; 1 is torch, eager, on channels_last tensors."
-        figure = compared_figures.networks(tables, mode)
+        figure = beside_torch_figures.networks(tables, mode)
         parts += _picture(f"networks-{mode}", f"End to end, {mode}, measured", ratio, figure)
-    grid: Grid = compared.networks_grid(tables)
+    grid: Grid = beside_torch.networks_grid(tables)
     parts.append(grid)
     for mode in MODES:
         shares = "By operator, on the device, eager; of each network the longer bar is 100%."
-        figure = compared_figures.operators(tables, mode)
+        figure = beside_torch_figures.operators(tables, mode)
         parts += _picture(f"operators-{mode}", f"Where the time goes, {mode}", shares, figure)
     return parts
 
@@ -269,12 +271,12 @@ def _memory(tables: Tables) -> list[Part]:
         "The most memory that was held at a time in a layer's forward and backward pass, the "
         "layer's own tensors included; channels_last on both sides."
     )
-    figure = compared_figures.memory(tables)
+    figure = beside_torch_figures.memory(tables)
     shorter = "Shorter is better."
     return [
         Text(words),
         *_picture("memory", "Peak memory, measured", shorter, figure),
-        compared.memory_grid(tables),
+        beside_torch.memory_grid(tables),
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from reports.about import About, about_text, read_about
+from reports.report_head import About, about_text, read_about
 from reports.rows import (
     CauseRow,
     LayerRow,
@@ -69,7 +69,7 @@ def merged(tuned: Tables | None, benched: Tables | None) -> Tables:
         if (one := tuned or benched) is None:
             raise LookupError("nothing was tuned and nothing was measured")
         return one
-    known = {row.problem for row in benched.layers if row.filters and not row.ending}
+    known = {row.problem for row in benched.layers if row.filters and not row.epilogue}
     rest = [row for row in tuned.layers if row.problem not in known]
     versions = dict.fromkeys((benched.about.versions, tuned.about.versions))
     commands = dict.fromkeys((*tuned.about.commands, *benched.about.commands))

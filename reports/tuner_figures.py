@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from reports.figures import COLOURS, canvas
 from reports.rows import number_text
-from reports.story import foreseen, geometric_mean
 from reports.tables import Tables
+from reports.verdicts import foreseen, geometric_mean
 from tconv.geometry import PASSES
 from tconv.problem import Problem
 from tconv.svg import INK, STYLE

@@ -35,7 +35,7 @@ class Explanation:
             return f"{self.geometry.key} on {self.device}: torch's own CPU operators"
         lines = [f"{self.geometry.key} on {self.device}:"]
         for direction, choice in self.choices:
-            lines.append(f"  {direction}: {choice.algorithm}, tile {choice.tile} ({choice.ground})")
+            lines.append(f"  {direction}: {choice.family}, tile {choice.tile} ({choice.ground})")
             for other, family, reason in self.passed_over:
                 if other == direction:
                     lines.append(f"    not {family}: {reason}")

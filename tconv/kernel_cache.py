@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tconv.files import others_may_write, private_folder
-from tconv.table import home
+from tconv.winners import home
 
 VARIABLE = "TRITON_CACHE_DIR"  # by which the user chooses, and we where the user has not
 

@@ -19,9 +19,9 @@ from tconv.cost.space import broken_rule
 from tconv.families import FAMILIES, serves
 from tconv.geometry import power_of_two
 from tconv.problem import PoolProblem, Problem
-from tconv.table import Winner, load_table, shipped_table, user_table
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice, Ground, Tile
+from tconv.winners import Winner, load_table, shipped_table, user_table
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,15 @@ def _tuned(problem: Problem, source: Source) -> Choice | None:
     # Every kernel serves both layouts of a geometry: what won for one is a good guess.
     for key in dict.fromkeys((problem.key, replace(problem, layout="nhwc").key)):
         winner = source.winners.get(key)
-        if winner is None or not serves(winner.algorithm, problem, source.target):
+        if winner is None or not serves(winner.family, problem, source.target):
             continue
         ground: Ground = "predicted" if winner.kind == "predicted" else source.ground
-        choice = Choice(winner.algorithm, winner.tile, ground)
+        choice = Choice(winner.family, winner.tile, ground)
         if (rule := broken_rule(choice, problem, source.target)) is None:
             return choice
         if key == problem.key:
             warnings.warn(
-                f"{source.path}: the winner of {key}, {choice.algorithm} {choice.tile}, breaks the "
+                f"{source.path}: the winner of {key}, {choice.family} {choice.tile}, breaks the "
                 f"rule {rule!r} and is passed over; tuning it again puts it right",
                 stacklevel=2,
             )

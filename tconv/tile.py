@@ -69,6 +69,6 @@ Ground = Literal["tuned", "shipped", "predicted", "heuristic"]
 class Choice:
     """A kernel family and its tile for one problem, and on what ground they were chosen."""
 
-    algorithm: str
+    family: str
     tile: Tile
     ground: Ground = field(default="heuristic", compare=False)

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.kernels", "tconv.emulator"),
     # what is to be computed, on which machine, and the files that results are kept in
     ("tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
-     "tconv.table", "tconv.reference", "tconv.svg"),
+     "tconv.winners", "tconv.reference", "tconv.svg"),
     # one launch, and the plan of several
     ("tconv.kernel_cache", "tconv.launch"),
     # what each kernel family serves, and its plans

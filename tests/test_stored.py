@@ -10,20 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from autotune.store import Store
-from autotune.trial import Trial
+from autotune.trial_store import Store
 from tconv import select
 from tconv.cost.constants import read_calibrated, user_constants
 from tconv.problem import Problem
-from tconv.table import read_table, user_table
 from tconv.target import TARGETS
+from tconv.winners import read_table, user_table
 
 STORED = Path(__file__).parent / "stored"
 TARGET = TARGETS["sm_90"]
-
-
-def _family(entry: Trial) -> str:
-    return entry.algorithm
 
 
 @pytest.fixture
@@ -40,9 +35,9 @@ def test_every_trial_is_read(database: Path) -> None:
         warnings.simplefilter("error")
         trials = list(store.trials())
     assert len(trials) == len(rows) == 30
-    assert len({_family(trial) for trial in trials}) == 6
+    assert len({trial.family for trial in trials}) == 6
     for trial, row in zip(trials, rows, strict=True):
-        assert _family(trial) == row["algorithm"]
+        assert trial.family == row["algorithm"]
         assert (trial.problem.key, str(trial.tile)) == (row["problem"], row["tile"])
         for name in ("target", "kind", "status", "milliseconds", "p20", "p80", "turn",
                      "first_milliseconds", "ranked_milliseconds", "occupancy", "error_fp64",

@@ -1,4 +1,4 @@
-"""What is measured: each pass of each layer of the suites, fused endings, and pools."""
+"""What is measured: each pass of each layer of the suites, fused epilogues, and pools."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from tconv.geometry import Pass
 from tconv.problem import PoolProblem, Problem
 
 # Of a convolution's forward pass: what its kernel does besides, by the suffix of the suite's name.
-ENDINGS = ("", "+relu", "+relu+pool")
+EPILOGUES = ("", "+relu", "+relu+pool")
 
 
 @dataclass(frozen=True)
 class ConvCase:
-    """One pass of a convolution layer; ``ending`` is one of ``ENDINGS``, with a bias before it."""
+    """One pass of a convolution layer; ``epilogue`` is one of ``EPILOGUES``, after a bias."""
 
     suite: str
     layer: str
     problem: Problem
-    ending: str = ""
+    epilogue: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.suite}{self.ending} {self.layer} {self.problem.direction}"
+        return f"{self.suite}{self.epilogue} {self.layer} {self.problem.direction}"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def cases(
 ) -> Iterator[Case]:
     """The cases of ``suites``, each dtype after the other; ``tf32`` and ``tf32x3`` are float32.
 
-    VGG's forward passes come with their endings as well, the pool where one follows in the network.
+    VGG's forward passes come with their epilogues too, the pool where one follows in the network.
     """
     for dtype in dtypes:
         for name in suites:
@@ -63,11 +63,11 @@ def cases(
 
 
 def _ended(layers: Sequence[Layer], dtype: str) -> Iterator[Case]:
-    for ending in ENDINGS[1:]:
+    for epilogue in EPILOGUES[1:]:
         for layer in layers:
-            if layer.pooled or "pool" not in ending:
+            if layer.pooled or "pool" not in epilogue:
                 problem = Problem.of(layer.geometry, "fprop", dtype)
-                yield ConvCase(layer.suite, layer.name, problem, ending)
+                yield ConvCase(layer.suite, layer.name, problem, epilogue)
 
 
 def _pools(pooled: Sequence[PoolLayer], passes: Sequence[Pass], dtype: str) -> Iterator[Case]:

@@ -59,7 +59,7 @@ def measure_case(case: Case, device: torch.device, target: Target) -> LayerRow:
     if isinstance(case, PoolCase):
         row = pool_row(case.suite, case.layer, case.problem, choice)
     else:
-        name = f"{case.suite}{case.ending}"
+        name = f"{case.suite}{case.epilogue}"
         row = conv_row(name, case.layer, case.problem, choice, "measured")
     with torch.no_grad(), torchs_precision(row.dtype):
         drawn = [sides(case, device, seed) for seed in range(DRAWS)]

@@ -21,17 +21,17 @@ from autotune.evaluate import DeviceLostError, OutOfTimeError
 from autotune.measure import PROTOCOL
 from autotune.on_gpu import context_lost
 from autotune.suites import Layer, PoolLayer, pools, suite
-from reports.about import About
 from reports.bench import machine
 from reports.bench.cases import Case, ConvCase, cases
 from reports.bench.layers import measure_case
 from reports.bench.memory import memory_of
 from reports.bench.networks import NetworkCase, measure_network
+from reports.report_head import About
 from reports.rows import MODES, LayerRow
 from reports.tables import HEAD, Tables, read_tables, write_tables
 from tconv.geometry import PASSES, Pass
-from tconv.table import home
 from tconv.target import INTERPRETER, Target
+from tconv.winners import home
 
 SUITES = ("vgg16", "lenet5", "resnet50", "mobilenet_v2", "alexnet", "depthwise", "grouped")
 REMEMBERED = ("vgg16", "resnet50")  # whose layers' memory is told
@@ -55,7 +55,7 @@ def _key(row: LayerRow) -> tuple[str, ...]:
 
 def _case_key(case: Case) -> tuple[str, ...]:
     if isinstance(case, ConvCase):
-        suite, dtype = f"{case.suite}{case.ending}", case.problem.arithmetic
+        suite, dtype = f"{case.suite}{case.epilogue}", case.problem.arithmetic
     else:
         suite, dtype = case.suite, case.problem.dtype
     batch = case.problem.geometry.batch
@@ -96,7 +96,7 @@ def rehearsal_work() -> Work:
     """A small network's layers, one by one and whole: every line of a run, in minutes on a CPU."""
     small = default_work(REHEARSED, batch=2, networks=())
     first = next(case for case in small.cases if isinstance(case, ConvCase))
-    ended = replace(first, ending="+relu+pool")
+    ended = replace(first, epilogue="+relu+pool")
     whole = tuple(NetworkCase("lenet5", mode, 2, "float32") for mode in MODES)
     return Work((*small.cases[:3], ended, *small.cases[-2:]), whole, suite(REHEARSED[0], 2)[:1])
 

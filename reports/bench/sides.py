@@ -34,7 +34,7 @@ def sides(case: Case, device: torch.device, seed: int) -> Sides:
     if isinstance(case, PoolCase):
         return _pool(case, device, seed)
     tensors = inputs(case.problem, str(device), seed)
-    return _ended(case, tensors, device) if case.ending else _plain(case, tensors)
+    return _ended(case, tensors, device) if case.epilogue else _plain(case, tensors)
 
 
 @contextlib.contextmanager
@@ -127,7 +127,7 @@ def _precision(case: ConvCase) -> str | None:
 
 def _ended(case: ConvCase, tensors: dict[str, Tensor], device: torch.device) -> Sides:
     """Bias, ReLU and perhaps a pool: one kernel of ours, three or four of torch's."""
-    shape, pooled = case.problem.geometry, case.ending.endswith("+pool")
+    shape, pooled = case.problem.geometry, case.epilogue.endswith("+pool")
     generator = torch.Generator(device).manual_seed(1)
     bias = torch.randn(shape.out_channels, generator=generator, device=device)
     held = {**tensors, "bias": bias.to(tensors["x"].dtype)}

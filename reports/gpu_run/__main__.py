@@ -30,7 +30,7 @@ def main(
         os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
     from autotune.deadline import Deadline
     from autotune.provenance import source_hash
-    from autotune.store import Store
+    from autotune.trial_store import Store
     from reports.gpu_run.state import State
     from reports.gpu_run.steps import CannotError, Context, here, perform, tasks
     from reports.gpu_run.take_home import summary, tables_of, take_home

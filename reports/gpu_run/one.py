@@ -36,7 +36,7 @@ def main(
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.profiler.stop()
-    typer.echo(f"{problem.key}: {choice.algorithm} {choice.tile} ({choice.ground})")
+    typer.echo(f"{problem.key}: {choice.family} {choice.tile} ({choice.ground})")
 
 
 if __name__ == "__main__":

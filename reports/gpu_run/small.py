@@ -45,10 +45,10 @@ def problems(target: Target) -> Iterator[tuple[str, Problem, Choice]]:
         for direction in PASSES:
             for layout in ("nhwc", "nchw"):
                 problem = Problem(shape, direction, "float16", layout)  # type: ignore[arg-type]
-                for algorithm, family in FAMILIES.items():
+                for kind, family in FAMILIES.items():
                     if family.unserved(problem, target) is None:
-                        choice = Choice(algorithm, family.heuristic(problem, target))
-                        yield f"{name} {direction} {layout} {algorithm}", problem, choice
+                        choice = Choice(kind, family.heuristic(problem, target))
+                        yield f"{name} {direction} {layout} {kind}", problem, choice
 
 
 def run_all(device: torch.device, seed: int) -> tuple[set[str], list[str]]:
@@ -70,7 +70,7 @@ def run_all(device: torch.device, seed: int) -> tuple[set[str], list[str]]:
 
 
 def _endings(device: torch.device) -> None:
-    """Fused endings forward and backward, average-pool, subsampling, gradients of gradients."""
+    """Fused epilogues forward and backward, average-pool, subsampling, gradients of gradients."""
     x = torch.randn(2, 16, 12, 10, device=device).to(memory_format=torch.channels_last)
     w, bias = torch.randn(16, 16, 3, 3, device=device), torch.randn(16, device=device)
     for leaf in (x, w, bias):

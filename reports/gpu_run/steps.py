@@ -291,7 +291,7 @@ def worst_losses(context: Context) -> list[LayerRow]:
     """Plain convolutions that are slower than cuDNN's, the most time lost first."""
     target = REHEARSAL if context.rehearse else context.target
     rows = Run(target, context.device, context.deadline, context.tell).tables.layers
-    lost = [row for row in rows if row.filters and not row.ending and (row.times_nhwc or 1) < 1]
+    lost = [row for row in rows if row.filters and not row.epilogue and (row.times_nhwc or 1) < 1]
     lost.sort(key=lambda row: (row.cudnn_nhwc_ms or 0.0) - (row.tconv_ms or 0.0))
     return lost[:PROFILED]
 

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from autotune.calibrate import CalibrationError, calibrate
 from autotune.ship import export_winners, record_spaces
-from autotune.store import Store
 from autotune.suites import suite
 from autotune.trial import Trial
+from autotune.trial_store import Store
 from reports.collect import collect
 from reports.goals import goals_grid
 from reports.gpu_run.state import State
@@ -20,8 +20,8 @@ from reports.render import render
 from reports.tables import HEAD, Tables, merged, read_tables
 from tconv.cost.constants import user_constants, write_calibrated
 from tconv.problem import Problem
-from tconv.table import TableError
 from tconv.target import TARGETS, Target
+from tconv.winners import TableError
 
 LEAST_TRACE = 100  # candidates: fewer are a tune's, not a trace
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from tconv.files import locked, replace_all
-from tconv.table import (
+from tconv.winners import (
     SHIPPED,
     TableError,
     check_head,

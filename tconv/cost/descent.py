@@ -80,7 +80,7 @@ def _burden_exceeds(step: Choice, thumb: Choice, problem: Problem, target: Targe
     def held(choice: Choice) -> tuple[float, float]:
         tile, threads = choice.tile, choice.tile.warps * target.warp_size
         operands = (tile.block_m + tile.block_n) * tile.block_k / threads
-        sums = FAMILIES[choice.algorithm].sums(problem, tile)
+        sums = FAMILIES[choice.family].sums(problem, tile)
         return accumulator_registers(problem, tile, target, sums), operands
 
     sums, operands = held(thumb)

@@ -31,7 +31,7 @@ class Resources:
 def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Resources:
     """Resources before compilation, as the kernel family estimates them."""
     limit = REGISTERS_PER_THREAD.get(target.backend, 255)
-    demand = FAMILIES[choice.algorithm].demand(problem, choice.tile, target)
+    demand = FAMILIES[choice.family].demand(problem, choice.tile, target)
     least = demand.registers if demand.least_registers is None else demand.least_registers
     return Resources(
         registers=min(limit, demand.registers),

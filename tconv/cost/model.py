@@ -70,7 +70,7 @@ def _step_clocks(
 
     ``processors`` are those at work: the L2's rate is shared among them.
     """
-    family, tile = FAMILIES[choice.algorithm], choice.tile
+    family, tile = FAMILIES[choice.family], choice.tile
     issued = family.issued(problem, tile)
     products = tile.block_m * tile.block_n * tile.block_k * product.step_taps
     flops = 2.0 * products * resident
@@ -142,11 +142,11 @@ def _dram_bytes(
 
 @lru_cache(maxsize=4096)
 def _helpers(
-    problem: Problem, algorithm: str, block_k: int, splits: int, target: Target
+    problem: Problem, family: str, block_k: int, splits: int, target: Target
 ) -> tuple[int, int]:
     """Launches of a plan, and the bytes of the memory that they hand on to each other."""
     tile = Tile(LEAST_DOT, LEAST_DOT, block_k, splits=splits)
-    plan = FAMILIES[algorithm].plan(problem, tile, target)
+    plan = FAMILIES[family].plan(problem, tile, target)
     handed_on = plan.buffers.values()
     return len(plan.launches), sum(buffer.elements * ITEMSIZE[buffer.dtype] for buffer in handed_on)
 
@@ -161,7 +161,7 @@ def _helper_milliseconds(handed_on: int, target: Target, known: Constants) -> fl
 def _epilogue_clocks(choice: Choice, problem: Problem, target: Target) -> float:
     """Clocks to write a program's outputs, each processor at its share of the L2."""
     tile = choice.tile
-    written = FAMILIES[choice.algorithm].results(problem, tile) * problem.itemsize
+    written = FAMILIES[choice.family].results(problem, tile) * problem.itemsize
     if tile.splits > 1:  # parts are written as they were summed
         written = tile.block_m * tile.block_n * 4 * accumulator_words(problem)
     return written * target.processors * target.clock_ghz / target.l2_gbps
@@ -181,7 +181,7 @@ def predict(
     """
     tile = choice.tile
     known = constants or calibrated(target.name).constants
-    product = matmul_shape(problem, choice.algorithm)
+    product = matmul_shape(problem, choice.family)
     estimate = estimated_resources(choice, problem, target)
     if resources is None:
         resources = estimate
@@ -202,7 +202,7 @@ def predict(
     parts = _time_parts(problem, choice, product, target, resources, rounds, known)
     dram = _dram_bytes(tile, problem, product, target, wave, known)
     parts["DRAM"] = 1e3 * target.memory_seconds(dram) / known.dram_share
-    launches, handed_on = _helpers(problem, choice.algorithm, tile.block_k, tile.splits, target)
+    launches, handed_on = _helpers(problem, choice.family, tile.block_k, tile.splits, target)
     overhead = launches * known.launch_milliseconds
     parts["helpers"] = _helper_milliseconds(handed_on, target, known)
     longest = _joined((parts["loop"], parts["DRAM"]), known.overlap)

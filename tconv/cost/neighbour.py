@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from tconv.cost.space import broken_rule
 from tconv.problem import Problem
-from tconv.table import Winner
 from tconv.target import Target
 from tconv.tile import Choice
+from tconv.winners import Winner
 
 FURTHEST = 6 * math.log(2)  # six doublings, over all extents together
 
@@ -55,7 +55,7 @@ def neighbours_choice(
         except ValueError:  # of another version's making
             continue
     for other in by_distance(problem, tuned):
-        choice = Choice(tuned[other].algorithm, tuned[other].tile)
+        choice = Choice(tuned[other].family, tuned[other].tile)
         if broken_rule(choice, problem, target) is None:
             return choice
     return None

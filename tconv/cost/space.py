@@ -52,7 +52,7 @@ def shared_bytes(choice: Choice, problem: Problem, target: Target) -> int:
     From sm_90 the matrix unit reads a buffer that must outlive the step: ``stages`` buffers.
     Before that, and on AMD, operands pass through registers: one buffer fewer.
     """
-    family, tile = FAMILIES[choice.algorithm], choice.tile
+    family, tile = FAMILIES[choice.family], choice.tile
     if not family.matrix_unit:
         return 0
     elements = tile.block_m * tile.block_k + tile.block_k * tile.block_n
@@ -168,9 +168,9 @@ def _case(problem: Problem, family: Family, target: Target) -> Case:
 
 def broken_rule(choice: Choice, problem: Problem, target: Target) -> str | None:
     """The first rule that ``choice`` breaks, by name; None for a legal one."""
-    if not serves(choice.algorithm, problem, target):
+    if not serves(choice.family, problem, target):
         return "serves the problem"
-    case = _case(problem, FAMILIES[choice.algorithm], target)
+    case = _case(problem, FAMILIES[choice.family], target)
     return next((name for name, allows in RULES if not allows(choice.tile, case)), None)
 
 

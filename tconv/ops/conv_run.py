@@ -74,7 +74,7 @@ def prepare(
 ) -> Prepared:
     """One pass with a given choice; ``w_layout`` is the filter's, or that of its gradient."""
     shape, layout = problem.geometry, problem.layout
-    plan = FAMILIES[choice.algorithm].plan(problem, choice.tile, target, epilogue, w_layout)
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, target, epilogue, w_layout)
     x_size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
     w_size = (shape.out_channels, shape.group_in_channels, shape.filter_h, shape.filter_w)
     y_size = (shape.batch, shape.out_channels, shape.out_h, shape.out_w)

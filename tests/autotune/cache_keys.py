@@ -88,12 +88,12 @@ class _Kernel:
 def plans() -> dict[str, Plan]:
     """A plan of each family and pass."""
     found: dict[str, Plan] = {}
-    for algorithm, family in FAMILIES.items():
+    for name, family in FAMILIES.items():
         for direction in PASSES:
             for layer in LAYERS:
                 for layout in ("nhwc", "nchw"):
                     problem = Problem(layer, direction, "float16", layout)  # type: ignore[arg-type]
-                    label = f"{algorithm} {direction}"
+                    label = f"{name} {direction}"
                     if label in found or family.unserved(problem, TARGET) is not None:
                         continue
                     tile = family.heuristic(problem, TARGET)

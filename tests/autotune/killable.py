@@ -34,10 +34,10 @@ from autotune.evaluate import Bench
 from autotune.gate import Verdict
 from autotune.measure import Timing
 from autotune.search import DEFAULT_EFFORT
-from autotune.store import Store
 from autotune.strategies import forest
 from autotune.suites import Layer, suite
 from autotune.trial import Trial
+from autotune.trial_store import Store
 from autotune.workers import Task
 from tconv.cost.estimate import Resources
 from tconv.cost.space import candidates
@@ -60,7 +60,7 @@ def say(*words: object) -> None:
 
 
 def name(problem: Problem, choice: Choice) -> str:
-    return f"{problem.key}|{choice.algorithm}|{choice.tile}"
+    return f"{problem.key}|{choice.family}|{choice.tile}"
 
 
 def chance(*of: object) -> float:

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from autotune.calibrate import CalibrationError, calibrate
 from autotune.cli import app
-from autotune.store import Store
 from autotune.trial import Trial
+from autotune.trial_store import Store
 from tconv import select
 from tconv.cost.constants import (
     Calibrated,
@@ -26,9 +26,9 @@ from tconv.cost.model import predict
 from tconv.cost.space import candidates
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
-from tconv.table import TableError, Winner, user_table, write_table
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
+from tconv.winners import TableError, Winner, user_table, write_table
 
 H200 = TARGETS["sm_90"]
 TRUE = replace(Constants(), matrix_share=0.6, dram_share=0.7, prologue_clocks=4000.0,
@@ -45,9 +45,7 @@ def trials(known: Constants = TRUE) -> list[Trial]:
         for choice in chance.sample(candidates(problem, H200), 12):
             time = predict(problem, choice, H200, None, known).milliseconds
             time *= chance.lognormvariate(0, 0.05)
-            made.append(
-                Trial("sm_90", problem, choice.algorithm, choice.tile, "measured", "ok", time)
-            )
+            made.append(Trial("sm_90", problem, choice.family, choice.tile, "measured", "ok", time))
     return made
 
 
@@ -122,13 +120,13 @@ def alike(model_is_right: bool) -> list[Trial]:
     """Eight layers alike, six tiles each: one tile always wins, which the model knows or not."""
     problems = [Problem(ConvGeometry(64, 64, 28, 28, 8 * k, 3, 3), "fprop") for k in range(8, 16)]
     legal = [set(candidates(problem, H200)) for problem in problems]
-    order = sorted(set.intersection(*legal), key=lambda c: (c.algorithm, str(c.tile)))[::97][:6]
+    order = sorted(set.intersection(*legal), key=lambda c: (c.family, str(c.tile)))[::97][:6]
     made = []
     for problem in problems:
         ranked = sorted(order, key=lambda c: predict(problem, c, H200).milliseconds)
         best = ranked[0] if model_is_right else order[3] if order[3] != ranked[0] else order[4]
         made += [
-            Trial("sm_90", problem, c.algorithm, c.tile, "measured", "ok",
+            Trial("sm_90", problem, c.family, c.tile, "measured", "ok",
                   0.5 if c == best else 1.0 + 0.1 * ranked.index(c))
             for c in order
         ]  # fmt: skip

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from autotune.cli import app
 from tconv import select
-from tconv.table import read_table, user_table
+from tconv.winners import read_table, user_table
 
 
 def invoke(*arguments: str) -> Result:
@@ -146,7 +146,7 @@ def test_runs_as_a_module(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("budget", ["0", "0s", "soon", "-8m"])
 def test_a_budget_of_nothing_is_refused(budget: str) -> None:
-    result = invoke("tune", f"--budget={budget}")
+    result = invoke("tune", f"--time-limit={budget}")
     assert result.exit_code == 2
     assert repr(budget) in result.output
     assert "8m" in result.output

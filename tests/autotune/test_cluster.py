@@ -21,7 +21,7 @@ pytest.importorskip("distributed", reason="Dask is not installed: the extra tcon
 from autotune import cluster as clusters
 from autotune.cli import app
 from autotune.cluster import Cluster, ClusterError
-from autotune.store import Store, default_path
+from autotune.trial_store import Store, default_path
 from autotune.workers import Failure, Task
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tconv.table import read_table
+from tconv.winners import read_table
 from tests.autotune.killable import GPU, name, trials_at, values
 
 BATCHES = [8, 16]

@@ -8,14 +8,14 @@ import pytest
 
 import autotune
 from autotune.gate import Verdict
-from autotune.store import Store
+from autotune.trial_store import Store
 from tconv import select
 from tconv.cost.descent import cheapest
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
-from tconv.table import read_table, user_table
 from tconv.target import TARGETS
 from tconv.tile import Choice
+from tconv.winners import read_table, user_table
 
 H200 = TARGETS["sm_90"]
 PROBLEM = Problem(ConvGeometry(8, 16, 14, 14, 32, 3, 3), "fprop")

@@ -1,7 +1,7 @@
 """A disk that is full, or read-only: said, ended with a status, and nothing lost that was there.
 
 A file system of one MiB is mounted, which takes root; elsewhere these tests are skipped, and
-``test_store.py`` and ``tests/tconv/test_files.py`` have the errors made up.
+``test_trial_store.py`` and ``tests/tconv/test_files.py`` have the errors made up.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from autotune import tune as tuning
 from autotune.calibrate import Calibration
 from autotune.cli import app
 from autotune.gate import Verdict
-from autotune.store import Store, default_path
 from autotune.trial import Trial
+from autotune.trial_store import Store, default_path
 from reports.cli import app as reporting
 from tconv.cost.constants import Calibrated, Constants, user_constants, write_calibrated
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
-from tconv.table import Winner, read_table, user_table, write_table
 from tconv.tile import Choice, Tile
+from tconv.winners import Winner, read_table, user_table, write_table
 from tests.autotune.test_tune import Compilers
 
 PROBLEM = Problem(ConvGeometry(8, 16, 14, 14, 32, 3, 3), "fprop")

@@ -126,16 +126,16 @@ def test_the_small_geometry_is_served_by_the_family(
     seen: Counter[str] = Counter()
     for shape in {layer.geometry for name in suites or names() for layer in suite(name)}:
         problem = Problem(shape, direction, "float16", layout)
-        for algorithm, family in FAMILIES.items():
+        for kind, family in FAMILIES.items():
             if family.unserved(problem, target) is not None:
                 continue
             for tile in (Tile(16, 16, 16), Tile(128, 64, 32, splits=2)):
-                posed, _ = scaled_down(problem, Choice(algorithm, tile))
+                posed, _ = scaled_down(problem, Choice(kind, tile))
                 small = posed.geometry
-                assert serves(algorithm, posed, target), (problem.key, algorithm, tile, posed.key)
+                assert serves(kind, posed, target), (problem.key, kind, tile, posed.key)
                 assert small.flops <= max(shape.flops, 1)
-                assert small.flops < 1e9, (problem.key, algorithm, tile, posed.key)
-                seen[algorithm] += 1
+                assert small.flops < 1e9, (problem.key, kind, tile, posed.key)
+                seen[kind] += 1
     assert len(seen) >= len(FAMILIES) - 2  # strided gradients have no boxes, ...
 
 

@@ -100,7 +100,16 @@ def test_nothing_found_is_a_share_of_nothing(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_json(space: Path) -> None:
-    arguments = ["replay", str(space), "--strategy", "local", "--budget", "25", "--repeats", "3"]
+    arguments = [
+        "replay",
+        str(space),
+        "--strategy",
+        "local",
+        "--evaluations",
+        "25",
+        "--repeats",
+        "3",
+    ]
     result = CliRunner().invoke(app, [*arguments, "--seed", "1", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)
@@ -113,7 +122,7 @@ def test_the_command_prints_json(space: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--budget", "0"], "--budget is 0"),
+        (["--evaluations", "0"], "--evaluations is 0"),
         (["--repeats", "0"], "--repeats is 0"),
         (["--strategy", "guess"], "unknown strategy 'guess'"),
         (["--strategy", "ranked"], "follows a model's order"),

@@ -33,7 +33,7 @@ def test_a_strategy_stays_within_its_budget_and_space(name: str, budget: int) ->
     def evaluate(wanted: Sequence[Choice]) -> list[Trial]:
         tried.extend(wanted)
         return [
-            Trial("sm_90", problem, choice.algorithm, choice.tile, "predicted", "ok", 1.0)
+            Trial("sm_90", problem, choice.family, choice.tile, "predicted", "ok", 1.0)
             for choice in wanted
         ]
 
@@ -51,7 +51,7 @@ def test_the_rule_of_thumb_is_tried_and_shapes_differ(direction: Pass) -> None:
     assert len(chosen) == 8
     assert heuristic(problem, H200) in chosen
     shapes = Counter(
-        (choice.algorithm, choice.tile.block_m, choice.tile.block_n, choice.tile.block_k)
+        (choice.family, choice.tile.block_m, choice.tile.block_n, choice.tile.block_k)
         for choice in chosen[1:]
     )
     assert max(shapes.values()) <= SAME_SHAPE
@@ -66,6 +66,6 @@ def test_every_family_within_reach_gets_a_try() -> None:
     problem = Problem(layer.geometry, "wgrad")
     found = candidates(problem, H200)
     chosen = shortlist(problem, H200, found, 16)
-    assert {choice.algorithm for choice in chosen[:8]} >= {"implicit_gemm", "implicit_gemm_tma"}
+    assert {choice.family for choice in chosen[:8]} >= {"implicit_gemm", "implicit_gemm_tma"}
     quickest = min(predict(problem, choice, H200).milliseconds for choice in found)
     assert min(predict(problem, choice, H200).milliseconds for choice in chosen) <= quickest * 1.01

@@ -13,8 +13,8 @@ from autotune.ship import export_winners, import_winners, record_spaces
 from autotune.trial import Trial
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
-from tconv.table import TableError, Winner, home, read_table, user_table, write_table
 from tconv.tile import Tile
+from tconv.winners import TableError, Winner, home, read_table, user_table, write_table
 from tests.tconv.test_files import SPOILT
 from tests.tconv.test_hostile import HOSTILE
 

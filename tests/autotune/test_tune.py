@@ -21,8 +21,8 @@ from autotune.deadline import Deadline
 from autotune.gate import Verdict
 from autotune.measure import Timing
 from autotune.search import DEFAULT_EFFORT
-from autotune.store import Store, default_path
 from autotune.suites import suite
+from autotune.trial_store import Store, default_path
 from autotune.tune import Outcome, jobs, tune
 from autotune.workers import Failure, Task
 from reports.collect import latest
@@ -30,10 +30,10 @@ from tconv import select
 from tconv.cost.estimate import Resources
 from tconv.geometry import PASSES, Pass
 from tconv.problem import Problem
-from tconv.table import read_table, user_table
 from tconv.target import TARGETS
 from tconv.tile import Choice
-from tests.autotune.test_store import SPOILT
+from tconv.winners import read_table, user_table
+from tests.autotune.test_trial_store import SPOILT
 
 H200 = TARGETS["sm_90"]
 EFFORT = replace(DEFAULT_EFFORT, candidates=2)

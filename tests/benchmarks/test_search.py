@@ -53,7 +53,7 @@ def test_the_table_the_curves_and_the_plot(space: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(main)
     out = tmp_path / "out"
-    arguments = [str(space), "--budget", "12", "--repeats", "2", "--package", "tconv"]
+    arguments = [str(space), "--evaluations", "12", "--repeats", "2", "--package", "tconv"]
     result = CliRunner().invoke(app, [*arguments, "--out", str(out)])
     assert result.exit_code == 0, result.output
     curves = pd.read_csv(out / "curves.csv")

@@ -96,7 +96,7 @@ def _kind(kind: str) -> tuple[Any, Callable[[Any], bool], Callable[[Any], str]]:
 
     if kind == "operators":
         return operators.calls(), operators.check, lambda call: call.operator
-    return families.works(), families.check, lambda work: f"{work.algorithm} {work.direction}"
+    return families.works(), families.check, lambda work: f"{work.family} {work.direction}"
 
 
 def main(

@@ -17,7 +17,7 @@ from tests.tconv.families import test_families as drawn
 class Work:
     """One pass by one family."""
 
-    algorithm: str
+    family: str
     direction: Pass
     shape: ConvGeometry
     dtype: str
@@ -31,17 +31,17 @@ class Work:
 @st.composite
 def works(draw: st.DrawFn) -> Work:
     """As the families' own tests draw, from all of them."""
-    algorithm = draw(st.sampled_from(sorted(drawn.DRAWN)))
-    family = drawn.DRAWN[algorithm]
+    family = draw(st.sampled_from(sorted(drawn.DRAWN)))
+    how = drawn.DRAWN[family]
     direction = draw(st.sampled_from(PASSES))
     return Work(
-        algorithm,
+        family,
         direction,
-        draw(drawn.geometries(family)),
+        draw(drawn.geometries(how)),
         draw(st.sampled_from(drawn.DTYPES)),
-        draw(st.sampled_from(family.layouts)),
+        draw(st.sampled_from(how.layouts)),
         draw(st.sampled_from(drawn.LAYOUTS)),
-        draw(drawn.tiles(family)),
+        draw(drawn.tiles(how)),
         draw(st.sampled_from(drawn.EPILOGUES if direction == "fprop" else [PLAIN])),
         draw(st.booleans()),
     )
@@ -54,9 +54,9 @@ def check(work: Work) -> bool:
         AssertionError: where it is not.
     """
     problem = Problem(work.shape, work.direction, work.dtype, work.layout)
-    if FAMILIES[work.algorithm].unserved(problem, drawn.TARGET) is not None:
+    if FAMILIES[work.family].unserved(problem, drawn.TARGET) is not None:
         return False
     if work.epilogue.pool and min(work.shape.out_h, work.shape.out_w) < 2:
         return False
-    drawn.check(work.algorithm, problem, work.tile, work.w_layout, work.epilogue, work.views)
+    drawn.check(work.family, problem, work.tile, work.w_layout, work.epilogue, work.views)
     return True

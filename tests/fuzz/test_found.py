@@ -72,7 +72,7 @@ def test_what_fails_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_right_results_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(families, "check", lambda work: work.algorithm != "direct")
+    monkeypatch.setattr(families, "check", lambda work: work.family != "direct")
     found = fuzzer.fuzz("families", seed=1, seconds=0.001)
     assert not found.failed
     assert found.computed.total() + found.refused.total() == fuzzer.ROUND

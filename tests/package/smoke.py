@@ -22,6 +22,7 @@ from torch.nn import functional
 
 import tconv
 
+REPLAY = "autotune replay space.csv"
 TRIALS = "--suite lenet5 --passes fprop --target sm_90 --batch 4 --candidates 2"
 # What is said, by the command; all but the first word go to ``python -m``.
 SAID = {
@@ -41,8 +42,14 @@ SAID = {
 EXTRAS = {
     "tconv.models.train --model lenet5": (1, "tconv[train]"),
     "autotune tune --suite lenet5 --cluster tcp://127.0.0.1:9": (2, "tconv[cluster]"),
-    "autotune replay space.csv --strategy combined --budget 3 --repeats 1": (0, "tconv[search]"),
-    "autotune replay space.csv --strategy surrogate --budget 9 --repeats 1": (2, "tconv[search]"),
+    f"{REPLAY} --strategy combined --evaluations 3 --repeats 1": (
+        0,
+        "tconv[search]",
+    ),
+    f"{REPLAY} --strategy surrogate --evaluations 9 --repeats 1": (
+        2,
+        "tconv[search]",
+    ),
     f"autotune tune {TRIALS} --strategy surrogate": (2, "tconv[search]"),
 }
 SPACE = "block,stages,time\n" + "".join(f"{16 << i % 4},{i // 4},{i + 1}\n" for i in range(12))

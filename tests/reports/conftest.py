@@ -75,7 +75,7 @@ def measured(tables: Tables) -> Tables:
     c3 = next(row for row in layers if row.layer == "c3")
     fused = replace(c3, suite="vgg16+relu+pool", tconv_ms=0.0777, cudnn_nhwc_ms=0.1432)
     pool = replace(
-        c3, layer="s4", filters=None, filter_h=2, filter_w=2, stride="2", algorithm="max_pool",
+        c3, layer="s4", filters=None, filter_h=2, filter_w=2, stride="2", family="max_pool",
         tile="64x16x1 s1 w4 g8 k1", tflops=None, tconv_ms=0.00321, cudnn_nhwc_ms=0.00555,
     )  # fmt: skip
     about = replace(

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from reports import compared
+from reports import beside_torch
 from reports.goals import goals_grid, reached
 from reports.render import default_folder, render
 from reports.rows import RowError
@@ -42,7 +42,7 @@ def test_every_number_is_one_of_a_csv_or_a_ratio_of_two(
         for theirs in (row.cudnn_nhwc_ms, row.cudnn_nchw_ms):
             if theirs and row.tconv_ms:
                 known.add(f"{theirs / row.tconv_ms:.2f}")
-    for rows in compared.by_network(golden.networks).values():
+    for rows in beside_torch.by_network(golden.networks).values():
         known |= {f"{rows['torch'].ms / row.ms:.2f}" for row in rows.values()}
     known |= {f"{row.tconv_peak_mib / row.torch_peak_mib:.2f}" for row in golden.memory}
     for kind in ("layers", "code", "losses", "networks", "memory"):
@@ -79,7 +79,7 @@ def test_losses_are_told_with_their_cause(page: Page, golden: Tables) -> None:
     lost = [row for row in golden.layers if (row.times_nhwc or 1) < 1]
     assert len(lost) == 2
     assert cells.count("six channels fill no load") == 1
-    other = compared.cause_of(golden)(next(row for row in lost if row.direction != "fprop"))
+    other = beside_torch.cause_of(golden)(next(row for row in lost if row.direction != "fprop"))
     assert other.startswith("the model holds it to be bound by ")
 
 

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from autotune.store import Store
 from autotune.trial import Trial
+from autotune.trial_store import Store
 from reports.cli import app
 from reports.render import default_folder, render
 from reports.tables import Tables, write_tables

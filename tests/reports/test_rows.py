@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.about import read_about
+from reports.report_head import read_about
 from reports.rows import (
     LayerRow,
     MapRow,
@@ -36,7 +36,7 @@ SCHEMA = [
     "padding",
     "dilation",
     "groups",
-    "algorithm",
+    "family",
     "tile",
     "kind",
     "tconv_ms",
@@ -105,9 +105,7 @@ def test_row_that_is_cut_off_is_named(tmp_path: Path, tables: Tables) -> None:
     write_rows(path, LayerRow, tables.layers)
     text = path.read_text()
     path.write_text(text[: text.rindex("implicit_gemm")])
-    with pytest.raises(
-        RowError, match=rf"row {len(tables.layers)}, column algorithm: it is empty|"
-    ):
+    with pytest.raises(RowError, match=rf"row {len(tables.layers)}, column family: it is empty|"):
         read_rows(path, LayerRow)
 
 
@@ -140,3 +138,12 @@ def test_what_is_no_file_of_text_is_named(tmp_path: Path, spoil: object) -> None
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RowError, match=r"none\.csv"):
         read_rows(tmp_path / "none.csv", LayerRow)
+
+
+def test_columns_of_0_1_0_are_read_by_their_old_names(tables: Tables, tmp_path: Path) -> None:
+    path = tmp_path / "layers.csv"
+    write_rows(path, LayerRow, tables.layers)
+    head, _, rows = path.read_text().partition("\n")
+    assert ",family," in head
+    path.write_text(head.replace(",family,", ",algorithm,") + "\n" + rows)
+    assert read_rows(path, LayerRow) == list(tables.layers)

@@ -137,7 +137,7 @@ def line(name: str, target: Target, arithmetic: str) -> str:
         problem = Problem.of(shapes[0], "fprop", arithmetic)
         for direction in PASSES:
             choice = heuristic(replace(problem, direction=direction), target)
-            note("chosen", choice.algorithm, str(choice.tile))
+            note("chosen", choice.family, str(choice.tile))
     if arithmetic in ("float16", "bfloat16", "float32", "float64") and name != "odd":
         for layer in pools(name):
             for layout in ("nhwc", "nchw"):

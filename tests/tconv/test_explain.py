@@ -20,7 +20,7 @@ def test_names_what_then_runs() -> None:
         layer(x).sum().backward()
     (direction, choice), *_ = explanation.choices
     assert direction == "fprop"
-    launch = next(launch for launch in log if launch.kernel == f"fprop.{choice.algorithm}_fprop")
+    launch = next(launch for launch in log if launch.kernel == f"fprop.{choice.family}_fprop")
     assert launch.constants["BLOCK_M"] == choice.tile.block_m
     assert explanation.geometry.key == "n2c3h15w13-k6f5x5-s2x2-p1x1-d1x1-g1"
     if interpreting():

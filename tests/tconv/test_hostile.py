@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tconv import select, table
+from tconv import select, winners
 from tconv.cost.constants import (
     Calibrated,
     Constants,
@@ -28,7 +28,9 @@ from tconv.cost.space import broken_rule
 from tconv.families import FAMILIES
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.problem import Problem
-from tconv.table import (
+from tconv.target import TARGETS
+from tconv.tile import Tile
+from tconv.winners import (
     TableError,
     Winner,
     load_table,
@@ -37,15 +39,13 @@ from tconv.table import (
     user_table,
     write_table,
 )
-from tconv.target import TARGETS
-from tconv.tile import Tile
 from tests.tconv.test_files import SPOILT
 
 TARGET = TARGETS["sm_90"]
 PROBLEM = Problem(ConvGeometry(64, 64, 56, 56, 64, 3, 3, pad_h=1, pad_w=1), "fprop")
 TILE = "64x32x16 s2 w2 g8 k1"
 ENTRY: dict[str, Any] = {
-    "algorithm": "implicit_gemm", "tile": TILE, "kind": "measured", "ms": 0.5
+    "family": "implicit_gemm", "tile": TILE, "kind": "measured", "ms": 0.5
 }  # fmt: skip
 VALID: dict[str, Any] = {"format": 1, "target": "sm_90", "winners": {PROBLEM.key: ENTRY}}
 NESTED = "[" * 900 + "]" * 900  # which the parser takes
@@ -84,7 +84,7 @@ HOSTILE = {
     "tile of 10^5 digits": entry("tile", f'"{"1" * 100_000}x16x16 s1 w4 g1 k1"'),
     "tile in other digits": entry("tile", '"\\u0661\\u0666x16x16 s1 w4 g1 k1"'),
     "tile of a megabyte": entry("tile", json.dumps("x" * 1_000_000)),
-    "algorithm a list": entry("algorithm", "[]"),
+    "family a list": entry("family", "[]"),
     "kind unknown": entry("kind", '"guessed"'),
     "kind a list": entry("kind", "[]"),
     "entry a list": json.dumps(VALID | {"winners": {PROBLEM.key: []}}),
@@ -112,7 +112,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_table_is_refused_by_name(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "table.json"
+    path = tmp_path / "winners.json"
     path.write_text(HOSTILE[name], encoding="utf-8")
     with pytest.raises(TableError, match=r"table\.json") as raised:
         read_table(path)
@@ -214,7 +214,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(content=mutated())
 def test_a_mutated_table_gives_legal_winners_or_is_refused(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "table.json"
+    path = tmp_path / "winners.json"
     path.write_bytes(content)
     try:
         winners = read_table(path)
@@ -223,7 +223,7 @@ def test_a_mutated_table_gives_legal_winners_or_is_refused(content: bytes, tmp_p
         return
     for key, winner in winners.items():
         assert isinstance(key, str)
-        assert isinstance(winner.algorithm, str)
+        assert isinstance(winner.family, str)
         assert winner.kind in ("measured", "predicted")
         assert 0 <= winner.milliseconds < float("inf")
         assert Tile.parse(str(winner.tile)) == winner.tile
@@ -250,8 +250,8 @@ CANNOT_RUN = {
 
 @pytest.mark.parametrize("name", CANNOT_RUN)
 def test_a_winner_that_cannot_run_is_passed_over_by_name(name: str) -> None:
-    algorithm, tile = CANNOT_RUN[name]
-    tuned(Winner(algorithm, Tile.parse(tile), "measured", 0.1))
+    family, tile = CANNOT_RUN[name]
+    tuned(Winner(family, Tile.parse(tile), "measured", 0.1))
     with pytest.warns(UserWarning, match="is passed over") as told:
         choice = select.choose(PROBLEM, TARGET)
     assert (choice, choice.ground) == (select.heuristic(PROBLEM, TARGET), "heuristic")
@@ -313,22 +313,22 @@ LAYERS = (
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    tile=TILES, algorithm=st.sampled_from(sorted(FAMILIES)), layer=st.sampled_from(LAYERS),
+    tile=TILES, family=st.sampled_from(sorted(FAMILIES)), layer=st.sampled_from(LAYERS),
     direction=st.sampled_from(PASSES), name=st.sampled_from(sorted(TARGETS)),
     layout=st.sampled_from(["nhwc", "nchw"]),
 )  # fmt: skip
 def test_whatever_tile_a_table_holds_the_choice_can_be_planned(
-    tile: Tile, algorithm: str, layer: ConvGeometry, direction: Any, name: str, layout: Any
+    tile: Tile, family: str, layer: ConvGeometry, direction: Any, name: str, layout: Any
 ) -> None:
     target, problem = TARGETS[name], Problem(layer, direction, layout=layout)
-    write_table(user_table(name), name, {problem.key: Winner(algorithm, tile, "measured", 0.1)})
+    write_table(user_table(name), name, {problem.key: Winner(family, tile, "measured", 0.1)})
     select.forget()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         choice = select.choose(problem, target)
     user_table(name).unlink()
     assert broken_rule(choice, problem, target) is None or choice.ground == "heuristic"
-    plan = FAMILIES[choice.algorithm].plan(problem, choice.tile, target)
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, target)
     assert all(0 < extent < 1 << 31 for launch in plan.launches for extent in launch.grid)
 
 
@@ -368,10 +368,10 @@ def test_tables_are_kept_in_a_folder_of_ones_own(
 def test_a_table_does_not_outgrow_what_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, winner = tmp_path / "table.json", Winner("direct", Tile(64, 1, 1), "measured", 1.0)
+    path, winner = tmp_path / "winners.json", Winner("direct", Tile(64, 1, 1), "measured", 1.0)
     write_table(path, "sm_90", {"a": winner})
     before = path.read_bytes()
-    monkeypatch.setattr(table, "LARGEST_FILE", 400)
+    monkeypatch.setattr(winners, "LARGEST_FILE", 400)
     with pytest.raises(TableError, match="would be larger"):
         write_table(path, "sm_90", {str(number): winner for number in range(9)})
     assert path.read_bytes() == before

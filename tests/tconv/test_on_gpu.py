@@ -51,9 +51,9 @@ def test_every_family_that_serves_is_right(name: str, direction: Pass, arithmeti
     for layout in ("nhwc", "nchw"):
         problem = Problem.of(LAYERS[name], direction, arithmetic, layout)  # type: ignore[arg-type]
         choices = [choose(problem, target)]
-        for algorithm, family in FAMILIES.items():
+        for kind, family in FAMILIES.items():
             if family.unserved(problem, target) is None:
-                choices.append(Choice(algorithm, family.heuristic(problem, target)))
+                choices.append(Choice(kind, family.heuristic(problem, target)))
         for choice in dict.fromkeys(choices):
             verdict = check_on_gpu(problem, choice)
             assert verdict.passed, (layout, choice, verdict)

@@ -50,7 +50,7 @@ def test_heuristic_tiles_can_be_launched(target, dtype: str) -> None:  # type: i
             problem = Problem(layer, direction, dtype)  # type: ignore[arg-type]
             choice = heuristic(problem, target)
             tile = choice.tile
-            if choice.algorithm in ("direct", "depthwise"):  # no matrix unit: threads with work
+            if choice.family in ("direct", "depthwise"):  # no matrix unit: threads with work
                 assert tile.block_m * tile.block_n * tile.block_k >= tile.warps * target.warp_size
                 continue
             operands = (tile.block_m + tile.block_n) * tile.block_k * problem.itemsize

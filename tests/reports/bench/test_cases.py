@@ -11,11 +11,11 @@ def test_every_layer_and_pass_of_vgg16_with_its_endings_and_pools() -> None:
     found = list(cases(["vgg16"], PASSES, ["float16"], 64))
     convs = [case for case in found if isinstance(case, ConvCase)]
     pools = [case for case in found if isinstance(case, PoolCase)]
-    assert len([case for case in convs if not case.ending]) == 9 * 3
-    assert [c.layer for c in convs if c.ending == "+relu+pool"] == [
+    assert len([case for case in convs if not case.epilogue]) == 9 * 3
+    assert [c.layer for c in convs if c.epilogue == "+relu+pool"] == [
         "features.2", "features.7", "features.12", "features.19", "features.24"
     ]  # fmt: skip
-    assert len([case for case in convs if case.ending == "+relu"]) == 9
+    assert len([case for case in convs if case.epilogue == "+relu"]) == 9
     assert {case.problem.direction for case in pools} == {"fprop", "dgrad"}
     assert [case.layer for case in pools][::2] == [f"features.{n}" for n in (4, 9, 16, 23, 30)]
 

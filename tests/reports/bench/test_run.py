@@ -38,7 +38,7 @@ from tconv.problem import Problem
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPE = ConvGeometry(2, 8, 12, 10, 8, 3, 3, pad_h=1, pad_w=1)
 SMALL = tuple(ConvCase("small", "conv", Problem(SHAPE, direction)) for direction in PASSES)
-ENDED = (replace(SMALL[0], ending="+relu"), replace(SMALL[0], ending="+relu+pool"))
+ENDED = (replace(SMALL[0], epilogue="+relu"), replace(SMALL[0], epilogue="+relu+pool"))
 POOLS = tuple(c for c in cases(["lenet5"], PASSES, ["float16"], 2) if isinstance(c, PoolCase))[:2]
 
 
@@ -66,7 +66,7 @@ def test_a_row_has_times_of_three_sides_and_errors_of_two() -> None:
     assert all(figure and figure > 0 for figure in figures)
     assert 0 < (row.error_fp64 or 0) < 1e-2
     assert 0 < (row.cudnn_error_fp64 or 0) < 1e-2
-    assert (row.algorithm, row.kind) == ("implicit_gemm", "measured")
+    assert (row.family, row.kind) == ("implicit_gemm", "measured")
 
 
 def test_a_run_is_kept_row_by_row_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ def test_without_a_gpu_nothing_is_measured(tmp_path: Path) -> None:
         (["--suite", "vgg61"], "unknown suite 'vgg61'"),
         (["--dtype", "float8"], "unknown dtype 'float8'"),
         (["--network", "vgg61"], "unknown network 'vgg61'"),
-        (["--budget", "0s"], "leaves no time"),
+        (["--time-limit", "0s"], "leaves no time"),
         (["--passes", "backward"], "unknown pass 'backward'"),
     ],
 )

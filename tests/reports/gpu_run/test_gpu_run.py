@@ -112,7 +112,7 @@ def test_the_costliest_losses_come_first(context: Context, tables: Tables) -> No
 
 def test_every_family_runs_on_a_small_layer() -> None:
     target = TARGETS["sm_90"]
-    found = {choice.algorithm for _, _, choice in problems(target)}
+    found = {choice.family for _, _, choice in problems(target)}
     assert found == set(FAMILIES)
     assert all(shape.x_elements < 20_000 for shape in (*LAYERS.values(), *POOLS.values()))
 

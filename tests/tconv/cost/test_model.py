@@ -125,5 +125,5 @@ def test_depthwise_is_predicted_near_the_memory(direction: Pass) -> None:
     problem = Problem(shape, direction)
     tiles = candidates(problem, H200)
     best = min(tiles, key=lambda choice: predict(problem, choice, H200).milliseconds)
-    assert best.algorithm == "depthwise"
+    assert best.family == "depthwise"
     assert predict(problem, best, H200).bound == "DRAM"

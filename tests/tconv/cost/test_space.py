@@ -85,7 +85,7 @@ def test_every_candidate_keeps_the_limits(name: str, shape: ConvGeometry, direct
         tile = choice.tile
         assert shared_bytes(choice, problem, target) <= target.shared_per_program
         assert tile.warps * target.warp_size <= 1024
-        sums = FAMILIES[choice.algorithm].sums(problem, tile)
+        sums = FAMILIES[choice.family].sums(problem, tile)
         assert accumulator_registers(problem, tile, target, sums) <= 512
         assert broken_rule(choice, problem, target) is None
 
@@ -94,7 +94,7 @@ def test_every_candidate_keeps_the_limits(name: str, shape: ConvGeometry, direct
 def test_no_split_of_a_reduction_is_empty(shape: ConvGeometry) -> None:
     problem = Problem(shape, "wgrad")
     for choice in candidates(problem, H200):
-        plan = FAMILIES[choice.algorithm].plan(problem, choice.tile, H200)
+        plan = FAMILIES[choice.family].plan(problem, choice.tile, H200)
         assert plan.launches[plan.product].grid[-1] == choice.tile.splits
 
 
@@ -103,9 +103,9 @@ def test_no_split_of_a_reduction_is_empty(shape: ConvGeometry) -> None:
 def test_programs_are_those_of_the_launch(shape: ConvGeometry, direction: Pass) -> None:
     problem = Problem(shape, direction)
     for choice in candidates(problem, H200)[::97]:
-        plan = FAMILIES[choice.algorithm].plan(problem, choice.tile, H200)
+        plan = FAMILIES[choice.family].plan(problem, choice.tile, H200)
         programs = math.prod(plan.launches[plan.product].grid)
-        counted = matmul_shape(problem, choice.algorithm).programs(choice.tile)
+        counted = matmul_shape(problem, choice.family).programs(choice.tile)
         if choice.tile.persistent:
             assert programs <= choice.tile.persistent * H200.processors < counted
         else:

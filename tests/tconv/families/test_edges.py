@@ -47,7 +47,7 @@ def window(
 class Edge:
     """One window, who computes which passes of it, how it is cut, and what ends it."""
 
-    algorithms: tuple[str, ...]
+    families: tuple[str, ...]
     passes: str
     shape: ConvGeometry
     tile: Tile = SMALL
@@ -270,26 +270,26 @@ def runs(names: Iterable[str] = EDGES) -> Iterator[Any]:
     """
     for name in names:
         edge = EDGES[name]
-        for algorithm in edge.algorithms:
+        for family in edge.families:
             for direction in edge.passes.split():
                 served = 0
                 for layout in LAYOUTS:
                     problem = Problem(edge.shape, direction, "float32", layout)  # type: ignore[arg-type]
-                    if FAMILIES[algorithm].unserved(problem, TARGET) is None:
+                    if FAMILIES[family].unserved(problem, TARGET) is None:
                         served += 1
-                        label = f"{direction}-{name}-{algorithm}-{layout}"
-                        copied = layout == "nchw" and algorithm in COPYING
+                        label = f"{direction}-{name}-{family}-{layout}"
+                        copied = layout == "nchw" and family in COPYING
                         marks = [pytest.mark.thorough] if copied else []
-                        yield pytest.param(edge, algorithm, problem, id=label, marks=marks)
-                assert served, f"{algorithm} serves no {direction} of {name}"
+                        yield pytest.param(edge, family, problem, id=label, marks=marks)
+                assert served, f"{family} serves no {direction} of {name}"
 
 
 @pytest.mark.filterwarnings("error:divide by zero:RuntimeWarning")
-@pytest.mark.parametrize(("edge", "algorithm", "problem"), list(runs()))
-def test_edge(edge: Edge, algorithm: str, problem: Problem) -> None:
+@pytest.mark.parametrize(("edge", "family", "problem"), list(runs()))
+def test_edge(edge: Edge, family: str, problem: Problem) -> None:
     w_layout: Layout = "nchw" if problem.layout == "nhwc" else "nhwc"
     in_turn = interpreting()  # programs, so that twice the same is no wonder
-    check(algorithm, problem, edge.tile, w_layout, edge.epilogue, twice=not in_turn)
+    check(family, problem, edge.tile, w_layout, edge.epilogue, twice=not in_turn)
 
 
 # ---- infinity -------------------------------------------------------------------------------
@@ -302,12 +302,10 @@ SHARED = [
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize(
-    ("edge", "algorithm", "problem"),
+    ("edge", "family", "problem"),
     [run for run in runs(SHARED) if run.values[2].layout == "nhwc"],
 )
-def test_infinity_reaches_its_own_windows_alone(
-    edge: Edge, algorithm: str, problem: Problem
-) -> None:
+def test_infinity_reaches_its_own_windows_alone(edge: Edge, family: str, problem: Problem) -> None:
     """Lanes, steps and filters that do not exist must not meet it: zero times infinity is NaN."""
     shape = edge.shape
     form: dict[str, Any] = {"dtype": torch.float32, "layout": problem.layout}
@@ -322,7 +320,7 @@ def test_infinity_reaches_its_own_windows_alone(
         given, exact = {"dy": dy, "w": w}, reference.conv2d_dgrad(dy, w, shape)
     else:
         given, exact = {"x": x, "dy": dy}, reference.conv2d_wgrad(x, dy, shape)
-    call = prepare(problem, Choice(algorithm, edge.tile), TARGET, PLAIN, problem.layout)
+    call = prepare(problem, Choice(family, edge.tile), TARGET, PLAIN, problem.layout)
     got = call.run(given)
     torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-4, equal_nan=True)
     assert got.isfinite().any()
@@ -359,14 +357,14 @@ def test_depthwise_filters_line_by_line(layout: Layout) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("relu", [True, False], ids=["relu", "plain"])
 @pytest.mark.parametrize(
-    "algorithm", ["implicit_gemm", "direct", "depthwise", "grouped", "implicit_gemm_tma"]
+    "family", ["implicit_gemm", "direct", "depthwise", "grouped", "implicit_gemm_tma"]
 )
-def test_first_of_equal_maxima(algorithm: str, relu: bool, layout: Layout) -> None:
+def test_first_of_equal_maxima(family: str, relu: bool, layout: Layout) -> None:
     """Of whole numbers, many are equal and many zero: the first wins, and behind a ReLU no zero."""
-    groups, channels = (8, 1) if algorithm == "depthwise" else (2, 16)
+    groups, channels = (8, 1) if family == "depthwise" else (2, 16)
     shape = window(groups, (channels, channels), (6, 8), (1, 1))
     problem = Problem(shape, "fprop", "float32", layout)
-    if FAMILIES[algorithm].unserved(problem, TARGET):
+    if FAMILIES[family].unserved(problem, TARGET):
         pytest.skip("not served")  # boxes, of float32 on a GPU
     numbers = torch.Generator().manual_seed(0)
     x, w = (
@@ -374,7 +372,7 @@ def test_first_of_equal_maxima(algorithm: str, relu: bool, layout: Layout) -> No
         for size in ((2, groups * channels, 6, 8), (groups * channels, channels, 1, 1))
     )
     ending = Epilogue(relu=relu, pool=True, offsets=True)
-    call = prepare(problem, Choice(algorithm, Tile(32, 16, 16)), TARGET, ending, "nchw")
+    call = prepare(problem, Choice(family, Tile(32, 16, 16)), TARGET, ending, "nchw")
     tensors = {"x": x, "w": w}
     y = call.run(tensors)
     exact = torch.nn.functional.conv2d(x, w, groups=shape.groups)

@@ -79,7 +79,7 @@ def viewed(tensor: Tensor) -> Tensor:
 
 
 def check(
-    algorithm: str,
+    family: str,
     problem: Problem,
     tile: Tile,
     w_layout: Layout,
@@ -119,7 +119,7 @@ def check(
     if views:
         operands = {name: viewed(tensor) for name, tensor in operands.items()}
     epilogue = epilogue if problem.direction == "fprop" else PLAIN
-    call = prepare(problem, Choice(algorithm, tile), TARGET, epilogue, w_layout)
+    call = prepare(problem, Choice(family, tile), TARGET, epilogue, w_layout)
     tensors = dict(operands)
     with recorded() as log:
         ours = call.run(tensors)
@@ -166,25 +166,25 @@ def test_every_family_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("direction", PASSES)
-@pytest.mark.parametrize("algorithm", DRAWN)
-def test_family(algorithm: str, direction: Pass) -> None:
-    family, served = DRAWN[algorithm], 0
-    if (algorithm, direction) == ("few_channels", "dgrad"):
+@pytest.mark.parametrize("family", DRAWN)
+def test_family(family: str, direction: Pass) -> None:
+    drawn, served = DRAWN[family], 0
+    if (family, direction) == ("few_channels", "dgrad"):
         return  # it serves none
 
     @settings(
-        max_examples=family.examples,
+        max_examples=drawn.examples,
         deadline=None,
         derandomize=True,
         phases=[Phase.explicit, Phase.generate],  # a case costs a second: it is not shrunk
         suppress_health_check=[HealthCheck.filter_too_much],
     )
     @given(
-        geometries(family),
+        geometries(drawn),
         st.sampled_from(DTYPES),
-        st.sampled_from(family.layouts),
+        st.sampled_from(drawn.layouts),
         st.sampled_from(LAYOUTS),
-        tiles(family),
+        tiles(drawn),
         st.sampled_from(EPILOGUES if direction == "fprop" else [PLAIN]),
     )
     def drawn(
@@ -197,15 +197,15 @@ def test_family(algorithm: str, direction: Pass) -> None:
     ) -> None:
         nonlocal served
         problem = Problem(shape, direction, dtype, layout)
-        assume(FAMILIES[algorithm].unserved(problem, TARGET) is None)
+        assume(FAMILIES[family].unserved(problem, TARGET) is None)
         if epilogue.pool:
             assume(min(shape.out_h, shape.out_w) > 1)
-        kernels = check(algorithm, problem, tile, w_layout, epilogue)
+        kernels = check(family, problem, tile, w_layout, epilogue)
         result = {"fprop": shape.y_elements, "dgrad": shape.x_elements, "wgrad": shape.w_elements}
         if result[direction]:
             served += 1
-            assert any(family.kernel in kernel for kernel in kernels) or (
-                (algorithm, direction) == ("grouped", "wgrad")
+            assert any(drawn.kernel in kernel for kernel in kernels) or (
+                (family, direction) == ("grouped", "wgrad")
             )
 
     drawn()
@@ -227,9 +227,9 @@ WINDOWS = {
 @pytest.mark.parametrize("window", WINDOWS)
 def test_views_of_larger_tensors(window: str, direction: Pass, layout: Layout) -> None:
     problem = Problem(WINDOWS[window], direction, "float32", layout)
-    for algorithm, family in FAMILIES.items():
+    for name, family in FAMILIES.items():
         if family.unserved(problem, TARGET) is None:
-            check(algorithm, problem, Tile(64, 16, 32), "nchw", BIAS, views=True)
+            check(name, problem, Tile(64, 16, 32), "nchw", BIAS, views=True)
 
 
 @pytest.mark.parametrize("direction", PASSES)
@@ -238,14 +238,14 @@ def test_eight_warps_on_a_flattened_reduction(channels: tuple[int, int], directi
     """Taps and channels in one loop: compilers have got it wrong with eight warps, elsewhere."""
     shape = ConvGeometry(2, channels[0], 12, 12, channels[1], 3, 3, 1, 1, 1, 1)
     problem = Problem(shape, direction)
-    for algorithm in (
+    for family in (
         "implicit_gemm",
         "implicit_gemm_in_place",
         "few_channels",
         "implicit_gemm_tma",
     ):
-        if FAMILIES[algorithm].unserved(problem, TARGET) is None:
-            check(algorithm, problem, Tile(128, 128, 64, stages=2, warps=8), "nhwc")
+        if FAMILIES[family].unserved(problem, TARGET) is None:
+            check(family, problem, Tile(128, 128, 64, stages=2, warps=8), "nhwc")
 
 
 def test_deterministic_algorithms_change_nothing() -> None:

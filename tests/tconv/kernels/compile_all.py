@@ -60,18 +60,18 @@ POOLS = {
 
 def serving(problem: Problem, target: Target) -> Iterator[Choice]:
     """Every family that serves, with the tile of an untuned layer."""
-    for algorithm, family in FAMILIES.items():
+    for name, family in FAMILIES.items():
         if family.unserved(problem, target) is None:
-            yield Choice(algorithm, family.heuristic(problem, target))
+            yield Choice(name, family.heuristic(problem, target))
 
 
 def launches(
     problem: Problem, choice: Choice, target: Target, epilogue: Epilogue = BIAS
 ) -> Iterator[tuple[str, Launch]]:
-    plan = FAMILIES[choice.algorithm].plan(problem, choice.tile, target, epilogue)
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, target, epilogue)
     for launch in plan.launches:
         ended = "" if epilogue == BIAS else f" {epilogue}"
-        yield f"{choice.algorithm} {problem.key} {choice.tile}{ended}", launch
+        yield f"{choice.family} {problem.key} {choice.tile}{ended}", launch
 
 
 def cases(target: Target) -> Iterator[tuple[str, Launch]]:

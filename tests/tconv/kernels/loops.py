@@ -31,7 +31,7 @@ SMALL = Tile(128, 64, 32, stages=3, warps=4)
 class Bar:
     """A case, and the most instructions that a step of its loop may take."""
 
-    algorithm: str
+    family: str
     shape: ConvGeometry
     direction: Pass
     instructions: int
@@ -109,7 +109,7 @@ def measured() -> Iterator[tuple[str, dict[str, int]]]:
     """Resources of each case, and how often operands detour from shared memory to registers."""
     for name, bar in BARS.items():
         problem, target = Problem(bar.shape, bar.direction), TARGETS[bar.target]
-        plan = FAMILIES[bar.algorithm].plan(problem, bar.tile, target)
+        plan = FAMILIES[bar.family].plan(problem, bar.tile, target)
         compiled = build(plan.launches[plan.product], target)
         taken = dataclasses.asdict(READERS["cuda"](compiled, 1))
         yield name, taken | {"detours": compiled.asm["ttgir"].count("local_load")}

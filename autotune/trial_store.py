@@ -15,19 +15,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
-from autotune.database import COLUMNS, TEXTS, StoreError, connect, view
 from autotune.trial import Trial
-from tconv import table
+from autotune.trial_database import COLUMNS, TEXTS, StoreError, connect, view
+from tconv import winners
 from tconv.cost.estimate import Resources
 from tconv.families import FAMILIES
 from tconv.problem import Problem
-from tconv.table import Kind
 from tconv.tile import Tile
+from tconv.winners import Kind
 
 
 def default_path() -> Path:
     """Where trials are kept: beside the user's own tables."""
-    return table.home() / "trials.sqlite"
+    return winners.home() / "trials.sqlite"
 
 
 def _row(trial: Trial) -> tuple[Any, ...]:
@@ -40,7 +40,7 @@ def _row(trial: Trial) -> tuple[Any, ...]:
     return (
         trial.target,
         trial.problem.key,
-        trial.algorithm,
+        trial.family,
         str(trial.tile),
         trial.kind,
         trial.status,
@@ -73,7 +73,8 @@ def _trial(row: tuple[Any, ...]) -> Trial:
         number = isinstance(value, (int, float)) and math.isfinite(value)
         if not isinstance(value, str) if name in TEXTS else not (number or value is None):
             raise ValueError(f"{name} is of another type")
-    if named["algorithm"] not in FAMILIES or named["kind"] not in ("measured", "predicted"):
+    named["family"] = named.pop("algorithm")  # its name in the file since 0.1.0
+    if named["family"] not in FAMILIES or named["kind"] not in ("measured", "predicted"):
         raise ValueError("no trial of these kernels")
     resources = None
     if named["registers"] is not None:
@@ -82,7 +83,7 @@ def _trial(row: tuple[Any, ...]) -> Trial:
     return Trial(
         target=named["target"],
         problem=Problem.from_key(named["problem"]),
-        algorithm=named["algorithm"],
+        family=named["family"],
         tile=Tile.parse(named["tile"]),
         kind=cast(Kind, named["kind"]),
         status=named["status"],
@@ -113,10 +114,10 @@ class Store:
         self.path: Path | None = wanted
         self.trouble = ""  # why the trials are in memory
         try:
-            table.check_trusted(wanted)
-            table.make_folder(wanted.parent)
+            winners.check_trusted(wanted)
+            winners.make_folder(wanted.parent)
             self._connection = connect(wanted)
-        except (StoreError, table.TableError) as error:
+        except (StoreError, winners.TableError) as error:
             self._lose(error)
         except (sqlite3.Error, OSError) as error:
             self._lose(error, self._known(wanted))
@@ -181,7 +182,7 @@ class Store:
             self._connection.close()
             self._lose(error)
             found = []
-        return {(trial.algorithm, trial.tile): trial for trial in found}
+        return {(trial.family, trial.tile): trial for trial in found}
 
     def _select(self, wanted: dict[str, Any]) -> Iterator[Trial]:
         where = " AND ".join(f"{name} = ?" for name in wanted) or "1"

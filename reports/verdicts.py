@@ -75,7 +75,7 @@ def why(best: TrialRow, second: TrialRow | None) -> str:
     """Why the winner beat the runner-up, by the factor in which the two differ most."""
     if second is None or second.ms is None or best.ms is None:
         return "the only candidate that passed"
-    family = "" if second.algorithm == best.algorithm else f"{second.algorithm} "
+    family = "" if second.family == best.family else f"{second.family} "
     rival = f"{family}{second.tile} ({number_text(second.ms)} ms)"
     if second.error_fp64 is None and second.ms < best.ms:
         return f"{rival} is faster, but its results were not checked"
@@ -92,7 +92,7 @@ def why(best: TrialRow, second: TrialRow | None) -> str:
 def _factors(trial: TrialRow) -> dict[str, float]:
     """What makes a tile slow, larger is worse, under the words that praise the smaller."""
     problem, tile = Problem.from_key(trial.problem), Tile.parse(trial.tile)
-    product = matmul_shape(problem, trial.algorithm)
+    product = matmul_shape(problem, trial.family)
     covered = product.row_tiles(tile) * tile.block_m * product.column_tiles(tile) * tile.block_n
     depth = math.ceil(product.depth / tile.block_k) * tile.block_k
     useful = product.rows * product.columns * product.depth

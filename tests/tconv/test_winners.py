@@ -10,9 +10,9 @@ import pytest
 from tconv import select
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
-from tconv.table import TableError, Winner, load_table, read_table, user_table, write_table
 from tconv.target import INTERPRETER, TARGETS
 from tconv.tile import Tile
+from tconv.winners import TableError, Winner, load_table, read_table, user_table, write_table
 
 PROBLEM = Problem(ConvGeometry(64, 64, 56, 56, 64, 3, 3, pad_h=1, pad_w=1), "fprop")
 TILE = Tile(64, 32, 16, stages=2, warps=2)
@@ -48,11 +48,11 @@ DAMAGED = {
     "no table": "[1, 2]",
     "newer": '{"format": 2, "target": "sm_90", "winners": {}}',
     "bytes": "\udcff\udcfe",
-    "no tile": '{"format": 1, "winners": {"a": {"algorithm": "x", "kind": "measured", "ms": 1, '
+    "no tile": '{"format": 1, "winners": {"a": {"family": "x", "kind": "measured", "ms": 1, '
     '"tile": "big"}}}',
-    "huge tile": '{"format": 1, "winners": {"a": {"algorithm": "x", "kind": "measured", "ms": 1, '
+    "huge tile": '{"format": 1, "winners": {"a": {"family": "x", "kind": "measured", "ms": 1, '
     '"tile": "1099511627776x16x16 s1 w4 g1 k1"}}}',
-    "no time": '{"format": 1, "winners": {"a": {"algorithm": "x", "tile": "16x16x16 s1 w4 g1 k1", '
+    "no time": '{"format": 1, "winners": {"a": {"family": "x", "tile": "16x16x16 s1 w4 g1 k1", '
     '"kind": "measured", "ms": "fast"}}}',
     "deep": "[" * 100_000,
 }  # fmt: skip

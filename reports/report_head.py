@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from reports.rows import RowError
-from tconv.table import Kind, TableError, read_json
 from tconv.target import Target
+from tconv.winners import Kind, TableError, read_json
 
 
 @dataclass(frozen=True)

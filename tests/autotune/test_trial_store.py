@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from autotune.database import ADDED, COLUMNS, FORMAT, SCHEMA
-from autotune.store import Store, _row, default_path
 from autotune.trial import Trial
+from autotune.trial_database import ADDED, COLUMNS, FORMAT, SCHEMA
+from autotune.trial_store import Store, _row, default_path
 from tconv.cost.estimate import Resources
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
@@ -53,8 +53,8 @@ WRITER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from autotune.store import Store
-from tests.autotune.test_store import TRIAL
+from autotune.trial_store import Store
+from tests.autotune.test_trial_store import TRIAL
 
 with Store(Path(sys.argv[1])) as store:
     for number in range(1, 100000):

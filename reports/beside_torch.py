@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from reports.grids import times_text
 from reports.page import Grid
 from reports.rows import LayerRow, MemoryRow, NetworkRow, TrialRow, number_text
-from reports.story import geometric_mean, name_of, passed, ratios
 from reports.tables import Tables
+from reports.verdicts import geometric_mean, name_of, passed, ratios
 from tconv.geometry import PASSES
 
 EAGER = "torch"  # the backend that others are compared with
@@ -44,7 +44,7 @@ def losses_grid(tables: Tables) -> Grid:
     why = cause_of(tables)
     rows = [
         [name_of(row, tables), row.direction, row.dtype, number_text(row.tconv_ms or 0.0),
-         number_text(row.cudnn_nhwc_ms or 0.0), times_text(row.times_nhwc), row.algorithm, why(row)]
+         number_text(row.cudnn_nhwc_ms or 0.0), times_text(row.times_nhwc), row.family, why(row)]
         for row in lost[:LOSSES]
     ]  # fmt: skip
     headings = ["layer", "pass", "dtype", "measured ms", "measured cuDNN ms", "times as fast",
@@ -61,9 +61,9 @@ def cause_of(tables: Tables) -> Callable[[LayerRow], str]:
         found = told.get((row.suite, row.layer, row.direction, row.dtype))
         if found is not None or row.filters is None:
             return found or ""
-        won = (row.algorithm, row.tile)
+        won = (row.family, row.tile)
         tried = ranked.get(row.problem.key, [])
-        bound = next((t.bound for t in tried if (t.algorithm, t.tile) == won and t.bound), "")
+        bound = next((t.bound for t in tried if (t.family, t.tile) == won and t.bound), "")
         return f"the model holds it to be bound by {bound}" if bound else ""
 
     return cause

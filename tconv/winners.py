@@ -2,7 +2,7 @@
 
     {"format": 1, "target": "nvidia-h200", "winners": {
       "fprop/float16/nhwc/n64c64h56w56-k64f3x3-s1x1-p1x1-d1x1-g1":
-        {"algorithm": "implicit_gemm", "tile": "128x64x64 s3 w8 g8 k1",
+        {"family": "implicit_gemm", "tile": "128x64x64 s3 w8 g8 k1",
          "kind": "measured", "ms": 0.123}, ...}}
 
 Reading is parsing only. A file that cannot be used is named in a warning and left alone.
@@ -39,14 +39,14 @@ Kind = Literal["measured", "predicted"]
 class Winner:
     """The best choice found for one problem, and how it was found."""
 
-    algorithm: str
+    family: str
     tile: Tile
     kind: Kind
     milliseconds: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.algorithm, str):
-            raise ValueError(f"algorithm is {reprlib.repr(self.algorithm)}, no name")
+        if not isinstance(self.family, str):
+            raise ValueError(f"family is {reprlib.repr(self.family)}, not a name")
         if self.kind not in ("measured", "predicted"):
             raise ValueError(f"kind is {reprlib.repr(self.kind)}, neither measured nor predicted")
         if type(self.milliseconds) not in (int, float) or not 0 <= self.milliseconds < math.inf:
@@ -188,7 +188,8 @@ def _winner(entry: Mapping[str, Any]) -> Winner:
     tile = entry["tile"]
     if not isinstance(tile, str):
         raise ValueError(f"tile is {reprlib.repr(tile)}, no text")
-    return Winner(entry["algorithm"], Tile.parse(tile), entry["kind"], entry["ms"])
+    family = entry["algorithm"] if "algorithm" in entry else entry["family"]  # 0.1.0's name of it
+    return Winner(family, Tile.parse(tile), entry["kind"], entry["ms"])
 
 
 def load_table(path: Path) -> dict[str, Winner]:
@@ -231,7 +232,7 @@ def _text(target_name: str, winners: Mapping[str, Winner]) -> str:
     """A table as JSON, a line for each winner."""
     entries = {
         key: {
-            "algorithm": winner.algorithm,
+            "family": winner.family,
             "tile": str(winner.tile),
             "kind": winner.kind,
             "ms": round(winner.milliseconds, 6),

@@ -9,12 +9,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.compared import EAGER, by_network
+from reports.beside_torch import EAGER, by_network
 from reports.figures import BAR, BARS, COLOURS, bars_by_layer, canvas, height_of
 from reports.grids import times_text
 from reports.rows import LayerRow
-from reports.story import ratios
 from reports.tables import Tables
+from reports.verdicts import ratios
 from tconv.svg import INK, STYLE
 
 # Okabe and Ito's colours, which readers of every colour vision tell apart; ours in the stronger.
