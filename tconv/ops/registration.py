@@ -22,7 +22,7 @@ def register(
     implementation: Callable[..., Any],
     backward: Callable[..., Any],
     save: Callable[[Any, tuple[Any, ...], Any], None],
-    jvp: Jvp,
+    jvp: Jvp | None = None,
 ) -> None:
     """Give ``tconv::name`` its implementation and its derivatives.
 
@@ -39,7 +39,8 @@ def register(
         save: keeps what ``backward`` will need.
         jvp: the tangent of the output (one for each, None for integers) from the inputs, the
             output, and the tangents of the inputs, None where an input has none. It is composed
-            of differentiable operators, so that it can itself be differentiated.
+            of differentiable operators, so that it can itself be differentiated. Without it, a
+            tangent raises NotImplementedError.
     """
     operator = getattr(torch.ops.tconv, name).default
     arguments = len(operator._schema.arguments)
@@ -65,6 +66,8 @@ def register(
         def jvp(ctx: Any, *tangents: Any) -> Any:
             inputs, output = ctx.primals
             del ctx.primals
+            if jvp is None:
+                raise NotImplementedError(f"tconv::{name} has no derivative in forward mode")
             return jvp(inputs, output, tangents)
 
     def below(*inputs: Any) -> Any:
