@@ -1,5 +1,5 @@
-"""For tests and doctests alike: without a GPU the kernels run in Triton's interpreter; fresh
-tensors are poisoned.
+"""For tests and doctests alike: without a GPU the kernels run in Triton's interpreter, or on the
+GPU that ``TCONV_EMULATE`` names; fresh tensors are poisoned.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 
 import torch
 
-if not torch.cuda.is_available():
+if not torch.cuda.is_available() and not os.environ.get("TCONV_EMULATE"):
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
 
 os.environ["KERAS_BACKEND"] = "torch"  # before Keras is imported
@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tconv.launch import interpreting
+from tconv.launch import emulated, interpreting
 from tests import interpreter_bfloat16, interpreter_boxes
 from tests.interpreter_memory import watch
 
@@ -31,17 +31,14 @@ if interpreting():
 collect_ignore = [] if importlib.util.find_spec("keras") else ["tconv/keras.py"]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: needs a CUDA GPU; skipped, visibly, without one")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return
-    skip = pytest.mark.skip(reason="needs a CUDA GPU")
     for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(skip)
+        if "device" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+        elif "gpu" in item.keywords and not emulated():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU, CUDA's or an emulated one"))
 
 
 @pytest.fixture(autouse=True)

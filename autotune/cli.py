@@ -183,6 +183,53 @@ def tune(
 
 
 @app.command()
+def emulate(
+    suite: SuiteOption = None,
+    passes: PassesOption = ALL_PASSES,
+    target: Annotated[str, typer.Option("--target", help="The GPU to emulate.")] = DEFAULT_TARGET,
+    dtype: DtypeOption = "float16",
+    batch: BatchOption = DEFAULT_BATCH,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that run kernels.")] = 1,
+    resources: Annotated[
+        bool, typer.Option("--resources", help="Also what the compiled code takes.")
+    ] = False,
+    choices: Annotated[
+        Path | None, typer.Option("--choices", help="JSON as printed: run these instead.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run the chosen kernels' compiled code on an emulated GPU, checked against fp64."""
+    from json import dumps
+
+    from autotune.emulate import emulate as run
+    from autotune.emulate import read_choices
+    from tconv.select import choose
+    from tconv.target import EMULATED
+
+    known("emulated target", target, EMULATED)
+    gpu = TARGETS[target]
+    if choices is not None:
+        try:
+            chosen = read_choices(choices)
+        except (OSError, ValueError) as error:
+            fail(f"--choices: {error}")
+    else:
+        work = _work(suite, passes, dtype, batch)
+        chosen = [(job.problem, choose(job.problem, gpu)) for job in work]
+    found = []
+    for emulation in run(chosen, gpu, positive("--workers", workers), resources):
+        found.append(emulation)
+        if not json:
+            Console(soft_wrap=True, highlight=False).print(
+                show.emulation_line(emulation), markup=False
+            )
+    if json:
+        print(dumps({"target": target, "problems": [each.as_dict() for each in found]}))
+    if failed := sum(not each.verdict.passed for each in found):
+        fail(f"{failed} of {len(found)} problems failed on the emulated {target}", EXIT_FAILED)
+
+
+@app.command()
 def layer(
     input: Annotated[str, typer.Option("--input", help="Input volume, CxHxW.")],
     filters: Annotated[int, typer.Option("--filters", help="K, how many.")],

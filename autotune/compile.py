@@ -25,7 +25,7 @@ from tconv.tile import Choice
 if TYPE_CHECKING:
     from tconv.launch import Launch
 
-ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None}
+ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None, "TCONV_EMULATE": None}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autotune import compile as compiling
-from autotune import gate, on_gpu
+from autotune import emulate, gate, on_gpu
 from autotune.compile import Compiled
 from autotune.deadline import Deadline
 from autotune.gate import Verdict
@@ -190,7 +190,10 @@ class Bench:
 
     def gated(self, trial: Trial) -> Trial:
         """``trial`` after the correctness gate; one that passed before is not run again."""
-        if trial.status != "ok" or trial.error_fp64 is not None:
+        setting = self.setting
+        better = setting.kind == "predicted" and gate.checked_by(setting.target) == "emulated"
+        stale = better and trial.checked == "interpreted"  # checked again, on its compiled code
+        if trial.status != "ok" or (trial.error_fp64 is not None and not stale):
             return trial
         verdict = self._gate(trial.problem, trial.choice)
         if isinstance(verdict, Failure):
@@ -202,8 +205,9 @@ class Bench:
         if not verdict.passed:
             error = verdict.error if math.isfinite(verdict.error) else None
             wrong = replace(trial, status="wrong result", detail=verdict.detail, error_fp64=error)
-            return self._keep(replace(wrong, milliseconds=None))
-        return self._keep(replace(trial, error_fp64=verdict.error))
+            return self._keep(replace(wrong, checked=verdict.checked, milliseconds=None))
+        passed = replace(trial, error_fp64=verdict.error, checked=verdict.checked)
+        return self._keep(replace(passed, counters=verdict.counters))
 
     def measured(self, trial: Trial, best: float = math.inf) -> Trial:
         """``trial`` with its times, once it has passed the gate; recalled where known."""
@@ -270,9 +274,13 @@ class Bench:
         return sorted(close, key=lambda trial: trial.milliseconds or 0.0)
 
 
-def worker_gate(workers: Workers, effort: Effort, gpu: bool) -> Gate:
-    """The gate in a worker: on its GPU, or in Triton's interpreter."""
-    function = on_gpu.check if gpu else gate.check
+def worker_gate(workers: Workers, effort: Effort, target: Target, kind: Kind) -> Gate:
+    """The gate in a worker: on its GPU, on an emulated one, or in Triton's interpreter."""
+    function = gate.check
+    if kind == "measured":
+        function = on_gpu.check
+    elif gate.checked_by(target) == "emulated":
+        function = emulate.check
 
     def run(problem: Problem, choice: Choice) -> Verdict | Failure:
         task = Task(choice, function, (problem, choice))

@@ -127,7 +127,7 @@ def _tried(trial: Trial, gate: Any, measure: Any, best: float) -> Trial:
         verdict = gate(trial.problem, trial.choice)
         if not verdict.passed:
             return replace(trial, status="wrong result", detail=verdict.detail)
-        passed = replace(trial, error_fp64=verdict.error)
+        passed = replace(trial, error_fp64=verdict.error, checked=verdict.checked)
         return replace(passed, milliseconds=measure(trial.problem, trial.choice, best))
     except Exception as error:  # too many resources, no memory left, a compiler's refusal
         words = shortened(f"{type(error).__name__}: {error}")

@@ -1,8 +1,9 @@
 """The correctness gate: no tile wins before its results agree with the reference.
 
-On a GPU the real geometry is computed, on inputs drawn afresh. Without one a scaled-down
-geometry that takes the same branches runs in Triton's interpreter, in a worker process of its
-own (``ENVIRONMENT``), for interpreted and compiled kernels do not mix in one process.
+On a GPU the real geometry is computed, on inputs drawn afresh. Without one a scaled-down geometry
+that takes the same branches is computed on the CPU, in a worker process of its own
+(``environment``): by the compiled code on an emulated GPU, or, for targets that are not emulated,
+by the source in Triton's interpreter. The two do not mix in one process.
 """
 
 from __future__ import annotations
@@ -10,21 +11,22 @@ from __future__ import annotations
 import contextlib
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from autotune.measure import inputs
+from autotune.trial import Check
 from tconv import reference
 from tconv.families import serves
 from tconv.geometry import ConvGeometry, cdiv
 from tconv.problem import Problem
-from tconv.target import INTERPRETER
+from tconv.target import EMULATED, INTERPRETER, Target
 from tconv.tile import Choice, Tile
 
-ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": "1"}
 SMALL_BATCH = 2  # images: a tile then spans the border between two
 SMALL_SPLITS = 3  # of a reduction: a first, a middle and a last
 SMALL_GROUPS = 2
@@ -33,11 +35,30 @@ BLOCKS_ACROSS = 2  # blocks along each axis of the product: a whole one and a re
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a result is right; ``error`` is its largest error over the largest true value."""
+    """Whether a result is right; ``error`` is its largest error over the largest true value.
+
+    ``counters`` are those of an emulated GPU, with the number of ``results``; ``faults`` are the
+    rules of the machine that the compiled code broke.
+    """
 
     passed: bool
     error: float
     detail: str = ""
+    checked: Check = ""
+    counters: Mapping[str, Any] | None = None
+    faults: tuple[Mapping[str, Any], ...] = ()
+
+
+def checked_by(target: Target) -> Check:
+    """How a result for ``target`` is checked on a machine without its GPU."""
+    return "emulated" if target.arch in EMULATED else "interpreted"
+
+
+def environment(target: Target) -> dict[str, str | None]:
+    """What the worker that checks results for ``target`` must see, on a machine without its GPU."""
+    if checked_by(target) == "emulated":
+        return {"TRITON_INTERPRET": None, "TCONV_EMULATE": target.arch}
+    return {"TRITON_INTERPRET": "1", "TCONV_EMULATE": None}
 
 
 def reduction_length(problem: Problem) -> int:
@@ -96,7 +117,7 @@ def check_on(problem: Problem, choice: Choice, device: str) -> Verdict:
 
 def check_on_gpu(problem: Problem, choice: Choice) -> Verdict:
     """The verdict on the real geometry, computed on the current GPU."""
-    return check_on(problem, choice, "cuda")
+    return replace(check_on(problem, choice, "cuda"), checked="gpu")
 
 
 def check(problem: Problem, choice: Choice) -> Verdict:
@@ -106,7 +127,7 @@ def check(problem: Problem, choice: Choice) -> Verdict:
         # The interpreter's bfloat16 product multiplies the raw bits. The kernel is the same
         # text for both dtypes, so float16 stands in.
         small = replace(small, dtype="float16")
-    return check_on(small, replace(choice, tile=tile), "cpu")
+    return replace(check_on(small, replace(choice, tile=tile), "cpu"), checked="interpreted")
 
 
 def scaled_down(problem: Problem, choice: Choice) -> tuple[Problem, Tile]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from autotune.counted import COUNTERS_TITLE, HEADINGS, Counted
 from autotune.suites import Layer
 from autotune.tune import Finding, Job, Outcome
 from tconv.cost.model import predict
@@ -22,6 +23,7 @@ from tconv.target import Target
 
 if TYPE_CHECKING:
     from autotune.calibrate import Calibration
+    from autotune.emulate import Emulation
     from autotune.judge import Cell
     from autotune.replay import Replay
 
@@ -79,11 +81,35 @@ def winners_table(outcome: Outcome) -> Table:
     return table
 
 
+def counters_table(outcome: Outcome) -> Table | None:
+    """What an emulated GPU counted of each winner; None where none was emulated."""
+    table = Table("layer", "pass", *HEADINGS, title=COUNTERS_TITLE)
+    for finding in outcome.findings:
+        if finding.winner is not None and finding.winner.counters:
+            name = f"{finding.job.layer.suite} {finding.job.layer.name}"
+            cells = Counted.of(finding.winner.counters).cells()
+            table.add_row(name, finding.job.problem.direction, *cells)
+    return table if table.row_count else None
+
+
+def emulation_line(emulation: Emulation) -> str:
+    """What came of one emulated problem."""
+    verdict, choice = emulation.verdict, emulation.choice
+    head = f"{emulation.problem.key}: {choice.family} {choice.tile}"
+    if not verdict.passed:
+        return f"{head}: FAILED: {verdict.detail}"
+    cells = zip(HEADINGS, Counted.of(verdict.counters or {}).cells(), strict=True)
+    told = ", ".join(f"{heading} {cell}" for heading, cell in cells if cell)
+    return f"{head}: passed on {emulation.geometry}, error {verdict.error:.2g}; {told}"
+
+
 def print_outcome(outcome: Outcome, console: Console) -> None:
     """Winners, and where they and the trials are kept."""
     # Wide enough for the table when output goes to a file.
     wide = console if console.is_terminal else Console(file=console.file, width=FILE_WIDTH)
     wide.print(winners_table(outcome))
+    if (counters := counters_table(outcome)) is not None:
+        wide.print(counters)
     trials = [trial for finding in outcome.findings for trial in finding.trials]
     failed = sum(trial.status != "ok" for trial in trials)
     console.print(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from tconv.cost.estimate import Resources
 from tconv.problem import Problem
 from tconv.tile import Choice, Tile
 from tconv.winners import Kind
+
+Check = Literal["", "interpreted", "emulated", "gpu"]
+"""How a result was checked: its kernel's source in Triton's interpreter, its compiled code on an
+emulated GPU or on the GPU; not at all."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Trial:
     resources: Resources | None = None
     occupancy: float | None = None  # warps resident, as a share of what a processor holds
     error_fp64: float | None = None  # largest error against fp64, over the largest value
+    checked: Check = ""  # how error_fp64 was found
+    counters: Mapping[str, Any] | None = field(default=None, hash=False)  # of an emulated GPU
     detail: str = ""  # the compiler's or the gate's own words, shortened
     versions: str = ""  # torch, triton, driver
     source: str = ""  # hash of the kernels' source

@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-FORMAT = 2  # PRAGMA user_version; 0 is a file that was just made, 1 lacks ``ADDED``
+FORMAT = 3  # PRAGMA user_version; 0 is a file that was just made, others lack what was ADDED since
 BUSY_SECONDS = 30.0  # how long to wait for another process's transaction
 HEADER = 100  # bytes of a database that say how large it is (SQLite's file format, 1.3)
 LOOKS, LOOK_SECONDS = 3, 0.05  # at a size that another process may just be changing
@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS trials (
     instructions INTEGER,
     occupancy REAL,
     error_fp64 REAL,
+    checked TEXT,
+    counters TEXT,
     detail TEXT NOT NULL,
     versions TEXT NOT NULL,
     source TEXT NOT NULL,
@@ -45,8 +47,22 @@ CREATE TABLE IF NOT EXISTS trials (
 )
 """
 COLUMNS = tuple(re.findall(r"^    (\w+) (?:TEXT|REAL|INTEGER)", SCHEMA, re.MULTILINE))
-ADDED = ("first_milliseconds", "turn")
-TEXTS = re.findall(r"^    (\w+) TEXT", SCHEMA, re.MULTILINE)
+ADDED = {  # by the format that brought them; empty in rows that are older
+    2: {"first_milliseconds": "NUMERIC", "turn": "NUMERIC"},
+    3: {"checked": "TEXT", "counters": "TEXT"},
+}
+TEXTS = re.findall(r"^    (\w+) TEXT NOT NULL", SCHEMA, re.MULTILINE)
+OPTIONAL_TEXTS = re.findall(r"^    (\w+) TEXT,", SCHEMA, re.MULTILINE)
+
+
+def added_since(version: int) -> dict[str, str]:
+    """The columns that a store of format ``version`` lacks, and their types."""
+    return {
+        column: kind
+        for brought, columns in ADDED.items()
+        if brought > version
+        for column, kind in columns.items()
+    }
 
 
 class StoreError(Exception):
@@ -114,7 +130,7 @@ def _sound(connection: sqlite3.Connection) -> sqlite3.Connection:
             (sound,) = connection.execute("PRAGMA quick_check(1)").fetchone()  # 1 ms: 1500 trials
             if sound != "ok":
                 raise StoreError(f"it is damaged: {' '.join(str(sound).split())}")
-            wanted = [column for column in COLUMNS if version > 1 or column not in ADDED]
+            wanted = [column for column in COLUMNS if column not in added_since(version)]
             connection.execute(f"SELECT {', '.join(wanted)} FROM trials LIMIT 1").fetchone()
         stack.pop_all()
     return connection
@@ -136,9 +152,10 @@ def connect(path: Path | str) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("BEGIN IMMEDIATE")  # fails at once where nothing can be written
         connection.execute(SCHEMA)
-        if connection.execute("PRAGMA user_version").fetchone() == (1,):
-            for column in ADDED:
-                connection.execute(f"ALTER TABLE trials ADD COLUMN {column} NUMERIC")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version:  # 0 was just made, with all of them
+            for column, kind in added_since(version).items():
+                connection.execute(f"ALTER TABLE trials ADD COLUMN {column} {kind}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
     except BaseException:

@@ -6,6 +6,7 @@ named in a warning and left alone: the run goes on, and its trials live in memor
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 import time
@@ -13,10 +14,10 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
-from autotune.trial import Trial
-from autotune.trial_database import COLUMNS, TEXTS, StoreError, connect, view
+from autotune.trial import Check, Trial
+from autotune.trial_database import COLUMNS, OPTIONAL_TEXTS, TEXTS, StoreError, connect, view
 from tconv import winners
 from tconv.cost.estimate import Resources
 from tconv.families import FAMILIES
@@ -53,6 +54,8 @@ def _row(trial: Trial) -> tuple[Any, ...]:
         *resources,
         trial.occupancy,
         trial.error_fp64,
+        trial.checked,
+        None if trial.counters is None else json.dumps(trial.counters),
         trial.detail,
         trial.versions,
         trial.source,
@@ -71,7 +74,8 @@ def _trial(row: tuple[Any, ...]) -> Trial:
     named = dict(zip(COLUMNS, row, strict=True))
     for name, value in named.items():
         number = isinstance(value, (int, float)) and math.isfinite(value)
-        if not isinstance(value, str) if name in TEXTS else not (number or value is None):
+        text = name in TEXTS or (name in OPTIONAL_TEXTS and value is not None)
+        if not isinstance(value, str) if text else not (number or value is None):
             raise ValueError(f"{name} is of another type")
     named["family"] = named.pop("algorithm")  # its name in the file since 0.1.0
     if named["family"] not in FAMILIES or named["kind"] not in ("measured", "predicted"):
@@ -96,11 +100,24 @@ def _trial(row: tuple[Any, ...]) -> Trial:
         resources=resources,
         occupancy=named["occupancy"],
         error_fp64=named["error_fp64"],
+        checked=_checked(named),
+        counters=None if named["counters"] is None else dict(json.loads(named["counters"])),
         detail=named["detail"],
         versions=named["versions"],
         source=named["source"],
         seconds=named["seconds"],
     )
+
+
+def _checked(named: dict[str, Any]) -> Check:
+    """How the result of a row was checked; rows of earlier formats do not tell, their kind does."""
+    if named["checked"] is None:
+        if named["error_fp64"] is None:
+            return ""
+        return "gpu" if named["kind"] == "measured" else "interpreted"
+    if named["checked"] not in get_args(Check):
+        raise ValueError("checked in no way that is known here")
+    return cast(Check, named["checked"])
 
 
 class Store:

@@ -119,7 +119,7 @@ def tune(
         store = stack.enter_context(Store())
         outcome.store = store.path
         gpu = kind == "measured"
-        checking = compiling.ENVIRONMENT if gpu else gating.ENVIRONMENT
+        checking = compiling.ENVIRONMENT if gpu else gating.environment(target)
         if cluster is not None:
             compilers = stack.enter_context(cluster.workers(compiling.ENVIRONMENT))
             checkers = stack.enter_context(cluster.workers(checking, gpu))
@@ -130,7 +130,7 @@ def tune(
             )
             most = None if gpu else memory_of(1)
             checkers = stack.enter_context(Workers(1, checking, memory=most))
-        gate = gate or worker_gate(checkers, effort, gpu)
+        gate = gate or worker_gate(checkers, effort, target, kind)
         if gpu and measure is None:
             measure = worker_measure(checkers, target, effort)
             contest = worker_contest(checkers, target, effort)

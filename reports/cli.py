@@ -36,7 +36,8 @@ from reports.tables import HEAD, Tables, merged, read_tables
 from tconv.launch import interpreting
 from tconv.models import BUILDERS
 from tconv.problem import ARITHMETICS
-from tconv.target import TARGETS, Target, target_of
+from tconv.select import choose
+from tconv.target import EMULATED, TARGETS, Target, target_of
 from tconv.winners import Kind
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -255,6 +256,56 @@ def compare_command(
     if beyond is not None and (worse := found.regressions(beyond)):
         typer.echo(f"{len(worse)} passes are slower by more than {fail_on_regression}", err=True)
         raise typer.Exit(1)
+
+
+@app.command("compilers")
+def compilers_command(
+    suite: Annotated[
+        list[str] | None, typer.Option(help="a model's layers; may be repeated")
+    ] = None,
+    passes: Annotated[str, typer.Option(help="of fprop, dgrad, wgrad, by commas")] = ALL_PASSES,
+    dtype: Annotated[str, typer.Option(help="of activations and filters")] = "float16",
+    batch: Annotated[int, typer.Option(min=1, help="images at a time")] = DEFAULT_BATCH,
+    target: Annotated[str, typer.Option(help="the GPU to compile for and to emulate")] = "sm_90",
+    python: Annotated[
+        list[str] | None,
+        typer.Option(help="a Python that imports another Triton, as 3.6.0=PATH; may be repeated"),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes that run kernels")] = 1,
+    out: Annotated[Path, typer.Option(help="folder for the table")] = Path("runs/compilers"),
+) -> None:
+    """What changes between versions of Triton for each winner; regressions first. No times."""
+    from autotune.suites import suite as layers
+    from autotune.tune import jobs
+    from reports import compilers
+
+    known("emulated target", target, EMULATED)
+    known("dtype", dtype, ARITHMETICS)
+    names = suite or list(SUITES)
+    for name in names:
+        known("suite", name, suite_names())
+    work = jobs(
+        [layer for name in names for layer in layers(name, batch)], known_passes(passes), dtype
+    )
+    chosen = [(job.problem, choose(job.problem, TARGETS[target])) for job in work]
+    try:
+        pythons = compilers.pythons_named(python or [])
+        rows = []
+        for version, path in pythons.items():
+            typer.echo(f"Triton {version}: {len(chosen)} winners", err=True)
+            found = compilers.emulated_with(path, chosen, target, workers)
+            rows += [compilers.row_of(each, version) for each in found]
+        changes = compilers.changes(rows)
+        written = compilers.write(changes, target, out)
+    except compilers.CompilersError as error:
+        fail(str(error))
+    except OSError as error:
+        typer.echo(f"the table cannot be written: {error}", err=True)
+        raise typer.Exit(1) from error
+    for change in changes:
+        if change.factor >= compilers.NOTED:
+            typer.echo(f"{change.rows[0].problem}: {change.words}")
+    typer.echo(", ".join(map(str, written)))
 
 
 def _shown(grid: Grid) -> Table:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import product
 
+from autotune.counted import Counted
 from autotune.suites import SUITES
 from autotune.suites import names as suite_names
 from autotune.suites import suite as layers_of
@@ -155,7 +156,20 @@ def _trial_row(trial: Trial, target: Target) -> TrialRow:
         rounded(trial.ranked_milliseconds),
         rounded(trial.milliseconds) if trial.status == "ok" else None,
         rounded(trial.error_fp64),
+        checked=trial.checked,
     )
+    if trial.counters:
+        counted = Counted.of(trial.counters)
+        row = replace(
+            row,
+            emulated_instructions=rounded(counted.instructions),
+            emulated_kinds=counted.kinds,
+            emulated_global_bytes=rounded(counted.global_bytes),
+            emulated_sectors=rounded(counted.sectors),
+            emulated_bank_conflicts=rounded(counted.bank_conflicts),
+            emulated_tma_bytes=rounded(counted.tma_bytes),
+            emulated_barriers=rounded(counted.barriers),
+        )
     if taken is None:
         return row
     account = predict(trial.problem, trial.choice, target, taken)

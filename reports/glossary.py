@@ -55,8 +55,9 @@ def glossary(kind: Kind) -> list[tuple[str, str]]:
             "error against fp64",
             "The largest difference from the same pass in fp64, over the largest value. "
             + (
-                "No GPU ran the layer: a copy of it, shrunk until the interpreter can compute it, "
-                "took the same tile through the same branches."
+                "No GPU ran the layer: a copy of it, scaled down until a CPU can compute it, took "
+                "the same tile through the same branches. Checked says whether its compiled code "
+                "ran, on an emulated GPU, or its source, in Triton's interpreter."
                 if kind == "predicted"
                 else "Of the layer itself, on fresh random inputs."
             ),

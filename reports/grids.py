@@ -23,9 +23,12 @@ Column = tuple[str, Callable[[LayerRow], str]]
 FORMATS = ("channels_last", "contiguous")
 FIRST_RULE = "every combination"  # what the space calls its count before any rule
 ONLY_IF_UNUSUAL = ("dilation", "groups")  # left out where all are 1
-ONCE = ("dtype", "batch", "kernel")  # said above the table where all rows agree
+ONCE = ("dtype", "batch", "kernel", "checked")  # said above the table where all rows agree
 WHY = "why it won over the runner-up"
-WORDS = ("layer", "pass", "dtype", "tile", "kernel", "roof", "bound by (model)", WHY)
+WORDS = (
+    "layer", "pass", "dtype", "tile", "kernel", "roof", "bound by (model)", "checked",
+    "of them", WHY,
+)  # fmt: skip
 
 
 def layer_grid(tables: Tables, rows: Sequence[LayerRow]) -> Grid:
@@ -62,9 +65,53 @@ def code_grid(tables: Tables) -> Grid:
         ("occupancy, compiled", taken("occupancy")),
         ("roof", lambda row: side_of_roofline(row, tables)),
         ("bound by (model)", lambda row: getattr(best(row), "bound", "")),
+        ("checked", lambda row: CHECKS.get(getattr(best(row), "checked", ""), "")),
         (WHY, reason),
     ]
     return _grid(columns, rows, "code")
+
+
+CHECKS = {
+    "interpreted": "the kernel's source, interpreted",
+    "emulated": "compiled code, emulated",
+    "gpu": "compiled code, on the GPU",
+}
+
+
+def counters_grid(tables: Tables) -> Grid:
+    """What an emulated GPU counted of each winner's compiled code, on a scaled-down copy."""
+    winners = {
+        (trial.problem, trial.family, trial.tile): trial
+        for trial in tables.trials
+        if trial.checked == "emulated"
+    }
+
+    def counted(name: str) -> Callable[[LayerRow], str]:
+        def cell(row: LayerRow) -> str:
+            value = getattr(winners[row.problem.key, row.family, row.tile], name)
+            return value if isinstance(value, str) else _figure(value)
+
+        return cell
+
+    rows = [
+        row
+        for row in tables.layers
+        if row.filters and (row.problem.key, row.family, row.tile) in winners
+    ]
+    columns: list[Column] = [
+        ("layer", lambda row: name_of(row, tables)),
+        ("pass", lambda row: row.direction),
+        ("dtype", lambda row: row.dtype),
+        *_choice_columns(),
+        ("instructions a result", counted("emulated_instructions")),
+        ("of them", counted("emulated_kinds")),
+        ("global bytes a result", counted("emulated_global_bytes")),
+        ("sectors a request", counted("emulated_sectors")),
+        ("bank conflicts, share", counted("emulated_bank_conflicts")),
+        ("TMA bytes a result", counted("emulated_tma_bytes")),
+        ("barriers a program", counted("emulated_barriers")),
+    ]
+    return _grid(columns, rows, "counters")
 
 
 def _grid(columns: Sequence[Column], rows: Sequence[LayerRow], name: str) -> Grid:
@@ -121,7 +168,7 @@ def times_text(ratio: float | None) -> str:
 
 
 def _figure_columns(kind: str) -> list[Column]:
-    on_what = "a small copy, interpreted" if kind == "predicted" else "measured"
+    on_what = "a small copy" if kind == "predicted" else "measured"
     return [
         (f"{kind} ms", lambda row: _figure(row.tconv_ms)),
         ("its middle 60%", _middle),

@@ -25,6 +25,7 @@ from tconv.problem import ARITHMETICS, ITEMSIZE, Problem
 from tconv.tile import Tile
 from tconv.winners import LARGEST_FILE, Kind
 
+ADDED = re.compile("checked|emulated_.*")  # columns that tables of version 0.1.0 lack
 DIGITS = 4  # significant digits of every figure in a table
 
 
@@ -170,6 +171,8 @@ class TrialRow:
     said before it was compiled; ``status`` is ``ok`` or why it fell; without an error
     it was never checked, and cannot win; ``bound`` is the resource
     that the model holds to be the narrowest, ``waves`` how often the programs fill the GPU.
+    ``checked`` says how the error was found; what follows it was counted where an emulated GPU ran
+    the compiled code of a scaled-down copy.
     """
 
     problem: str
@@ -188,6 +191,14 @@ class TrialRow:
     programs: int | None = None
     waves: float | None = None
     bound: str = ""
+    checked: str = ""
+    emulated_instructions: float | None = None  # a result
+    emulated_kinds: str = ""  # the most frequent of them, a result
+    emulated_global_bytes: float | None = None  # a result
+    emulated_sectors: float | None = None  # a request
+    emulated_bank_conflicts: float | None = None  # over the passes that are needed
+    emulated_tma_bytes: float | None = None  # a result
+    emulated_barriers: float | None = None  # a program
 
 
 @dataclass(frozen=True)
@@ -265,9 +276,36 @@ class CauseRow:
     cause: str
 
 
+@dataclass(frozen=True)
+class CompilerRow:
+    """What one version of Triton makes of a winner, and whether its result is right.
+
+    Resources are of the code compiled for the problem itself; what was emulated is of a
+    scaled-down copy.
+    """
+
+    problem: str
+    family: str
+    tile: str
+    triton: str
+    result: str  # passed or failed
+    error_fp64: float | None = None
+    registers: int | None = None
+    spill_bytes: int | None = None
+    shared_bytes: int | None = None
+    instructions: int | None = None
+    emulated_instructions: float | None = None  # a result
+    emulated_global_bytes: float | None = None  # a result
+    emulated_sectors: float | None = None  # a request
+    emulated_bank_conflicts: float | None = None  # over the passes that are needed
+    emulated_barriers: float | None = None  # a program
+    detail: str = ""
+
+
 Row = TypeVar(
-    "Row", LayerRow, TrialRow, SpaceRow, MapRow, NetworkRow, OperatorRow, MemoryRow, CauseRow
-)
+    "Row", LayerRow, TrialRow, SpaceRow, MapRow, NetworkRow, OperatorRow, MemoryRow, CauseRow,
+    CompilerRow,
+)  # fmt: skip
 
 
 RENAMED = {"algorithm": "family"}  # columns of 0.1.0 that have another name now
@@ -318,10 +356,12 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
         raise RowError(f"{path} cannot be read: {str(error).strip()}") from error
     frame = frame.rename(columns=RENAMED)
     expected = columns_of(row_type)
-    if missing := [column for column in expected if column not in frame.columns]:
-        raise RowError(f"{path}: header: column {missing[0]} is missing")
+    missing = [column for column in expected if column not in frame.columns]
+    if absent := [column for column in missing if not ADDED.fullmatch(column)]:
+        raise RowError(f"{path}: header: column {absent[0]} is missing")
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus cells for an index
         raise RowError(f"{path}: row 1 has more cells than the header has columns")
+    frame = frame.assign(**dict.fromkeys(missing, ""))
     parsers = _parsers(row_type)
     cells = frame[expected].itertuples(index=False, name=None)
     return [_row(path, row_type, parsers, number, row) for number, row in enumerate(cells, 1)]
@@ -423,4 +463,7 @@ RULES: dict[str, Callable[[str], Any]] = {
     "tile": _tile,
     "problem": _problem,
     "bound": str,
+    "checked": _one_of("", "interpreted", "emulated", "gpu"),
+    "emulated_kinds": str,
+    "detail": str,
 }

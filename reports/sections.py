@@ -27,6 +27,13 @@ NOT_MEASURED = (
     "No GPU took part: the comparison with cuDNN, whole networks and memory are not in this report."
 )
 
+COUNTED = (
+    "An emulated GPU ran the compiled code of each chosen tile on a scaled-down copy of its layer, "
+    "checked every access and barrier, and counted; it gives no times. A result is an element of "
+    "y, dx or dw; a sector is 32 bytes, of which one request of a warp needs four for each 128 "
+    "bytes; bank conflicts are passes over shared memory beyond those that are needed."
+)
+
 
 def verdict(tables: Tables) -> str:
     """The report in a sentence or two."""
@@ -239,6 +246,10 @@ def _tuner(tables: Tables) -> list[Part]:
     if code.rows:
         parts += [Heading("What each chosen tile takes, and why it won")]
         parts += [Text(f"All rows: {code.common}.")] * bool(code.common) + [code]
+    counters = grids.counters_grid(tables)
+    if counters.rows:
+        parts += [Heading("Counted: compiled code, emulated"), Text(COUNTED)]
+        parts += [Text(f"All rows: {counters.common}.")] * bool(counters.common) + [counters]
     return parts
 
 

@@ -4,8 +4,11 @@
     layer = tconv.Conv2d(3, 64, 3, padding=1)  # wherever torch.nn.Conv2d stood
 
 CUDA tensors are computed by Triton kernels. CPU tensors are too where ``TRITON_INTERPRET=1``
-was set before the import, and by torch's own CPU operators otherwise.
+(Triton's interpreter) or ``TCONV_EMULATE=sm_90`` (compiled kernels on an emulated GPU) was set
+before the import, and by torch's own CPU operators otherwise.
 """
+
+import os
 
 from tconv import functional
 from tconv.convert import Conversion, convert
@@ -44,3 +47,8 @@ __all__ = [
     "functional",
     "graphed",
 ]
+
+if os.environ.get("TCONV_EMULATE"):
+    from tconv import emulator
+
+    emulator.install_asked()

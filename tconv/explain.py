@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tconv.families import passed_over
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
-from tconv.launch import interpreting, runs_triton, target_for
+from tconv.launch import emulated, interpreting, runs_triton, target_for
 from tconv.ops.conv_check import conv_window
 from tconv.ops.conv_run import geometry_of, precision_of
 from tconv.ops.layout import layout_of, prefers_channels_last
@@ -54,8 +54,8 @@ def explain(
 
     Grounds are ``tuned`` (the user's measurements), ``shipped`` (ours, for this GPU),
     ``predicted`` (by the tuner's model) and ``heuristic``. Kernel families that cannot serve a
-    pass are named with the reason. On a CPU without
-    ``TRITON_INTERPRET=1`` no Triton kernel runs, and the explanation says so.
+    pass are named with the reason. On a CPU without ``TRITON_INTERPRET=1`` and without an
+    emulated GPU no Triton kernel runs, and the explanation says so.
 
     Raises:
         TypeError: for a module that is neither a convolution nor a max-pool, or without input.
@@ -64,13 +64,16 @@ def explain(
     if input is not None:
         layout = layout_of(prefers_channels_last(input))
     else:
-        input = torch.empty(0, device="cuda" if torch.cuda.is_available() else "cpu")
+        here = torch.cuda.is_available() and not emulated()
+        input = torch.empty(0, device="cuda" if here else "cpu")
         layout = "nhwc"
     device = input.device
     if not runs_triton(device):
         return Explanation(geometry, str(device), ())
-    where = "cpu, in Triton's interpreter" if interpreting() else target_for(device).product
     target = target_for(device)
+    where = target.product
+    if device.type == "cpu":
+        where = "cpu, in Triton's interpreter" if interpreting() else f"cpu, emulated {target.name}"
     problems = _problems(geometry, input, layout)
     choices = tuple((problem.direction, choose(problem, target)) for problem in problems)
     reasons = tuple(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -145,7 +146,7 @@ class Launch:
         for operand in self.operands.values():
             if isinstance(operand, Descriptor):
                 _aligned(tensors, operand.tensor)
-        if device.type == "cuda":
+        if not interpreting():
             kernel_cache.guard()
         compiled = self.function[self.grid](**self.arguments(tensors))
         names = {operand.tensor for operand in self.operands.values()}
@@ -301,14 +302,24 @@ def interpreting() -> bool:
     return isinstance(fprop.implicit_gemm_fprop, InterpretedFunction)
 
 
+def emulated() -> Target | None:
+    """The GPU that CPU tensors are computed on, where one is emulated (``TCONV_EMULATE``)."""
+    emulator = sys.modules.get("tconv.emulator")  # imported only where somebody asked for it
+    return None if emulator is None else emulator.installed()
+
+
 def runs_triton(device: torch.device) -> bool:
     """Whether tensors on ``device`` go to Triton kernels, rather than to torch's CPU operators."""
-    return device.type == "cuda" or (device.type == "cpu" and interpreting())
+    if device.type == "cpu":
+        return interpreting() or emulated() is not None
+    return device.type == "cuda"
 
 
 def target_for(device: torch.device) -> Target:
     """The target that tensors on ``device`` are computed on."""
-    if device.type != "cuda" or interpreting():
+    if interpreting():
         return INTERPRETER
+    if device.type != "cuda":
+        return emulated() or INTERPRETER
     index = device.index if device.index is not None else torch.cuda.current_device()
     return target_of(index)

@@ -135,6 +135,7 @@ TARGETS = {
     ),
 }
 DEFAULT_TARGET = "sm_90"
+EMULATED = ("sm_80", "sm_90")  # architectures whose compiled code tconv.emulator runs
 # GPUs of these architectures whose memory is not the target's: GB/s by the vendors' data sheets.
 BANDWIDTHS = {
     "H100 PCIe": 2000.0,

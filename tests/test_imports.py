@@ -24,11 +24,13 @@ FORBIDDEN = {
 }
 # From the bottom up: a module imports from its own layer and from those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    # device code, which knows nothing of the host; the virtual GPU, which knows none of ours
-    ("tconv.kernels", "tconv.emulator"),
+    # device code, which knows nothing of the host
+    ("tconv.kernels",),
     # what is to be computed, on which machine, and the files that results are kept in
     ("tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
      "tconv.winners", "tconv.reference", "tconv.svg"),
+    # a GPU that is not there, which knows nothing of convolution
+    ("tconv.emulator",),
     # one launch, and the plan of several
     ("tconv.kernel_cache", "tconv.launch"),
     # what each kernel family serves, and its plans

@@ -166,7 +166,7 @@ def _pytest(context: Context, arguments: Sequence[str], log: str) -> str:
 
 
 def _marked_tests(context: Context) -> str:
-    return _pytest(context, ["-m", "gpu", "tests"], "tests-gpu")
+    return _pytest(context, ["-m", "gpu or device", "tests"], "tests-gpu")
 
 
 def _tests(context: Context, place: str) -> str:

@@ -6,10 +6,34 @@ imported only when asked for. It gives values and counts, never time.
 """
 
 from tconv.emulator.counters import Counters
+from tconv.emulator.driver import Launched
 from tconv.emulator.faults import Fault, NotCovered
+from tconv.emulator.installation import (
+    copies_filled,
+    install,
+    install_asked,
+    installed,
+    launches,
+)
+from tconv.emulator.launcher import Copies
 from tconv.emulator.machine import Machine
 from tconv.emulator.memory import Memory
 from tconv.emulator.ptx import Program
 from tconv.emulator.tensor_map import TensorMap
 
-__all__ = ["Counters", "Fault", "Machine", "Memory", "NotCovered", "Program", "TensorMap"]
+__all__ = [
+    "Copies",
+    "Counters",
+    "Fault",
+    "Launched",
+    "Machine",
+    "Memory",
+    "NotCovered",
+    "Program",
+    "TensorMap",
+    "copies_filled",
+    "install",
+    "install_asked",
+    "installed",
+    "launches",
+]

@@ -105,11 +105,11 @@ def _has_tangent(value: Any) -> bool:
     return isinstance(value, Tensor) and fwAD.unpack_dual(value).tangent is not None
 
 
-def differentiates(*tensors: Tensor) -> bool:
+def differentiates(*tensors: Tensor | None) -> bool:
     """Whether a derivative of these may be asked for, in reverse or forward."""
     if fwAD._current_level >= 0:
         return True
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
 
 
 def linear(name: str) -> Jvp:
@@ -138,8 +138,11 @@ def bilinear(name: str) -> Jvp:
     return jvp
 
 
-def register_autocast(library: torch.library.Library, name: str) -> None:
-    """Under autocast the operands are cast to its dtype, all but float64, as for torch's own."""
+def register_autocast(library: torch.library.Library, name: str, cast: int | None = None) -> None:
+    """Under autocast the operands are cast to its dtype, all but float64, as for torch's own.
+
+    With ``cast``, only so many of the first.
+    """
     operator = getattr(torch.ops.tconv, name).default
     for device in DEVICES:
         key = f"Autocast{device.upper()}"
@@ -148,7 +151,8 @@ def register_autocast(library: torch.library.Library, name: str) -> None:
         def dispatch(*inputs: Any, device: str = device, excluded: Any = excluded) -> Any:
             dtype = torch.get_autocast_dtype(device)
             with torch._C._ExcludeDispatchKeyGuard(excluded):
-                return operator(*(_cast(value, dtype) for value in inputs))
+                first = (_cast(value, dtype) for value in inputs[:cast])
+                return operator(*first, *(() if cast is None else inputs[cast:]))
 
         library.impl(name, dispatch, key)
 

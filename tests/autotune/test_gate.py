@@ -147,7 +147,7 @@ def test_two_channels_in_two_groups_have_no_strides_that_a_box_may_have() -> Non
     assert posed.geometry.flops < deep.geometry.flops / 100
 
 
-@pytest.mark.gpu
+@pytest.mark.device
 @pytest.mark.parametrize("direction", PASSES)
 def test_real_geometry_on_a_gpu(direction: Pass) -> None:
     assert gate.check_on_gpu(Problem(C3, direction), PASSING).passed

@@ -12,11 +12,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autotune.trial import Trial
-from autotune.trial_database import ADDED, COLUMNS, FORMAT, SCHEMA
+from autotune.trial_database import COLUMNS, FORMAT, SCHEMA, added_since
 from autotune.trial_store import Store, _row, default_path
 from tconv.cost.estimate import Resources
 from tconv.geometry import ConvGeometry
@@ -87,7 +88,8 @@ def test_find_wants_the_same_kernels_and_versions() -> None:
 
 def test_a_trial_replaces_its_earlier_self_but_never_another_kind() -> None:
     measured = replace(TRIAL, kind="measured", milliseconds=0.2, p20=0.19, p80=0.22)
-    checked = replace(TRIAL, error_fp64=1e-4)
+    counters = {"results": 640, "instructions_by_class": {"matrix": 64}}
+    checked = replace(TRIAL, error_fp64=1e-4, checked="emulated", counters=counters)
     with Store() as store:
         for trial in (TRIAL, measured, checked):
             store.add(trial)
@@ -95,12 +97,14 @@ def test_a_trial_replaces_its_earlier_self_but_never_another_kind() -> None:
         assert list(store.trials(kind="measured")) == [measured]
 
 
-def test_a_store_of_format_1_is_taken_over_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, FORMAT))
+def test_a_store_of_an_earlier_format_is_taken_over_whole(tmp_path: Path, version: int) -> None:
     path = tmp_path / "trials.sqlite"
-    older = [column for column in COLUMNS if column not in ADDED]
+    added = added_since(version)
+    older = [column for column in COLUMNS if column not in added]
     with sqlite3.connect(path) as connection:
-        connection.execute(re.sub(rf"    ({'|'.join(ADDED)}) \w+,\n", "", SCHEMA))
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute(re.sub(rf"    ({'|'.join(added)}) \w+,\n", "", SCHEMA))
+        connection.execute(f"PRAGMA user_version = {version}")
         for trial in (TRIAL, FAILED):
             named = dict(zip(COLUMNS, _row(trial), strict=True))
             marks = ", ".join("?" * len(older))
@@ -114,6 +118,19 @@ def test_a_store_of_format_1_is_taken_over_whole(tmp_path: Path) -> None:
             assert list(store.trials()) == [TRIAL, FAILED, contested]
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+
+
+@pytest.mark.parametrize(("kind", "known"), [("predicted", "interpreted"), ("measured", "gpu")])
+def test_an_earlier_row_was_checked_as_its_kind_was(kind: Any, known: str) -> None:
+    """Formats before 3 kept the error and not how it was found."""
+    passed = replace(TRIAL, kind=kind, error_fp64=1e-3, checked="emulated")
+    with Store() as store:
+        store.add(passed)
+        store._connection.execute("UPDATE trials SET checked = NULL, counters = NULL")
+        assert list(store.trials()) == [replace(passed, checked=known)]  # type: ignore[arg-type]
+        store._connection.execute("UPDATE trials SET checked = 'by eye'")
+        with pytest.warns(UserWarning, match="1 rows that are no trials"):
+            assert not list(store.trials())
 
 
 def test_a_kill_loses_nothing_that_was_written(tmp_path: Path) -> None:

@@ -50,8 +50,9 @@ def test_refuses_by_name() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks about a machine without a GPU")
 def test_without_the_interpreter_a_cpu_goes_to_torch_and_says_so() -> None:
     code = """
-import torch, tconv
+import sys, torch, tconv
 from tconv.launch import recorded
+assert not [name for name in sys.modules if name.startswith("tconv.emulator")]  # not asked for
 layer, x = tconv.Conv2d(3, 6, 3), torch.randn(2, 3, 9, 9, requires_grad=True)
 with recorded() as log:
     y = tconv.MaxPool2d(2)(layer(x))

@@ -142,7 +142,7 @@ def test_a_graph_is_captured_on_the_models_device(monkeypatch: pytest.MonkeyPatc
     assert current == [torch.device("cuda", 0)]
 
 
-@pytest.mark.gpu
+@pytest.mark.device
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_graphs_on_a_gpu_give_what_eager_gives(autocast: torch.dtype | None) -> None:
     if not torch.cuda.is_available():

@@ -1,4 +1,6 @@
-"""What only a GPU can show: every family compiled, large offsets, streams, threads, a training."""
+"""What only compiled kernels can show, on a GPU or an emulated one: every family, large offsets,
+streams, threads, a training.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import tconv
-from autotune.gate import check_on_gpu
+from autotune import emulate
+from autotune.gate import Verdict, check_on_gpu
 from tconv.families import FAMILIES
 from tconv.functional import conv2d, max_pool2d
 from tconv.geometry import PASSES, ConvGeometry, Pass
-from tconv.launch import recorded, target_for
+from tconv.launch import emulated, recorded, target_for
 from tconv.models import torch_twin, vgg11
 from tconv.problem import Problem
 from tconv.select import choose
 from tconv.tile import Choice
+from tests.devices import DEVICE
 
 pytestmark = pytest.mark.gpu
 
@@ -42,12 +46,17 @@ LAYERS = {
 ARITHMETICS = ("float16", "bfloat16", "tf32", "tf32x3", "float64")
 
 
+def checked(problem: Problem, choice: Choice) -> Verdict:
+    """On a GPU the layer itself; on an emulated one a copy that takes the same branches."""
+    return emulate.check(problem, choice) if emulated() else check_on_gpu(problem, choice)
+
+
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 @pytest.mark.parametrize("direction", PASSES)
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_family_that_serves_is_right(name: str, direction: Pass, arithmetic: str) -> None:
     """Heuristic tiles and the model's choice, in both formats, outputs poisoned, against fp64."""
-    target = target_for(torch.device("cuda"))
+    target = target_for(DEVICE)
     for layout in ("nhwc", "nchw"):
         problem = Problem.of(LAYERS[name], direction, arithmetic, layout)  # type: ignore[arg-type]
         choices = [choose(problem, target)]
@@ -55,7 +64,7 @@ def test_every_family_that_serves_is_right(name: str, direction: Pass, arithmeti
             if family.unserved(problem, target) is None:
                 choices.append(Choice(kind, family.heuristic(problem, target)))
         for choice in dict.fromkeys(choices):
-            verdict = check_on_gpu(problem, choice)
+            verdict = checked(problem, choice)
             assert verdict.passed, (layout, choice, verdict)
 
 
@@ -65,6 +74,7 @@ def _memory_for(gigabytes: float) -> None:
         pytest.skip(f"needs {gigabytes:g} GB of GPU memory")
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("channels_last", [True, False], ids=["nhwc", "nchw"])
 def test_offsets_beyond_2_to_the_31(channels_last: bool) -> None:
     """The last image of a batch lies where a 32-bit offset no longer reaches."""
@@ -90,6 +100,7 @@ def test_offsets_beyond_2_to_the_31(channels_last: bool) -> None:
     torch.testing.assert_close(pooled[-1:], functional.max_pool2d(last, 2))
 
 
+@pytest.mark.device
 def test_streams_and_threads_share_a_module() -> None:
     """Four host threads on two streams, the first call of all: each gets what it would alone."""
     layer = tconv.ConvReLUPool2d(24, 40, 3, padding=1).cuda().half()
@@ -134,6 +145,7 @@ def _losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return torch.stack(found)
 
 
+@pytest.mark.device
 def test_vgg_trains_as_two_runs_of_cudnn_do() -> None:
     """From the same weights and batches: no farther from torch than torch from itself."""
     _memory_for(12)
@@ -166,20 +178,20 @@ def test_vgg_trains_as_two_runs_of_cudnn_do() -> None:
 
 
 def test_compiles_on_a_gpu_with_a_batch_that_grows() -> None:
-    layer = tconv.ConvReLU2d(8, 16, 3, padding=1).cuda()
+    layer = tconv.ConvReLU2d(8, 16, 3, padding=1).to(DEVICE)
     compiled = torch.compile(layer, fullgraph=True, dynamic=True)
     for batch in (2, 5):
-        x = torch.randn(batch, 8, 16, 16, device="cuda")
+        x = torch.randn(batch, 8, 16, 16, device=DEVICE)
         torch.testing.assert_close(compiled(x), layer(x))
 
 
 def test_a_plan_made_for_one_geometry_serves_no_other() -> None:
     """Geometries one after the other, as a user's batches come: nothing of one leaks."""
-    w = torch.randn(16, 16, 3, 3, device="cuda", dtype=torch.float16)
+    w = torch.randn(16, 16, 3, 3, device=DEVICE, dtype=torch.float16)
     shape = LAYERS["3x3"]
     for batch, size in ((1, 9), (4, 9), (4, 10), (1, 9), (3, 33)):
         layer = replace(shape, batch=batch, in_channels=16, out_channels=16, in_h=size, in_w=size)
-        x = torch.randn(batch, 16, size, size, device="cuda", dtype=torch.float16)
+        x = torch.randn(batch, 16, size, size, device=DEVICE, dtype=torch.float16)
         exact = functional.conv2d(x.double(), w.double(), padding=1)
         assert exact.shape[2] == layer.out_h
         torch.testing.assert_close(conv2d(x, w, padding=1).double(), exact, rtol=1e-2, atol=2e-2)

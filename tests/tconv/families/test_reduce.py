@@ -9,9 +9,9 @@ from torch.testing import assert_close
 from tconv.families.reduce import WORKSPACE, add_parts, parts_buffer
 from tconv.geometry import ConvGeometry
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
+from tests.devices import DEVICE
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ENDED = Epilogue(bias=True, residual=True, relu=True)
+ENDED = Epilogue(bias=True, residual=True, activation="relu")
 
 
 @pytest.mark.parametrize("width", [None, 8], ids=["dense", "widened"])

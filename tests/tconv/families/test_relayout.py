@@ -11,8 +11,8 @@ from tconv.families.relayout import Operands
 from tconv.launch import Plan
 from tconv.problem import Layout
 from tconv.target import TARGETS
+from tests.devices import DEVICE
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TARGET = TARGETS["sm_90"]
 
 

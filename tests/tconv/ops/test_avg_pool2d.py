@@ -12,14 +12,14 @@ from torch.testing import assert_close
 
 import tconv
 from tconv.functional import avg_pool2d, subsample2d
-from tconv.launch import interpreting, recorded
+from tconv.launch import recorded
 from tconv.ops.avg_pool2d import avg_pool_launch
 from tconv.ops.layout import memory_format
 from tconv.ops.pool_check import pool_geometry
 from tconv.problem import Layout, PoolProblem
 from tconv.tile import Tile
+from tests.devices import DEVICE
 
-DEVICE = "cpu" if interpreting() else "cuda"
 CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "lenet": ((2, 6, 28, 28), {"kernel_size": 2}),
     "odd": ((2, 5, 11, 13), {"kernel_size": 3, "stride": 2}),

@@ -18,8 +18,7 @@ from tconv.ops.conv_run import run
 from tconv.problem import Problem
 from tconv.target import INTERPRETER
 from tconv.tile import Choice, Tile
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+from tests.devices import DEVICE
 
 # id -> x, w and the window; odd sizes first.
 CASES: dict[str, dict[str, Any]] = {

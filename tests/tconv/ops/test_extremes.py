@@ -11,8 +11,8 @@ from torch import Tensor
 import tconv
 from tconv.functional import avg_pool2d, conv2d, conv2d_pool, max_pool2d
 from tconv.launch import recorded
+from tests.devices import DEVICE
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 plain = torch.nn.functional
 HALVES = (torch.float16, torch.bfloat16)
 REPEATS = 100

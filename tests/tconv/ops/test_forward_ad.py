@@ -26,6 +26,7 @@ def random(*size: int) -> Tensor:
 
 
 X, W, BIAS, RESIDUAL = random(1, 2, 4, 4), random(2, 1, 3, 3), random(2), random(1, 2, 4, 4)
+NORM = (random(2), random(2), random(2), random(2).square() + 0.5)
 WINDOW = [1, 1, 1, 1, 1, 1, 2]  # stride 1, padding 1, dilation 1, two groups
 FORM: dict[str, Any] = {"padding": 1, "groups": 2}
 POOL: tuple[Any, ...] = ((2, 2), (2, 2), (0, 0), (1, 1), False)
@@ -43,6 +44,24 @@ OPERATORS: dict[str, tuple[Compute, tuple[Tensor, ...]]] = {
         (X, W, BIAS, RESIDUAL)),
     "conv2d_pool": (
         lambda x, w, b: conv2d_pool(x, w, b, **FORM, activation="relu"), (X, W, BIAS)),
+    "conv2d_fused": (
+        lambda x, w, b, r, g, s, m, v: functional.conv2d_fused(
+            x, w, b, **FORM, residual=r, norm_weight=g, norm_bias=s, running_mean=m, running_var=v,
+            activation="silu", pool=True),
+        (X, W, BIAS, RESIDUAL, *NORM)),
+    "conv2d_fused residual after": (
+        lambda x, w, r: functional.conv2d_fused(
+            x, w, **FORM, residual=r, activation="tanh", residual_after=True, pool=True),
+        (X, W, RESIDUAL)),
+    "conv2d_fused norm": (
+        lambda m, v: functional.conv2d_fused(X, W, BIAS, **FORM, running_mean=m, running_var=v),
+        NORM[2:]),
+    "conv2d_activation_grad": (
+        lambda dy, value: ops.conv2d_activation_grad(dy, value, "gelu", 0.0, False, True)[1],
+        (X, X.sin())),
+    "conv2d_pool_grad": (
+        lambda dy: ops.conv2d_pool_grad(dy, OFFSETS, X.shape, False, True)[0], (HALF,)),
+    "conv2d_pool_pick": (lambda z: ops.conv2d_pool_pick(z, OFFSETS), (X,)),
     "max_pool2d": (lambda x: max_pool2d(x, 2), (X,)),
     "avg_pool2d": (lambda x: functional.avg_pool2d(x, 3, 2, 1), (X,)),
     "conv2d_input_grad": (

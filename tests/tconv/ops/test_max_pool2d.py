@@ -16,14 +16,14 @@ from torch.testing import assert_close
 
 from tconv import reference
 from tconv.geometry import PoolGeometry
-from tconv.launch import Launch, interpreting, recorded
+from tconv.launch import Launch, recorded
 from tconv.ops import layout as layouts
 from tconv.ops.max_pool2d import dgrad_launch, fprop_launch, max_pool2d, pick_launch
 from tconv.ops.pool_check import pool_geometry
 from tconv.problem import PoolProblem
 from tconv.tile import Tile
+from tests.devices import DEVICE
 
-DEVICE = "cpu" if interpreting() else "cuda"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FPROP, DGRAD, PICK = (f"max_pool.max_pool_{name}" for name in ("fprop", "dgrad", "pick"))
 OPERATORS = torch.ops.tconv
@@ -262,10 +262,10 @@ def test_many_programs(layout: Any) -> None:
 def test_on_a_gpu(name: str, memory_format: torch.memory_format, dtype: torch.dtype) -> None:
     """Compiled, against the fp64 reference; a second run gives the same bits."""
     shape, window = CASES[name]
-    x = tensor(shape, dtype, memory_format).cuda().requires_grad_()
+    x = tensor(shape, dtype, memory_format).to(DEVICE).requires_grad_()
     layer = geometry(x, **window)
     expected, places = reference.max_pool2d(x.detach(), layer)
-    dy = tensor(tuple(expected.shape), dtype).cuda()
+    dy = tensor(tuple(expected.shape), dtype).to(DEVICE)
     runs = []
     for _ in range(2):
         y, indices = max_pool2d(x, **window, return_indices=True)

@@ -9,6 +9,7 @@ import torch
 
 from tconv import functional
 from tconv.launch import recorded
+from tests.devices import DEVICE
 
 if TYPE_CHECKING:
     from torch.testing._internal.opinfo.core import ErrorInput, SampleInput
@@ -17,7 +18,6 @@ pytest.importorskip("expecttest", reason="torch's samples need expecttest")
 
 from torch.testing._internal.common_methods_invocations import op_db
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 (CONV2D,) = [info for info in op_db if info.name == "nn.functional.conv2d"]
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

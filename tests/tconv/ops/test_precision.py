@@ -51,7 +51,7 @@ def test_three_products_err_no_more_than_float32(reduction: int) -> None:
     assert error(tf32x3(a, b)) < one / 50
 
 
-@pytest.mark.gpu
+@pytest.mark.device
 @pytest.mark.parametrize("channels", [64, 256])
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
 def test_the_kernels_err_no_more_than_cudnn(direction: str, channels: int) -> None:

@@ -1,0 +1,81 @@
+"""Figures of what an emulated GPU counted: ratios that the size of a problem leaves as they are.
+
+Counts are of the scaled-down copy of a layer that was run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+WARP = 32  # threads
+COUNTERS_TITLE = "checked: compiled code, emulated; counts of a scaled-down copy of each layer"
+KINDS = 4  # of instructions, the most frequent, that a table names
+MOVED = ("global_load_bytes", "global_store_bytes", "tma_load_bytes", "tma_store_bytes")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The figures of one choice; None where there is nothing to divide by.
+
+    >>> found = Counted.of({"results": 64, "instructions_by_class": {"matrix": 2, "integer": 8}})
+    >>> found.instructions, found.kinds
+    (5.0, 'integer 4, matrix 1')
+    """
+
+    instructions: float | None  # of threads, a result
+    kinds: str  # the most frequent instructions, a result
+    global_bytes: float | None  # moved from and to global memory, TMA's included, a result
+    sectors: float | None  # of 32 bytes, that a warp's request of global memory touches
+    bank_conflicts: float | None  # passes over shared memory beyond the needed ones, over these
+    tma_bytes: float | None  # a result
+    barriers: float | None  # waits of warps at a barrier or for a copy, a program
+
+    @classmethod
+    def of(cls, counters: Mapping[str, Any]) -> Counted:
+        """The figures of ``counters``, as the emulator gives them, with the number of results."""
+
+        def total(*names: str) -> int:
+            return sum(counters.get(name, 0) for name in names)
+
+        results = total("results")
+        by_kind = counters.get("instructions_by_class", {})
+        often = sorted(by_kind.items(), key=lambda item: -item[1])[:KINDS]
+        return cls(
+            _ratio(WARP * sum(by_kind.values()), results),
+            ", ".join(f"{kind} {_text(_ratio(WARP * count, results))}" for kind, count in often),
+            _ratio(total(*MOVED), results),
+            _ratio(
+                total("global_load_sectors", "global_store_sectors"),
+                total("global_load_requests", "global_store_requests"),
+            ),
+            _ratio(total("bank_conflicts"), total("shared_ideal_wavefronts")),
+            _ratio(total("tma_load_bytes", "tma_store_bytes"), results),
+            _ratio(total("block_barriers", "mbarrier_waits"), total("blocks")),
+        )
+
+    def cells(self) -> tuple[str, ...]:
+        """The figures as text, under ``HEADINGS``."""
+        conflicts = "" if self.bank_conflicts is None else f"{self.bank_conflicts:.0%}"
+        instructions = f"{_text(self.instructions)} ({self.kinds})"
+        moved = (_text(self.global_bytes), _text(self.sectors))
+        return instructions, *moved, conflicts, _text(self.tma_bytes), _text(self.barriers)
+
+
+HEADINGS = (
+    "instructions a result",
+    "global bytes a result",
+    "sectors a request",
+    "bank conflicts",
+    "TMA bytes a result",
+    "barriers a program",
+)
+
+
+def _ratio(value: float, over: float) -> float | None:
+    return value / over if over else None
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
