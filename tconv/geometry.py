@@ -190,6 +190,11 @@ class ConvGeometry:
         return out_size(self.in_w, self.filter_w, self.stride_w, self.pad_w, self.dilation_w)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether x, w or y has no elements, so that nothing is to be multiplied."""
+        return 0 in (self.batch, self.in_channels, self.out_channels)
+
+    @property
     def group_in_channels(self) -> int:
         return self.in_channels // self.groups
 

@@ -480,18 +480,18 @@ def _normalized_tangent(inputs: tuple[Any, ...], tangents: tuple[Any, ...]) -> T
 
 
 def _activation_grad_jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
+    """By dy, in which dz is linear, and by the value at which the derivative is taken."""
     dy, value, *how, sums = inputs
-    dz, dbias = None, None
+    dz, dbias = map(torch.zeros_like, output)
     if tangents[0] is not None:
         dz, dbias = _ops.conv2d_activation_grad(tangents[0], value, *how, sums)
     second = None
     if tangents[1] is not None:
         second = activations.second_derivative(value, *how)
     if second is not None:
-        by_value = dy * tangents[1] * second
-        dz = by_value if dz is None else dz + by_value
-        dbias = dz.sum((0, 2, 3)) if sums else None
-    return dz, dbias if sums else None
+        dz = dz + dy * tangents[1] * second
+        dbias = dz.sum((0, 2, 3)) if sums else dbias
+    return dz, dbias
 
 
 for _name, _run, _gradient, _save, _jvp in (

@@ -117,7 +117,8 @@ def linear(name: str) -> Jvp:
 
     def jvp(inputs: Inputs, output: Any, tangents: Inputs) -> Any:
         if tangents[0] is None:
-            return None if isinstance(output, Tensor) else (None,) * len(output)
+            one = isinstance(output, Tensor)
+            return torch.zeros_like(output) if one else tuple(map(torch.zeros_like, output))
         return getattr(torch.ops.tconv, name)(tangents[0], *inputs[1:])
 
     return jvp
