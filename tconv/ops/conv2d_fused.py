@@ -23,6 +23,7 @@ the residual besides.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -33,7 +34,7 @@ from torch.overrides import has_torch_function_variadic
 
 from tconv.launch import runs_triton
 from tconv.ops import activations
-from tconv.ops.arguments import overridden
+from tconv.ops.arguments import overridden, untraced
 from tconv.ops.conv2d import (
     _ops,
     _y_layout,
@@ -594,7 +595,9 @@ def conv2d_fused(
     if running_mean is None and (norm_weight is not None or norm_bias is not None):
         raise ValueError("norm_weight and norm_bias need running_mean and running_var")
     if pool:
-        pool_geometry(y_size(x, weight, window), (2, 2), (2, 2), (0, 0), (1, 1), False)
+        tracing = torch._C._get_tracing_state() is not None
+        with untraced() if tracing else contextlib.nullcontext():
+            pool_geometry(y_size(x, weight, window), (2, 2), (2, 2), (0, 0), (1, 1), False)
     if residual is not None and input.dim() == 3:
         residual = residual.unsqueeze(0)
     operands = (x, weight, bias, residual, *norm)

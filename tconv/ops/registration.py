@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,6 +96,42 @@ def register(
     for device in DEVICES:
         library.impl(name, implementation, device.upper())
     library.impl(name, dispatch, "Autograd")
+    register_vmap(library, name)
+
+
+def register_vmap(library: torch.library.Library, name: str) -> None:
+    """Under ``torch.func.vmap`` the operator computes one sample after the other."""
+    operator = getattr(torch.ops.tconv, name).default
+    torch.library.register_vmap(operator, partial(_each, operator), lib=library)
+
+
+def _each(operator: Any, info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+    """The operator under ``vmap``: of each sample in turn; of none, the result is empty."""
+    samples: list[Any] = []
+    for index in range(info.batch_size):
+        operands = [
+            value.select(dim, index) if isinstance(value, Tensor) and dim is not None else value
+            for value, dim in zip(inputs, in_dims, strict=True)
+        ]
+        samples.append(operator(*operands))
+    if not samples:
+        one = operator(*map(_meta_sample, inputs, in_dims))
+        device = next(value.device for value in inputs if isinstance(value, Tensor))
+        parts = (one,) if isinstance(one, Tensor) else one
+        empty = [torch.empty((0, *part.shape), dtype=part.dtype, device=device) for part in parts]
+        return (empty[0], 0) if isinstance(one, Tensor) else (tuple(empty), (0,) * len(empty))
+    if isinstance(samples[0], Tensor):
+        return torch.stack(samples), 0
+    stacked = tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
+    return stacked, (0,) * len(stacked)
+
+
+def _meta_sample(value: Any, dim: int | None) -> Any:
+    """A sample of a batch that has none, for its size alone."""
+    if not isinstance(value, Tensor):
+        return value
+    size = [extent for place, extent in enumerate(value.shape) if place != dim]
+    return torch.empty(size, dtype=value.dtype, device="meta")
 
 
 def _detached(output: Any) -> Any:
@@ -106,8 +143,11 @@ def _has_tangent(value: Any) -> bool:
 
 
 def differentiates(*tensors: Tensor | None) -> bool:
-    """Whether a derivative of these may be asked for, in reverse or forward."""
-    if fwAD._current_level >= 0:
+    """Whether a derivative of these may be asked for, in reverse or forward.
+
+    Of a traced call it may: the graph is used with gradients and without.
+    """
+    if fwAD._current_level >= 0 or torch._C._get_tracing_state() is not None:
         return True
     return torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
 
