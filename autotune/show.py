@@ -8,18 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from autotune.counted import COUNTERS_TITLE, HEADINGS, Counted
 from autotune.suites import Layer
 from autotune.tune import Finding, Job, Outcome
 from tconv.cost.model import predict
 from tconv.cost.space import rules_report
+from tconv.extras import extra
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.problem import Problem
 from tconv.select import choose, forget
 from tconv.target import Target
+from tconv.tile import TILE_LEGEND
+
+with extra("tune"):
+    from rich.console import Console
+    from rich.table import Table
 
 if TYPE_CHECKING:
     from autotune.calibrate import Calibration
@@ -108,6 +111,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     # Wide enough for the table when output goes to a file.
     wide = console if console.is_terminal else Console(file=console.file, width=FILE_WIDTH)
     wide.print(winners_table(outcome))
+    console.print(TILE_LEGEND, markup=False)
     if (counters := counters_table(outcome)) is not None:
         wide.print(counters)
     trials = [trial for finding in outcome.findings for trial in finding.trials]
@@ -192,6 +196,7 @@ def print_layer(geometry: ConvGeometry, dtype: str, target: Target, console: Con
             f"  {direction}: {choice.family}, tile {choice.tile} ({choice.ground})",
             markup=False,
         )
+    console.print(TILE_LEGEND, markup=False)
 
 
 def draw_layer(geometry: ConvGeometry, dtype: str, target: Target, path: Path) -> None:

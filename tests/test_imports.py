@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # device code, which knows nothing of the host
     ("tconv.kernels",),
     # what is to be computed, on which machine, and the files that results are kept in
-    ("tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
+    ("tconv.extras", "tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
      "tconv.winners", "tconv.reference", "tconv.svg"),
     # a GPU that is not there, which knows nothing of convolution
     ("tconv.emulator",),
@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.ops",),
     # what a user calls
     ("tconv.functional", "tconv.modules", "tconv.explain", "tconv.convert", "tconv.graphs",
-     "tconv.keras"),
+     "tconv.keras", "tconv.compiler"),
     ("tconv",),
     ("tconv.models",),
 )  # fmt: skip

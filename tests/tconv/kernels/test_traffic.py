@@ -10,14 +10,13 @@ from torch import Tensor
 
 from tconv.functional import avg_pool2d, conv2d, conv2d_pool, max_pool2d
 from tconv.geometry import ConvGeometry
-from tconv.launch import interpreting
 from tconv.ops.conv_run import prepare
 from tconv.problem import Problem
 from tconv.target import INTERPRETER
 from tconv.tile import Choice, Tile
 from tests.tconv.traffic import traffic
 
-pytestmark = pytest.mark.skipif(not interpreting(), reason="masks are seen in the interpreter only")
+pytestmark = pytest.mark.interpreter
 FORMATS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
 LAYOUTS = pytest.mark.parametrize("layout", FORMATS)
 
