@@ -69,7 +69,7 @@ def test_offsets_past_32_bits(family: str, layout: Layout, groups: int, dilated:
     problem = Problem(shape, "fprop", "float16", layout)
     call = prepare(problem, Choice(family, Tile(16, 16, 16)), INTERPRETER, w_layout="nchw")
     exact = functional.conv2d(corners.float(), w.float(), groups=groups)
-    torch.testing.assert_close(call.run({"x": x, "w": w}).float(), exact, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(call({"x": x, "w": w}).float(), exact, rtol=1e-2, atol=1e-2)
     dy = numbers(*exact.shape, seed=2)
     problem = Problem(shape, "wgrad", "float16", layout)
     if family == "grouped" or dilated:
@@ -80,7 +80,7 @@ def test_offsets_past_32_bits(family: str, layout: Layout, groups: int, dilated:
         dy.float(), corners.float(), w.float(), None, [1, 1], [0, 0], [1, 1], False, [0, 0],
         groups, [False, True, False],
     )  # fmt: skip
-    torch.testing.assert_close(call.run(given).float(), exact, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(call(given).float(), exact, rtol=1e-2, atol=1e-2)
 
 
 @virtual
@@ -101,9 +101,9 @@ def test_strips_past_32_bits(layout: Layout, direction: Pass) -> None:
     problem = Problem(shape, direction, "float16", layout)
     call = prepare(problem, Choice("depthwise", Tile(256, 64, 4)), INTERPRETER, w_layout="nchw")
     if direction == "fprop":
-        got, exact = call.run({"x": x, "w": w}), corners.float() * w.float()[:, 0]
+        got, exact = call({"x": x, "w": w}), corners.float() * w.float()[:, 0]
     else:
-        got = call.run({"x": x, "dy": dy})
+        got = call({"x": x, "dy": dy})
         exact = (corners.float() * dy.float()).sum((0, 2, 3))[:, None, None, None]
     torch.testing.assert_close(got.float(), exact, rtol=1e-2, atol=1e-2)
 
@@ -118,7 +118,7 @@ def test_gradients_past_32_bits() -> None:
     dy[:, :, pad : pad + 1, pad : pad + 1] = centre
     problem = Problem(shape, "dgrad", "float16", "nchw")
     choice = Choice("implicit_gemm_in_place", Tile(16, 16, 16))
-    dx = prepare(problem, choice, INTERPRETER, w_layout="nchw").run({"dy": dy, "w": w})
+    dx = prepare(problem, choice, INTERPRETER, w_layout="nchw")({"dy": dy, "w": w})
     exact = torch.einsum("nkhw,kcrs->nchw", centre.float(), w.float())
     torch.testing.assert_close(dx.float(), exact, rtol=1e-2, atol=1e-2)
 
@@ -152,7 +152,7 @@ def test_phases_that_no_row_has_take_no_programs(family: str) -> None:
             dy, torch.zeros(2, channels, side, side), w, None, [stride] * 2, [pad] * 2, [1, 1],
             False, [0, 0], groups, [True, False, False],
         )  # fmt: skip
-        got = call.run({"dy": dy.contiguous(memory_format=torch.channels_last), "w": w})
+        got = call({"dy": dy.contiguous(memory_format=torch.channels_last), "w": w})
         torch.testing.assert_close(got, exact)
         programs = call.plan.launches[call.plan.product].grid
         assert np.prod(programs) <= side * side * 4
