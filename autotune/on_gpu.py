@@ -83,11 +83,11 @@ def contest(
 
 
 def _timers(problem: Problem, choices: Sequence[Choice], l2_bytes: int) -> list[CudaTimer]:
-    from tconv.ops.conv_run import run
+    from tconv.ops.conv_run import compute
 
     drawn = [inputs(problem, "cuda", seed) for seed in range(ROTATED)]
     return [
-        CudaTimer([partial(run, problem, choice, **tensors) for tensors in drawn], l2_bytes)
+        CudaTimer([partial(compute, problem, choice, **tensors) for tensors in drawn], l2_bytes)
         for choice in choices
     ]
 

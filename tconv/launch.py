@@ -28,6 +28,7 @@ from tconv.target import INTERPRETER, Target, target_of
 
 BACKEND = "hip" if torch.version.hip else "cuda"  # Triton's, for the GPUs of this torch
 MOST_REGISTERS, REGISTER_FILE = 255, 65536  # of a thread, of a processor (NVIDIA)
+GRID_LIMITS = (2**31 - 1, 65535, 65535)  # programs on each axis of a grid (CUDA; AMD takes more)
 ALIGNMENT = 16  # bytes: what Triton takes for granted of a pointer that was so at first
 
 
@@ -130,7 +131,7 @@ class Launch:
     def run(self, tensors: dict[str, torch.Tensor]) -> None:
         """Run on ``tensors``, by the names that the operands give them; others are ignored."""
         if 0 not in self.grid:
-            _run((self,), tensors)
+            _launch_all((self,), tensors)
 
     def arguments(
         self, tensors: Mapping[str, torch.Tensor], backend: str = BACKEND
@@ -143,6 +144,12 @@ class Launch:
 
     def _first_run(self, tensors: dict[str, torch.Tensor], device: torch.device) -> None:
         """By way of Triton's JIT, which compiles; what it compiled is kept for next time."""
+        for axis, programs, most in zip("xyz", self.grid, GRID_LIMITS, strict=False):
+            if programs > most:
+                raise RuntimeError(
+                    f"{self.kernel} needs {programs:,} programs on axis {axis} of its grid; "
+                    f"a GPU takes at most {most:,}"
+                )
         for operand in self.operands.values():
             if isinstance(operand, Descriptor):
                 _aligned(tensors, operand.tensor)
@@ -220,7 +227,7 @@ class Plan:
             device = next(iter(tensors.values())).device
             for name, elements, dtype in self._fresh:
                 tensors[name] = torch.empty(elements, dtype=dtype, device=device)
-        _run(self._at_work, tensors)
+        _launch_all(self._at_work, tensors)
 
     @cached_property
     def _at_work(self) -> tuple[Launch, ...]:
@@ -245,7 +252,7 @@ def _aligned(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     return tensors[name]
 
 
-def _run(launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor]) -> None:
+def _launch_all(launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor]) -> None:
     """Make ``launches`` in order, on the device that the tensors are on."""
     if not launches:
         return
@@ -253,14 +260,14 @@ def _run(launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor]) -> None
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         # Triton launches on the current device.
         with torch.cuda.device(device):
-            _run_here(launches, tensors, device)
+            _launch_here(launches, tensors, device)
     else:
-        _run_here(launches, tensors, device)
+        _launch_here(launches, tensors, device)
     for log in _logs:
         log.extend(launches)
 
 
-def _run_here(
+def _launch_here(
     launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor], device: torch.device
 ) -> None:
     """Straight to the driver: the JIT would find the same kernels in ten microseconds each."""

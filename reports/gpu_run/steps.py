@@ -36,7 +36,7 @@ from reports.gpu_run.predictions import TUNED, write_predictions
 from reports.gpu_run.state import Part, State
 from reports.rows import LayerRow
 from tconv.geometry import PASSES, Pass
-from tconv.ops.conv_run import run
+from tconv.ops.conv_run import compute
 from tconv.problem import Problem
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice
@@ -298,7 +298,7 @@ def host_measure(problem: Problem, choice: Choice, best: float) -> Timing:
     """In place of a GPU's clock: a small copy of the problem in the interpreter, by the host's."""
     small, tile = gate.scaled_down(problem, choice)
     tensors = inputs(small, "cpu")
-    call = partial(run, small, replace(choice, tile=tile), **tensors)
+    call = partial(compute, small, replace(choice, tile=tile), **tensors)
     return measure(HostTimer([call]), BENCH_REHEARSAL, best)
 
 

@@ -61,7 +61,7 @@ def tconv_backend(
     from torch._inductor.compile_fx import compile_fx
 
     patches = list_mode_options(mode) if mode not in (None, "default") else {}
-    return compile_fx(graph, inputs, config_patches=patches)  # type: ignore[no-any-return]
+    return compile_fx(graph, inputs, config_patches=patches)  # type: ignore[no-any-return, return-value]
 
 
 def _checked_rest(options: dict[str, Any] | None) -> str:

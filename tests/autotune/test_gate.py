@@ -68,13 +68,13 @@ def test_an_image_that_no_program_computed_is_refused(
 
 @pytest.mark.interpreter
 def test_a_wrong_tap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = conv_run.run
+    plain = conv_run.compute
 
     def wrong(problem: Problem, choice: Choice, **tensors: Any) -> torch.Tensor:
         tensors["w"] = tensors["w"].flip(3)
         return plain(problem, choice, **tensors)
 
-    monkeypatch.setattr(conv_run, "run", wrong)
+    monkeypatch.setattr(conv_run, "compute", wrong)
     assert not check(Problem(VGG, "fprop"), PASSING).passed
 
 

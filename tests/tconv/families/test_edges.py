@@ -360,7 +360,7 @@ def test_infinity_reaches_its_own_windows_alone(edge: Edge, family: str, problem
     else:
         given, exact = {"x": x, "dy": dy}, reference.conv2d_wgrad(x, dy, shape)
     call = prepare(problem, Choice(family, edge.tile), TARGET, PLAIN, problem.layout)
-    got = call.run(given)
+    got = call(given)
     rtol, atol = reference.tolerance(problem.dtype, reduction_length(problem), problem.precision)
     torch.testing.assert_close(got.double(), exact, rtol=rtol, atol=atol, equal_nan=True)
     assert got.isfinite().any()
@@ -413,7 +413,7 @@ def test_first_of_equal_maxima(family: str, relu: bool, layout: Layout) -> None:
     ending = Epilogue(activation="relu" if relu else None, pool=True, offsets=True)
     call = prepare(problem, Choice(family, Tile(32, 16, 16)), TARGET, ending, "nchw")
     tensors = {"x": x, "w": w}
-    y = call.run(tensors)
+    y = call(tensors)
     exact = torch.nn.functional.conv2d(x, w, groups=shape.groups)
     windows = exact.unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
     best = windows.amax(-1)

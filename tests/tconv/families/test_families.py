@@ -169,7 +169,7 @@ def check(
     call = prepare(problem, Choice(family, tile), TARGET, epilogue, w_layout)
     tensors = dict(operands)
     with recorded() as log:
-        ours = call.run(tensors)
+        ours = call(tensors)
     rtol, atol = reference.tolerance(problem.dtype, reduction, problem.precision)
     torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=atol)
     if epilogue.offsets:
@@ -180,7 +180,7 @@ def check(
         again = named(tensors["kept"].double(), epilogue)
         again += operands["residual"].double() if epilogue.residual_after else 0.0
         torch.testing.assert_close(ours.double(), again, rtol=rtol, atol=atol)
-    assert not twice or torch.equal(ours, call.run(dict(operands)))
+    assert not twice or torch.equal(ours, call(dict(operands)))
     return {launch.kernel for launch in log}
 
 

@@ -14,7 +14,7 @@ from tconv.families.common import index_type
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.launch import recorded
 from tconv.ops.conv2d import conv2d
-from tconv.ops.conv_run import run
+from tconv.ops.conv_run import compute
 from tconv.problem import Problem
 from tconv.target import INTERPRETER
 from tconv.tile import Choice, Tile
@@ -120,13 +120,13 @@ def check_pass(
     dy = random(shape.batch, shape.out_channels, shape.out_h, shape.out_w, dtype=dtype, seed=2)
     choice = Choice("implicit_gemm", tile)
     if direction == "fprop":
-        ours, exact = run(problem, choice, x=x, w=w), reference.conv2d(x, w, None, shape)
+        ours, exact = compute(problem, choice, x=x, w=w), reference.conv2d(x, w, None, shape)
         reduction = shape.taps * shape.group_in_channels
     elif direction == "dgrad":
-        ours, exact = run(problem, choice, dy=dy, w=w), reference.conv2d_dgrad(dy, w, shape)
+        ours, exact = compute(problem, choice, dy=dy, w=w), reference.conv2d_dgrad(dy, w, shape)
         reduction = shape.taps * shape.group_out_channels
     else:
-        ours, exact = run(problem, choice, x=x, dy=dy), reference.conv2d_wgrad(x, dy, shape)
+        ours, exact = compute(problem, choice, x=x, dy=dy), reference.conv2d_wgrad(x, dy, shape)
         reduction = shape.batch * shape.out_h * shape.out_w
     rtol, atol = reference.tolerance(problem.dtype, reduction)
     torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=atol)

@@ -16,7 +16,7 @@ from tconv.functional import conv2d, conv2d_fused, conv2d_pool
 from tconv.geometry import ConvGeometry
 from tconv.launch import interpreting, recorded
 from tconv.ops import activations
-from tconv.ops.conv_run import run
+from tconv.ops.conv_run import compute
 from tconv.ops.layout import memory_format
 from tconv.problem import ACTIVATIONS, FROM_RESULT, Layout, Problem
 from tconv.target import TARGETS
@@ -85,9 +85,9 @@ def test_pool(name: str, channels_last: bool) -> None:
 
 def test_one_kernel_forward_and_one_pass_over_dy() -> None:
     tensors, window = operands("plain", True)
-    for compute in (conv2d, conv2d_pool):
+    for fused in (conv2d, conv2d_pool):
         with recorded() as log:
-            y = compute(*tensors, **window, activation="relu")
+            y = fused(*tensors, **window, activation="relu")
         products = [launch for launch in log if "relayout" not in launch.kernel]
         assert written(log) == {"y"}
         assert products[-1].constants["ACTIVATION"] == "relu"
@@ -137,7 +137,7 @@ def test_groups_do_not_meet(value: float) -> None:
     given = {"fprop": {"x": x, "w": w}, "dgrad": {"dy": dy, "w": w}, "wgrad": {"x": x, "dy": dy}}
     for direction, exact in expected.items():
         problem = Problem(shape, direction, "float64", "nchw")  # type: ignore[arg-type]
-        got = run(problem, Choice("grouped", Tile(128, 32, 32)), **given[direction])
+        got = compute(problem, Choice("grouped", Tile(128, 32, 32)), **given[direction])
         assert_close(got, exact, equal_nan=True)
         assert got.isfinite().any()
 
@@ -188,9 +188,9 @@ def test_gradients_of_gradients() -> None:
     def pool(*tensors: Tensor) -> Tensor:
         return conv2d_pool(*tensors, padding=1, activation="relu")
 
-    for compute in (relu, pool):
-        assert torch.autograd.gradcheck(compute, (x, w, bias), fast_mode=True)
-        assert torch.autograd.gradgradcheck(compute, (x, w, bias), fast_mode=True)
+    for fused in (relu, pool):
+        assert torch.autograd.gradcheck(fused, (x, w, bias), fast_mode=True)
+        assert torch.autograd.gradgradcheck(fused, (x, w, bias), fast_mode=True)
 
 
 def test_operators_are_sound() -> None:
