@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tconv import functional
-from tconv.launch import recorded
+from tconv.launch import Launch, interpreting, recorded
 from tests.devices import DEVICE
 
 if TYPE_CHECKING:
@@ -37,6 +37,12 @@ def count(dtype: torch.dtype) -> range:
     return range(len(samples(dtype)))
 
 
+def ran(log: list[Launch], *general: str) -> bool:
+    """Whether kernels ran: in the interpreter the general ones, else whatever was chosen."""
+    kernels = {launch.kernel for launch in log}
+    return kernels.issuperset(general) if interpreting() else len(log) >= len(general)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("index", count(torch.float32))
 def test_sample(index: int, dtype: torch.dtype) -> None:
@@ -44,7 +50,7 @@ def test_sample(index: int, dtype: torch.dtype) -> None:
     inputs = [sample.input, *(arg for arg in sample.args if isinstance(arg, torch.Tensor))]
     with recorded() as log:
         y = functional.conv2d(sample.input, *sample.args, **sample.kwargs)
-    assert "fprop.implicit_gemm_fprop" in {launch.kernel for launch in log}
+    assert ran(log, "fprop.implicit_gemm_fprop")
 
     exact_inputs = [tensor.detach().double().requires_grad_() for tensor in inputs]
     exact = torch.nn.functional.conv2d(*exact_inputs, **sample.kwargs)
@@ -54,8 +60,7 @@ def test_sample(index: int, dtype: torch.dtype) -> None:
     dy = torch.randn_like(y)
     with recorded() as log:
         gradients = torch.autograd.grad(y, inputs, dy)
-    kernels = {launch.kernel for launch in log}
-    assert {"dgrad.implicit_gemm_dgrad", "wgrad.implicit_gemm_wgrad"} <= kernels
+    assert ran(log, "dgrad.implicit_gemm_dgrad", "wgrad.implicit_gemm_wgrad")
     expected = torch.autograd.grad(exact, exact_inputs, dy.double())
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=rtol, atol=atol)
