@@ -32,9 +32,9 @@ def group(name: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(PROJECT, name)
 
 
-def install(session: nox.Session, name: str | None = None) -> None:
-    """The project and one of its dependency groups, at the versions known to work."""
-    session.install("-c", str(LOCK), "-e", ".", *(group(name) if name else ()))
+def install(session: nox.Session, name: str | None = None, extras: str = "tune,reports") -> None:
+    """The project with its extras and a dependency group, at the versions known to work."""
+    session.install("-c", str(LOCK), "-e", f".[{extras}]", *(group(name) if name else ()))
 
 
 def hold_locked(session: nox.Session, python: str = "python") -> None:
@@ -142,6 +142,10 @@ def package(session: nox.Session) -> None:
     session.run(python, "-m", "pip", "install", "--quiet", "-c", str(LOCK), wheel, external=True)
     hold_locked(session, python)
     alone = {"PYTHONPATH": ""}  # no way leads back to the tree
+    session.run(python, "tests/package/smoke.py", "--alone", env=alone, external=True)
+    full = f"{wheel}[tune,reports]"
+    session.run(python, "-m", "pip", "install", "--quiet", "-c", str(LOCK), full, external=True)
+    hold_locked(session, python)
     session.run(python, "tests/package/smoke.py", env=alone, external=True)
 
 
@@ -201,7 +205,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def train(session: nox.Session) -> None:
     """Train LeNet-5 on real handwritten digits. Takes the trainer's options."""
-    install(session, "train")
+    install(session, extras="train")
     session.run("python", "-m", "tconv.models.train", *session.posargs)
 
 

@@ -1,6 +1,9 @@
 """``python -m autotune``; workers import this file too, and must find it inert."""
 
 if __name__ == "__main__":
-    from autotune.cli import app
+    try:
+        from autotune.cli import app
+    except ModuleNotFoundError as error:  # it names the extra
+        raise SystemExit(f"error: {error}") from None
 
     app(prog_name="python -m autotune")

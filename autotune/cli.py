@@ -7,19 +7,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import typer
-from rich.console import Console
-
 from autotune import show
 from autotune.cluster import Cluster, ClusterError
 from autotune.deadline import Deadline, seconds_of
 from autotune.search import DEFAULT_CANDIDATES, DEFAULT_EFFORT
 from autotune.strategies import DEFAULT, STRATEGIES, forest
 from autotune.suites import DEFAULT_BATCH, SUITES
+from tconv.extras import extra
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import ARITHMETICS
 from tconv.target import DEFAULT_TARGET, TARGETS, Target
 from tconv.winners import TARGET_NAME, Kind, TableError
+
+with extra("tune"):
+    import typer
+    from rich.console import Console
 
 if TYPE_CHECKING:
     from autotune.trial import Trial
@@ -358,14 +360,18 @@ def _stored(target: str, kind: Kind) -> list[Trial]:
 @app.command()
 def export(
     target: StoredOption = None,
-    to: Annotated[Path | None, typer.Option("--to", help="File; by default tconv/tuned/.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="File; by default tconv/tuned/GPU.json, or ./GPU.json."),
+    ] = None,
 ) -> None:
     """Write the measured winners of a GPU as a data file, to ship with the library."""
     from autotune.ship import export_winners
+    from tconv.files import in_checkout
     from tconv.winners import shipped_table
 
     name = _stored_target(target)
-    path = to or shipped_table(name)
+    path = to or (shipped_table(name) if in_checkout() else Path(f"{name}.json"))
     try:
         count = export_winners(name, path)
     except (TableError, OSError) as error:

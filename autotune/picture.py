@@ -10,15 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-from matplotlib.patches import Polygon
-
+from tconv.extras import extra
 from tconv.families import matmul_shape
 from tconv.geometry import cdiv
 from tconv.problem import Problem
 from tconv.svg import INK, STYLE
 from tconv.tile import Choice
+
+with extra("tune"):
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Polygon
 
 OBLIQUE = 0.35, 0.25  # of a channel's depth: to the right and upward
 LEAST_DEPTH = 0.02  # of the drawing: a single channel is still seen to be a volume

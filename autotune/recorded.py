@@ -12,11 +12,14 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from autotune.strategies.common import SearchSpace
+from tconv.extras import extra
 from tconv.files import read_text
+
+with extra("tune"):
+    import pandas as pd
 
 TIME = "time"
 LARGEST_SPACE = 256 << 20  # bytes; a million configurations of ten parameters take about 50 MiB

@@ -18,13 +18,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from tconv.extras import extra
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import ARITHMETICS, Problem
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice, Tile
+
+with extra("tune"):
+    import pandas as pd
 
 TILE = ("block_m", "block_n", "block_k", "stages", "warps")
 GEMM_COLUMNS = dict(

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from autotune.recorded import TIME
 from autotune.search import PARAMETERS, parameters_of
 from autotune.trial import Trial
+from tconv.extras import extra
 from tconv.files import replace_all
 from tconv.problem import Problem
 from tconv.tile import Tile
@@ -22,6 +21,9 @@ from tconv.winners import (
     user_table,
     write_table,
 )
+
+with extra("tune"):
+    import pandas as pd
 
 LEAST_RECORDED = 2  # configurations: below that there is nothing to search
 

@@ -8,19 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from autotune.counted import COUNTERS_TITLE, HEADINGS, Counted
 from autotune.gate import checked_by
 from autotune.suites import Layer
 from autotune.tune import Finding, Job, Outcome
 from tconv.cost.model import predict
 from tconv.cost.space import rules_report
+from tconv.extras import extra
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.problem import Problem
 from tconv.select import choose, forget
 from tconv.target import Target
+
+with extra("tune"):
+    from rich.console import Console
+    from rich.table import Table
 
 if TYPE_CHECKING:
     from autotune.calibrate import Calibration

@@ -10,9 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from autotune import compile as compiling
 from autotune import gate as gating
 from autotune import provenance
@@ -38,11 +35,16 @@ from autotune.trial_store import Store
 from autotune.workers import Workers, memory_of
 from tconv import kernel_cache
 from tconv.cost.space import candidates
+from tconv.extras import extra
 from tconv.geometry import Pass
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice
 from tconv.winners import Kind, TableError, Winner, user_table, write_table
+
+with extra("tune"):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 @dataclass(frozen=True)

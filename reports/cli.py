@@ -115,7 +115,8 @@ def render_command(
     ] = None,
     kind: Annotated[str | None, typer.Option(help="predicted or measured")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder; by default one in reports/published")
+        Path | None,
+        typer.Option(help="folder; by default one of the published reports, or ./reports"),
     ] = None,
     store: Annotated[Path | None, typer.Option(help="the tuner's store of trials")] = None,
     tables: Annotated[

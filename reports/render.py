@@ -14,7 +14,7 @@ from reports.rows import CauseRow, read_rows
 from reports.sections import facts, first_screen, notes, reproduce, sections, verdict
 from reports.tables import Tables, tables_text
 from tconv import svg
-from tconv.files import replace_all
+from tconv.files import in_checkout, replace_all
 
 TEMPLATES = Path(__file__).parent / "templates"
 PUBLISHED = Path(__file__).parent / "published"
@@ -22,9 +22,13 @@ PAGES = {"index.html": "index.html.j2", "index.md": "index.md.j2"}
 
 
 def default_folder(tables: Tables) -> Path:
-    """``published/<gpu>`` for measurements; predictions lie beside it under a name that says so."""
+    """``<gpu>`` for measurements, ``<gpu>-predicted`` for predictions.
+
+    Among the published reports of a checkout; of an installed package in the current folder.
+    """
     suffix = "-predicted" if tables.about.kind == "predicted" else ""
-    return PUBLISHED / f"{tables.about.target}{suffix}"
+    folder = PUBLISHED if in_checkout() else Path("reports")
+    return folder / f"{tables.about.target}{suffix}"
 
 
 def render(tables: Tables, folder: Path) -> list[Path]:

@@ -2,9 +2,9 @@
 
 Modules are changed where they stand: parameters, buffers, hooks, names and training state stay as
 they are. A chain of modules that one kernel computes is fused by letting the convolution do the
-work and the others pass its result on; a batch norm in the chain is folded into the filter at
-every call in evaluation mode, and runs as ever in training mode. So the ``state_dict`` stays
-torch's, and the model can be trained further.
+work and the others pass its result on; in evaluation mode the convolution's kernel applies a
+batch norm of the chain from its own tensors, and in training mode the batch norm runs by itself.
+So the ``state_dict`` stays torch's, and the model can be trained further.
 """
 
 from __future__ import annotations
@@ -78,59 +78,25 @@ class Chain:
     bn: nn.BatchNorm2d | None = None
     relu: nn.Module | None = None
     pool: nn.Module | None = None
-    folded: tuple[Any, Tensor, Tensor] | None = field(default=None, repr=False)
 
     def active(self) -> bool:
         """Whether one kernel computes all: a batch norm that is being trained keeps them apart."""
         return self.bn is None or not self.bn.training
 
-    def parameters(self, conv: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
-        """The filter and bias, with the batch norm folded in.
-
-        With y = (x * w + b - mean) s + beta, s = gamma / sqrt(var + eps), they are w s and
-        (b - mean) s + beta. Without gradients they are kept until a value changes, or ``eval()``
-        is called: a change by way of ``.data`` leaves no trace.
-        """
-        if self.bn is None:
-            return conv.weight, conv.bias
-        bn = self.bn
-        sources = (conv.weight, conv.bias, bn.weight, bn.bias, bn.running_mean, bn.running_var)
-        key = None
-        if not torch.is_grad_enabled() and not any(
-            t is not None and t.is_inference() for t in sources
-        ):
-            key = tuple(None if t is None else (t.data_ptr(), t._version, t.dtype) for t in sources)
-            if self.folded is not None and self.folded[0] == key:
-                return self.folded[1:]
-        assert bn.running_mean is not None
-        assert bn.running_var is not None
-        scale = torch.rsqrt(bn.running_var + bn.eps)
-        scale = scale if bn.weight is None else scale * bn.weight
-        shift = -bn.running_mean if conv.bias is None else conv.bias - bn.running_mean
-        bias = shift * scale
-        bias = bias if bn.bias is None else bias + bn.bias
-        dtype = conv.weight.dtype
-        weight = (conv.weight * scale[:, None, None, None]).to(dtype)
-        if key is not None:
-            self.folded = (key, weight, bias.to(dtype))
-        return weight, bias.to(dtype)
-
     def run(self, conv: Conv2d, input: Tensor) -> Tensor:
         """All of the chain at once."""
-        activation = None if self.relu is None else "relu"
-        return conv.ended(input, *self.parameters(conv), activation, self.pool is not None)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Chain:
-        """With the copies of its modules; what was folded is folded anew."""
-        from copy import deepcopy
-
-        made = memo[id(self)] = Chain()
-        made.bn, made.relu = deepcopy(self.bn, memo), deepcopy(self.relu, memo)
-        made.pool = deepcopy(self.pool, memo)
-        return made
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "folded": None}
+        epilogue: dict[str, Any] = {}
+        if self.bn is not None:
+            epilogue = {
+                "running_mean": self.bn.running_mean,
+                "running_var": self.bn.running_var,
+                "norm_weight": self.bn.weight,
+                "norm_bias": self.bn.bias,
+                "eps": self.bn.eps,
+            }
+        epilogue["activation"] = None if self.relu is None else "relu"
+        epilogue["pool"] = self.pool is not None
+        return conv.fused(input, conv.weight, conv.bias, **epilogue)
 
 
 class FusedConv2d(Conv2d):
@@ -140,10 +106,6 @@ class FusedConv2d(Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         return self.chain.run(self, input) if self.chain.active() else super().forward(input)
-
-    def train(self, mode: bool = True) -> FusedConv2d:
-        self.chain.folded = None
-        return super().train(mode)
 
 
 class PassedBatchNorm2d(nn.BatchNorm2d):
@@ -192,11 +154,6 @@ class FusedSequential(nn.Sequential):
             input = chain.run(module, input)
             skipped = {id(part) for part in (chain.bn, chain.relu, chain.pool) if part is not None}
         return input
-
-    def train(self, mode: bool = True) -> FusedSequential:
-        for chain in self.chains.values():
-            chain.folded = None
-        return super().train(mode)
 
 
 # ---- finding chains -------------------------------------------------------------------------

@@ -15,6 +15,11 @@ LOCK_SECONDS = 30.0  # how long to wait for another process's writing, which tak
 POLL_SECONDS = 0.01
 
 
+def in_checkout() -> bool:
+    """Whether this is the source tree, rather than an installed package that nobody writes to."""
+    return (Path(__file__).parents[1] / "pyproject.toml").is_file()
+
+
 def read_text(path: Path, most: int) -> str | None:
     """The UTF-8 text of a file of at most ``most`` bytes; None where there is no file.
 

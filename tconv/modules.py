@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,25 +24,19 @@ class Conv2d(torch.nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # The one method through which torch's module computes; parametrizations and hooks
         # sit above it and keep working.
-        return self.ended(input, weight, bias, self.activation, self.pool)
+        return self.fused(input, weight, bias, activation=self.activation, pool=self.pool)
 
-    def ended(
-        self,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        activation: str | None,
-        pool: bool,
-    ) -> Tensor:
-        """This layer's convolution with other parameters and endings than its own."""
+    def fused(self, input: Tensor, weight: Tensor, bias: Tensor | None, **epilogue: Any) -> Tensor:
+        """This layer's convolution, with the epilogue that ``functional.conv2d_fused`` takes."""
         padding = self.padding
         if self.padding_mode != "zeros":
             border = self._reversed_padding_repeated_twice
             input = torch.nn.functional.pad(input, border, mode=self.padding_mode)
             padding = (0, 0)
-        compute = functional.conv2d_pool if pool else functional.conv2d
         window = (self.stride, padding, self.dilation, self.groups)
-        return compute(input, weight, bias, *window, activation=activation)
+        if all(value is None or value is False for value in epilogue.values()):
+            return functional.conv2d(input, weight, bias, *window)
+        return functional.conv2d_fused(input, weight, bias, *window, **epilogue)
 
 
 class ConvReLU2d(Conv2d):

@@ -90,30 +90,79 @@ class Problem:
         return cls.of(shape, direction, arithmetic, layout)  # type: ignore[arg-type]
 
 
+# What a kernel may apply to its results; "gelu" is the exact form, "gelu_tanh" the approximate.
+ACTIVATIONS = (
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "silu",
+    "hardswish",
+    "hardsigmoid",
+    "gelu",
+    "gelu_tanh",
+    "sigmoid",
+    "tanh",
+)
+# Their derivative is a function of the result; of the others it takes the argument.
+FROM_RESULT = frozenset({"relu", "relu6", "leaky_relu", "sigmoid", "tanh"})
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """A batch normalization with given statistics, as a kernel applies it to each channel.
+
+        (value - mean) weight / sqrt(variance + eps) + bias
+
+    ``weight`` and ``bias`` say which of the two tensors are there; ``dtype`` is that of all.
+    """
+
+    dtype: str
+    eps: float
+    weight: bool = True
+    bias: bool = True
+
+
 @dataclass(frozen=True)
 class Epilogue:
     """What the forward pass does to its sums before it writes them, in one kernel.
 
-        y = pool(relu(x * w + bias + residual))
+        y = pool(activation(norm(x * w + bias) + residual))
 
-    each part only where it is asked for. ``pool`` is the maximum of 2x2 windows at stride 2, and
-    ``offsets`` asks for the place of each maximum in its window as well, for the gradient.
+    each part only where it is asked for; with ``residual_after`` the residual is added to the
+    activation's result. ``pool`` is the maximum of 2x2 windows at stride 2. For the gradient,
+    ``kept`` asks for the activation's argument at each element of y as well, and ``offsets`` for
+    the place of each maximum in its window.
 
     Raises:
-        ValueError: for offsets of no maximum, and for a residual that would be pooled.
+        ValueError: for an activation that does not exist, for offsets without a pool, and for an
+            argument to be kept without an activation.
     """
 
     bias: bool = False
+    norm: BatchNorm | None = None
     residual: bool = False
-    relu: bool = False
+    activation: str | None = None
+    slope: float = 0.0  # of leaky_relu, for negative arguments
+    residual_after: bool = False
     pool: bool = False
     offsets: bool = False
+    kept: bool = False
 
     def __post_init__(self) -> None:
+        if self.activation not in (None, *ACTIVATIONS):
+            known = ", ".join(map(repr, ACTIVATIONS))
+            raise ValueError(f"activation is {self.activation!r}; it is one of {known}, or None")
         if self.offsets and not self.pool:
-            raise ValueError("offsets are those of maxima: they come with a pool")
-        if self.residual and self.pool:
-            raise ValueError("a residual is added to what is not pooled")
+            raise ValueError("offsets belong to a pool, and there is none")
+        if self.kept and self.activation is None:
+            raise ValueError("there is no activation whose argument could be kept")
+
+    @property
+    def from_result(self) -> bool:
+        """Whether the activation's derivative is known from y, so that nothing need be kept."""
+        if self.residual and self.residual_after:
+            return False
+        return self.activation in FROM_RESULT and self.slope >= 0
 
 
 PLAIN = Epilogue()

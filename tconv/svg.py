@@ -11,10 +11,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
+from tconv.extras import extra
 from tconv.files import replace_all
+
+with extra("reports"):
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
 INK = "#010203"  # replaced by currentColor
 STYLE: Any = {

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # device code, which knows nothing of the host
     ("tconv.kernels",),
     # what is to be computed, on which machine, and the files that results are kept in
-    ("tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
+    ("tconv.extras", "tconv.files", "tconv.geometry", "tconv.problem", "tconv.target", "tconv.tile",
      "tconv.winners", "tconv.reference", "tconv.svg"),
     # a GPU that is not there, which knows nothing of convolution
     ("tconv.emulator",),

@@ -1,4 +1,4 @@
-"""What a forward launch is told of its epilogue."""
+"""Operands and compile-time values of a forward launch's epilogue."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ from typing import Any
 from tconv.launch import Pointer
 from tconv.problem import Epilogue
 
-TENSORS = ("bias", "residual", "offsets")
+NORM = ("norm_weight", "norm_bias", "norm_mean", "norm_var")
+TENSORS = ("bias", *NORM, "residual", "kept", "offsets")
 
 
 def epilogue_operands(epilogue: Epilogue, dtype: str) -> dict[str, Pointer]:
     """The tensors that an epilogue takes besides the result."""
-    present = [name for name in TENSORS if getattr(epilogue, name)]
-    return {name: Pointer(name, "int8" if name == "offsets" else dtype) for name in present}
+    dtypes = {name: dtype for name in ("bias", "residual", "kept") if getattr(epilogue, name)}
+    if epilogue.norm is not None:
+        there = (epilogue.norm.weight, epilogue.norm.bias, True, True)
+        given = [name for name, is_there in zip(NORM, there, strict=True) if is_there]
+        dtypes |= dict.fromkeys(given, epilogue.norm.dtype)
+    if epilogue.offsets:
+        dtypes["offsets"] = "int8"
+    return {name: Pointer(name, dtypes[name]) for name in TENSORS if name in dtypes}
 
 
 def epilogue_constants(epilogue: Epilogue) -> dict[str, Any]:
-    """The compile-time values: what is done, and None for each tensor that is not there."""
-    return {"RELU": epilogue.relu, "POOL": epilogue.pool} | absent(epilogue, *TENSORS)
-
-
-def absent(epilogue: Epilogue, *names: str) -> dict[str, None]:
-    """None for those of the tensors that the epilogue does not have."""
-    return dict.fromkeys(name for name in names if not getattr(epilogue, name))
+    """The compile-time values, and None for each tensor that is not there."""
+    given = epilogue_operands(epilogue, "float32")
+    return {
+        "EPS": epilogue.norm.eps if epilogue.norm is not None else 0.0,
+        "ACTIVATION": epilogue.activation,
+        "SLOPE": epilogue.slope,
+        "RESIDUAL_AFTER": epilogue.residual_after,
+        "POOL": epilogue.pool,
+    } | dict.fromkeys(name for name in TENSORS if name not in given)

@@ -1,7 +1,8 @@
-"""Gradients of bias, ReLU and pool: memory-bound, so a fixed tile and enough programs."""
+"""Gradients of bias, activation and pool: memory-bound, so a fixed tile and enough programs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from tconv.families.common import (
@@ -17,22 +18,37 @@ from tconv.target import Target
 SUM_BLOCK = 128  # channels a program of the second step
 
 
+@dataclass(frozen=True)
+class Activation:
+    """An activation whose gradient is taken, from its result or from its argument."""
+
+    name: str | None
+    slope: float = 0.0
+    from_result: bool = True
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        return {"ACTIVATION": self.name, "SLOPE": self.slope, "FROM_RESULT": self.from_result}
+
+
 def plan(
     dtype: str,
     layout: Layout,
     image: tuple[int, int, int],
     target: Target,
-    relu: bool = False,
+    activation: Activation | None = None,
     sums: bool = True,
 ) -> Plan:
-    """dbias from dy, dense in ``layout``; behind a ReLU dz too, from dy and y.
+    """dbias from dy, dense in ``layout``; behind an activation dz too, from dy and ``value``.
 
     ``image`` is (batch, channels, plane). Sums are formed over pixels in splits, then over the
     splits; without ``sums`` there is only dz.
     """
     batch, channels, plane = image
-    names = ["dy", *(["y", "dz"] if relu else [])]
-    constants: dict[str, Any] = {"PLANE": plane} | ({} if relu else {"y": None, "dz": None})
+    names = ["dy", *([] if activation is None else ["value", "dz"])]
+    constants: dict[str, Any] = {"PLANE": plane}
+    constants |= {"value": None, "dz": None} if activation is None else {}
+    constants |= (activation or Activation(None)).constants
     size = (batch * plane, channels, batch * plane * channels)
     return _plan("ending_grad", ("pixels", "split_pixels"), names, constants, size, dtype, layout,
                  target, sums)  # fmt: skip

@@ -283,8 +283,8 @@ def _product(
     }
     ending = PLAIN if split else epilogue  # parts are ended when they are added
     taken |= epilogue_operands(ending, dtype)
-    if boxes and ending.residual:
-        taken["residual"] = views.pixels("residual", size, shape.groups * produced, tile.block_n)
+    for name in {"residual", "kept"} & taken.keys() if boxes else ():
+        taken[name] = views.pixels(name, size, shape.groups * produced, tile.block_n)
     constants |= epilogue_constants(ending)
     tiles, others = box.count * cdiv(produced, tile.block_n), shares.splits * shape.groups
     product = Launch(

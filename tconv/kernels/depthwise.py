@@ -18,7 +18,12 @@ import triton
 import triton.language as tl
 
 from tconv.kernels.dgrad import first_tap
-from tconv.kernels.epilogue import best_of_four, relu
+from tconv.kernels.epilogue import (
+    channel_terms,
+    epilogue,
+    pooled,
+    store_result,
+)
 from tconv.kernels.index import is_inside
 
 
@@ -103,10 +108,37 @@ def add_taps(
 
 
 @triton.jit
-def pairs(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The even and the odd rows of a tile."""
-    paired = tl.permute(tl.reshape(tile, (BLOCK_M // 2, 2, BLOCK_N)), (0, 2, 1))
-    return tl.split(paired)
+def strip_windows(even, odd, NHWC: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """[BLOCK_M / 2, BLOCK_N, 2, 2]: the 2x2 windows of two neighbouring tiles of a strip."""
+    tile = tl.reshape(tl.join(even, odd), (BLOCK_M // 2, 2, BLOCK_N, 2))
+    if NHWC:  # strips run along rows: a tile's rows are the image's
+        return tl.permute(tile, (0, 2, 1, 3))
+    else:
+        return tl.permute(tile, (0, 2, 3, 1))
+
+
+@triton.jit
+def strip_offset(
+    image,
+    channel,  # of contiguous tensors, plane
+    across,  # place across the strip
+    along,  # and along it
+    size_along,
+    size_across,
+    CHANNELS: tl.constexpr,
+    NHWC: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """Offset of a strip's first place in a dense tensor, and the way to the next."""
+    if NHWC:
+        step = CHANNELS
+        row = (image.to(INDEX) * size_across + across) * size_along + along
+        offset = row * CHANNELS + channel[None, :]
+    else:
+        step = size_across
+        row = channel.to(INDEX)[None, :] * size_along + along
+        offset = row * size_across + across
+    return offset, step
 
 
 @triton.jit(
@@ -115,9 +147,14 @@ def pairs(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 def depthwise(
     image,  # x or dy: [batch, in_h, in_w, CHANNELS], or channels before pixels
     filters,  # [filters, FILTER_H, FILTER_W], or taps before filters
-    bias,  # [PRODUCED], or None
-    residual,  # as the result, or None
+    bias,  # [PRODUCED], or None, as the four of a batch normalization
+    norm_weight,
+    norm_bias,
+    norm_mean,
+    norm_var,
+    residual,  # as the result unpooled, or None
     result,  # y or dx: [batch, out_h, out_w, PRODUCED], laid out as the image; or y pooled
+    kept,  # the activation's argument at each element of the result; or None
     offsets,  # of y pooled: which of its window's places was the greatest; or None
     batch,
     image_along,  # sizes along the strips and across them
@@ -145,7 +182,10 @@ def depthwise(
     W_ACROSS: tl.constexpr,
     W_FILTER: tl.constexpr,  # and from filter to filter
     NHWC: tl.constexpr,
-    RELU: tl.constexpr,
+    EPS: tl.constexpr,  # of the batch normalization
+    ACTIVATION: tl.constexpr,  # see epilogue.activate
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added behind the activation
     POOL: tl.constexpr,
     UNROLL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
@@ -201,6 +241,7 @@ def depthwise(
         channel = column.to(INDEX) * BLOCK_N + tl.arange(0, BLOCK_N)  # of all images
         produced = (channel % PRODUCED).to(tl.int32)
         produced_exists = channel < batch.to(INDEX) * PRODUCED
+        image_index = line * 0
         x_first = tl.zeros((1, 1), INDEX)
     if FORWARD:
         x_channel = channel // MULTIPLIER
@@ -240,11 +281,28 @@ def depthwise(
                 FIRST, COUNT, STRIP, BLOCK_M, ACCUMULATOR,
             )  # fmt: skip
 
-    if bias is not None:
-        bias_tile = tl.load(bias + produced, mask=produced_exists, other=0.0)
-        bias_row = bias_tile.to(ACCUMULATOR)[None, :]
-    else:
-        bias_row = tl.zeros((1, BLOCK_N), ACCUMULATOR)
+    offset, scale, shift = channel_terms(
+        bias, norm_weight, norm_bias, norm_mean, norm_var, produced, produced_exists, EPS,
+        ACCUMULATOR,
+    )  # fmt: skip
+    first = strip * STRIP
+    at, y_along = strip_offset(
+        image_index, channel, phase_first + line * PHASES, first, result_along, result_across,
+        PRODUCED, NHWC, INDEX,
+    )  # fmt: skip
+    results = ()
+    arguments = ()
+    for j in tl.static_range(STRIP):
+        more = None
+        if residual is not None:
+            mask = live & is_inside(first + j + live.to(tl.int32) * 0, along)
+            more = tl.load(residual + (at + j * y_along), mask=mask, other=0.0)
+        total, argument = epilogue(
+            sums[j], offset[None, :], scale[None, :], shift[None, :], more, bias, norm_mean,
+            ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL,
+        )  # fmt: skip
+        results = results + (total,)
+        arguments = arguments + (argument,)
     if POOL:  # of a window, two places lie in one tile and two in the next of the strip
         if NHWC:
             position = row.to(INDEX) * (BLOCK_M // 2) + tl.arange(0, BLOCK_M // 2)[:, None]
@@ -253,37 +311,27 @@ def depthwise(
             line = (position % (lines // 2)).to(tl.int32)
         else:
             line = row * (BLOCK_M // 2) + tl.arange(0, BLOCK_M // 2)[:, None]
+            image_index = line * 0
             exists = line < lines // 2
         live = exists & produced_exists[None, :]
-    if NHWC:
-        y_along = PRODUCED
-        y_across = result_along // WINDOW * PRODUCED
-        y_first = image_index * (result_across // WINDOW) * y_across + produced[None, :]
-    else:
-        y_along = result_across // WINDOW
-        y_across = 1
-        y_first = channel[None, :] * (result_along // WINDOW * y_along)
-    first = strip * STRIP // WINDOW
-    target = y_first + (phase_first + line * PHASES) * y_across + first * y_along
+        first = first // 2
+        at, y_along = strip_offset(
+            image_index, channel, line, first, result_along // 2, result_across // 2,
+            PRODUCED, NHWC, INDEX,
+        )  # fmt: skip
     for j in tl.static_range(STRIP // WINDOW):
-        mask = live & is_inside(first + j + live.to(tl.int32) * 0, along // WINDOW)
+        best_place = None
         if POOL:
-            even, odd = pairs(sums[2 * j] + bias_row, BLOCK_M, BLOCK_N)
-            next_even, next_odd = pairs(sums[2 * j + 1] + bias_row, BLOCK_M, BLOCK_N)
-            if NHWC:  # row by row: strips run along rows, and down columns
-                total, offset = best_of_four(even, next_even, odd, next_odd, RELU)
-            else:
-                total, offset = best_of_four(even, odd, next_even, next_odd, RELU)
-            if offsets is not None:
-                tl.store(offsets + (target + j * y_along), offset, mask=mask)
+            total, argument, best_place = pooled(
+                strip_windows(results[2 * j], results[2 * j + 1], NHWC, BLOCK_M, BLOCK_N),
+                strip_windows(arguments[2 * j], arguments[2 * j + 1], NHWC, BLOCK_M, BLOCK_N),
+                kept, ACTIVATION, RESIDUAL_AFTER,
+            )  # fmt: skip
         else:
-            total = sums[j] + bias_row
-            if residual is not None:
-                more = tl.load(residual + (target + j * y_along), mask=mask, other=0.0)
-                total += more.to(ACCUMULATOR)
-            if RELU:
-                total = relu(total)
-        tl.store(result + (target + j * y_along), total.to(result.dtype.element_ty), mask=mask)
+            total = results[j]
+            argument = arguments[j]
+        mask = live & is_inside(first + j + live.to(tl.int32) * 0, along // WINDOW)
+        store_result(result, kept, offsets, at + j * y_along, mask, total, argument, best_place)
 
 
 @triton.jit(do_not_specialize=["batch", "x_along", "x_across", "y_along", "y_across",

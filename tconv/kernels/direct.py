@@ -14,7 +14,14 @@ The gradient of x at stride 1 is the same sum with the filter transposed and its
 import triton
 import triton.language as tl
 
-from tconv.kernels.epilogue import best_of_four, quarters, relu, window_place
+from tconv.kernels.epilogue import (
+    channel_terms,
+    element_offset,
+    epilogue,
+    pooled,
+    store_result,
+    window_place,
+)
 from tconv.kernels.index import is_inside
 
 
@@ -22,10 +29,15 @@ from tconv.kernels.index import is_inside
 def direct(
     image,  # x or dy: [batch, in_h, in_w, GROUPS * REDUCED], or channels before pixels
     filters,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS], or channels before taps
-    bias,  # [GROUPS * PRODUCED], or None
-    residual,  # as the result, or None
+    bias,  # [GROUPS * PRODUCED], or None, as the four of a batch normalization
+    norm_weight,
+    norm_bias,
+    norm_mean,
+    norm_var,
+    residual,  # as the result unpooled, or None
     result,  # y or dx: [batch, out_h, out_w, GROUPS * PRODUCED], laid out as the image is; or y
     # pooled, half as high and wide
+    kept,  # the activation's argument at each element of the result; or None
     offsets,  # of y pooled: which of its window's places was the greatest; or None
     batch,
     in_h,
@@ -46,7 +58,10 @@ def direct(
     FORWARD: tl.constexpr,  # whether filters, and not their channels, are what is produced
     NHWC: tl.constexpr,
     W_NHWC: tl.constexpr,
-    RELU: tl.constexpr,
+    EPS: tl.constexpr,  # of the batch normalization
+    ACTIVATION: tl.constexpr,  # see epilogue.activate
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added behind the activation
     POOL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
@@ -102,31 +117,36 @@ def direct(
                 accumulator += w.to(ACCUMULATOR)[:, None] * taken.to(ACCUMULATOR)[None, :]
 
     channel = group * PRODUCED + produced
-    if bias is not None:
-        bias_tile = tl.load(bias + channel, mask=produced_exists, other=0.0)
-        accumulator += bias_tile.to(ACCUMULATOR)[:, None]
-    if POOL:
-        windows = tl.reshape(accumulator, (BLOCK_N, BLOCK_M // 4, 2, 2))
-        first, second, third, fourth = quarters(windows)
-        total, best = best_of_four(first, second, third, fourth, RELU)
-        pixel = tl.program_id(0).to(INDEX) * (BLOCK_M // 4) + tl.arange(0, BLOCK_M // 4)
-        exists = pixel < pixels // 4
-        plane = plane // 4
-    else:
-        total = accumulator
-    if NHWC:
-        offset = pixel[None, :] * (GROUPS * PRODUCED) + channel[:, None]
-    else:
-        image_first = pixel // plane * (GROUPS * PRODUCED) * plane + pixel % plane
-        offset = image_first[None, :] + channel.to(INDEX)[:, None] * plane
+    offset, scale, shift = channel_terms(
+        bias, norm_weight, norm_bias, norm_mean, norm_var, channel, produced_exists, EPS,
+        ACCUMULATOR,
+    )  # fmt: skip
+    pixel_offset, channel_offset = element_offset(
+        n, p * out_w + q, out_h * out_w, channel, GROUPS * PRODUCED, NHWC, INDEX
+    )
+    at = pixel_offset[None, :] + channel_offset[:, None]
     mask = produced_exists[:, None] & exists[None, :]
+    more = None
     if residual is not None:
-        total += tl.load(residual + offset, mask=mask, other=0.0).to(ACCUMULATOR)
-    if RELU and not POOL:
-        total = relu(total)
-    if offsets is not None:
-        tl.store(offsets + offset, best, mask=mask)
-    tl.store(result + offset, total.to(result.dtype.element_ty), mask=mask)
+        more = tl.load(residual + at, mask=mask, other=0.0)
+    total, argument = epilogue(
+        accumulator, offset[:, None], scale[:, None], shift[:, None], more, bias, norm_mean,
+        ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL,
+    )  # fmt: skip
+    best_place = None
+    if POOL:
+        total, argument, best_place = pooled(
+            tl.reshape(total, (BLOCK_N, BLOCK_M // 4, 2, 2)),
+            tl.reshape(argument, (BLOCK_N, BLOCK_M // 4, 2, 2)), kept, ACTIVATION, RESIDUAL_AFTER,
+        )  # fmt: skip
+        pixel = tl.program_id(0).to(INDEX) * (BLOCK_M // 4) + tl.arange(0, BLOCK_M // 4)
+        windows = plane // 4
+        pixel_offset, channel_offset = element_offset(
+            pixel // windows, pixel % windows, windows, channel, GROUPS * PRODUCED, NHWC, INDEX
+        )
+        at = pixel_offset[None, :] + channel_offset[:, None]
+        mask = produced_exists[:, None] & (pixel < pixels // 4)[None, :]
+    store_result(result, kept, offsets, at, mask, total, argument, best_place)
 
 
 @triton.jit(do_not_specialize=["batch", "in_h", "in_w", "out_h", "out_w", "split_steps"])

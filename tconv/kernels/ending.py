@@ -1,9 +1,9 @@
-"""Gradients of what ends a convolution: bias, ReLU and 2x2 max-pool, in one pass over dy.
+"""Gradients of what ends a convolution: bias, activation and 2x2 max-pool, in one pass over dy.
 
-With z = x * w + bias, dbias[k] is the sum of dz[n, k, p, q] over all but k, and dz is
+dbias[k] is the sum of dz[n, k, p, q] over all but k, and dz is
 
-    dy[n, k, p, q] where y[n, k, p, q] is not <= 0           of y = relu(z)
-    dy[n, k, p / 2, q / 2] at its window's maximum, else 0   of y = pool(z), or pool(relu(z))
+    dy[n, k, p, q] activation'(z[n, k, p, q])                 of y = activation(z)
+    dy[n, k, p / 2, q / 2] at its window's maximum, else 0    of y = pool(z), or pool(relu(z))
 
 The pass is split among programs: each writes dz and adds its share of the pixels into a
 workspace, and the last step adds the shares in order, so that the result is the same from run
@@ -12,6 +12,8 @@ to run.
 
 import triton
 import triton.language as tl
+
+from tconv.kernels.epilogue import activation_grad
 
 
 @triton.jit
@@ -23,7 +25,7 @@ def add_sums(workspace, channel, total, exists, CHANNELS: tl.constexpr):
 @triton.jit(do_not_specialize=["pixels", "split_pixels"])
 def ending_grad(
     dy,  # [images, plane, CHANNELS], or channels before the plane; pixels = images plane
-    y,  # as dy: the result of a ReLU; or None
+    value,  # as dy: the activation's result or its argument; or None
     dz,  # as dy; or None
     workspace,  # [splits, CHANNELS]; or None
     pixels,
@@ -31,6 +33,9 @@ def ending_grad(
     PLANE: tl.constexpr,
     CHANNELS: tl.constexpr,
     NHWC: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    FROM_RESULT: tl.constexpr,  # whether value is the activation's result
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -51,12 +56,13 @@ def ending_grad(
             offset = image[:, None] + channel[None, :].to(INDEX) * PLANE
         mask = (pixel < last)[:, None] & exists[None, :]
         tile = tl.load(dy + offset, mask=mask, other=0.0)
-        if y is not None:
-            clipped = tl.load(y + offset, mask=mask, other=0.0) <= 0
-            tile = tl.where(clipped, 0.0, tile)
-            tl.store(dz + offset, tile, mask=mask)
+        tile = tile.to(ACCUMULATOR)
+        if value is not None:
+            at = tl.load(value + offset, mask=mask, other=0.0).to(ACCUMULATOR)
+            tile = activation_grad(tile, at, ACTIVATION, SLOPE, FROM_RESULT)
+            tl.store(dz + offset, tile.to(dz.dtype.element_ty), mask=mask)
         if workspace is not None:
-            total += tl.sum(tile.to(ACCUMULATOR), axis=0)
+            total += tl.sum(tile, axis=0)
         pixel += BLOCK_K
     if workspace is not None:
         add_sums(workspace, channel, total, exists, CHANNELS)

@@ -1,19 +1,183 @@
-"""What follows a convolution's sums in the same kernel: bias, residual, ReLU, 2x2 max-pool.
+"""The epilogue of a convolution: what a kernel does to its sums before it writes them.
 
-    y = pool(relu(sums + bias + residual))
+    z = (sums + bias - mean) gamma / sqrt(variance + eps) + beta    bias and batch normalization
+    y = activation(z + residual), or activation(z) + residual
+    y = max of the 2x2 windows of y
 
-each part only where it is asked for. A pooled tile holds whole windows: its four quarters are
-the four places of every window, and their maximum is an element-wise one.
+Each part is there only where its tensor is. All of it is computed in the type of the sums. A
+pooled tile holds whole windows: its four quarters are the four places of every window, and
+their maximum is an element-wise one.
 """
 
 import triton
 import triton.language as tl
 
+# ---- activations ----------------------------------------------------------------------------
+
 
 @triton.jit
 def relu(value):
-    """Zero for what is negative; a NaN stays one."""
+    """Zero for negative values; NaN stays NaN."""
     return tl.where(value < 0, 0.0, value)
+
+
+@triton.jit
+def sigmoid(value):
+    return 1.0 / (1.0 + tl.exp(-value))
+
+
+@triton.jit
+def tanh(value):
+    """Hyperbolic tangent: a Pade approximant near 0, where the exponential form cancels."""
+    square = value * value
+    over = ((square + 378.0) * square + 17325.0) * square + 135135.0
+    under = ((28.0 * square + 3150.0) * square + 62370.0) * square + 135135.0
+    near = value * (over / under)
+    far = 1.0 - 2.0 / (tl.exp(2.0 * value) + 1.0)
+    return tl.where((value > -0.5) & (value < 0.5), near, far)
+
+
+@triton.jit
+def gelu_tanh_argument(value):
+    """w, where GELU's tanh form 0.5 v (1 + tanh(w / 2)) equals v sigmoid(w)."""
+    return 1.5957691216057308 * (value + 0.044715 * (value * value * value))  # 2 sqrt(2 / pi)
+
+
+@triton.jit
+def activate(value, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
+    """The activation of ``value``, with NaN and infinities as in torch; None is the identity."""
+    if ACTIVATION == "relu":
+        value = relu(value)
+    elif ACTIVATION == "relu6":
+        value = relu(tl.where(value > 6, 6.0, value))
+    elif ACTIVATION == "leaky_relu":
+        value = tl.where(value > 0, value, value * SLOPE)
+    elif ACTIVATION == "silu":
+        value = value / (1.0 + tl.exp(-value))
+    elif ACTIVATION == "hardswish":
+        value = value * relu(tl.where(value > 3, 6.0, value + 3.0)) / 6.0
+    elif ACTIVATION == "hardsigmoid":
+        value = relu(tl.where(value > 3, 6.0, value + 3.0)) / 6.0
+    elif ACTIVATION == "gelu":
+        value = 0.5 * value * (1.0 + tl.erf(value * 0.7071067811865476))
+    elif ACTIVATION == "gelu_tanh":
+        value = value / (1.0 + tl.exp(-gelu_tanh_argument(value)))
+    elif ACTIVATION == "sigmoid":
+        value = sigmoid(value)
+    elif ACTIVATION == "tanh":
+        value = tanh(value)
+    return value
+
+
+@triton.jit
+def activation_grad(dy, value, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr,
+                    FROM_RESULT: tl.constexpr):  # fmt: skip
+    """dy times the activation's derivative, at the kinks as in torch.
+
+    ``value`` is the activation's argument or, with FROM_RESULT, its result.
+    """
+    if ACTIVATION == "relu":
+        dy = tl.where(value <= 0, 0.0, dy)
+    elif ACTIVATION == "relu6":
+        dy = tl.where((value <= 0) | (value >= 6), 0.0, dy)
+    elif ACTIVATION == "leaky_relu":
+        dy = tl.where(value > 0, dy, dy * SLOPE)
+    elif ACTIVATION == "silu":
+        share = sigmoid(value)
+        dy = dy * share * (1.0 + value * (1.0 - share))
+    elif ACTIVATION == "hardswish":
+        dy = tl.where(value < 3, tl.where(value <= -3, 0.0, dy * (value / 3.0 + 0.5)), dy)
+    elif ACTIVATION == "hardsigmoid":
+        dy = tl.where((value > -3) & (value < 3), dy / 6.0, 0.0)
+    elif ACTIVATION == "gelu":
+        share = 0.5 * (1.0 + tl.erf(value * 0.7071067811865476))
+        density = 0.3989422804014327 * tl.exp(-0.5 * value * value)  # 1 / sqrt(2 pi)
+        dy = dy * (share + value * density)
+    elif ACTIVATION == "gelu_tanh":
+        share = sigmoid(gelu_tanh_argument(value))
+        rise = 1.5957691216057308 * (1.0 + 3 * 0.044715 * value * value)
+        dy = dy * (share + value * (share * (1.0 - share)) * rise)
+    elif ACTIVATION == "sigmoid":
+        share = value
+        if not FROM_RESULT:
+            share = sigmoid(value)
+        dy = dy * (share * (1.0 - share))
+    elif ACTIVATION == "tanh":
+        height = value
+        if not FROM_RESULT:
+            height = tanh(value)
+        dy = dy * (1.0 - height * height)
+    return dy
+
+
+# ---- bias, batch normalization, residual ----------------------------------------------------
+
+
+@triton.jit
+def channel_terms(
+    bias,  # [channels] each, or None
+    norm_weight,
+    norm_bias,
+    norm_mean,
+    norm_var,
+    channel,
+    exists,
+    EPS: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+):
+    """(offset, scale, shift) of each channel, for (sums + offset) scale + shift.
+
+    Subtracting the mean first keeps a channel of no variance at zero, whatever its scale.
+    """
+    offset = tl.zeros(channel.shape, ACCUMULATOR)
+    scale = offset + 1
+    shift = offset
+    if bias is not None:
+        offset = tl.load(bias + channel, mask=exists, other=0.0).to(ACCUMULATOR)
+    if norm_mean is not None:
+        offset -= tl.load(norm_mean + channel, mask=exists, other=0.0).to(ACCUMULATOR)
+        variance = tl.load(norm_var + channel, mask=exists, other=1.0).to(ACCUMULATOR)
+        scale = 1.0 / tl.sqrt(variance + EPS)
+        if norm_weight is not None:
+            scale *= tl.load(norm_weight + channel, mask=exists, other=0.0).to(ACCUMULATOR)
+        if norm_bias is not None:
+            shift = tl.load(norm_bias + channel, mask=exists, other=0.0).to(ACCUMULATOR)
+    return offset, scale, shift
+
+
+@triton.jit
+def epilogue(
+    sums,
+    offset,  # the channels' terms, shaped to the sums
+    scale,
+    shift,
+    residual,  # a tile as the sums, or None
+    bias,  # whether each is None says what is to be done
+    norm_mean,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,
+    POOL: tl.constexpr,
+):
+    """(y, the activation's argument) of a tile, before any pooling.
+
+    Where a ReLU is pooled, y is its argument: ``best_of_four`` takes the ReLU of the maximum.
+    """
+    if norm_mean is not None:
+        sums = (sums + offset) * scale + shift
+    elif bias is not None:
+        sums += offset
+    if residual is not None and not RESIDUAL_AFTER:
+        sums += residual.to(sums.dtype)
+    result = sums
+    if not (POOL and ACTIVATION == "relu" and not RESIDUAL_AFTER):
+        result = activate(sums, ACTIVATION, SLOPE)
+    if residual is not None and RESIDUAL_AFTER:
+        result += residual.to(sums.dtype)
+    return result, sums
+
+
+# ---- 2x2 max-pool ---------------------------------------------------------------------------
 
 
 @triton.jit
@@ -42,10 +206,17 @@ def window_place(element, columns):
 
 
 @triton.jit
+def windows_of_rows(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """[BLOCK_M / 4, BLOCK_N, 2, 2] of a tile whose rows are pixels, window by window."""
+    return tl.permute(tl.reshape(tile, (BLOCK_M // 4, 2, 2, BLOCK_N)), (0, 3, 1, 2))
+
+
+@triton.jit
 def best_of_four(first, second, third, fourth, RELU: tl.constexpr):
     """The maximum of the places of a 2x2 window, row by row, and which it is.
 
-    With ReLU a window without a positive element has place -1: no gradient goes there.
+    With RELU it is the ReLU of the maximum, and a window without a positive element has place
+    -1: no gradient goes there.
     """
     offset = tl.zeros(first.shape, tl.int8)
     best, offset = greater(first, offset, second, 1)
@@ -55,3 +226,59 @@ def best_of_four(first, second, third, fourth, RELU: tl.constexpr):
         offset = tl.where(best <= 0, -1, offset)
         best = relu(best)
     return best, offset.to(tl.int8)
+
+
+@triton.jit
+def place_of_four(offset, first, second, third, fourth):
+    """The element at place ``offset`` of each 2x2 window."""
+    return tl.where(
+        offset == 3, fourth, tl.where(offset == 2, third, tl.where(offset == 1, second, first))
+    )
+
+
+@triton.jit
+def pooled(
+    result,  # windows of y, which are the last two axes
+    argument,  # the activation's, likewise
+    kept,  # None where the argument is not asked for
+    ACTIVATION: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,
+):
+    """Of each window the maximum of y, the activation's argument there, and the place."""
+    RELU: tl.constexpr = ACTIVATION == "relu" and not RESIDUAL_AFTER
+    first, second, third, fourth = quarters(result)
+    best, offset = best_of_four(first, second, third, fourth, RELU)
+    at_best = best
+    if kept is not None:
+        first, second, third, fourth = quarters(argument)
+        at_best = place_of_four(offset, first, second, third, fourth)
+    return best, at_best, offset
+
+
+# ---- addresses and stores -------------------------------------------------------------------
+
+
+@triton.jit
+def element_offset(image, place, plane, channel, CHANNELS: tl.constexpr, NHWC: tl.constexpr,
+                   INDEX: tl.constexpr):  # fmt: skip
+    """Elements from the start of a dense tensor to a pixel's first channel, and on to a channel.
+
+    ``place`` is the pixel's within its image of ``plane`` pixels.
+    """
+    if NHWC:
+        pixel_offset = (image.to(INDEX) * plane + place) * CHANNELS
+        channel_offset = channel.to(INDEX)
+    else:
+        pixel_offset = image.to(INDEX) * CHANNELS * plane + place
+        channel_offset = channel.to(INDEX) * plane
+    return pixel_offset, channel_offset
+
+
+@triton.jit
+def store_result(y, kept, offsets, at, mask, result, argument, offset):
+    """Store y, and beside it what a gradient will ask for, where it has a place to go."""
+    if kept is not None:
+        tl.store(kept + at, argument.to(kept.dtype.element_ty), mask=mask)
+    if offsets is not None:
+        tl.store(offsets + at, offset, mask=mask)
+    tl.store(y + at, result.to(y.dtype.element_ty), mask=mask)

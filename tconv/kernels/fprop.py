@@ -18,7 +18,15 @@ programs may share one reduction (splits), each writing its part of y to a works
 import triton
 import triton.language as tl
 
-from tconv.kernels.epilogue import best_of_four, quarters, relu, window_place
+from tconv.kernels.epilogue import (
+    channel_terms,
+    element_offset,
+    epilogue,
+    pooled,
+    store_result,
+    window_place,
+    windows_of_rows,
+)
 from tconv.kernels.index import inside_bits, is_inside, swizzled_tile
 
 
@@ -26,10 +34,15 @@ from tconv.kernels.index import inside_bits, is_inside, swizzled_tile
 def implicit_gemm_fprop(
     x,  # [batch, in_h, in_w, GROUPS * IN_CHANNELS], or channels before pixels
     w,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS]
-    bias,  # [GROUPS * OUT_CHANNELS], or None
-    residual,  # as y, or None
+    bias,  # [GROUPS * OUT_CHANNELS], or None, as the four of a batch normalization
+    norm_weight,
+    norm_bias,
+    norm_mean,
+    norm_var,
+    residual,  # as y unpooled, or None
     y,  # [batch, out_h, out_w, GROUPS * OUT_CHANNELS], or channels before pixels; or its parts;
     # or pooled, half as high and wide
+    kept,  # the activation's argument at each element of the result; or None
     offsets,  # of y pooled: which of its window's places was the greatest; or None
     batch,
     in_h,
@@ -53,7 +66,10 @@ def implicit_gemm_fprop(
     BORDERED: tl.constexpr,  # whether x has a border that no tap leaves
     Y_NHWC: tl.constexpr,
     SPLIT: tl.constexpr,  # whether the reduction is shared, and y holds parts of it
-    RELU: tl.constexpr,
+    EPS: tl.constexpr,  # of the batch normalization
+    ACTIVATION: tl.constexpr,  # see epilogue.activate
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added behind the activation
     POOL: tl.constexpr,  # whether 2x2 windows are pooled: pixels are then taken window by window
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
@@ -187,29 +203,41 @@ def implicit_gemm_fprop(
                 tap_h += row_done.to(tl.int32)
 
         y_channel = group * OUT_CHANNELS + filter_index
-        if bias is not None:
-            bias_tile = tl.load(bias + y_channel, mask=filter_exists, other=0.0)
-            accumulator += bias_tile.to(ACCUMULATOR)[None, :]
+        offset, scale, shift = channel_terms(
+            bias, norm_weight, norm_bias, norm_mean, norm_var, y_channel, filter_exists, EPS,
+            ACCUMULATOR,
+        )  # fmt: skip
+        more = None
+        if residual is not None:
+            if POOL:
+                place = p * out_w + q
+            pixel_offset, channel_offset = element_offset(
+                image, place, out_h * out_w, y_channel, GROUPS * OUT_CHANNELS, Y_NHWC, INDEX
+            )
+            more = tl.load(
+                residual + (pixel_offset[:, None] + channel_offset[None, :]),
+                mask=exists[:, None] & filter_exists[None, :], other=0.0,
+            )  # fmt: skip
+        result, argument = epilogue(
+            accumulator, offset[None, :], scale[None, :], shift[None, :], more, bias, norm_mean,
+            ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL,
+        )  # fmt: skip
+        best_place = None
         if POOL:
-            windows = tl.reshape(accumulator, (BLOCK_M // 4, 2, 2, BLOCK_N))
-            first, second, third, fourth = quarters(tl.permute(windows, (0, 3, 1, 2)))
-            total, offset = best_of_four(first, second, third, fourth, RELU)
+            result, argument, best_place = pooled(
+                windows_of_rows(result, BLOCK_M, BLOCK_N),
+                windows_of_rows(argument, BLOCK_M, BLOCK_N), kept, ACTIVATION, RESIDUAL_AFTER,
+            )  # fmt: skip
             pixel = row.to(INDEX) * (BLOCK_M // 4) + tl.arange(0, BLOCK_M // 4)
             exists = pixel < pixels // 4
             y_plane = plane // 4
         else:
-            total = accumulator
             y_plane = plane
-        if Y_NHWC:
-            y_offset = pixel[:, None] * (GROUPS * OUT_CHANNELS) + y_channel[None, :]
-        else:
-            y_first = pixel // y_plane * (GROUPS * OUT_CHANNELS) * y_plane + pixel % y_plane
-            y_offset = y_first[:, None] + y_channel.to(INDEX)[None, :] * y_plane
-        y_mask = exists[:, None] & filter_exists[None, :]
-        if residual is not None:
-            total += tl.load(residual + y_offset, mask=y_mask, other=0.0).to(ACCUMULATOR)
-        if RELU and not POOL:
-            total = relu(total)
-        if offsets is not None:
-            tl.store(offsets + y_offset, offset, mask=y_mask)
-        tl.store(y + y_offset, total.to(y.dtype.element_ty), mask=y_mask)
+        pixel_offset, channel_offset = element_offset(
+            pixel // y_plane, pixel % y_plane, y_plane, y_channel, GROUPS * OUT_CHANNELS, Y_NHWC,
+            INDEX,
+        )  # fmt: skip
+        store_result(
+            y, kept, offsets, pixel_offset[:, None] + channel_offset[None, :],
+            exists[:, None] & filter_exists[None, :], result, argument, best_place,
+        )  # fmt: skip

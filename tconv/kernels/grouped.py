@@ -19,7 +19,15 @@ import triton
 import triton.language as tl
 
 from tconv.kernels.dgrad import first_tap
-from tconv.kernels.epilogue import best_of_four, quarters, relu, window_place
+from tconv.kernels.epilogue import (
+    channel_terms,
+    element_offset,
+    epilogue,
+    pooled,
+    store_result,
+    window_place,
+    windows_of_rows,
+)
 from tconv.kernels.index import is_inside
 
 
@@ -78,10 +86,15 @@ def packed_sum(
 def grouped(
     image,  # x or dy: [batch, in_h, in_w, GROUPS * REDUCED]
     filters,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS]
-    bias,  # [GROUPS * PRODUCED], or None
-    residual,  # as the result, or None
+    bias,  # [GROUPS * PRODUCED], or None, as the four of a batch normalization
+    norm_weight,
+    norm_bias,
+    norm_mean,
+    norm_var,
+    residual,  # as the result unpooled, or None
     result,  # y or dx: [batch, out_h, out_w, GROUPS * PRODUCED], or channels before pixels; or y
     # pooled, half as high and wide
+    kept,  # the activation's argument at each element of the result; or None
     offsets,  # of y pooled: which of its window's places was the greatest; or None
     batch,
     in_h,  # of the image
@@ -106,7 +119,10 @@ def grouped(
     STEP_H: tl.constexpr,  # between the places that they read
     STEP_W: tl.constexpr,
     NHWC: tl.constexpr,  # whether the result's channels come last
-    RELU: tl.constexpr,
+    EPS: tl.constexpr,  # of the batch normalization
+    ACTIVATION: tl.constexpr,  # see epilogue.activate
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added behind the activation
     POOL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
@@ -196,33 +212,35 @@ def grouped(
             accumulator = tl.where((produced_group == group)[None, :], sums, accumulator)
 
     channel = pack * (PACK * PRODUCED) + produced
-    if bias is not None:
-        bias_tile = tl.load(bias + channel, mask=produced_exists, other=0.0)
-        accumulator += bias_tile.to(ACCUMULATOR)[None, :]
-    if POOL:
-        windows = tl.reshape(accumulator, (BLOCK_M // 4, 2, 2, BLOCK_N))
-        first, second, third, fourth = quarters(tl.permute(windows, (0, 3, 1, 2)))
-        total, offset = best_of_four(first, second, third, fourth, RELU)
-        pixel = tile_row.to(INDEX) * (BLOCK_M // 4) + tl.arange(0, BLOCK_M // 4)
-        exists = pixel < pixels // 4
-        result_plane = plane // 4
-        n = pixel // result_plane
-        result_place = pixel % result_plane
-    else:
-        total = accumulator
-        result_plane = out_h * out_w
-        result_place = h * out_w + v
-    if NHWC:
-        y_offset = (n * result_plane + result_place)[:, None] * (GROUPS * PRODUCED)
-        y_offset += channel[None, :]
-    else:
-        y_first = n * (GROUPS * PRODUCED) * result_plane + result_place
-        y_offset = y_first[:, None] + channel.to(INDEX)[None, :] * result_plane
-    y_mask = exists[:, None] & produced_exists[None, :]
+    offset, scale, shift = channel_terms(
+        bias, norm_weight, norm_bias, norm_mean, norm_var, channel, produced_exists, EPS,
+        ACCUMULATOR,
+    )  # fmt: skip
+    result_plane = out_h * out_w
+    pixel_offset, channel_offset = element_offset(
+        n, h * out_w + v, result_plane, channel, GROUPS * PRODUCED, NHWC, INDEX
+    )
+    at = pixel_offset[:, None] + channel_offset[None, :]
+    mask = exists[:, None] & produced_exists[None, :]
+    more = None
     if residual is not None:
-        total += tl.load(residual + y_offset, mask=y_mask, other=0.0).to(ACCUMULATOR)
-    if RELU and not POOL:
-        total = relu(total)
-    if offsets is not None:
-        tl.store(offsets + y_offset, offset, mask=y_mask)
-    tl.store(result + y_offset, total.to(result.dtype.element_ty), mask=y_mask)
+        more = tl.load(residual + at, mask=mask, other=0.0)
+    total, argument = epilogue(
+        accumulator, offset[None, :], scale[None, :], shift[None, :], more, bias, norm_mean,
+        ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL,
+    )  # fmt: skip
+    best_place = None
+    if POOL:
+        total, argument, best_place = pooled(
+            windows_of_rows(total, BLOCK_M, BLOCK_N), windows_of_rows(argument, BLOCK_M, BLOCK_N),
+            kept, ACTIVATION, RESIDUAL_AFTER,
+        )  # fmt: skip
+        pixel = tile_row.to(INDEX) * (BLOCK_M // 4) + tl.arange(0, BLOCK_M // 4)
+        result_plane = plane // 4
+        pixel_offset, channel_offset = element_offset(
+            pixel // result_plane, pixel % result_plane, result_plane, channel, GROUPS * PRODUCED,
+            NHWC, INDEX,
+        )  # fmt: skip
+        at = pixel_offset[:, None] + channel_offset[None, :]
+        mask = (pixel < pixels // 4)[:, None] & produced_exists[None, :]
+    store_result(result, kept, offsets, at, mask, total, argument, best_place)

@@ -3,26 +3,34 @@
 import triton
 import triton.language as tl
 
-from tconv.kernels.epilogue import relu
+from tconv.kernels.epilogue import channel_terms, epilogue, store_result
 
 
 @triton.jit(do_not_specialize=["elements", "splits"])
 def add_splits(
     workspace,  # [splits, rows, PLANE, WIDTH]
-    bias,  # [CHANNELS], or None
+    bias,  # [CHANNELS], or None, as the four of a batch normalization
+    norm_weight,
+    norm_bias,
+    norm_mean,
+    norm_var,
     residual,  # as the total, or None
     total,  # [rows, PLANE, CHANNELS], elements in all, or channels before the plane
+    kept,  # the activation's argument, as the total; or None
     elements,
     splits,
     PLANE: tl.constexpr,  # pixels of an image, or taps of a filter
     CHANNELS: tl.constexpr,
     WIDTH: tl.constexpr,  # at least CHANNELS: what lies beyond is dropped
     PLANE_FIRST: tl.constexpr,
-    RELU: tl.constexpr,
+    EPS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """total = sum of the parts + bias, and the rest of an epilogue."""
+    """total = the epilogue of the sum of the parts."""
     element = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
     exists = element < elements
     sums = tl.zeros((BLOCK,), workspace.dtype.element_ty)
@@ -31,15 +39,18 @@ def add_splits(
     for _ in range(0, splits):
         sums += tl.load(parts, mask=exists, other=0.0)
         parts += elements // CHANNELS * WIDTH
-    if bias is not None:
-        sums += tl.load(bias + channel, mask=exists, other=0.0).to(sums.dtype)
     if PLANE_FIRST:
         offset = element
     else:
         place = (element // CHANNELS) % PLANE
         offset = (element // (CHANNELS * PLANE) * CHANNELS + channel) * PLANE + place
+    more = None
     if residual is not None:
-        sums += tl.load(residual + offset, mask=exists, other=0.0).to(sums.dtype)
-    if RELU:
-        sums = relu(sums)
-    tl.store(total + offset, sums.to(total.dtype.element_ty), mask=exists)
+        more = tl.load(residual + offset, mask=exists, other=0.0)
+    add, scale, shift = channel_terms(
+        bias, norm_weight, norm_bias, norm_mean, norm_var, channel, exists, EPS, sums.dtype
+    )
+    result, argument = epilogue(
+        sums, add, scale, shift, more, bias, norm_mean, ACTIVATION, SLOPE, RESIDUAL_AFTER, False
+    )
+    store_result(total, kept, None, offset, exists, result, argument, None)

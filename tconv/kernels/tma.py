@@ -11,8 +11,52 @@ both operands then go from shared memory to the matrix unit as they were loaded.
 import triton
 import triton.language as tl
 
-from tconv.kernels.epilogue import best_of_four, quarters, relu
+from tconv.kernels.epilogue import (
+    channel_terms,
+    element_offset,
+    epilogue,
+    pooled,
+    store_result,
+)
 from tconv.kernels.index import swizzled_tile
+
+
+@triton.jit
+def box_offset(
+    image0,  # where the box begins
+    row0,
+    column0,
+    batch,
+    rows,  # of the tensor that it lies in
+    columns,
+    channel,
+    channel_exists,
+    CHANNELS: tl.constexpr,
+    NHWC: tl.constexpr,
+    INDEX: tl.constexpr,
+    BOX_N: tl.constexpr,
+    BOX_H: tl.constexpr,
+    BOX_W: tl.constexpr,
+):
+    """Offset and mask of each element of a box, [channels, pixels], in a dense tensor."""
+    element = tl.arange(0, BOX_N * BOX_H * BOX_W)
+    image = image0 + element // (BOX_H * BOX_W)
+    row = row0 + element // BOX_W % BOX_H
+    column = column0 + element % BOX_W
+    exists = (image < batch) & (row < rows) & (column < columns)
+    pixel_offset, channel_offset = element_offset(
+        image, row.to(INDEX) * columns + column, rows.to(INDEX) * columns, channel, CHANNELS, NHWC,
+        INDEX,
+    )  # fmt: skip
+    at = pixel_offset[None, :] + channel_offset[:, None]
+    return at, channel_exists[:, None] & exists[None, :]
+
+
+@triton.jit
+def as_box(tile, BOX_N: tl.constexpr, BOX_H: tl.constexpr, BOX_W: tl.constexpr,
+           BLOCK_N: tl.constexpr):  # fmt: skip
+    """A tile of [channels, pixels] as a box of pixels with their channels."""
+    return tl.reshape(tl.trans(tile), (BOX_N, BOX_H, BOX_W, BLOCK_N))
 
 
 @triton.jit(do_not_specialize=["batch", "rows", "columns", "split_steps"])
@@ -20,9 +64,14 @@ def implicit_gemm_tma(
     image,  # boxes of x or dy: [batch, h, w, GROUPS * REDUCED]; at stride 2 a view of it,
     # [batch, h/2, 2, w/2, 2 * GROUPS * REDUCED]
     filters,  # boxes of w: [taps, GROUPS * OUT_CHANNELS, IN_CHANNELS]
-    bias,  # [GROUPS * PRODUCED], or None
-    residual,  # boxes or the address of what is added, as the result; or None
+    bias,  # [GROUPS * PRODUCED], or None, as the four of a batch normalization
+    norm_weight,
+    norm_bias,
+    norm_mean,
+    norm_var,
+    residual,  # boxes or the address of a tensor as the result unpooled, or None
     result,  # boxes of y or dx: [batch, rows, columns, GROUPS * PRODUCED]; or its address
+    kept,  # the activation's argument at each element, as the result; or None
     offsets,  # of y pooled: which of its window's places was the greatest; or None
     batch,
     rows,  # of the result
@@ -42,7 +91,10 @@ def implicit_gemm_tma(
     BOXES: tl.constexpr,  # whether the result is stored as boxes
     NHWC: tl.constexpr,  # if not: whether its channels come last
     SPLIT: tl.constexpr,  # whether the reduction is shared, and the result holds parts of it
-    RELU: tl.constexpr,
+    EPS: tl.constexpr,  # of the batch normalization
+    ACTIVATION: tl.constexpr,  # see epilogue.activate
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added behind the activation
     POOL: tl.constexpr,  # whether 2x2 windows are pooled, which a box then holds whole
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
@@ -121,56 +173,48 @@ def implicit_gemm_tma(
         channel = channel0 + tl.arange(0, BLOCK_N)
         channel_exists = channel < PRODUCED
         channel += group * PRODUCED
-        if bias is not None:
-            bias_tile = tl.load(bias + channel, mask=channel_exists, other=0.0)
-            accumulator += bias_tile.to(ACCUMULATOR)[:, None]
-        if BOXES:
-            if residual is not None:
+        offset, scale, shift = channel_terms(
+            bias, norm_weight, norm_bias, norm_mean, norm_var, channel, channel_exists, EPS,
+            ACCUMULATOR,
+        )  # fmt: skip
+        if not BOXES:
+            at, mask = box_offset(
+                image0, row0, column0, batch, rows, columns, channel, channel_exists,
+                GROUPS * PRODUCED, NHWC, INDEX, BOX_N, BOX_H, BOX_W,
+            )  # fmt: skip
+        more = None
+        if residual is not None:
+            if BOXES:
                 more = residual.load([image0, row0, column0, group * PRODUCED + channel0])
                 more = tl.trans(tl.reshape(more, (BLOCK_M, BLOCK_N)))
-                accumulator += more.to(ACCUMULATOR)
-            if RELU:
-                accumulator = relu(accumulator)
-            block = tl.trans(accumulator.to(result.dtype))
-            block = tl.reshape(block, (BOX_N, BOX_H, BOX_W, BLOCK_N))
-            result.store([image0, row0, column0, group * PRODUCED + channel0], block)
+            else:
+                more = tl.load(residual + at, mask=mask, other=0.0)
+        total, argument = epilogue(
+            accumulator, offset[:, None], scale[:, None], shift[:, None], more, bias, norm_mean,
+            ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL,
+        )  # fmt: skip
+        if BOXES:
+            place = [image0, row0, column0, group * PRODUCED + channel0]
+            if kept is not None:
+                kept.store(place, as_box(argument.to(kept.dtype), BOX_N, BOX_H, BOX_W, BLOCK_N))
+            result.store(place, as_box(total.to(result.dtype), BOX_N, BOX_H, BOX_W, BLOCK_N))
         else:
-            total = accumulator
+            best_place = None
             if POOL:
-                HALF_H: tl.constexpr = BOX_H // 2
-                HALF_W: tl.constexpr = BOX_W // 2
-                windows = tl.reshape(accumulator, (BLOCK_N * BOX_N * HALF_H, 2, HALF_W, 2))
-                first, second, third, fourth = quarters(tl.permute(windows, (0, 2, 1, 3)))
-                best, place_of = best_of_four(first, second, third, fourth, RELU)
-                total = tl.reshape(best, (BLOCK_N, BLOCK_M // 4))
-                result_rows, result_columns = rows // 2, columns // 2
-            else:
-                HALF_H: tl.constexpr = BOX_H
-                HALF_W: tl.constexpr = BOX_W
-                result_rows, result_columns = rows, columns
-            SHRUNK: tl.constexpr = BOX_H // HALF_H
-            element = tl.arange(0, BOX_N * HALF_H * HALF_W)
-            n = image0 + element // (HALF_H * HALF_W)
-            row = row0 // SHRUNK + element // HALF_W % HALF_H
-            column = column0 // SHRUNK + element % HALF_W
-            exists = (n < batch) & (row < result_rows) & (column < result_columns)
-            place = row.to(INDEX) * result_columns + column
-            plane = result_rows.to(INDEX) * result_columns
-            if NHWC:
-                pixel = n * plane + place
-                offset = pixel[None, :] * (GROUPS * PRODUCED) + channel[:, None]
-            else:
-                first = n * (plane * (GROUPS * PRODUCED)) + place
-                offset = first[None, :] + channel.to(INDEX)[:, None] * plane
-            mask = channel_exists[:, None] & exists[None, :]
-            if residual is not None:
-                total += tl.load(residual + offset, mask=mask, other=0.0).to(ACCUMULATOR)
-            if RELU and not POOL:
-                total = relu(total)
-            if offsets is not None:
-                places = tl.reshape(place_of, (BLOCK_N, BLOCK_M // 4))
-                tl.store(offsets + offset, places, mask=mask)
-            tl.store(result + offset, total.to(result.dtype.element_ty), mask=mask)
+                WINDOWS: tl.constexpr = (BLOCK_N * BOX_N * (BOX_H // 2), 2, BOX_W // 2, 2)
+                total, argument, best_place = pooled(
+                    tl.permute(tl.reshape(total, WINDOWS), (0, 2, 1, 3)),
+                    tl.permute(tl.reshape(argument, WINDOWS), (0, 2, 1, 3)),
+                    kept, ACTIVATION, RESIDUAL_AFTER,
+                )  # fmt: skip
+                total = tl.reshape(total, (BLOCK_N, BLOCK_M // 4))
+                argument = tl.reshape(argument, (BLOCK_N, BLOCK_M // 4))
+                best_place = tl.reshape(best_place, (BLOCK_N, BLOCK_M // 4))
+                at, mask = box_offset(
+                    image0, row0 // 2, column0 // 2, batch, rows // 2, columns // 2, channel,
+                    channel_exists, GROUPS * PRODUCED, NHWC, INDEX, BOX_N, BOX_H // 2, BOX_W // 2,
+                )  # fmt: skip
+            store_result(result, kept, offsets, at, mask, total, argument, best_place)
 
 
 @triton.jit(do_not_specialize=["batch", "out_h", "out_w", "boxes", "split_boxes"])

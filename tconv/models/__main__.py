@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-import typer
 
+from tconv.extras import extra
 from tconv.models import BUILDERS, describe
 from tconv.problem import ITEMSIZE
+
+with extra("train"):
+    import typer
 
 
 def main(

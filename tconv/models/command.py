@@ -7,13 +7,16 @@ from enum import Enum
 from pathlib import Path
 
 import torch
-import typer
 from torch import nn
 
+from tconv.extras import extra
 from tconv.launch import interpreting, runs_triton
 from tconv.models.data import DATASETS, WITHOUT_PATH
 from tconv.models.registry import BUILDERS, INPUT_VOLUMES
 from tconv.models.trace import torch_twin
+
+with extra("train"):
+    import typer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SMALL_SIDE = 32  # of digits, MNIST and CIFAR-10

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
+from tconv.extras import extra
+
 DATASETS = ("digits", "mnist", "cifar10", "folder", "synthetic")
 WITHOUT_PATH = ("digits", "synthetic")
 TEST_DIGITS = 360  # a fifth; 1,437 remain to learn from
@@ -122,12 +124,10 @@ def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 def _digits(seed: int) -> Images:
     """The 1,797 digits that scikit-learn ships, enlarged from 8x8 to 32x32 (bilinear)."""
     try:
-        from sklearn import datasets
+        with extra("train"):
+            from sklearn import datasets
     except ImportError as error:
-        raise DataError(
-            "the digits come with scikit-learn, which is not installed: "
-            "python -m pip install 'tconv[train]'"
-        ) from error
+        raise DataError(f"the digits come with scikit-learn. {error}") from error
     bunch = datasets.load_digits()
     small = torch.from_numpy(bunch.images).to(torch.float32).unsqueeze(1) / 16
     labels = torch.from_numpy(bunch.target).to(torch.int64)
@@ -222,7 +222,8 @@ def read_photograph(path: str) -> Any:
     Raises:
         DataError: for a file that is cut short or no picture.
     """
-    from PIL import Image
+    with extra("train"):
+        from PIL import Image
 
     try:
         with Image.open(path) as picture:

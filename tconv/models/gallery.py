@@ -10,16 +10,19 @@ import math
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
-import typer
-from matplotlib.figure import Figure
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
 from tconv import functional, svg
+from tconv.extras import extra
+
+with extra("train"):
+    import matplotlib as mpl
+    import typer
+    from matplotlib.figure import Figure
+    from rich.console import Console
 
 PICTURE = Path(__file__).parent / "pictures" / "house.png"  # drawn by tconv.models.house
 LONGEST_SIDE = 512  # pixels; larger pictures are shrunk
@@ -55,7 +58,8 @@ def read_picture(path: Path) -> Tensor:
     Raises:
         PictureError: for a file that is missing, no picture, cut short or absurdly large.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    with extra("train"):
+        from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as opened:

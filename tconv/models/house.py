@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tconv.extras import extra
 from tconv.models.gallery import PICTURE
 
 SIZE = 128  # pixels a side
@@ -40,6 +41,7 @@ def house() -> NDArray[np.uint8]:
 
 
 if __name__ == "__main__":
-    from PIL import Image
+    with extra("train"):
+        from PIL import Image
 
     Image.fromarray(house()).save(PICTURE)

@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import typer
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from tconv.convert import convert
+from tconv.extras import extra
 from tconv.graphs import graphed as as_graph
 from tconv.models import checkpoint, command
 from tconv.models.checkpoint import CheckpointError
 from tconv.models.command import DTYPES, Backend
 from tconv.models.data import DATASETS, DataError, Images, load, prepared
 from tconv.models.train import append_row
+
+with extra("train"):
+    import typer
+    from rich.console import Console
+    from rich.progress import track
 
 WARM_UPS = 3  # batches that are run before the clock counts
 

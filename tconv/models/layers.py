@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
+from tconv.extras import extra
 from tconv.models.lenet import TableConv2d
 from tconv.models.registry import INPUT_VOLUMES, network_name
 from tconv.models.trace import geometry_of, on_meta
 from tconv.modules import Subsample2d
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 UNFOLDED = 140  # columns
 FLOP_PREFIX = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -223,11 +225,15 @@ def describe(
 ) -> None:
     """Print ``summary``: of each layer its output volume, parameters, connections, FLOPs, memory.
 
+    >>> from rich.console import Console
     >>> from tconv.models import lenet5_1998
     >>> describe(lenet5_1998(), console=Console(width=100))  # doctest: +ELLIPSIS
     lenet5_1998, input 1x32x32, batch 1, float32
     ...
     """
+    with extra("train"):
+        from rich.console import Console
+        from rich.table import Table
     found = summary(model, input_volume, batch, dtype)
     if console is None:
         console = Console()

@@ -11,16 +11,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tconv.convert import convert
+from tconv.extras import extra
 from tconv.models import checkpoint, command
 from tconv.models.checkpoint import CheckpointError
 from tconv.models.command import DTYPES, Backend
 from tconv.models.data import DATASETS, DataError, load
 from tconv.models.training import OPTIMIZERS, Epoch, Ranks, Settings, Trainer, joined
+
+with extra("train"):
+    import typer
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
 LOGGED = [f.name for f in fields(Epoch) if f.name != "batch_losses"]
 check_optimizer = command.one_of("optimizer", OPTIMIZERS)

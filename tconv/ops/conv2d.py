@@ -46,6 +46,7 @@ _library.define("conv2d_bias_grad(Tensor dy) -> Tensor")
 _ops = torch.ops.tconv
 
 Sizes = Sequence[int]
+NEGATIVE_SLOPE = 0.01  # torch's default for leaky_relu
 
 
 def _layout(tensor: Tensor) -> Layout:
@@ -187,14 +188,15 @@ def _conv2d_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
 
 
 def window_gradients(
-    ctx: Any, x: Tensor, w: Tensor, dy: Tensor
+    ctx: Any, x: Tensor, w: Tensor, dy: Tensor, needed: Sequence[bool] | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dx and dw, as far as they are asked for."""
+    """dx and dw, as far as they are ``needed``: by default, as far as autograd asks for them."""
     dx = dw = None
-    if ctx.needs_input_grad[0]:
+    needed = ctx.needs_input_grad if needed is None else needed
+    if needed[0]:
         window = (ctx.window, _y_channels_last(x, w), ctx.precision)
         dx = _ops.conv2d_input_grad(dy, w, x.shape, *window)
-    if ctx.needs_input_grad[1]:
+    if needed[1]:
         dw = _weight_grad(ctx, x, dy, w)
     return dx, dw
 
@@ -276,13 +278,6 @@ def windowed(
     return x, window
 
 
-def is_relu(activation: str | None) -> bool:
-    """Whether ``activation`` names a ReLU; an error for what kernels do not know."""
-    if activation not in (None, "relu"):
-        raise ValueError(f"activation is {activation!r}; it is 'relu' or None")
-    return activation == "relu"
-
-
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -301,7 +296,7 @@ def conv2d(
         y[n, k, p, q] = bias[k] + sum over c, r, s of
             x[n, c, p S - P + r D, q S - P + s D] w[k, c, r, s]
 
-    and, in the same kernel where they are asked for, ``relu(y + residual)``.
+    and, in the same kernel where they are asked for, ``activation(y + residual)``.
 
     Args:
         input: x, (batch, in_channels, in_h, in_w), or without batch.
@@ -311,7 +306,7 @@ def conv2d(
         padding: P, likewise, or ``"valid"`` (none) or ``"same"`` (keeps the size at stride 1).
         dilation: D, distance between the taps of a filter.
         groups: layers side by side that share the channels out among them.
-        activation: ``"relu"``, or None.
+        activation: ``"relu"``, another name that ``conv2d_fused`` takes, or None.
         residual: of the size of y; it is added before the activation.
         precision: how float32 products are formed: ``"tf32"`` (operands rounded to 10 bits),
             ``"tf32x3"`` (three such products, near float32), ``"ieee"`` (exact, without the
@@ -345,8 +340,10 @@ def conv2d(
     if activation is None and residual is None:
         y = _ops.conv2d.default(x, weight, bias, window, precision)
     else:
-        relu = is_relu(activation)
         if residual is not None and not batched:
             residual = residual.unsqueeze(0)
-        y = _ops.conv2d_ended.default(x, weight, bias, residual, window, relu, precision)
+        operands = (x, weight, bias, residual)
+        keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+        ending = (activation, NEGATIVE_SLOPE, False, False, keep, precision)
+        y = _ops.conv2d_fused.default(*operands, *(None,) * 4, 0.0, window, *ending)[0]
     return y if batched else y.squeeze(0)

@@ -205,3 +205,23 @@ def check_types(x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | No
             )
     if dtype not in DTYPES:
         raise NotImplementedError(f"\"tconv::conv2d\" not implemented for '{dtype_name(dtype)}'")
+
+
+def check_norm(norm: Sequence[Tensor | None], channels: int, device: torch.device) -> None:
+    """A batch normalization's weight, bias, mean and variance: a number for each channel."""
+    names = ("norm_weight", "norm_bias", "running_mean", "running_var")
+    for name, tensor in zip(names, norm, strict=True):
+        if tensor is None:
+            continue
+        if tensor.dim() != 1 or tensor.shape[0] != channels:
+            raise RuntimeError(
+                f"expected {name} to be 1-dimensional with {channels} elements, "
+                f"but got size {list(tensor.shape)}"
+            )
+        if tensor.dtype not in DTYPES:
+            raise RuntimeError(f"expected {name} of a floating dtype, not {tensor.dtype}")
+        if tensor.device != device:
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but input is on {device} "
+                f"and {name} is on {tensor.device}"
+            )

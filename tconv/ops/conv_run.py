@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tconv.families import FAMILIES, epilogue_grad
+from tconv.families.epilogue import NORM, epilogue_operands
 from tconv.geometry import ConvGeometry, Pass
 from tconv.launch import Plan, target_for
 from tconv.ops.conv_check import Window
@@ -43,7 +44,7 @@ class Prepared:
     size: tuple[int, ...]  # of the result
     strides: tuple[int, ...]
     reads: tuple[tuple[str, torch.memory_format], ...]  # the format that operands must have
-    beside: str = ""  # a second result: "offsets" of pooled maxima, or "dbias"
+    beside: tuple[str, ...] = ()  # other results: "offsets" of pooled maxima, "kept", "dbias"
 
     def run(self, tensors: dict[str, Tensor]) -> Tensor:
         """The result, in fresh memory; ``tensors`` are the operands by name.
@@ -57,10 +58,12 @@ class Prepared:
         like = next(iter(tensors.values()))
         result = torch.empty_strided(self.size, self.strides, dtype=like.dtype, device=like.device)
         tensors[self.result] = result
-        if self.beside == "offsets":
-            tensors["offsets"] = torch.empty_like(result, dtype=torch.int8)
-        elif self.beside == "dbias":
-            tensors["dbias"] = result.new_empty(self.size[1])
+        for name in self.beside:
+            if name == "dbias":
+                tensors[name] = result.new_empty(self.size[1])
+            else:
+                dtype = torch.int8 if name == "offsets" else None
+                tensors[name] = torch.empty_like(result, dtype=dtype)
         self.plan.run(tensors)
         return result
 
@@ -82,16 +85,16 @@ def prepare(
     x, dy = (("x", memory_format(layout)), ("dy", memory_format(layout)))
     if problem.direction == "fprop":
         reads = [x, w]
-        if epilogue.bias:
-            reads.insert(0, ("bias", torch.contiguous_format))
+        given = epilogue_operands(epilogue, problem.dtype)
+        beside = tuple(name for name in ("kept", "offsets") if name in given)
+        vectors = ("bias", *NORM)
+        reads += [(name, torch.contiguous_format) for name in vectors if name in given]
         if epilogue.residual:
             reads.append(("residual", memory_format(layout)))
         if epilogue.pool:
             y_size = (*y_size[:2], y_size[2] // 2, y_size[3] // 2)
         strides = strides_of(y_size, layout)
-        return Prepared(
-            plan, "y", y_size, strides, tuple(reads), "offsets" if epilogue.offsets else ""
-        )
+        return Prepared(plan, "y", y_size, strides, tuple(reads), beside)
     if problem.direction == "dgrad":
         return Prepared(plan, "dx", x_size, strides_of(x_size, layout), (dy, w))
     return Prepared(plan, "dw", w_size, strides_of(w_size, w_layout), (x, dy))
@@ -190,19 +193,24 @@ def prepared_ending(
     layout: Layout,
     dtype: torch.dtype,
     device: torch.device,
-    relu: bool = False,
+    how: tuple[str, float, bool] | None = None,
     sums: bool = True,
 ) -> Prepared:
-    """dbias from dy; behind a ReLU also dz, the gradient of what it was given."""
+    """dbias from dy; behind an activation also dz, the gradient of its argument.
+
+    ``how`` is the activation's name, its slope, and whether its result is given (or its argument).
+    """
     batch, channels, out_h, out_w = size
     target = target_for(device)
     form = memory_format(layout)
     image = (batch, channels, out_h * out_w)
-    plan = epilogue_grad.plan(dtype_name(dtype), layout, image, target, relu, sums)
-    if not relu:
+    activation = None if how is None else epilogue_grad.Activation(*how)
+    plan = epilogue_grad.plan(dtype_name(dtype), layout, image, target, activation, sums)
+    if activation is None:
         return Prepared(plan, "dbias", (channels,), (1,), (("dy", form),))
-    reads = (("dy", form), ("y", form))
-    return Prepared(plan, "dz", size, strides_of(size, layout), reads, "dbias" if sums else "")
+    reads = (("dy", form), ("value", form))
+    beside = ("dbias",) if sums else ()
+    return Prepared(plan, "dz", size, strides_of(size, layout), reads, beside)
 
 
 @lru_cache(maxsize=4096)
@@ -213,4 +221,5 @@ def prepared_pool_ending(
     form = memory_format(layout)
     plan = epilogue_grad.pool_plan(dtype_name(dtype), layout, size, target_for(device), sums)
     reads = (("dy", form), ("offsets", form))
-    return Prepared(plan, "dz", size, strides_of(size, layout), reads, "dbias" if sums else "")
+    beside = ("dbias",) if sums else ()
+    return Prepared(plan, "dz", size, strides_of(size, layout), reads, beside)

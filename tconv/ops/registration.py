@@ -63,8 +63,11 @@ def register(
     library.impl(name, dispatch, "Autograd")
 
 
-def register_autocast(library: torch.library.Library, name: str) -> None:
-    """Under autocast the operands are cast to its dtype, all but float64, as for torch's own."""
+def register_autocast(library: torch.library.Library, name: str, cast: int | None = None) -> None:
+    """Under autocast the operands are cast to its dtype, all but float64, as for torch's own.
+
+    With ``cast``, only so many of the first.
+    """
     operator = getattr(torch.ops.tconv, name).default
     for device in DEVICES:
         key = f"Autocast{device.upper()}"
@@ -73,7 +76,8 @@ def register_autocast(library: torch.library.Library, name: str) -> None:
         def dispatch(*inputs: Any, device: str = device, excluded: Any = excluded) -> Any:
             dtype = torch.get_autocast_dtype(device)
             with torch._C._ExcludeDispatchKeyGuard(excluded):
-                return operator(*(_cast(value, dtype) for value in inputs))
+                first = (_cast(value, dtype) for value in inputs[:cast])
+                return operator(*first, *(() if cast is None else inputs[cast:]))
 
         library.impl(name, dispatch, key)
 

@@ -9,7 +9,7 @@ LINES = "tests/tconv/families/test_edges.py::test_depthwise_filters_line_by_line
 MAXIMA = "tests/tconv/families/test_edges.py::test_first_of_equal_maxima"
 REDUCE = "tests/tconv/families/test_reduce.py::"
 RELAYOUT = "tests/tconv/families/test_relayout.py::"
-ENDED = "tests/tconv/ops/test_conv2d_ended.py::"
+ENDED = "tests/tconv/ops/test_conv2d_fused.py::"
 MAX_POOL = "tests/tconv/ops/test_max_pool2d.py::"
 AVG_POOL = "tests/tconv/ops/test_avg_pool2d.py::"
 

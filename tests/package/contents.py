@@ -15,7 +15,7 @@ PACKAGES = ("tconv", "autotune", "reports")
 LEFT_OUT = (ROOT / "reports" / "published",)  # made by the package, no part of it
 MUST = ("tconv/tuned/README.md", "tconv/models/pictures/house.png", "reports/templates/style.css",
         "tconv/py.typed", "autotune/py.typed", "reports/py.typed")  # fmt: skip
-EXTRAS = {"train", "keras", "search", "cluster"}
+EXTRAS = {"tune", "reports", "train", "keras", "search", "cluster"}
 OWN = ("RECORD", "WHEEL")  # they name the builder's version and hold its hashes
 
 

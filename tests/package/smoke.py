@@ -1,7 +1,7 @@
 """Try what is installed, in an environment of its own: ``python smoke.py``, anywhere but here.
 
-The environment holds the package and what it demands, no extra. The kernels run in Triton's
-interpreter, and the tuner really compiles.
+The environment holds the package and its extras ``tune`` and ``reports``; with ``--alone`` none.
+The kernels run in Triton's interpreter, and the tuner really compiles.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ SAID = {
 EXTRAS = {
     "tconv.models.train --model lenet5": (1, "tconv[train]"),
     "autotune tune --suite lenet5 --cluster tcp://127.0.0.1:9": (2, "tconv[cluster]"),
-    f"{REPLAY} --strategy combined --evaluations 3 --repeats 1": (
-        0,
-        "tconv[search]",
-    ),
-    f"{REPLAY} --strategy surrogate --evaluations 9 --repeats 1": (
-        2,
-        "tconv[search]",
-    ),
+    f"{REPLAY} --strategy combined --evaluations 3 --repeats 1": (0, "tconv[search]"),
+    f"{REPLAY} --strategy surrogate --evaluations 9 --repeats 1": (2, "tconv[search]"),
     f"autotune tune {TRIALS} --strategy surrogate": (2, "tconv[search]"),
 }
+# Without any extra, as well.
+ALONE = {
+    "autotune --help": (1, "tconv[tune]"),
+    "reports --help": (1, "tconv[reports]"),
+}
+RAISED = {"tconv.models lenet5": "tconv[train]", "tconv.keras": "tconv[keras]"}
 SPACE = "block,stages,time\n" + "".join(f"{16 << i % 4},{i // 4},{i + 1}\n" for i in range(12))
 
 
@@ -95,6 +95,17 @@ def command(line: str, code: int, words: str, raised: bool = False) -> None:
     assert raised == ("Traceback" in done.stdout), told
 
 
+def alone() -> None:
+    """The library alone: operators work, and every command names the extra that it needs."""
+    installed()
+    convolution()
+    for line, (code, words) in ALONE.items():
+        command(line, code, words)
+    for line, words in RAISED.items():
+        command(line, 1, words, raised=True)
+    print(f"tconv {tconv.__version__} alone: {2 + len(ALONE) + len(RAISED)} checks passed")
+
+
 def main() -> None:
     installed()
     convolution()
@@ -113,4 +124,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         os.environ["TCONV_HOME"] = folder
-        main()
+        alone() if "--alone" in sys.argv else main()

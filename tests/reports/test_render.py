@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from autotune.trial import Trial
 from autotune.trial_store import Store
 from reports.cli import app
-from reports.render import default_folder, render
+from reports.render import PUBLISHED, default_folder, render
 from reports.tables import Tables, write_tables
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]\d+)?")
@@ -257,3 +257,12 @@ def test_damaged_table_exits_2_and_is_named(tmp_path: Path, tables: Tables) -> N
     assert code == 2
     assert "layers.csv: row 2, column pass: 'backward'" in output
     assert not (tmp_path / "out").exists()
+
+
+def test_reports_of_an_installed_package_go_to_the_current_folder(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{tables.about.target}-predicted"
+    assert default_folder(tables) == PUBLISHED / name
+    monkeypatch.setattr("reports.render.in_checkout", lambda: False)
+    assert default_folder(tables) == Path("reports") / name

@@ -44,8 +44,8 @@ DRAWN = 8  # tiles of each family and problem that are drawn from its axes, and 
 COMMON, SAMPLED = ("float16", "tf32"), 4  # the others take each fourth geometry of a suite
 EPILOGUES = (
     PLAIN,
-    Epilogue(bias=True, residual=True, relu=True),
-    Epilogue(bias=True, relu=True, pool=True, offsets=True),
+    Epilogue(bias=True, residual=True, activation="relu"),
+    Epilogue(bias=True, activation="relu", pool=True, offsets=True),
 )
 ODD = (  # windows, strides and groups that no suite has
     ConvGeometry(3, 5, 13, 11, 7, 3, 2, 2, 1, 1, 0, 1, 2),

@@ -162,20 +162,33 @@ def test_chains_run_as_one_kernel(name: str, fused: int, launches: int) -> None:
     assert len(launched(model.train(), x)) >= launches
 
 
-def test_folded_parameters_follow_their_sources() -> None:
+def test_a_batch_norm_is_read_at_every_call() -> None:
     model, x = made("vgg_bn")
     twin = copy.deepcopy(model).eval()
     tconv.convert(model.eval(), fuse=True)
-    with torch.no_grad():
-        assert_close(model(x), twin(x))
+
+    def changed(change: Callable[[nn.Module], object]) -> None:
         for either in (model, twin):
-            either[1].running_mean.add_(1.0)
-            either[0].weight.mul_(2.0)
-        assert_close(model(x), twin(x))
-        for either in (model, twin):
-            either[0].weight.data.mul_(2.0)  # seen by no counter
-            either.eval()
-        assert_close(model(x), twin(x))
+            change(either)
+        with torch.no_grad():
+            assert_close(model(x), twin(x))
+
+    def step(each: nn.Module) -> None:  # a fused optimizer changes no version counter
+        optimizer = torch.optim.Adam(each.parameters(), lr=0.1, fused=True)
+        each(x).square().sum().backward()
+        optimizer.step()
+
+    changed(lambda each: None)
+    changed(lambda each: each[1].running_mean.add_(1.0))
+    changed(lambda each: each[0].weight.data.mul_(2.0))
+    changed(lambda each: setattr(each[1], "eps", 0.5))
+    changed(lambda each: setattr(each[1], "bias", nn.Parameter(torch.ones_like(each[1].bias))))
+    changed(step)
+    tensors = {name: torch.rand_like(value) for name, value in twin.state_dict().items()
+               if value.is_floating_point()}  # fmt: skip
+    ours, theirs = (torch.func.functional_call(each, tensors, (x,)) for each in (model, twin))
+    assert_close(ours, theirs)
+    changed(lambda each: nn.utils.parametrizations.weight_norm(each[0]))
 
 
 def test_copies_and_pickles() -> None:

@@ -212,7 +212,7 @@ def test_a_backend_that_fails_is_named_and_the_others_stay(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("operator", "kind"),
     [
-        ("tconv::conv2d_ended", "convolution"),
+        ("tconv::conv2d_fused", "convolution"),
         ("aten::convolution_backward", "convolution"),
         ("aten::max_pool2d_with_indices", "pool"),
         ("aten::native_batch_norm", "normalisation"),

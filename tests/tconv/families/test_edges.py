@@ -24,8 +24,8 @@ from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
 from tests.tconv.families.test_families import DEVICE, LAYOUTS, TARGET, check, random
 
-ENDED = Epilogue(bias=True, residual=True, relu=True)
-POOLED = Epilogue(bias=True, relu=True, pool=True, offsets=True)
+ENDED = Epilogue(bias=True, residual=True, activation="relu")
+POOLED = Epilogue(bias=True, activation="relu", pool=True, offsets=True)
 SMALL = Tile(32, 16, 16, swizzle=2)
 
 
@@ -371,7 +371,7 @@ def test_first_of_equal_maxima(family: str, relu: bool, layout: Layout) -> None:
         torch.randint(-1, 2, size, generator=numbers).to(DEVICE, torch.float32)
         for size in ((2, groups * channels, 6, 8), (groups * channels, channels, 1, 1))
     )
-    ending = Epilogue(relu=relu, pool=True, offsets=True)
+    ending = Epilogue(activation="relu" if relu else None, pool=True, offsets=True)
     call = prepare(problem, Choice(family, Tile(32, 16, 16)), TARGET, ending, "nchw")
     tensors = {"x": x, "w": w}
     y = call.run(tensors)

@@ -10,13 +10,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from torch import Tensor
+from torch.nn import functional
 
 from tconv import reference
 from tconv.families import FAMILIES
+from tconv.families.epilogue import NORM, epilogue_operands
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.launch import recorded, target_for
+from tconv.ops import activations
 from tconv.ops.conv_run import prepare
-from tconv.problem import BIAS, PLAIN, Epilogue, Layout, Problem
+from tconv.problem import BIAS, PLAIN, BatchNorm, Epilogue, Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
 from tests.devices import DEVICE
@@ -27,9 +30,29 @@ LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw")
 EPILOGUES = [
     PLAIN,
     BIAS,
-    Epilogue(bias=True, residual=True, relu=True),
-    Epilogue(bias=True, relu=True, pool=True, offsets=True),
+    Epilogue(bias=True, residual=True, activation="relu"),
+    Epilogue(bias=True, activation="relu", pool=True, offsets=True),
     Epilogue(pool=True),
+    Epilogue(norm=BatchNorm("float32", 1e-5), activation="silu", kept=True),
+    Epilogue(
+        bias=True,
+        norm=BatchNorm("float16", 1e-3, weight=False),
+        residual=True,
+        activation="tanh",
+        residual_after=True,
+        kept=True,
+    ),
+    Epilogue(
+        norm=BatchNorm("float64", 1e-3, bias=False),
+        residual=True,
+        activation="hardswish",
+        pool=True,
+        offsets=True,
+        kept=True,
+    ),
+    Epilogue(
+        bias=True, residual=True, activation="relu", residual_after=True, pool=True, kept=True
+    ),
 ]
 
 
@@ -78,6 +101,34 @@ def viewed(tensor: Tensor) -> Tensor:
     return view.copy_(tensor)
 
 
+def ended(
+    z: Tensor, operands: dict[str, Tensor], epilogue: Epilogue, form: dict[str, Any]
+) -> Tensor:
+    """What an epilogue makes of ``z`` before a pool, by torch; its tensors join the operands."""
+    if epilogue.norm is not None:
+        kind = {"dtype": getattr(torch, epilogue.norm.dtype), "layout": "nhwc"}
+        norm = {name: random(z.shape[1], **kind, seed=6 + i) for i, name in enumerate(NORM)}
+        norm["norm_var"] = norm["norm_var"].abs() + 0.25
+        given = epilogue_operands(epilogue, "float32")
+        operands |= {name: tensor for name, tensor in norm.items() if name in given}
+        weight, bias, mean, variance = (
+            norm[name].double() if name in given else None for name in NORM
+        )
+        z = functional.batch_norm(z, mean, variance, weight, bias, eps=epilogue.norm.eps)
+    if not epilogue.residual:
+        return z if epilogue.activation is None else named(z, epilogue)
+    operands["residual"] = random(*z.shape, **form, seed=5)
+    residual = operands["residual"].double()
+    if epilogue.residual_after:
+        return named(z, epilogue) + residual
+    return z + residual if epilogue.activation is None else named(z + residual, epilogue)
+
+
+def named(z: Tensor, epilogue: Epilogue) -> Tensor:
+    assert epilogue.activation is not None
+    return activations.apply(z, epilogue.activation, epilogue.slope)
+
+
 def check(
     family: str,
     problem: Problem,
@@ -100,11 +151,8 @@ def check(
         if epilogue.bias:
             operands["bias"] = random(shape.out_channels, **form, seed=4)
         exact = reference.conv2d(x, w, operands.get("bias"), shape)
-        if epilogue.residual:
-            form["layout"] = problem.layout
-            operands["residual"] = random(*exact.shape, **form, seed=5)
-            exact = exact + operands["residual"].double()
-        unpooled = exact = exact.relu() if epilogue.relu else exact
+        form["layout"] = problem.layout
+        unpooled = exact = ended(exact, operands, epilogue, form)
         if epilogue.pool:
             exact = torch.nn.functional.max_pool2d(exact, 2)
         reduction = shape.taps * shape.group_in_channels
@@ -128,7 +176,11 @@ def check(
     if epilogue.offsets:
         picked = torch.ops.tconv.conv2d_pool_pick(unpooled, tensors["offsets"])
         torch.testing.assert_close(picked, exact, rtol=rtol, atol=atol)
-        assert ((tensors["offsets"] < 0) == (ours <= 0)).all() or not epilogue.relu
+        assert ((tensors["offsets"] < 0) == (ours <= 0)).all() or epilogue.activation != "relu"
+    if epilogue.kept and not (epilogue.pool and epilogue.residual_after):
+        again = named(tensors["kept"].double(), epilogue)
+        again += operands["residual"].double() if epilogue.residual_after else 0.0
+        torch.testing.assert_close(ours.double(), again, rtol=rtol, atol=atol)
     assert not twice or torch.equal(ours, call.run(dict(operands)))
     return {launch.kernel for launch in log}
 

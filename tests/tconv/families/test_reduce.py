@@ -11,7 +11,7 @@ from tconv.geometry import ConvGeometry
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tests.devices import DEVICE
 
-ENDED = Epilogue(bias=True, residual=True, relu=True)
+ENDED = Epilogue(bias=True, residual=True, activation="relu")
 
 
 @pytest.mark.parametrize("width", [None, 8], ids=["dense", "widened"])

@@ -18,7 +18,7 @@ from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.launch import Launch
 from tconv.ops import max_pool2d as pool
 from tconv.ops.avg_pool2d import avg_pool_launch
-from tconv.problem import BIAS, Epilogue, PoolProblem, Problem
+from tconv.problem import ACTIVATIONS, BIAS, BatchNorm, Epilogue, PoolProblem, Problem
 from tconv.select import choose
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice
@@ -49,8 +49,13 @@ LARGEST_INT32 = (1 << 31) - 1
 HELPERS = ("reduce.add_splits", "relayout.to_channels_last", "relayout.widen")
 ENDED = (("float16", "ieee"), ("float32", "tf32"))
 EPILOGUES = [
-    Epilogue(bias=True, residual=True, relu=True),
-    Epilogue(bias=True, relu=True, pool=True, offsets=True),
+    Epilogue(bias=True, residual=True, activation="relu"),
+    Epilogue(bias=True, activation="relu", pool=True, offsets=True),
+]
+NORM = BatchNorm("float32", 1e-5)
+FUSED = [
+    *(Epilogue(norm=NORM, residual=True, activation=name, kept=True) for name in ACTIVATIONS),
+    Epilogue(True, NORM, True, "silu", residual_after=True, pool=True, offsets=True, kept=True),
 ]
 POOLS = {
     "2x2": PoolGeometry(64, 64, 112, 112, 2, 2, 2, 2),
@@ -85,7 +90,7 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
                 problem = Problem(shape, direction, dtype, "nhwc", precision)  # type: ignore[arg-type]
                 yield from launches(problem, choose(problem, target), target)
                 if name in WIDE and (dtype, precision) in ENDED and direction == "fprop":
-                    for epilogue in EPILOGUES:
+                    for epilogue in EPILOGUES + FUSED if dtype == "float16" else EPILOGUES:
                         yield from launches(problem, choose(problem, target), target, epilogue)
                 if name not in WIDE or dtype != "float16":
                     continue
@@ -101,7 +106,7 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
         for dtype in ("float32", "float64") if most and shape.filter_h in (3, 7) else ():
             problem = Problem(shape, "fprop", dtype)
             yield from launches(problem, choose(problem, target), target)
-    for epilogue in EPILOGUES:
+    for epilogue in EPILOGUES + FUSED[-5:]:
         for name in ("3x3", "lenet-c1", "grouped"):
             problem = Problem((DEPTHWISE | MORE)[name], "fprop")
             yield from launches(problem, choose(problem, target), target, epilogue)
@@ -120,10 +125,10 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
                         yield f"{label} indices={asked}", pool.pick_launch(task, tile, asked)
                         yield f"{label} offsets={asked}", pool.fprop_launch(task, tile, asked)
     for layout in ("nhwc", "nchw"):
-        for relu in (False, True):
-            plan = epilogue_grad.plan("float16", layout, (64, 256, 56 * 56), target, relu)  # type: ignore[arg-type]
+        for activation in (None, *map(epilogue_grad.Activation, ACTIVATIONS)):
+            plan = epilogue_grad.plan("float16", layout, (64, 256, 56 * 56), target, activation)  # type: ignore[arg-type]
             for launch in plan.launches:
-                yield f"float16 {layout} relu={relu}", launch
+                yield f"float16 {layout} {activation}", launch
         for launch in epilogue_grad.pool_plan(
             "float16", layout, (64, 64, 55, 56), target, True
         ).launches:  # type: ignore[arg-type]
