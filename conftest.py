@@ -14,7 +14,7 @@ if not torch.cuda.is_available() and not os.environ.get("TCONV_EMULATE"):
 
 os.environ["KERAS_BACKEND"] = "torch"  # before Keras is imported
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -31,14 +31,26 @@ if interpreting():
 collect_ignore = [] if importlib.util.find_spec("keras") else ["tconv/keras.py"]
 
 
+# What a test needs by its markers, which pyproject.toml describes, and whether it is there.
+NEEDS = {
+    "gpu": ("needs a GPU, CUDA's or an emulated one", torch.cuda.is_available() or emulated()),
+    "device": ("needs a CUDA GPU", torch.cuda.is_available()),
+    "interpreter": ("needs Triton's interpreter", interpreting()),
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
     for item in items:
-        if "device" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
-        elif "gpu" in item.keywords and not emulated():
-            item.add_marker(pytest.mark.skip(reason="needs a GPU, CUDA's or an emulated one"))
+        for marker, (reason, there) in NEEDS.items():
+            if marker in item.keywords and not there:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _float32_is_float32() -> Iterator[None]:
+    """Without TF32, which cuDNN takes by default, unless a test asks for it."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
 
 
 @pytest.fixture(autouse=True)

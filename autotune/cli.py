@@ -11,7 +11,7 @@ from autotune import show
 from autotune.cluster import Cluster, ClusterError
 from autotune.deadline import Deadline, seconds_of
 from autotune.search import DEFAULT_CANDIDATES, DEFAULT_EFFORT
-from autotune.strategies import DEFAULT, STRATEGIES, forest
+from autotune.strategies import DEFAULT, STRATEGIES
 from autotune.suites import DEFAULT_BATCH, SUITES
 from tconv.extras import extra
 from tconv.geometry import PASSES, ConvGeometry, Pass
@@ -147,8 +147,6 @@ def tune(
 
     if strategy is not None:
         known("strategy", strategy, STRATEGIES)
-        if strategy == "surrogate" and not forest.available():
-            fail(f"strategy 'surrogate' needs scikit-learn: {forest.INSTALL}")
     if candidates is not None:
         positive("--candidates", candidates)
     work = _work(suite, passes, dtype, batch)

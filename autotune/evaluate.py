@@ -22,7 +22,7 @@ from tconv.cost.model import predict
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice
-from tconv.winners import Kind
+from tconv.winners import Kind, Winner, user_table, write_table
 
 LONGEST_DETAIL = 300  # characters of a compiler's words that a trial keeps
 CONTESTED = 1.1  # times the best: finalists behind that are no match for it
@@ -71,14 +71,14 @@ class Bench:
     """Tries candidates, and remembers every trial in the store as it is made.
 
     ``gate``, ``measure`` and ``contest`` run a candidate; the latter two are None where there is
-    no GPU, and trials are then predictions.
+    no GPU, and trials are then predictions. Without ``compilers`` a launch compiles: see ``tried``.
     """
 
     def __init__(
         self,
         setting: Setting,
         store: Store,
-        compilers: Workers,
+        compilers: Workers | None,
         gate: Gate,
         measure: Measure | None = None,
         contest: Contest | None = None,
@@ -122,6 +122,7 @@ class Bench:
 
     def _compiled(self, tasks: list[Task]) -> Iterator[tuple[Task, Any, float]]:
         """Results as they come, until the run's time is spent."""
+        assert self._compilers is not None
         limit = self.setting.effort.compile_seconds
         left = self.setting.deadline.left
         if tasks and not left:
@@ -140,9 +141,40 @@ class Bench:
 
     def _judged(self, problem: Problem, choice: Choice, result: Any, seconds: float) -> Trial:
         """The trial that a compilation amounts to."""
+        blank = self._blank(problem, choice, seconds)
+        if isinstance(result, Failure):
+            status = "compile error" if result.reason == "error" else result.reason
+            return replace(blank, status=status, detail=shortened(result.detail))
+        assert isinstance(result, Compiled)
+        taken = result.resources
+        spilled = max(taken.spill_bytes, result.helper_spill_bytes)
+        return self._costed(replace(blank, resources=replace(taken, spill_bytes=spilled)))
+
+    def tried(
+        self, problem: Problem, choices: Iterable[Choice], deadline: Deadline
+    ) -> Iterator[Trial]:
+        """A measured trial for each of ``choices``, recalled or compiled by its own launch.
+
+        Once one has a time, ``deadline`` ends it.
+        """
+        setting = self.setting
+        where = (setting.target.name, problem, setting.kind, setting.versions, setting.source)
+        known, best = self._store.find(*where), math.inf
+        for choice in choices:
+            trial = known.get((choice.family, choice.tile))
+            if trial is None or trial.status in RETRIED:
+                if best < math.inf and not deadline.left:
+                    return
+                trial = self._blank(problem, choice, 0.0)
+            trial = self.measured(trial, best)
+            best = min(best, trial.searched or math.inf)
+            yield trial
+
+    def _blank(self, problem: Problem, choice: Choice, seconds: float) -> Trial:
+        """The trial of a choice of which nothing is known but the model's figure."""
         setting = self.setting
         ranked = predict(problem, choice, setting.target).milliseconds
-        blank = Trial(
+        return Trial(
             target=setting.target.name,
             problem=problem,
             family=choice.family,
@@ -154,13 +186,6 @@ class Bench:
             source=setting.source,
             seconds=seconds,
         )
-        if isinstance(result, Failure):
-            status = "compile error" if result.reason == "error" else result.reason
-            return replace(blank, status=status, detail=shortened(result.detail))
-        assert isinstance(result, Compiled)
-        taken = result.resources
-        spilled = max(taken.spill_bytes, result.helper_spill_bytes)
-        return self._costed(replace(blank, resources=replace(taken, spill_bytes=spilled)))
 
     def _costed(self, trial: Trial) -> Trial:
         """``trial`` with the model's figures for its resources, or the reason it fails."""
@@ -272,6 +297,20 @@ class Bench:
                 for trial, timing in zip(close, found, strict=True)
             ]
         return sorted(close, key=lambda trial: trial.milliseconds or 0.0)
+
+
+def publish(target: Target, winners: Iterable[Trial]) -> None:
+    """Add ``winners`` to the user's table of ``target``.
+
+    Raises:
+        TableError: where the table cannot be used; it is left as it is.
+        OSError: where it cannot be written.
+    """
+    entries = {
+        trial.problem.key: Winner(trial.family, trial.tile, trial.kind, trial.milliseconds or 0.0)
+        for trial in winners
+    }
+    write_table(user_table(target.name), target.name, entries)
 
 
 def worker_gate(workers: Workers, effort: Effort, target: Target, kind: Kind) -> Gate:

@@ -7,13 +7,13 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autotune.deadline import Deadline
 
 # What loads Triton is imported when it is needed: a worker process mends its environment first.
 if TYPE_CHECKING:
-    from autotune.trial import Trial
+    from autotune.evaluate import Gate, Measure
     from tconv.problem import Problem
     from tconv.target import Target
     from tconv.tile import Choice
@@ -24,8 +24,8 @@ CANDIDATES = 16  # of the model's hopes, as far as the time allows
 def on_first_call(
     seconds: float = 5.0,
     *,
-    gate: Callable[..., Any] | None = None,
-    measure: Callable[..., Any] | None = None,
+    gate: Gate | None = None,
+    measure: Measure | None = None,
 ) -> Callable[[], None]:
     """Have each untuned layer tuned at its first call, within ``seconds`` for each of its passes.
 
@@ -37,8 +37,9 @@ def on_first_call(
 
     Args:
         seconds: for each pass of a layer; the candidate under way is finished.
-        gate: ``gate(problem, choice)``, in place of the check on the GPU.
-        measure: ``measure(problem, choice, best)`` in milliseconds, in place of the GPU's clock.
+        gate: ``gate(problem, choice)``, in place of the check on the GPU; a ``Verdict``.
+        measure: ``measure(problem, choice, best)``, in place of the GPU's clock; a ``Timing``. It
+            comes with a ``gate``.
 
     Returns:
         A function that takes this back.
@@ -64,71 +65,36 @@ def on_first_call(
 
 
 def _tuned(
-    problem: Problem, target: Target, seconds: float, gate: Any, measure: Any
+    problem: Problem, target: Target, seconds: float, gate: Gate | None, measure: Measure | None
 ) -> Choice | None:
+    """The winner of the tuner's own bench, in this process; None where nothing was measured."""
     import torch
 
     from autotune import on_gpu, provenance
-    from autotune.evaluate import RETRIED
-    from autotune.gate import check_on_gpu
+    from autotune.evaluate import Bench, Setting, publish
     from autotune.measure import PROTOCOL
     from autotune.search import DEFAULT_EFFORT, shortlist
-    from autotune.trial import Trial
     from autotune.trial_store import Store
     from tconv.cost.space import candidates
-    from tconv.winners import TableError, Winner, user_table, write_table
+    from tconv.winners import TableError
 
+    deadline, contest = Deadline(seconds), None
     if measure is None:
         if not torch.cuda.is_available() or torch.cuda.is_current_stream_capturing():
             return None
-        gate = gate or check_on_gpu
-
-        def measure(problem: Problem, choice: Choice, best: float) -> float:
-            found = on_gpu.timing_here(problem, choice, target.l2_bytes, DEFAULT_EFFORT, best)
-            return found.median
-
-    deadline = Deadline(seconds)
+        here = on_gpu.Here(target, DEFAULT_EFFORT, deadline)
+        gate, measure, contest = gate or here.check, here.timing, here.contest
+    assert gate is not None, "a clock of one's own comes with a gate"
     versions = provenance.versions(provenance.driver_version(), PROTOCOL)
-    source = provenance.source_hash()
+    setting = Setting(target, "measured", versions, provenance.source_hash(), DEFAULT_EFFORT)
     hopes = shortlist(problem, target, candidates(problem, target), CANDIDATES)
-    best, best_time = None, math.inf
     with Store() as store:
-        known = store.find(target.name, problem, "measured", versions, source)
-        for choice in hopes:
-            trial = known.get((choice.family, choice.tile))
-            if trial is None or trial.status in RETRIED:
-                if best is not None and not deadline.left:
-                    break
-                blank = Trial(
-                    target.name, problem, choice.family, choice.tile, "measured", "ok",
-                    versions=versions, source=source,
-                )  # fmt: skip
-                trial = _tried(blank, gate, measure, best_time)
-                store.add(trial)
-                if on_gpu.context_lost():  # by this candidate; the next ones are not to blame
-                    raise RuntimeError(f"{choice.family} {choice.tile}: {trial.detail}")
-            if trial.milliseconds is not None and trial.milliseconds < best_time:
-                best, best_time = trial, trial.milliseconds
-    if best is None:
+        bench = Bench(setting, store, None, gate, measure, contest)
+        winner = bench.winner(list(bench.tried(problem, hopes, deadline)))
+    if winner is None:
         return None
-    winner = Winner(best.family, best.tile, "measured", best_time)
     try:
-        write_table(user_table(target.name), target.name, {problem.key: winner})
+        publish(target, [winner])
     except (TableError, OSError) as error:  # it serves this process all the same
         warnings.warn(f"the winner of {problem.key} was not written: {error}", stacklevel=2)
-    return replace(best.choice, ground="tuned")
-
-
-def _tried(trial: Trial, gate: Any, measure: Any, best: float) -> Trial:
-    from autotune.evaluate import shortened
-    from autotune.workers import reason_of
-
-    try:
-        verdict = gate(trial.problem, trial.choice)
-        if not verdict.passed:
-            return replace(trial, status="wrong result", detail=verdict.detail)
-        passed = replace(trial, error_fp64=verdict.error, checked=verdict.checked)
-        return replace(passed, milliseconds=measure(trial.problem, trial.choice, best))
-    except Exception as error:  # too many resources, no memory left, a compiler's refusal
-        words = shortened(f"{type(error).__name__}: {error}")
-        return replace(trial, status=f"measuring: {reason_of(error)}", detail=words)
+    return replace(winner.choice, ground="tuned")

@@ -107,11 +107,11 @@ def _poisoned() -> Iterator[None]:
 
 def check_on(problem: Problem, choice: Choice, device: str) -> Verdict:
     """Run ``choice`` on fresh random tensors on ``device`` and compare with the reference."""
-    from tconv.ops.conv_run import run
+    from tconv.ops.conv_run import compute
 
     tensors = inputs(problem, device, secrets.randbits(31))
     with _poisoned():
-        result = run(problem, choice, **tensors)
+        result = compute(problem, choice, **tensors)
     return compare(result, expected(problem, tensors), problem)
 
 

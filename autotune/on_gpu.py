@@ -8,17 +8,23 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import TypeVar
 
 from autotune import gate
+from autotune.deadline import Deadline
 from autotune.gate import Verdict
 from autotune.measure import CudaTimer, Timing, inputs, measure
 from autotune.measure import contest as measure_in_turn
 from autotune.search import Effort
+from autotune.workers import Failure, reason_of
 from tconv.problem import Problem
+from tconv.target import Target
 from tconv.tile import Choice
+
+Result = TypeVar("Result")
 
 FAULT = 70  # exit code of a process whose GPU context is lost
 ROTATED = 2  # draws of the inputs that runs take in turn
@@ -62,15 +68,8 @@ def check(problem: Problem, choice: Choice) -> Verdict:
 def timing(problem: Problem, choice: Choice, l2_bytes: int, effort: Effort, best: float) -> Timing:
     """How long ``choice`` takes on this process's GPU."""
     with _mortal():
-        found = timing_here(problem, choice, l2_bytes, effort, best)
+        found = measure(_timers(problem, (choice,), l2_bytes)[0], effort, best)
         return replace(found, reference=_reference(l2_bytes))
-
-
-def timing_here(
-    problem: Problem, choice: Choice, l2_bytes: int, effort: Effort, best: float
-) -> Timing:
-    """As ``timing``, where the process must live on: a fault is raised."""
-    return measure(_timers(problem, (choice,), l2_bytes)[0], effort, best)
 
 
 def contest(
@@ -84,11 +83,11 @@ def contest(
 
 
 def _timers(problem: Problem, choices: Sequence[Choice], l2_bytes: int) -> list[CudaTimer]:
-    from tconv.ops.conv_run import run
+    from tconv.ops.conv_run import compute
 
     drawn = [inputs(problem, "cuda", seed) for seed in range(ROTATED)]
     return [
-        CudaTimer([partial(run, problem, choice, **tensors) for tensors in drawn], l2_bytes)
+        CudaTimer([partial(compute, problem, choice, **tensors) for tensors in drawn], l2_bytes)
         for choice in choices
     ]
 
@@ -104,3 +103,39 @@ def _reference_timer(l2_bytes: int) -> CudaTimer:
 
 def _reference(l2_bytes: int) -> float:
     return statistics.median(_reference_timer(l2_bytes)(REFERENCE_RUNS))
+
+
+@dataclass(frozen=True)
+class Here:
+    """Gate, clock and contest in a process that must live on: an error becomes a ``Failure``.
+
+    Raises:
+        RuntimeError: where a candidate cost the process its GPU context; the next ones are not to
+            blame.
+    """
+
+    target: Target
+    effort: Effort
+    deadline: Deadline  # after which there is no contest
+
+    def check(self, problem: Problem, choice: Choice) -> Verdict | Failure:
+        return self._tried(choice, lambda: gate.check_on_gpu(problem, choice))
+
+    def timing(self, problem: Problem, choice: Choice, best: float) -> Timing | Failure:
+        timers = partial(_timers, problem, (choice,), self.target.l2_bytes)
+        return self._tried(choice, lambda: measure(timers()[0], self.effort, best))
+
+    def contest(self, problem: Problem, choices: Sequence[Choice]) -> list[Timing] | Failure:
+        if not self.deadline.left:
+            return Failure("error", "no time is left for a contest")
+        timers = partial(_timers, problem, choices, self.target.l2_bytes)
+        return self._tried(choices[0], lambda: measure_in_turn(timers(), self.effort))
+
+    def _tried(self, choice: Choice, work: Callable[[], Result]) -> Result | Failure:
+        try:
+            return work()
+        except Exception as error:  # too many resources, no memory left, a compiler's refusal
+            words = f"{type(error).__name__}: {error}"
+            if context_lost():
+                raise RuntimeError(f"{choice.family} {choice.tile}: {words}") from error
+            return Failure(reason_of(error), words)

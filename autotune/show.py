@@ -19,6 +19,7 @@ from tconv.geometry import PASSES, ConvGeometry
 from tconv.problem import Problem
 from tconv.select import choose, forget
 from tconv.target import Target
+from tconv.tile import TILE_LEGEND
 
 with extra("tune"):
     from rich.console import Console
@@ -119,6 +120,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     # Wide enough for the table when output goes to a file.
     wide = console if console.is_terminal else Console(file=console.file, width=FILE_WIDTH)
     wide.print(winners_table(outcome))
+    console.print(TILE_LEGEND, markup=False)
     if (counters := counters_table(outcome)) is not None:
         wide.print(counters)
     trials = [trial for finding in outcome.findings for trial in finding.trials]
@@ -203,6 +205,7 @@ def print_layer(geometry: ConvGeometry, dtype: str, target: Target, console: Con
             f"  {direction}: {choice.family}, tile {choice.tile} ({choice.ground})",
             markup=False,
         )
+    console.print(TILE_LEGEND, markup=False)
 
 
 def draw_layer(geometry: ConvGeometry, dtype: str, target: Target, path: Path) -> None:

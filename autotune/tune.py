@@ -23,6 +23,7 @@ from autotune.evaluate import (
     Measure,
     OutOfTimeError,
     Setting,
+    publish,
     worker_contest,
     worker_gate,
     worker_measure,
@@ -40,7 +41,7 @@ from tconv.geometry import Pass
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice
-from tconv.winners import Kind, TableError, Winner, user_table, write_table
+from tconv.winners import Kind, TableError, user_table
 
 with extra("tune"):
     from rich.console import Console
@@ -223,14 +224,10 @@ def _solve(job: Job, bench: Bench, strategy: str) -> Finding:
 
 
 def _publish(winners: Iterable[Trial], outcome: Outcome) -> None:
-    """Add ``winners`` to the user's table; a table that cannot be used is said, and left."""
+    """Add ``winners`` to the user's table; one that cannot be used is reported, and left."""
     path = user_table(outcome.target.name)
-    entries = {
-        trial.problem.key: Winner(trial.family, trial.tile, trial.kind, trial.milliseconds or 0.0)
-        for trial in winners
-    }
     try:
-        write_table(path, outcome.target.name, entries)
+        publish(outcome.target, winners)
     except (TableError, OSError) as error:
         outcome.table = None
         words = f"winners were not written, {path} is left alone: {error}"

@@ -29,6 +29,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -37,6 +38,8 @@ from autotune.recorded import TIME, RecordedSpace, SpaceError, read_space
 from autotune.replay import MILESTONES, shares
 from autotune.strategies import STRATEGIES
 
+COLUMNS = ["space", "contender", "runs", "evaluations", "optimum_share", "deviation"]
+Shares = NDArray[np.float64]
 OURS = tuple(name for name in STRATEGIES if name not in ("ranked", "corrected", "exhaustive"))
 KERNEL_TUNER = ("random_sample", "genetic_algorithm", "diff_evo", "pso", "simulated_annealing",
                 "firefly_algorithm", "adaptive_tabu_greywolf", "hybrid_vndx", "greedy_ils",
@@ -197,8 +200,8 @@ def _result(found: Any) -> Any:
         return f"{type(error).__name__}: {error}"
 
 
-def draw(curves: pd.DataFrame, path: Path, space: str, repeats: int) -> None:
-    """Convergence: the mean share of the optimum against evaluations, ours in bold."""
+def draw(table: pd.DataFrame, path: Path, space: str) -> None:
+    """Mean share of the optimum against evaluations, ours in bold."""
     from matplotlib.figure import Figure
 
     from tconv import svg
@@ -206,12 +209,12 @@ def draw(curves: pd.DataFrame, path: Path, space: str, repeats: int) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     lines = itertools.cycle(["-", "--", ":", "-."])
-    for name, group in curves.groupby("contender", sort=False):
+    for name, group in table.groupby("contender", sort=False):
         mine = str(name).startswith("tconv")
         axes.plot(group["evaluations"], group["optimum_share"], next(lines), label=str(name),
                   linewidth=2.2 if mine else 1.0)  # fmt: skip
     axes.set(xscale="log", xlabel="distinct configurations tried", ylim=(0.4, 1.01), title=space)
-    axes.set_ylabel(f"best so far, share of the optimum (mean of {repeats})")
+    axes.set_ylabel("best so far, share of the optimum (mean of runs)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2, loc="lower right")
     svg.save(figure, path, f"Convergence on {space}")
@@ -233,10 +236,50 @@ def compare(
             if failed := next((result for result in done if isinstance(result, str)), None):
                 console.print(f"{each.name} on {path.name}: {failed}", markup=False)
                 continue
-            for count, share in enumerate(np.mean(done, axis=0), 1):
-                rows.append((path.name, each.name, count, round(float(share), 4)))
-    columns = ["space", "contender", "evaluations", "optimum_share"]
-    return pd.DataFrame(rows, columns=columns)
+            rows += summary(path.name, each.name, np.array(done))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def summary(space: str, contender: str, runs: Shares) -> list[tuple[object, ...]]:
+    """Rows of the table: mean and deviation of ``runs`` (runs, evaluations) by milestone."""
+    budget = runs.shape[1]
+    counts = [count for count in MILESTONES if count <= budget] or [budget]
+    return [
+        (space, contender, len(runs), count, round(float(part.mean()), 4),
+         round(float(part.std()), 4))
+        for count, part in ((count, runs[:, count - 1]) for count in counts)
+    ]  # fmt: skip
+
+
+def publish(found: pd.DataFrame, out: Path, console: Console, note: str = "") -> None:
+    """Write ``index.md``, ``shares.csv`` and a plot for each space into ``out``."""
+    out.mkdir(parents=True, exist_ok=True)
+    found.to_csv(out / "shares.csv", index=False)
+    title = "# Search strategies compared\n\nBest found after so many distinct configurations, "
+    text = [
+        title + "as a share of the optimum: mean of the runs +- standard deviation over them.\n"
+    ]
+    text += [note] if note else []
+    for space, group in found.groupby("space", sort=False):
+        counts = sorted(group["evaluations"].unique())
+        shown = Table("strategy", "runs", *map(str, counts), title=str(space))
+        text.append(f"## {space}\n\n| strategy | runs | {' | '.join(map(str, counts))} |")
+        text.append("|---" * (len(counts) + 2) + "|")
+        last = group[group["evaluations"] == counts[-1]].sort_values(
+            "optimum_share", ascending=False
+        )
+        for name in last["contender"]:
+            part = group[group["contender"] == name].sort_values("evaluations")
+            shares = zip(part["optimum_share"], part["deviation"], strict=True)
+            cells = [str(part["runs"].iloc[0])]
+            cells += [f"{mean:.3f} +- {off:.3f}" for mean, off in shares]
+            shown.add_row(str(name), *cells)
+            text.append(f"| {name} | {' | '.join(cells)} |")
+        console.print(shown)
+        draw(group, out / f"{Path(str(space)).stem}.svg", str(space))
+        text.append(f"\n![convergence]({Path(str(space)).stem}.svg)\n")
+    (out / "index.md").write_text("\n".join(text))
+    console.print(f"table and plots: {out}")
 
 
 def main(
@@ -263,26 +306,7 @@ def main(
         found = compare(paths, who, evaluations, repeats, console)
     if found.empty:
         raise typer.Exit(1)
-    milestones = [count for count in MILESTONES if count <= evaluations] or [evaluations]
-    out.mkdir(parents=True, exist_ok=True)
-    found.to_csv(out / "curves.csv", index=False)
-    text = [f"# Search strategies compared\n\nMean of {repeats} runs; best found after so many "
-            "distinct configurations, as a share of the optimum.\n"]  # fmt: skip
-    for space, group in found.groupby("space", sort=False):
-        table = group[group["evaluations"].isin(milestones)].pivot_table(
-            index="contender", columns="evaluations", values="optimum_share", sort=False
-        )
-        shown = Table("strategy", *map(str, milestones), title=str(space))
-        text.append(f"## {space}\n\n| strategy | {' | '.join(map(str, milestones))} |")
-        text.append("|---" * (len(milestones) + 1) + "|")
-        for name, row in table.sort_values(milestones[-1], ascending=False).iterrows():
-            shown.add_row(str(name), *(f"{value:.3f}" for value in row))
-            text.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in row)} |")
-        console.print(shown)
-        draw(group, out / f"{Path(str(space)).stem}.svg", str(space), repeats)
-        text.append(f"\n![convergence]({Path(str(space)).stem}.svg)\n")
-    (out / "index.md").write_text("\n".join(text))
-    console.print(f"table and plots: {out}")
+    publish(found, out, console)
 
 
 if __name__ == "__main__":

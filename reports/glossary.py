@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tconv.tile import TILE_LEGEND
 from tconv.winners import Kind
 
 
@@ -28,10 +29,8 @@ def glossary(kind: Kind) -> list[tuple[str, str]]:
         ),
         (
             "tile",
-            "Each pass is a matrix product, cut into tiles. 128x64x32 s3 w4 g8 k1 means block_m x "
-            "block_n outputs a program and block_k of the reduction a step, a pipeline of 3 "
-            "stages, 4 warps, 8 rows of tiles walked together, and a reduction that 1 program "
-            "shares.",
+            "Each pass is a matrix product, cut into tiles: a program computes block_m x block_n "
+            f"outputs and reduces over block_k a step. {TILE_LEGEND[0].upper()}{TILE_LEGEND[1:]}.",
         ),
         (
             f"{kind} ms, TFLOP/s, GB/s",

@@ -258,7 +258,7 @@ def _networks(tables: Tables) -> list[Part]:
         return []
     words = (
         "The same weights and images on all backends, which took turns in one run, by the host's "
-        "clock: what a user waits for. tconv is fused (tconv.convert(model, fuse=True)); graphed "
+        'clock: what a user waits for. tconv is torch.compile(model, backend="tconv"); graphed '
         "is one CUDA graph; torch.compile is in mode max-autotune."
     )
     parts: list[Part] = [Text(words)]

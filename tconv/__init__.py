@@ -11,6 +11,8 @@ before the import, and by torch's own CPU operators otherwise.
 import os
 
 from tconv import functional
+from tconv.compiler.export import export
+from tconv.compiler.report import Report, report
 from tconv.convert import Conversion, convert
 from tconv.explain import Explanation, explain
 from tconv.geometry import ConvGeometry, PoolGeometry
@@ -40,12 +42,15 @@ __all__ = [
     "PoolGeometry",
     "PoolProblem",
     "Problem",
+    "Report",
     "Subsample2d",
     "Tile",
     "convert",
     "explain",
+    "export",
     "functional",
     "graphed",
+    "report",
 ]
 
 if os.environ.get("TCONV_EMULATE"):

@@ -130,7 +130,7 @@ class Launch:
     def run(self, tensors: dict[str, torch.Tensor]) -> None:
         """Run on ``tensors``, by the names that the operands give them; others are ignored."""
         if 0 not in self.grid:
-            _run((self,), tensors)
+            _launch_all((self,), tensors)
 
     def arguments(
         self, tensors: Mapping[str, torch.Tensor], backend: str = BACKEND
@@ -220,7 +220,7 @@ class Plan:
             device = next(iter(tensors.values())).device
             for name, elements, dtype in self._fresh:
                 tensors[name] = torch.empty(elements, dtype=dtype, device=device)
-        _run(self._at_work, tensors)
+        _launch_all(self._at_work, tensors)
 
     @cached_property
     def _at_work(self) -> tuple[Launch, ...]:
@@ -245,7 +245,7 @@ def _aligned(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     return tensors[name]
 
 
-def _run(launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor]) -> None:
+def _launch_all(launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor]) -> None:
     """Make ``launches`` in order, on the device that the tensors are on."""
     if not launches:
         return
@@ -253,14 +253,14 @@ def _run(launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor]) -> None
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         # Triton launches on the current device.
         with torch.cuda.device(device):
-            _run_here(launches, tensors, device)
+            _launch_here(launches, tensors, device)
     else:
-        _run_here(launches, tensors, device)
+        _launch_here(launches, tensors, device)
     for log in _logs:
         log.extend(launches)
 
 
-def _run_here(
+def _launch_here(
     launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor], device: torch.device
 ) -> None:
     """Straight to the driver: the JIT would find the same kernels in ten microseconds each."""

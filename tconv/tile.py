@@ -10,6 +10,14 @@ from typing import Literal
 # Of numbers that have no more digits than 2^20.
 PATTERN = re.compile("{0}x{0}x{0} s{0} w{0} g{0} k{0}(?: p{0})?".format("([0-9]{1,7})"))
 
+# How a printed tile is read; shown wherever a reader first meets one.
+TILE_LEGEND = (
+    "tile 128x16x32 s3 w4 g8 k1: 128 pixels x 16 filters x 32 channels of a step in fprop (pixels "
+    "x channels x filters in dgrad, filters x taps and channels x pixels in wgrad); s pipeline "
+    "stages, w warps, g swizzle (rows of tiles walked together), k splits of the reduction, "
+    "p programs of a processor that take tiles in turn"
+)
+
 
 @dataclass(frozen=True, order=True)
 class Tile:

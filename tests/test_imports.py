@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.ops",),
     # what a user calls
     ("tconv.functional", "tconv.modules", "tconv.explain", "tconv.convert", "tconv.graphs",
-     "tconv.keras"),
+     "tconv.keras", "tconv.compiler"),
     ("tconv",),
     ("tconv.models",),
 )  # fmt: skip

@@ -7,10 +7,9 @@ import torch
 import triton
 import triton.language as tl
 
-from tconv.launch import interpreting
 from tests.interpreter_memory import unwatched
 
-pytestmark = pytest.mark.skipif(not interpreting(), reason="on a GPU nothing looks on")
+pytestmark = pytest.mark.interpreter
 
 
 @triton.jit

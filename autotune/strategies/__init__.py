@@ -5,15 +5,7 @@ They see parameters and times, no kernel: a recorded space will do as well as a 
 
 from __future__ import annotations
 
-from autotune.strategies import (
-    combined,
-    corrected,
-    exhaustive,
-    local,
-    random,
-    ranked,
-    surrogate,
-)
+from autotune.strategies import combined, corrected, exhaustive, random, ranked
 from autotune.strategies.common import Strategy
 
 DEFAULT = "combined"
@@ -21,8 +13,6 @@ STRATEGIES: dict[str, Strategy] = {
     "combined": combined.combined,
     "corrected": corrected.corrected,
     "exhaustive": exhaustive.exhaustive,
-    "local": local.local,
     "random": random.random,
     "ranked": ranked.ranked,
-    "surrogate": surrogate.surrogate,
 }

@@ -1,120 +1,118 @@
-"""The default: a forest's promise, sought in the whole space, around the best, and between them.
+"""The default: expected improvement by Gaussian processes, near the best and anywhere.
 
-A surrogate alone gets caught in a region, local search alone needs many steps. Here a forest ranks,
-and chance decides where it may look: anywhere, among the neighbours of a good configuration, within
-two changes of it, or among the crosses of two. A few picks are blind. For half of the picks a part
-of what was tried is forgotten, and the best of the rest is good: as on islands, a second region
-is searched while the first still leads.
+After a few spread-out starts two Gaussian processes (``gaussian_process``) take turns: one explains
+times by nearness alone, the other also by a trend along each parameter. Each has its own chain of
+hyperparameters, so that one that is caught in a region meets another opinion at the next pick. What
+is tried is the candidate with the largest expected improvement (Jones, Schonlau and Welch,
+"Efficient Global Optimization", 1998). Candidates are those within two changes of the best few and
+a random sample of the rest, so that a pick costs the same in a large space. Some picks are kept to
+the neighbours of a good configuration, and some are random.
 
-The first configurations are mostly drawn from the middle of the space: who writes a range down
-surrounds what he hopes for, so that the ends of many ranges at once are seldom good.
-
-All this is for spaces of which nothing is known. Where a model knows the kernel, it is followed and
-corrected (see ``corrected``).
+All this is for spaces of which nothing is known. Where a cost model knows the kernel, its order is
+followed and corrected (see ``corrected``).
 """
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.strategies import forest
-from autotune.strategies.common import Evaluate, SearchSpace, Times
+from autotune.strategies.common import Evaluate, SearchSpace, expected_improvement
 from autotune.strategies.corrected import corrected
-from autotune.strategies.forest import expected_improvement, features, scores
-from autotune.strategies.local import elite, local
+from autotune.strategies.gaussian_process import (
+    GaussianProcess,
+    Matrix,
+    coordinates,
+    one_thread,
+    scores,
+)
 
-STARTS = 8
-CENTRAL_STARTS, CENTRAL_SHARE = 6, 0.25  # of them, from so much of the space
-FORGETTING = 0.5  # of the picks
-REMEMBERED = (0.5, 0.25, 0.12)  # shares of what was tried, of those picks
-BLIND_SHARE = 0.05  # of the picks
-PLACES = {"anywhere": 0.35, "neighbour": 0.25, "two changes": 0.2, "cross": 0.2}
-# Mean rank of what neighbours are sought of, and of what it is crossed with.
-ELITE, PARTNER = 2.0, 4.0
-PICKS_SHARE = 1 / 100  # of what was tried: so many are picked before the forest grows anew
+STARTS = 6
+START_POOL, START_CHOICES = 400, 12  # random configurations; of how many the farthest is taken
+TRENDS = (0.0, 0.3)  # one model each: variance of its trend, relative to that of its local part
+FIRST_STEPS, STEPS = (
+    15,
+    4,
+)  # Metropolis steps before a model's first pick, and before each later one
+RANDOM_SHARE = 0.05  # of the picks
+LOCAL_SHARE = 0.25  # of the picks: candidates are the neighbours of one good configuration
+LOCAL_MEAN_RANK = 1.5  # of that configuration
+ELITE = 3  # configurations whose surroundings, up to two changes, are candidates
+NEAR, ANYWHERE = 700, 300  # candidates at most, of the surroundings and of the whole space
+REMEMBERED = 300  # trials at most that a model learns from: half the best, half the latest
 
 
 def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Generator) -> None:
     """Try configurations until the space is spent; where a model knows them, by its corrections."""
     if space.predicted is not None:
         return corrected(space, evaluate, generator)
-    if not forest.available():
-        warnings.warn(
-            "scikit-learn is not installed, so that the search goes on without its forest, by "
-            f"local steps alone: {forest.INSTALL}",
-            stacklevel=2,
-        )
-        return local(space, evaluate, generator)
-    described = features(space)
+    places = coordinates(space)
     untried = np.ones(len(space), dtype=bool)
     tried: list[int] = []
     times: list[float] = []
 
-    def attempt(places: list[int]) -> None:
-        untried[places] = False
-        times.extend(evaluate(places).tolist())
-        tried.extend(places)
+    def attempt(chosen: list[int]) -> None:
+        untried[chosen] = False
+        times.extend(evaluate(chosen).tolist())
+        tried.extend(chosen)
 
-    attempt(_starts(space, generator))
+    attempt(_starts(places, generator))
+    models = [GaussianProcess(places.shape[1], trend, generator) for trend in TRENDS]
+    picks = 0
     while untried.any():
         rest = np.flatnonzero(untried)
-        if np.isnan(times).all():
+        if np.isnan(times).all() or generator.random() < RANDOM_SHARE:
             attempt([int(generator.choice(rest))])
             continue
         score = scores(np.array(times))
-        promise = np.full(len(space), -np.inf)
-        promise[rest] = expected_improvement(
-            described[tried], score, described[rest], int(generator.integers(1 << 31))
-        )
-        best = np.array(tried)[np.argsort(score, kind="stable")]
-        if generator.random() < FORGETTING:
-            kept = generator.random(len(best)) < generator.choice(REMEMBERED)
-            best = best[kept] if kept.any() else best
-        picks: list[int] = []
-        for _ in range(min(len(rest), 1 + int(len(tried) * PICKS_SHARE))):
-            place = _pick(space, promise, best, generator)
-            promise[place] = -np.inf
-            picks.append(place)
-        attempt(picks)
+        ranking = np.argsort(score, kind="stable")
+        candidates = _candidates(space, np.array(tried)[ranking], untried, rest, generator)
+        learnt = _remembered(ranking)
+        model = models[picks % len(models)]
+        steps = FIRST_STEPS if picks < len(models) else STEPS
+        with one_thread():
+            model.fit(places[np.array(tried)[learnt]], score[learnt], steps)
+            mean, deviation = model.predict(places[candidates])
+        promise = expected_improvement(mean, deviation, float(score.min()))
+        picks += 1
+        attempt([int(candidates[promise.argmax()])])
 
 
-def _starts(space: SearchSpace, generator: np.random.Generator) -> list[int]:
-    """Configurations by chance, most of them near the middle of those ranges that have one."""
-    counts = space.levels.max(0) + 1
-    ranges = counts > 2  # a switch has two ends and no middle
-    off = (((space.levels + 0.5) / counts - 0.5) ** 2)[:, ranges].sum(1)
-    nearest = np.lexsort((generator.random(len(space)), off))  # ties fall by chance
-    central = nearest[: max(CENTRAL_STARTS, int(CENTRAL_SHARE * len(space)))]
-    chosen = generator.permutation(central)[:CENTRAL_STARTS].tolist()
-    anywhere = [
-        place for place in generator.permutation(len(space)).tolist() if place not in chosen
-    ]
-    return [*chosen, *anywhere][:STARTS]
+def _starts(places: Matrix, generator: np.random.Generator) -> list[int]:
+    """Random configurations, each the farthest of a few from those before it."""
+    pool = generator.permutation(len(places))[:START_POOL].tolist()
+    chosen = [pool.pop()]
+    while pool and len(chosen) < STARTS:
+        few = generator.choice(pool, min(START_CHOICES, len(pool)), replace=False)
+        apart = np.abs(places[few][:, None] - places[chosen]).sum(2).min(1)
+        chosen.append(int(few[apart.argmax()]))
+        pool.remove(chosen[-1])
+    return chosen
 
 
-def _pick(
+def _candidates(
     space: SearchSpace,
-    promise: Times,
     best: NDArray[np.int64],
+    untried: NDArray[np.bool_],
+    rest: NDArray[np.int64],
     generator: np.random.Generator,
-) -> int:
-    """The most promising configuration of where chance says to look; -inf marks those tried."""
-    if generator.random() < BLIND_SHARE:
-        return int(generator.choice(np.flatnonzero(promise > -np.inf)))
-    place = generator.choice(list(PLACES), p=list(PLACES.values()))
-    first, second = elite(best, generator, ELITE), elite(best, generator, PARTNER)
-    if place == "neighbour":
-        near = space.neighbours(first)
-    elif place == "two changes":
-        near = space.neighbours(first, most=2)
-    elif place == "cross":
-        near = space.crosses(first, second)
-    else:
-        near = np.arange(len(space))
-    near = near[promise[near] > -np.inf]
-    if not len(near):
-        return int(promise.argmax())
-    return int(near[promise[near].argmax()])
+) -> NDArray[np.int64]:
+    """Untried configurations to choose from; ``best`` are those tried, best first."""
+    if generator.random() < LOCAL_SHARE:
+        rank = min(int(generator.exponential(LOCAL_MEAN_RANK)), len(best) - 1)
+        near = space.neighbours(int(best[rank]))
+        near = near[untried[near]]
+        if len(near):
+            return near
+    near = np.unique(np.concatenate([space.neighbours(int(one), most=2) for one in best[:ELITE]]))
+    near = generator.permutation(near[untried[near]])[:NEAR]
+    anywhere = generator.choice(rest, min(len(rest), ANYWHERE), replace=False)
+    return np.union1d(near, anywhere)
+
+
+def _remembered(ranking: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which trials the models learn from, by their number in the order tried."""
+    if len(ranking) <= REMEMBERED:
+        return np.arange(len(ranking))
+    half = REMEMBERED // 2
+    return np.union1d(ranking[:half], np.arange(len(ranking) - half, len(ranking)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,6 +55,14 @@ One that was tried before costs nothing. Raises ``BudgetSpentError`` once the bu
 
 Strategy = Callable[[SearchSpace, Evaluate, np.random.Generator], None]
 """Tries configurations, best hopes first, until the budget or the space is spent."""
+
+
+def expected_improvement(mean: Times, deviation: Times, best: float) -> Times:
+    """E[max(0, best - t)] for normal t: how much lower than ``best`` each may be expected to be."""
+    ahead = (best - mean) / deviation
+    below = np.array([math.erf(value) for value in ahead / math.sqrt(2)]) / 2 + 0.5
+    density = np.exp(-(ahead**2) / 2) / math.sqrt(2 * math.pi)
+    return np.asarray(deviation * (ahead * below + density))
 
 
 class Trials:

@@ -2,7 +2,7 @@
 
 A forest learns by what factor the model errs, and where; the next configuration is that which
 promises most by the model's figure times the factor. So little has to be learnt that it pays from
-a handful of measurements on. Needs scikit-learn, as the surrogate does.
+a handful of measurements on. Needs scikit-learn.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.strategies import forest
-from autotune.strategies.common import Evaluate, SearchSpace, Times
-from autotune.strategies.forest import FAILED_BEYOND, features, improvement, predictions
+from autotune.strategies.common import Evaluate, SearchSpace, Times, expected_improvement
+from autotune.strategies.forest import features, predictions
 from autotune.strategies.ranked import ranked
 
 STARTS = 6  # of the model's own choices, before it is corrected
 TRUST = 0.6  # in what the forest says of one place; the rest is the mean of all corrections
+LEAST_SPREAD = 0.05  # deviation of a prediction, ln: trees agree too soon
+FAILED_BEYOND = 0.1  # how far a failed configuration lies above the slowest, ln
 WORTH_ASKING = 1.5  # ln of how far behind the best prediction one may be, if the model is right
 
 
@@ -62,7 +64,9 @@ def corrected(space: SearchSpace, evaluate: Evaluate, generator: np.random.Gener
             described[tried], off, described[asked], int(generator.integers(1 << 31))
         )
         factor = TRUST * each + (1 - TRUST) * off.mean()
-        promise = improvement(base[asked] + factor, float(np.nanmin(logs)))
+        guess = base[asked] + factor
+        spread = guess.std(0) + LEAST_SPREAD
+        promise = expected_improvement(guess.mean(0), spread, float(np.nanmin(logs)))
         attempt([int(asked[promise.argmax()])])
 
 

@@ -25,9 +25,10 @@ from autotune.on_gpu import context_lost
 from reports.bench.memory import peak_memory
 from reports.bench.sides import torchs_precision
 from reports.rows import NetworkRow, OperatorRow, rounded
-from tconv.convert import convert
+from tconv.compiler import tconv_backend
 from tconv.graphs import graphed
 from tconv.models import BUILDERS, INPUT_VOLUMES, torch_twin
+from tconv.models.command import compile_in_place
 
 CLASSES = 10
 WARM_UPS = 3
@@ -37,8 +38,9 @@ PROFILED_STEPS = 3
 # Seconds to prepare a backend. torch.compile in mode max-autotune compiles and times many kernels.
 PREPARATION_SECONDS = 120.0
 LIMITS = {"torch.compile": 240.0}
-# Each starts from the same weights. ``contiguous`` is torch on NCHW tensors, the others are
-# channels_last; ``torch.compile`` is in mode max-autotune, which launches CUDA graphs too.
+# Each starts from the same weights. ``tconv`` is torch.compile(backend="tconv"); ``contiguous`` is
+# torch on NCHW tensors, the others are channels_last; ``torch.compile`` is in mode max-autotune,
+# which launches CUDA graphs too.
 BACKENDS = (
     "tconv", "tconv graphed", "torch", "torch contiguous", "torch graphed", "torch.compile",
 )  # fmt: skip
@@ -155,10 +157,9 @@ def _step(case: NetworkCase, backend: str, device: torch.device) -> Step:
     torch.manual_seed(0)
     model: nn.Module = BUILDERS[case.model](num_classes=CLASSES)
     layout = torch.contiguous_format if backend == "torch contiguous" else torch.channels_last
-    model = model if backend.startswith("tconv") else torch_twin(model)
-    model = model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+    model = torch_twin(model).to(device).to(memory_format=layout)  # type: ignore[call-overload]
     if backend.startswith("tconv"):
-        convert(model, fuse=True)
+        compile_in_place(model, backend=tconv_backend, options={"rest": "eager"})
     generator = torch.Generator().manual_seed(1)
     size = (case.batch, *INPUT_VOLUMES[case.model])
     x = torch.randn(size, generator=generator).to(device).contiguous(memory_format=layout)

@@ -1,8 +1,18 @@
-"""``python -m reports.gpu_run --minutes 9 --out DIR``; see the package."""
+"""``python -m reports.gpu_run --minutes 9 --out DIR``; see the package.
+
+The parts run in a process of their own. It ends where it loses its GPU context, and is ended where
+it hangs in a part that no limit reached; this one then starts the next, which goes on.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +20,10 @@ import typer
 from rich.console import Console
 
 WIDTH = 150  # columns of the tables where they go to a file
+INSIDE = "TCONV_GPU_RUN_INSIDE"  # set in the process that does the parts
+GRACE = 20.0  # seconds past the run's time, in which results are written
+MOST_STARTS = 20
+ENDS = (0, 1, 2)  # exit codes of a process that came to its end
 
 
 def main(
@@ -28,11 +42,66 @@ def main(
     os.environ["TCONV_HOME"] = str(out)  # trials, winners and rows lie there too
     if rehearse:
         os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
+    if os.environ.get(INSIDE):
+        run(out, minutes, rehearse, again or [])
+        return
+    options = ["--rehearse"] * rehearse
+
+    def command(left: float, first: bool) -> list[str]:
+        steps = [word for step in again or [] for word in ("--again", step)] if first else []
+        return [sys.executable, "-m", "reports.gpu_run", "--out", str(out),
+                "--minutes", str(max(0.1, left / 60)), *options, *steps]  # fmt: skip
+
+    raise typer.Exit(supervise(command, out, 60 * minutes))
+
+
+def supervise(command: Callable[[float, bool], Sequence[str]], out: Path, seconds: float) -> int:
+    """Run ``command(seconds left, whether first)`` until one comes to its end; its exit code.
+
+    A part that took its process with it is noted as failed, unless the process ended itself
+    because its GPU context was lost: then the part has noted what lost it.
+    """
     from autotune.deadline import Deadline
+    from autotune.on_gpu import FAULT
+    from autotune.provenance import source_hash
+    from reports.gpu_run.state import Part, State
+
+    deadline = Deadline(seconds)
+    for start in range(MOST_STARTS):
+        environment = {**os.environ, INSIDE: "1"}
+        process = subprocess.Popen(command(deadline.left, start == 0), env=environment,
+                                   start_new_session=True)  # fmt: skip
+        code = None
+        try:
+            code = process.wait(deadline.left + GRACE)
+        except subprocess.TimeoutExpired:
+            pass  # it hangs
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if code in ENDS:
+            return code
+        state = State.read(out / "run.json", source_hash())
+        if code != FAULT and state.at_work is not None:
+            part = Part("failed", 0.0, f"the process ended with exit code {code} in this part")
+            if code is None:
+                part = Part("unfinished", 0.0, "the process hung in this part")
+            state.keep(*state.at_work, part)
+        if code is None or not deadline.left:
+            return 1
+    return 1
+
+
+def run(out: Path, minutes: float, rehearse: bool, again: Sequence[str]) -> None:
+    """All parts that are not done yet, in this process."""
+    from autotune.deadline import Deadline
+    from autotune.evaluate import DeviceLostError
+    from autotune.on_gpu import FAULT
     from autotune.provenance import source_hash
     from autotune.trial_store import Store
     from reports.gpu_run.state import State
-    from reports.gpu_run.steps import CannotError, Context, here, perform, tasks
+    from reports.gpu_run.steps import CannotError, Context, here, perform, tasks, tests_of
     from reports.gpu_run.take_home import summary, tables_of, take_home
 
     plain = Console(soft_wrap=True, highlight=False)
@@ -44,15 +113,22 @@ def main(
     except (CannotError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    for step in again or []:
+    for step in again:
         state.parts.pop(step, None)
+    if "tests" in again:
+        shutil.rmtree(tests_of(out, state), ignore_errors=True)
 
     def tell(line: str) -> None:
         console.print(line, markup=False)
 
     context = Context(out, state, deadline, device, target, rehearse, tell)
-    for task in tasks(rehearse):
-        perform(task, context)
+    try:
+        for task in tasks(rehearse):
+            perform(task, context)
+    except DeviceLostError as error:
+        tell(f"{error}; a fresh process goes on")
+        sys.stdout.flush()
+        os._exit(FAULT)  # whatever is left of the GPU's libraries cannot be torn down
     for line in take_home(context):
         tell(line)
     with Store() as store:
@@ -60,7 +136,7 @@ def main(
     summary(state, tables, console)
     if context.left:
         tell(f"{len(context.left)} parts are left for the next run: {', '.join(context.left)}")
-    if any(part.outcome == "failed" for parts in state.parts.values() for part in parts.values()):
+    if any(part.over and part.outcome != "cannot" for _, part in state.troubles()):
         raise typer.Exit(1)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from autotune.measure import inputs
 from tconv.launch import target_for
-from tconv.ops.conv_run import run
+from tconv.ops.conv_run import compute
 from tconv.problem import Problem
 from tconv.select import choose
 
@@ -27,12 +27,12 @@ def main(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tensors = inputs(problem, str(device))
     choice = choose(problem, target_for(device))
-    run(problem, choice, **tensors)
+    compute(problem, choice, **tensors)
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.profiler.start()
     for _ in range(repeats):
-        run(problem, choice, **tensors)
+        compute(problem, choice, **tensors)
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.profiler.stop()

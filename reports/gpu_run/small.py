@@ -7,6 +7,7 @@ the fp64 reference all the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Annotated
 
 import torch
@@ -51,14 +52,19 @@ def problems(target: Target) -> Iterator[tuple[str, Problem, Choice]]:
                         yield f"{name} {direction} {layout} {kind}", problem, choice
 
 
-def run_all(device: torch.device, seed: int) -> tuple[set[str], list[str]]:
-    """The kernels that were launched, and what went wrong."""
+def run_all(
+    device: torch.device, seed: int, share: tuple[int, int] = (1, 1)
+) -> tuple[set[str], list[str]]:
+    """The kernels that were launched, and what went wrong; ``share`` is (1, 4) to (4, 4), say."""
     wrong: list[str] = []
+    number, count = share
     with recorded() as launches:
-        for name, problem, choice in problems(target_for(device)):
+        for name, problem, choice in islice(problems(target_for(device)), number - 1, None, count):
             verdict = check_on(problem, choice, str(device))
             if not verdict.passed:
                 wrong.append(f"{name}: {verdict.detail}")
+        if number < count:  # what follows is the last share's
+            return {launch.kernel for launch in launches}, wrong
         _endings(device)
         for name, shape in POOLS.items():
             for direction in ("fprop", "dgrad"):
@@ -85,11 +91,17 @@ def _endings(device: torch.device) -> None:
     torch.autograd.grad(grad.square().sum(), x)
 
 
-def main(seed: Annotated[int, typer.Option(help="of the inputs")] = 0) -> None:
+def main(
+    seed: Annotated[int, typer.Option(help="of the inputs")] = 0,
+    share: Annotated[str, typer.Option(help="of the kernels: 1/4 to 4/4, say")] = "1/1",
+) -> None:
     """Run every kernel once and hold it against the reference."""
+    number, _, count = share.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 0 < int(number) <= int(count)):
+        raise typer.BadParameter(f"{share!r} is no share: 1/4 to 4/4, say")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
-    kernels, wrong = run_all(device, seed)
+    kernels, wrong = run_all(device, seed, (int(number), int(count)))
     typer.echo(f"{len(kernels)} kernels: {', '.join(sorted(kernels))}")
     for line in wrong:
         typer.echo(f"wrong: {line}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Outcome = Literal["done", "failed", "cannot"]
+# An unfinished part ran out of its own time, or its machine failed it: it is tried again.
+Outcome = Literal["done", "failed", "cannot", "unfinished"]
+MOST_TRIES = 3
 LONGEST_NOTE = 4000  # characters of a part's last words
 
 
@@ -18,6 +21,12 @@ class Part:
     outcome: Outcome
     seconds: float
     note: str = ""
+    tries: int = 1
+
+    @property
+    def over(self) -> bool:
+        """Whether it is not to be begun again."""
+        return self.outcome != "unfinished" or self.tries >= MOST_TRIES
 
 
 @dataclass
@@ -27,6 +36,7 @@ class State:
     path: Path
     code: str  # version of the kernels
     parts: dict[str, dict[str, Part]] = field(default_factory=dict)
+    at_work: tuple[str, str] | None = None  # step and name of the part that has begun
 
     @classmethod
     def read(cls, path: Path, code: str) -> State:
@@ -41,20 +51,47 @@ class State:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             parts = {step: {name: Part(**part) for name, part in held.items()}
                      for step, held in content["parts"].items()}  # fmt: skip
-            found = cls(path, content["code"], parts)
+            at_work = content["at_work"]
+            found = cls(path, content["code"], parts, at_work and (at_work[0], at_work[1]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no state of a GPU run: {error!r}") from error
         return found if found.code == code else cls(path, code)
 
     def known(self, step: str, name: str) -> bool:
-        return name in self.parts.get(step, {})
+        """Whether a part is not to be begun: it ended, or was left unfinished too often."""
+        part = self.parts.get(step, {}).get(name)
+        return part is not None and part.over
+
+    def troubles(self) -> Iterator[tuple[str, Part]]:
+        """The parts that are not done, under their steps and names."""
+        for step, parts in self.parts.items():
+            for name, part in parts.items():
+                if part.outcome != "done":
+                    yield f"{step} {name}", part
+
+    def begin(self, step: str, name: str) -> None:
+        """Note which part is at work: should the process die, it died of this one."""
+        self.at_work = step, name
+        self._write()
+
+    def leave(self) -> None:
+        """Note that the part at work stopped, and that the next run goes on with it."""
+        self.at_work = None
+        self._write()
 
     def keep(self, step: str, name: str, part: Part) -> None:
         """Note how a part ended."""
-        short = Part(part.outcome, round(part.seconds, 1), part.note[-LONGEST_NOTE:])
-        self.parts.setdefault(step, {})[name] = short
+        before = self.parts.setdefault(step, {}).get(name)
+        tries = before.tries + 1 if before and before.outcome == "unfinished" else 1
+        short = Part(part.outcome, round(part.seconds, 1), part.note[-LONGEST_NOTE:], tries)
+        self.parts[step][name] = short
+        self.at_work = None
+        self._write()
+
+    def _write(self) -> None:
         content = {
             "code": self.code,
+            "at_work": self.at_work,
             "parts": {
                 step: {name: asdict(part) for name, part in held.items()}
                 for step, held in self.parts.items()

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
 from autotune import gate
 from autotune.deadline import Deadline
+from autotune.evaluate import DeviceLostError
 from autotune.measure import Timing, inputs, measure
 from autotune.search import DEFAULT_CANDIDATES, DEFAULT_EFFORT, Effort
 from autotune.suites import suite
@@ -25,10 +31,12 @@ from autotune.tune import Job, Outcome, jobs, machine, tune
 from reports.bench.layers import REHEARSAL as BENCH_REHEARSAL
 from reports.bench.layers import HostTimer
 from reports.bench.run import NETWORKS, REHEARSAL, Run, Work, default_work, rehearsal_work
+from reports.gpu_run.outcomes import VARIABLE, Outcomes
+from reports.gpu_run.predictions import TUNED, write_predictions
 from reports.gpu_run.state import Part, State
 from reports.rows import LayerRow
 from tconv.geometry import PASSES, Pass
-from tconv.ops.conv_run import run
+from tconv.ops.conv_run import compute
 from tconv.problem import Problem
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice
@@ -37,16 +45,15 @@ from tconv.tile import Choice
 TESTS = ("tests/tconv/families", "tests/tconv/ops", "tests/tconv/test_convert.py",
          "tests/tconv/test_graphs.py", "tests/tconv/models/test_train.py")  # fmt: skip
 TOOLS = ("memcheck", "racecheck", "initcheck")  # of compute-sanitizer
-TEST_SECONDS, TOOL_SECONDS, PROFILE_SECONDS = 240.0, 240.0, 90.0
-TEST_PROCESSES = 8
+SHARES = 4  # parts that the small kernels are split into, under a tool that slows them down
+TEST_SECONDS, TOOL_SECONDS, PROFILE_SECONDS, PROBE_SECONDS = 240.0, 120.0, 90.0, 60.0
+TEST_PROCESSES = 12  # most of their time they compile
+# The least program that a tool must be able to watch.
+PROBE = "import torch; print((torch.ones(8, device='cuda') + 1).sum().item())"
+# Else torch keeps freed memory, and a tool sees one large block in place of tensors.
+WATCHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+NO_TESTS = 5  # pytest's exit code where none was left to run
 TIDY_SECONDS = 5.0  # kept back from a tune, for what is written after it
-# The suites of the goals, then more arithmetics of those that the goals name.
-TUNED = (
-    ("vgg16", "float16"), ("lenet5", "float16"), ("resnet50", "float16"),
-    ("depthwise", "float16"), ("grouped", "float16"), ("mobilenet_v2", "float16"),
-    ("alexnet", "float16"), ("vgg16", "tf32x3"), ("vgg16", "bfloat16"), ("resnet50", "tf32x3"),
-    ("resnet50", "bfloat16"), ("vgg16", "tf32"),
-)  # fmt: skip
 # Tried in full, so that searches can be replayed: small and large, each pass, each kind of layer.
 TRACED: tuple[tuple[str, str, Pass], ...] = (
     ("vgg16", "features.10", "fprop"), ("vgg16", "features.10", "wgrad"),
@@ -72,6 +79,10 @@ class CannotError(Exception):
     """This machine lacks what the part needs."""
 
 
+class UnfinishedError(Exception):
+    """The part ran out of its own time, or the machine failed it: it is tried again."""
+
+
 @dataclass
 class Context:
     """What all parts are given."""
@@ -85,27 +96,51 @@ class Context:
     tell: Callable[[str], None] = print
     left: list[str] = field(default_factory=list)
 
-    def spawn(self, command: Sequence[str], seconds: float, log: str) -> str:
+    def spawn(
+        self,
+        command: Sequence[str],
+        seconds: float,
+        log: str,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
         """Run a command of this checkout, its output in a file of ``out``; the last lines of it.
+
+        Its whole process group ends with it: a test that hangs has workers, a tool its target.
 
         Raises:
             LeftError: where the run's own end stopped it.
-            RuntimeError: where it failed, or took longer than ``seconds``.
+            UnfinishedError: where it took longer than ``seconds``.
+            ExitError: where it failed.
         """
         limit = min(seconds, self.deadline.left)
         path = self.out / log
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as sink:
+            process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT,
+                                       env={**os.environ, **environment},
+                                       start_new_session=True)  # fmt: skip
             try:
-                done = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, timeout=limit)
+                code = process.wait(limit)
             except subprocess.TimeoutExpired as error:
                 if limit < seconds:
                     raise LeftError from error
-                raise RuntimeError(f"it took more than {seconds:g} s; see {log}") from error
+                raise UnfinishedError(f"it took more than {seconds:g} s; see {log}") from error
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         last = "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
-        if done.returncode:
-            raise RuntimeError(f"exit code {done.returncode}:\n{last}")
+        if code:
+            raise ExitError(code, last)
         return last
+
+
+class ExitError(RuntimeError):
+    """A command ended with another exit code than 0."""
+
+    def __init__(self, code: int, last: str) -> None:
+        super().__init__(f"exit code {code}:\n{last}")
+        self.code, self.last = code, last
 
 
 @dataclass(frozen=True)
@@ -127,11 +162,19 @@ def perform(task: Task, context: Context) -> None:
         context.left.append(label)
         return
     before = context.deadline.left
+    context.state.begin(task.step, task.name)
     try:
         part = Part("done", 0.0, task.run(context))
     except LeftError:
         context.left.append(label)
+        context.state.leave()
         return
+    except DeviceLostError:  # of this process; what lost it is noted, and not done again
+        context.state.leave()
+        raise
+    except UnfinishedError as error:
+        context.left.append(label)
+        part = Part("unfinished", 0.0, str(error))
     except CannotError as error:
         part = Part("cannot", 0.0, str(error))
     except Exception as error:  # one part that fails leaves the others
@@ -144,11 +187,17 @@ def perform(task: Task, context: Context) -> None:
 
 def tasks(rehearse: bool) -> Iterator[Task]:
     """All parts, in order."""
-    yield Task("tests", "gpu", _marked_tests, least=30)
+    yield Task("predictions", "H100 and H200", _predict)
+    yield Task(
+        "tests", "gpu", partial(_tests, arguments=("-m", "gpu or device", "tests")), least=30
+    )
     for place in TESTS[2:3] if rehearse else TESTS:
-        yield Task("tests", place, partial(_tests, place=place), least=30)
+        yield Task("tests", place, partial(_tests, arguments=(place,)), least=30)
+    yield Task("sanitizer", "no tool", _small, least=30)
     for tool in TOOLS:
-        yield Task("sanitizer", tool, partial(_sanitize, tool=tool), least=30)
+        for share in range(1, SHARES + 1):
+            run = partial(_sanitize, tool=tool, share=f"{share}/{SHARES}")
+            yield Task("sanitizer", f"{tool} {share}/{SHARES}", run, least=30)
     for name, dtype in TUNED[1:2] if rehearse else TUNED:
         label = f"{name} {dtype}"
         yield Task("tune", label, partial(_tune, name=name, dtype=dtype), least=15)
@@ -160,31 +209,71 @@ def tasks(rehearse: bool) -> Iterator[Task]:
         yield Task("traces", " ".join(traced), partial(_trace, traced=traced), least=20)
 
 
-def _pytest(context: Context, arguments: Sequence[str], log: str) -> str:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    return context.spawn(command, TEST_SECONDS, f"logs/{log}.txt")
+def _predict(context: Context) -> str:
+    """What the cost model predicts, written down before anything is measured."""
+    few: dict[str, Any] = {"work": TUNED[1:2], "most": 2} if context.rehearse else {}
+    files = write_predictions(context.out, **few)
+    return ", ".join(str(file.relative_to(context.out)) for file in files)
 
 
-def _marked_tests(context: Context) -> str:
-    return _pytest(context, ["-m", "gpu or device", "tests"], "tests-gpu")
+def _tests(context: Context, arguments: Sequence[str]) -> str:
+    """Tests in several processes; those that ended in an earlier run are not run again.
+
+    Raises:
+        LeftError: where time was spent first, the run's or that of one go.
+        RuntimeError: for tests that failed, or hang.
+    """
+    name = "gpu" if "-m" in arguments else Path(arguments[-1]).stem
+    path = tests_of(context.out, context.state) / f"{name}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plugins = ("-p", "no:cacheprovider", "-p", "reports.gpu_run.outcomes")
+    many = _processes(context.rehearse)
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, *many, *arguments]
+    try:
+        context.spawn(command, TEST_SECONDS, f"logs/tests-{name}.txt", {VARIABLE: str(path)})
+    except UnfinishedError as error:  # each go comes further
+        raise LeftError from error
+    except ExitError as error:
+        if error.code not in (1, NO_TESTS):
+            raise
+    found = Outcomes.read(path)
+    if wrong := [*found.failed(), *(f"{test} hangs" for test in found.hung())]:
+        raise RuntimeError(f"{len(wrong)} of {len(found.begun)} tests failed: {'; '.join(wrong)}")
+    return f"{found.count('passed')} passed, {found.count('skipped')} skipped"
 
 
-def _tests(context: Context, place: str) -> str:
-    processes = 1 if context.rehearse else min(TEST_PROCESSES, os.cpu_count() or 1)
-    many = ["-n", str(processes)] if processes > 1 else []
-    return _pytest(context, [*many, place], "tests-" + Path(place).stem)
+def tests_of(out: Path, state: State) -> Path:
+    """Where the outcomes of tests are kept, by version of the kernels."""
+    return out / "tests" / state.code
 
 
-def _sanitize(context: Context, tool: str) -> str:
-    """Every kernel once under one of compute-sanitizer's tools."""
+def _processes(rehearse: bool) -> list[str]:
+    """pytest's options for tests side by side, where pytest-xdist is there."""
+    count = 1 if rehearse else min(TEST_PROCESSES, os.cpu_count() or 1)
+    if count == 1 or find_spec("xdist") is None:
+        return []
+    return ["-n", str(count), "--dist", "worksteal"]
+
+
+def _small(context: Context) -> str:
+    """Every kernel once, and compiled into Triton's cache for the tools."""
     program = [sys.executable, "-m", "reports.gpu_run.small"]
-    found = shutil.which("compute-sanitizer")
-    if context.rehearse and tool == TOOLS[0]:  # the program itself, without the tool
-        return context.spawn(program, TOOL_SECONDS, f"logs/sanitizer-{tool}.txt")
-    if found is None or context.rehearse:
+    return context.spawn(program, TEST_SECONDS, "logs/small.txt")
+
+
+def _sanitize(context: Context, tool: str, share: str) -> str:
+    """A share of the kernels once under one of compute-sanitizer's tools."""
+    found = None if context.rehearse else shutil.which("compute-sanitizer")
+    if found is None:
         raise CannotError("compute-sanitizer is not on this machine")
-    command = [found, "--tool", tool, "--error-exitcode", "9", *program]
-    return context.spawn(command, TOOL_SECONDS, f"logs/sanitizer-{tool}.txt")
+    watched = [found, "--tool", tool, "--error-exitcode", "9", sys.executable]
+    log = f"logs/sanitizer-{tool}-{share.replace('/', '-')}.txt"
+    try:
+        context.spawn([*watched, "-c", PROBE], PROBE_SECONDS, log, WATCHED)
+    except (ExitError, UnfinishedError) as error:
+        raise CannotError(f"compute-sanitizer does not run here: {error}") from error
+    program = [*watched, "-m", "reports.gpu_run.small", "--share", share]
+    return context.spawn(program, TOOL_SECONDS, log, WATCHED)
 
 
 def _tune(context: Context, name: str, dtype: str) -> str:
@@ -209,7 +298,7 @@ def host_measure(problem: Problem, choice: Choice, best: float) -> Timing:
     """In place of a GPU's clock: a small copy of the problem in the interpreter, by the host's."""
     small, tile = gate.scaled_down(problem, choice)
     tensors = inputs(small, "cpu")
-    call = partial(run, small, replace(choice, tile=tile), **tensors)
+    call = partial(compute, small, replace(choice, tile=tile), **tensors)
     return measure(HostTimer([call]), BENCH_REHEARSAL, best)
 
 
@@ -218,11 +307,11 @@ def _told(outcome: Outcome) -> str:
 
     Raises:
         LeftError: where its time was spent first; its trials are in the store.
-        RuntimeError: for what it could not do.
+        UnfinishedError: where the machine kept it from something.
     """
     failed = sum(finding.winner is None for finding in outcome.findings)
     if outcome.trouble or outcome.interrupted:
-        raise RuntimeError("; ".join(outcome.trouble) or "interrupted")
+        raise UnfinishedError("; ".join(outcome.trouble) or "interrupted")
     if outcome.left:
         raise LeftError
     words = f"{len(outcome.findings)} problems, {outcome.compiled} candidates compiled"

@@ -14,6 +14,7 @@ from autotune.trial import Trial
 from autotune.trial_store import Store
 from reports.collect import collect
 from reports.goals import goals_grid
+from reports.gpu_run.predictions import compared, file_of, page, read_predictions
 from reports.gpu_run.state import State
 from reports.gpu_run.steps import TRACED, Context
 from reports.render import render
@@ -43,8 +44,22 @@ def take_home(context: Context) -> list[str]:
     tables = tables_of(context, trials)
     if tables is None:
         return [*told, "nothing to report yet"]
-    page = render(tables, context.out / "report")[0]
-    return [*told, f"report: {page}"]
+    index = render(tables, context.out / "report")[0]
+    told.append(_predicted(context, tables))
+    return [*told, f"report: {index}"]
+
+
+def _predicted(context: Context, tables: Tables) -> str:
+    """The page that holds the predictions against what was measured after them."""
+    name = "nvidia-h200" if context.rehearse else context.target.name
+    path = file_of(context.out, name)
+    if not path.exists():
+        return f"no predictions were made for {name}"
+    found = compared(read_predictions(path), tables.layers)
+    (context.out / "report" / "predicted.md").write_text(
+        page(found, context.target.product), encoding="utf-8"
+    )
+    return f"{len(found)} predictions beside measurements: report/predicted.md"
 
 
 def _traced(trials: list[Trial]) -> list[Trial]:
@@ -93,17 +108,16 @@ def tables_of(context: Context, trials: list[Trial]) -> Tables | None:
 
 def summary(state: State, tables: Tables | None, console: Console) -> None:
     """A short table: how each step stands, and the goals that have figures."""
-    table = Table("step", "done", "failed", "cannot be done here", "seconds")
+    table = Table("step", "done", "failed", "unfinished", "cannot be done here", "seconds")
     for step, parts in state.parts.items():
         counts = [sum(part.outcome == outcome for part in parts.values())
-                  for outcome in ("done", "failed", "cannot")]  # fmt: skip
+                  for outcome in ("done", "failed", "unfinished", "cannot")]  # fmt: skip
         seconds = sum(part.seconds for part in parts.values())
         table.add_row(step, *map(str, counts), f"{seconds:.0f}")
     console.print(table)
-    for step, parts in state.parts.items():
-        for name, part in parts.items():
-            if part.outcome == "failed":
-                console.print(f"failed: {step} {name}: {part.note[-300:]}", markup=False)
+    for label, part in state.troubles():
+        if part.outcome != "cannot":
+            console.print(f"{part.outcome}: {label}: {part.note[-300:]}", markup=False)
     if tables is None:
         return
     grid = goals_grid(tables)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from tconv.compiler import tconv_backend
 from tconv.extras import extra
 from tconv.launch import interpreting, runs_triton
 from tconv.models.data import DATASETS, WITHOUT_PATH
@@ -24,9 +26,10 @@ LEAST_SIDE = {"alexnet": 63, "alexnet_2012": 227}  # of networks that take no 32
 
 
 class Backend(str, Enum):
-    """Whose convolution and max-pool run."""
+    """Whose convolution and max-pool run: our modules, our compiler backend, or torch's."""
 
     tconv = "tconv"
+    tconv_compiled = "tconv.compile"
     torch = "torch"
     compiled = "torch.compile"
 
@@ -43,6 +46,7 @@ def one_of(kind: str, names: Iterable[str]) -> object:
     return check
 
 
+BACKENDS = ", ".join(backend.value for backend in Backend)
 check_backend = one_of("backend", [backend.value for backend in Backend])
 check_dtype = one_of("dtype", DTYPES)
 check_data = one_of("dataset", DATASETS)
@@ -64,8 +68,18 @@ def build(name: str, backend: Backend, seed: int, num_classes: int = 10) -> nn.M
         return model
     twin = torch_twin(model)
     if backend is Backend.compiled:
-        twin.compile(mode="max-autotune-no-cudagraphs")  # keys of the state_dict stay
+        compile_in_place(twin, mode="max-autotune-no-cudagraphs")
+    elif backend is Backend.tconv_compiled:
+        compile_in_place(twin, backend=tconv_backend, options={"rest": "eager"})
     return twin
+
+
+def compile_in_place(network: nn.Module, **how: Any) -> None:
+    """Have the network's calls compiled by ``torch.compile``; the ``state_dict`` keeps its keys.
+
+    ``Module.compile`` will not do: Dynamo skips the frames of an ``nn.Sequential`` below it.
+    """
+    network.forward = torch.compile(network.forward, **how)  # type: ignore[method-assign]
 
 
 def volume_for(network: str, data: str) -> tuple[int, int, int]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from tconv.convert import convert
 from tconv.extras import extra
 from tconv.graphs import graphed as as_graph
 from tconv.models import checkpoint, command
@@ -54,10 +53,9 @@ def main(
         str, typer.Option(help="of weights and activations", callback=command.check_dtype)
     ] = "float32",
     backend: Annotated[
-        str, typer.Option(help="tconv, torch, torch.compile", callback=command.check_backend)
-    ] = "tconv",
+        str, typer.Option(help=command.BACKENDS, callback=command.check_backend)
+    ] = "tconv.compile",
     channels_last: Annotated[bool, typer.Option(help="memory format")] = True,
-    fuse: Annotated[bool, typer.Option(help="run conv, norm, ReLU, pool as one kernel")] = True,
     graphed: Annotated[bool, typer.Option(help="run a batch as one CUDA graph")] = False,
     seed: Annotated[int, typer.Option(help="of weights and split")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -75,7 +73,7 @@ def main(
         volume = command.volume_for(model, data)
         images = load(data, path, seed, volume)
         content = None if weights is None else checkpoint.read(weights)
-        network = _network(model, content, weights, Backend(backend), seed, images, fuse)
+        network = _network(model, content, weights, Backend(backend), seed, images)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         network.to(place, DTYPES[dtype]).to(memory_format=layout)  # type: ignore[call-overload]
         network.eval()
@@ -113,15 +111,12 @@ def _network(
     backend: Backend,
     seed: int,
     images: Images,
-    fuse: bool,
 ) -> nn.Module:
     if content is not None and content.get("network", name) != name:
         raise CheckpointError(f"{weights}: its network is {content['network']!r}, not {name!r}")
     network = command.build(name, backend, seed, classes_of(content, images))
     if content is not None and weights is not None:
         checkpoint.load_weights(network, content, weights)
-    if fuse and backend is Backend.tconv:
-        convert(network, fuse=True)
     return network
 
 

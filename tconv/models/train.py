@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import torch
 
-from tconv.convert import convert
 from tconv.extras import extra
 from tconv.models import checkpoint, command
 from tconv.models.checkpoint import CheckpointError
@@ -75,10 +74,9 @@ def main(
         str, typer.Option(help="of activations (autocast)", callback=command.check_dtype)
     ] = "float32",
     backend: Annotated[
-        str, typer.Option(help="tconv, torch, torch.compile", callback=command.check_backend)
+        str, typer.Option(help=command.BACKENDS, callback=command.check_backend)
     ] = "tconv",
     channels_last: Annotated[bool, typer.Option(help="memory format")] = True,
-    fuse: Annotated[bool, typer.Option(help="run conv, ReLU and pool as one kernel")] = False,
     graphed: Annotated[bool, typer.Option(help="run a step as one CUDA graph")] = False,
     seed: Annotated[int, typer.Option(help="of weights, split and order")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -95,8 +93,6 @@ def main(
                         graphed, steps, seed, loaders)  # fmt: skip
     if resume and save is None:
         raise typer.BadParameter("--resume goes on from --checkpoint: name it")
-    if fuse and backend != "tconv":
-        raise typer.BadParameter("--fuse is of backend tconv")
     command.check_path(data, path)
     cuda = command.device_named(device).type == "cuda"
     if graphed and not cuda:
@@ -111,8 +107,6 @@ def main(
                 torch.cuda.set_device(place)
             images = load(data, path, seed, command.volume_for(model, data))
             network = command.build(model, Backend(backend), seed, images.classes)
-            if fuse:
-                convert(network, fuse=True)
             volume = command.volume_for(model, data)
             trainer = Trainer(network, images, volume, settings, place, ranks)
             head = {"network": model, "classes": images.classes}

@@ -23,11 +23,11 @@ from tconv.launch import runs_triton
 from tconv.ops.arguments import overridden
 from tconv.ops.conv_check import check_types, conv_window
 from tconv.ops.conv_run import (
-    Prepared,
+    Call,
+    cached_call,
+    cached_fprop_call,
+    epilogue_grad_call,
     precision_of,
-    prepared,
-    prepared_ending,
-    prepared_fprop,
 )
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.registration import register, register_autocast
@@ -70,14 +70,14 @@ def _conv2d(
         pairs = torchs_window(window)
         return dense(torch.ops.aten.convolution(x, w, bias, *pairs), _y_layout(x, w))
     call = fprop_call(x, w, window, precision, PLAIN if bias is None else BIAS)
-    return call.run({"x": x, "w": w} if bias is None else {"x": x, "w": w, "bias": bias})
+    return call({"x": x, "w": w} if bias is None else {"x": x, "w": w, "bias": bias})
 
 
 def fprop_call(
     x: Tensor, w: Tensor, window: Sizes, precision: str | None, epilogue: Epilogue
-) -> Prepared:
+) -> Call:
     """The forward pass that x and w ask for."""
-    return prepared_fprop(
+    return cached_fprop_call(
         x.shape,
         x.stride(),
         w.shape,
@@ -103,8 +103,8 @@ def _conv2d_input_grad(
         return dense(_torch_gradient(0, dy, dy.new_empty(x_size), w, window), layout)
     shapes = (tuple(x_size), w.shape, tuple(window))
     places = (layout, _layout(w), dy.dtype, dy.device)
-    call = prepared("dgrad", *shapes, *places, precision_of(dy, precision))
-    return call.run({"dy": dy, "w": w})
+    call = cached_call("dgrad", *shapes, *places, precision_of(dy, precision))
+    return call({"dy": dy, "w": w})
 
 
 def _conv2d_weight_grad(
@@ -120,8 +120,8 @@ def _conv2d_weight_grad(
         return dense(_torch_gradient(1, dy, x, x.new_empty(w_size), window), layout)
     shapes = (x.shape, tuple(w_size), tuple(window))
     places = (_layout(x), layout, x.dtype, x.device)
-    call = prepared("wgrad", *shapes, *places, precision_of(x, precision))
-    return call.run({"x": x, "dy": dy})
+    call = cached_call("wgrad", *shapes, *places, precision_of(x, precision))
+    return call({"x": x, "dy": dy})
 
 
 def torchs_window(window: Sizes) -> tuple[Any, ...]:
@@ -140,7 +140,7 @@ def _torch_gradient(which: int, dy: Tensor, x: Tensor, w: Tensor, window: Sizes)
 def _conv2d_bias_grad(dy: Tensor) -> Tensor:
     if not runs_triton(dy.device):
         return dy.sum((0, 2, 3))
-    return prepared_ending(dy.shape, _layout(dy), dy.dtype, dy.device).run({"dy": dy})
+    return epilogue_grad_call(dy.shape, _layout(dy), dy.dtype, dy.device)({"dy": dy})
 
 
 @torch.library.register_fake("tconv::conv2d", lib=_library)

@@ -44,7 +44,7 @@ from tconv.ops.conv2d import (
     windowed,
 )
 from tconv.ops.conv_check import check_norm, check_residual, check_types
-from tconv.ops.conv_run import prepared_ending, prepared_pool_ending
+from tconv.ops.conv_run import epilogue_grad_call, pool_grad_call
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import pool_geometry
 from tconv.ops.registration import register, register_autocast
@@ -116,7 +116,7 @@ def _conv2d_fused(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     tensors = {
         name: tensor for name, tensor in zip(NAMES, operands, strict=True) if tensor is not None
     }
-    y = fprop_call(x, w, window, precision, epilogue).run(tensors)
+    y = fprop_call(x, w, window, precision, epilogue)(tensors)
     kept = tensors["kept"] if epilogue.kept else x.new_empty(0)
     offsets = tensors["offsets"] if epilogue.offsets else x.new_empty(0, dtype=torch.int8)
     return y, kept, offsets
@@ -188,7 +188,7 @@ def _conv2d_activation_grad(
     layout = layout_of(prefers_channels_last(value))
     tensors = {"dy": dy, "value": value}
     how = (activation, slope, from_result)
-    dz = prepared_ending(dy.shape, layout, dy.dtype, dy.device, how, sums).run(tensors)
+    dz = epilogue_grad_call(dy.shape, layout, dy.dtype, dy.device, how, sums)(tensors)
     return dz, tensors["dbias"] if sums else dy.new_empty(0)
 
 
@@ -200,7 +200,7 @@ def _conv2d_pool_grad(
         dz = dense(_torchs_unpool(dy, offsets, z_size), layout)
         return dz, dz.sum((0, 2, 3)) if sums else dy.new_empty(0)
     tensors = {"dy": dy, "offsets": offsets}
-    dz = prepared_pool_ending(tuple(z_size), layout, dy.dtype, dy.device, sums).run(tensors)
+    dz = pool_grad_call(tuple(z_size), layout, dy.dtype, dy.device, sums)(tensors)
     return dz, tensors["dbias"] if sums else dy.new_empty(0)
 
 

@@ -36,7 +36,7 @@ from tconv.tile import Choice
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Call:
     """A plan with all that a call needs besides its tensors."""
 
     plan: Plan
@@ -46,7 +46,7 @@ class Prepared:
     reads: tuple[tuple[str, torch.memory_format], ...]  # the format that operands must have
     beside: tuple[str, ...] = ()  # other results: "offsets" of pooled maxima, "kept", "dbias"
 
-    def run(self, tensors: dict[str, Tensor]) -> Tensor:
+    def __call__(self, tensors: dict[str, Tensor]) -> Tensor:
         """The result, in fresh memory; ``tensors`` are the operands by name.
 
         What is made besides is added to them, and found there.
@@ -74,7 +74,7 @@ def prepare(
     target: Target,
     epilogue: Epilogue = PLAIN,
     w_layout: Layout = "nhwc",
-) -> Prepared:
+) -> Call:
     """One pass with a given choice; ``w_layout`` is the filter's, or that of its gradient."""
     shape, layout = problem.geometry, problem.layout
     plan = FAMILIES[choice.family].plan(problem, choice.tile, target, epilogue, w_layout)
@@ -94,17 +94,17 @@ def prepare(
         if epilogue.pool:
             y_size = (*y_size[:2], y_size[2] // 2, y_size[3] // 2)
         strides = strides_of(y_size, layout)
-        return Prepared(plan, "y", y_size, strides, tuple(reads), beside)
+        return Call(plan, "y", y_size, strides, tuple(reads), beside)
     if problem.direction == "dgrad":
-        return Prepared(plan, "dx", x_size, strides_of(x_size, layout), (dy, w))
-    return Prepared(plan, "dw", w_size, strides_of(w_size, w_layout), (x, dy))
+        return Call(plan, "dx", x_size, strides_of(x_size, layout), (dy, w))
+    return Call(plan, "dw", w_size, strides_of(w_size, w_layout), (x, dy))
 
 
-def run(problem: Problem, choice: Choice, **tensors: Tensor) -> Tensor:
+def compute(problem: Problem, choice: Choice, **tensors: Tensor) -> Tensor:
     """One pass with a given choice: (x, w, bias) -> y, (dy, w) -> dx, or (x, dy) -> dw."""
     target = target_for(next(iter(tensors.values())).device)
     epilogue = BIAS if "bias" in tensors else PLAIN
-    return prepare(problem, choice, target, epilogue).run(tensors)
+    return prepare(problem, choice, target, epilogue)(tensors)
 
 
 def precision_of(tensor: Tensor, asked: str | None) -> Precision:
@@ -135,7 +135,7 @@ def geometry_of(x_size: Sequence[int], w_size: Sequence[int], window: Window) ->
 
 
 @lru_cache(maxsize=4096)
-def prepared(
+def cached_call(
     direction: Pass,
     x_size: tuple[int, ...],
     w_size: tuple[int, ...],
@@ -146,7 +146,7 @@ def prepared(
     device: torch.device,
     precision: Precision,
     epilogue: Epilogue = PLAIN,
-) -> Prepared:
+) -> Call:
     """The plan of a pass, as chosen for ``device``; made at the first call, then found here."""
     geometry = geometry_of(x_size, w_size, window)
     problem = Problem(geometry, direction, dtype_name(dtype), layout, precision)
@@ -155,7 +155,7 @@ def prepared(
 
 
 @lru_cache(maxsize=4096)
-def prepared_fprop(
+def cached_fprop_call(
     x_size: tuple[int, ...],
     x_strides: tuple[int, ...],
     w_size: tuple[int, ...],
@@ -165,12 +165,12 @@ def prepared_fprop(
     device: torch.device,
     precision: Precision,
     epilogue: Epilogue,
-) -> Prepared:
+) -> Call:
     """The forward pass; torch's rule: y is channels_last where x or w is."""
     w_last = strides_prefer_channels_last(w_size, w_strides)
     layout = layout_of(w_last or strides_prefer_channels_last(x_size, x_strides))
     sizes = (x_size, w_size, window, layout, layout_of(w_last))
-    call = prepared("fprop", *sizes, dtype, device, precision, epilogue)
+    call = cached_call("fprop", *sizes, dtype, device, precision, epilogue)
     # What the strides tell once, no call need ask again.
     known = {"x": (x_size, x_strides), "w": (w_size, w_strides)}
     reads = tuple((name, form) for name, form in call.reads
@@ -183,19 +183,19 @@ def _is_dense(size: Sequence[int], strides: Sequence[int], form: torch.memory_fo
     return tensor.is_contiguous(memory_format=form)
 
 
-when_forgotten(prepared.cache_clear)
-when_forgotten(prepared_fprop.cache_clear)
+when_forgotten(cached_call.cache_clear)
+when_forgotten(cached_fprop_call.cache_clear)
 
 
 @lru_cache(maxsize=4096)
-def prepared_ending(
+def epilogue_grad_call(
     size: tuple[int, ...],
     layout: Layout,
     dtype: torch.dtype,
     device: torch.device,
     how: tuple[str, float, bool] | None = None,
     sums: bool = True,
-) -> Prepared:
+) -> Call:
     """dbias from dy; behind an activation also dz, the gradient of its argument.
 
     ``how`` is the activation's name, its slope, and whether its result is given (or its argument).
@@ -207,19 +207,19 @@ def prepared_ending(
     activation = None if how is None else epilogue_grad.Activation(*how)
     plan = epilogue_grad.plan(dtype_name(dtype), layout, image, target, activation, sums)
     if activation is None:
-        return Prepared(plan, "dbias", (channels,), (1,), (("dy", form),))
+        return Call(plan, "dbias", (channels,), (1,), (("dy", form),))
     reads = (("dy", form), ("value", form))
     beside = ("dbias",) if sums else ()
-    return Prepared(plan, "dz", size, strides_of(size, layout), reads, beside)
+    return Call(plan, "dz", size, strides_of(size, layout), reads, beside)
 
 
 @lru_cache(maxsize=4096)
-def prepared_pool_ending(
+def pool_grad_call(
     size: tuple[int, ...], layout: Layout, dtype: torch.dtype, device: torch.device, sums: bool
-) -> Prepared:
+) -> Call:
     """dz and dbias from dy and the offsets of pooled maxima; ``size`` is that of dz."""
     form = memory_format(layout)
     plan = epilogue_grad.pool_plan(dtype_name(dtype), layout, size, target_for(device), sums)
     reads = (("dy", form), ("offsets", form))
     beside = ("dbias",) if sums else ()
-    return Prepared(plan, "dz", size, strides_of(size, layout), reads, beside)
+    return Call(plan, "dz", size, strides_of(size, layout), reads, beside)

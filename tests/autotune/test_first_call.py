@@ -8,7 +8,9 @@ import pytest
 
 import autotune
 from autotune.gate import Verdict
+from autotune.measure import Timing
 from autotune.trial_store import Store
+from autotune.workers import Failure
 from tconv import select
 from tconv.cost.descent import cheapest
 from tconv.geometry import ConvGeometry
@@ -27,9 +29,10 @@ class Clock:
     def __init__(self) -> None:
         self.asked: list[Choice] = []
 
-    def measure(self, problem: Problem, choice: Choice, best: float) -> float:
+    def measure(self, problem: Problem, choice: Choice, best: float) -> Timing:
         self.asked.append(choice)
-        return 1.0 if len(self.asked) == 5 else 2.0
+        milliseconds = 1.0 if len(self.asked) == 5 else 2.0
+        return Timing(milliseconds, milliseconds, milliseconds, 1)
 
 
 def right(problem: Problem, choice: Choice) -> Verdict:
@@ -90,8 +93,8 @@ def test_what_is_wrong_or_fails_is_not_taken() -> None:
     def gate(problem: Problem, choice: Choice) -> Verdict:
         return Verdict(False, 0.7, "all wrong")
 
-    def broken(problem: Problem, choice: Choice, best: float) -> float:
-        raise RuntimeError("no memory left")
+    def broken(problem: Problem, choice: Choice, best: float) -> Failure:
+        return Failure("error", "RuntimeError: too many resources requested")
 
     for how in ({"gate": gate, "measure": Clock().measure}, {"gate": right, "measure": broken}):
         undo = autotune.on_first_call(60, **how)  # type: ignore[arg-type]
@@ -103,11 +106,8 @@ def test_what_is_wrong_or_fails_is_not_taken() -> None:
 
 
 def test_what_failed_for_want_of_memory_is_tried_again() -> None:
-    class OutOfMemoryError(RuntimeError):  # as torch names it
-        pass
-
-    def full(problem: Problem, choice: Choice, best: float) -> float:
-        raise OutOfMemoryError("another process has it all")
+    def full(problem: Problem, choice: Choice, best: float) -> Failure:
+        return Failure("machine", "OutOfMemoryError: another process has it all")
 
     clock = Clock()
     for measure in (full, clock.measure):

@@ -15,7 +15,7 @@ from autotune.suites import names, suite
 from tconv.cost.space import candidates
 from tconv.families import FAMILIES, serves
 from tconv.geometry import PASSES, ConvGeometry, Pass
-from tconv.launch import Launch, interpreting
+from tconv.launch import Launch
 from tconv.ops import conv_run
 from tconv.problem import Layout, Problem
 from tconv.target import TARGETS
@@ -28,10 +28,8 @@ STRIDED = ConvGeometry(64, 48, 15, 13, 40, 3, 5, 2, 3, 1, 2, 1, 1, groups=4)
 SHAPES = {"vgg": VGG, "c3": C3, "strided": STRIDED}
 PASSING = Choice("implicit_gemm", Tile(64, 32, 16, splits=1))
 
-interpreted = pytest.mark.skipif(not interpreting(), reason="needs Triton's interpreter")
 
-
-@interpreted
+@pytest.mark.interpreter
 @pytest.mark.parametrize("direction", PASSES)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_right_results_pass(shape: ConvGeometry, direction: Pass) -> None:
@@ -42,13 +40,13 @@ def test_right_results_pass(shape: ConvGeometry, direction: Pass) -> None:
     assert 0 < verdict.error < 1e-2
 
 
-@interpreted
+@pytest.mark.interpreter
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_other_dtypes(dtype: str) -> None:
     assert check(Problem(C3, "fprop", dtype), PASSING).passed
 
 
-@interpreted
+@pytest.mark.interpreter
 @pytest.mark.parametrize("direction", PASSES)
 def test_an_image_that_no_program_computed_is_refused(
     direction: Pass, monkeypatch: pytest.MonkeyPatch
@@ -68,15 +66,15 @@ def test_an_image_that_no_program_computed_is_refused(
     assert "values beyond" in verdict.detail
 
 
-@interpreted
+@pytest.mark.interpreter
 def test_a_wrong_tap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = conv_run.run
+    plain = conv_run.compute
 
     def wrong(problem: Problem, choice: Choice, **tensors: Any) -> torch.Tensor:
         tensors["w"] = tensors["w"].flip(3)
         return plain(problem, choice, **tensors)
 
-    monkeypatch.setattr(conv_run, "run", wrong)
+    monkeypatch.setattr(conv_run, "compute", wrong)
     assert not check(Problem(VGG, "fprop"), PASSING).passed
 
 

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from autotune import on_gpu
+from autotune.deadline import Deadline
+from autotune.search import DEFAULT_EFFORT
 from autotune.workers import Failure, Task, Workers
+from tconv.geometry import ConvGeometry
+from tconv.problem import Problem
+from tconv.target import TARGETS
+from tconv.tile import Choice, Tile
 from tests.autotune import tasks as done
 
 WORDS = (
@@ -38,3 +44,24 @@ def test_without_a_gpu_no_context_is_lost() -> None:
     if torch.cuda.is_initialized():
         pytest.skip("there is a GPU")
     assert not on_gpu.context_lost()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_process_that_lives_on_gets_failures_until_its_context_is_lost(
+    lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(problem: Problem, choice: Choice) -> None:
+        raise ValueError("too many resources")
+
+    monkeypatch.setattr(on_gpu.gate, "check_on_gpu", refused)
+    monkeypatch.setattr(on_gpu, "context_lost", lambda: lost)
+    here = on_gpu.Here(TARGETS["sm_90"], DEFAULT_EFFORT, Deadline(60))
+    problem = Problem(ConvGeometry(1, 16, 8, 8, 16, 3, 3), "fprop")
+    choice = Choice("implicit_gemm", Tile(16, 16, 16))
+    if lost:
+        with pytest.raises(RuntimeError, match=r"implicit_gemm 16x16x16 .*too many resources"):
+            here.check(problem, choice)
+    else:
+        assert here.check(problem, choice) == Failure("error", "ValueError: too many resources")
+    late = on_gpu.Here(TARGETS["sm_90"], DEFAULT_EFFORT, Deadline(0.0))
+    assert isinstance(late.contest(problem, [choice, choice]), Failure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from autotune.cli import app
 from autotune.recorded import SpaceError, read_space
 from autotune.replay import replay
+from autotune.strategies import DEFAULT
 from tests.tconv.test_files import SPOILT
 
 GOOD = "a,b,time\n" + "".join(
@@ -99,12 +101,30 @@ def test_nothing_found_is_a_share_of_nothing(tmp_path: Path) -> None:
     assert replay(tmp_path / "late.csv", "exhaustive", 3, 1, 0).curve == (0, 0, 1)
 
 
+def two_regions(path: Path) -> Path:
+    """A space whose wide region ends at 0.8 of the optimum, which lies in a narrow one far off."""
+    rows = ["a,b,c,d,time"]
+    for a, b, c, d in itertools.product(range(6), range(6), range(4), (0, 1)):
+        wide = 1.25 + 0.5 * ((a - 1) ** 2 + (b - 1) ** 2 + (c - 1) ** 2 + d)
+        narrow = 1 + 1.5 * ((a - 4) ** 2 + (b - 4) ** 2 + (c - 2) ** 2 + 1 - d)
+        time = "" if a + b == 10 else f"{min(wide, narrow)}"
+        rows.append(f"{2**a},{2**b},{c + 1},{d},{time}")
+    path.write_text("\n".join(rows))
+    return path
+
+
+def test_the_default_finds_a_good_region_sooner_than_chance(tmp_path: Path) -> None:
+    space = two_regions(tmp_path / "regions.csv")
+    learnt, blind = (replay(space, name, 25, 8, 0, workers=1) for name in (DEFAULT, "random"))
+    assert learnt.curve[-1] > 0.75 > blind.curve[-1] + 0.05
+
+
 def test_the_command_prints_json(space: Path) -> None:
     arguments = [
         "replay",
         str(space),
         "--strategy",
-        "local",
+        "combined",
         "--evaluations",
         "25",
         "--repeats",
@@ -113,7 +133,7 @@ def test_the_command_prints_json(space: Path) -> None:
     result = CliRunner().invoke(app, [*arguments, "--seed", "1", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)
-    assert found["strategy"] == "local"
+    assert found["strategy"] == "combined"
     assert found["optimum_share"].keys() == {"10", "25"}
     assert found["optimum_share"]["25"] == 1  # the space is smaller
     assert "after 10" in CliRunner().invoke(app, arguments).output

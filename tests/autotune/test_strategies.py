@@ -8,9 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from autotune.cli import app
 from autotune.strategies import STRATEGIES
 from autotune.strategies.common import SearchSpace, Trials, search
 
@@ -69,12 +67,11 @@ def test_a_space_of_one(name: str) -> None:
     assert trials.order == [0]
 
 
-@pytest.mark.parametrize("name", ["combined", "local", "surrogate"])
-def test_learning_beats_chance(name: str) -> None:
+def test_learning_beats_chance() -> None:
     def mean_best(strategy: str) -> float:
         return float(np.mean([np.nanmin(run(strategy, 25, seed).times) for seed in range(8)]))
 
-    assert mean_best(name) < mean_best("random") - 0.03
+    assert mean_best("combined") < mean_best("random") - 0.03
 
 
 def known(error: float, seed: int = 0) -> SearchSpace:
@@ -127,19 +124,14 @@ def test_corrected_spends_a_space_whose_model_knows_little() -> None:
     assert np.isfinite(space.predicted[everything.order[:100]]).all()
 
 
-def test_without_scikit_learn_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_learn_the_model_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = run("combined", 20).order
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.warns(UserWarning, match=r"pip install 'tconv\[search\]'"):
-        assert run("combined", 20).order == run("local", 20).order
+    assert run("combined", 20).order == alone  # where no model knows the kernel: numpy is enough
     space = known(0.4)
-    with pytest.warns(UserWarning, match="the model's order is followed"):
+    with pytest.warns(UserWarning, match=r"pip install 'tconv\[search\]'"):
         found = search(STRATEGIES["combined"], space, told, 8, 0)
     assert tuple(found.order) == space.order
-    with pytest.raises(ImportError, match=r"pip install 'tconv\[search\]'"):
-        run("surrogate", 20)
-    tuned = CliRunner().invoke(app, ["tune", "--suite", "lenet5", "--strategy", "surrogate"])
-    assert tuned.exit_code == 2
-    assert "pip install 'tconv[search]'" in tuned.output
 
 
 def test_a_configuration_asked_for_again_costs_nothing() -> None:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from tconv import functional, reference
 from tconv.launch import recorded
+from tests.devices import DEVICE
 
 plain = torch.nn.functional
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 # How a tensor lies in memory: dense in either format, or a view of something else.
 VIEWS = ("contiguous", "channels_last", "sliced", "stepped", "transposed", "expanded", "offset")

@@ -7,7 +7,7 @@ import ast
 import pytest
 import torch
 
-from tconv.launch import Launch, Pointer, interpreting
+from tconv.launch import Launch, Pointer
 from tests.mutation import equivalent
 from tests.mutation.mutants import (
     FOLDER,
@@ -126,7 +126,7 @@ def test_a_mutant_differs_in_the_lines_that_it_names() -> None:
         assert mutant.before.split()[0] in whole.splitlines()[mutant.line - 1]
 
 
-@pytest.mark.skipif(not interpreting(), reason="a compiled kernel is not exchanged")
+@pytest.mark.interpreter
 def test_installed_and_taken_back() -> None:
     launch = Launch(
         "ending.bias_grad_sum",

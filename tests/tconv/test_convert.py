@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import tconv
-from tconv.convert import FusedConv2d, FusedSequential
 from tconv.launch import recorded
 from tests.devices import DEVICE
 
@@ -118,14 +117,13 @@ def made(name: str) -> tuple[nn.Module, Tensor]:
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("fuse", [False, True], ids=["swapped", "fused"])
 @pytest.mark.parametrize("name", MODELS)
-def test_outputs_gradients_and_state_are_torchs(name: str, fuse: bool, training: bool) -> None:
+def test_outputs_gradients_and_state_are_torchs(name: str, training: bool) -> None:
     theirs, x = made(name)
     theirs.train(training)
     ours = copy.deepcopy(theirs)
     parameters = dict(ours.named_parameters())
-    report = tconv.convert(ours, fuse=fuse)
+    report = tconv.convert(ours)
     assert report.model is ours
     assert dict(ours.named_parameters()) == parameters  # the very same, by identity
     assert [m.training for m in ours.modules()] == [m.training for m in theirs.modules()]
@@ -146,58 +144,12 @@ def test_outputs_gradients_and_state_are_torchs(name: str, fuse: bool, training:
         assert_close(ours.train()(x), theirs.train()(x))
 
 
-def launched(model: nn.Module, x: Tensor) -> list[str]:
-    with torch.no_grad(), recorded() as log:
-        model(x)
-    return [launch.kernel for launch in log if "relayout" not in launch.kernel]
-
-
-@pytest.mark.parametrize(("name", "fused", "launches"), [("vgg", 2, 3), ("vgg_bn", 2, 2)])
-def test_chains_run_as_one_kernel(name: str, fused: int, launches: int) -> None:
-    model, x = made(name)
-    report = tconv.convert(model.eval(), fuse=True)
-    assert len(report.fused) == fused
-    assert report.fused[-1].note.endswith("MaxPool2d")
-    assert len(launched(model, x)) == launches
-    assert len(launched(model.train(), x)) >= launches
-
-
-def test_a_batch_norm_is_read_at_every_call() -> None:
-    model, x = made("vgg_bn")
-    twin = copy.deepcopy(model).eval()
-    tconv.convert(model.eval(), fuse=True)
-
-    def changed(change: Callable[[nn.Module], object]) -> None:
-        for either in (model, twin):
-            change(either)
-        with torch.no_grad():
-            assert_close(model(x), twin(x))
-
-    def step(each: nn.Module) -> None:  # a fused optimizer changes no version counter
-        optimizer = torch.optim.Adam(each.parameters(), lr=0.1, fused=True)
-        each(x).square().sum().backward()
-        optimizer.step()
-
-    changed(lambda each: None)
-    changed(lambda each: each[1].running_mean.add_(1.0))
-    changed(lambda each: each[0].weight.data.mul_(2.0))
-    changed(lambda each: setattr(each[1], "eps", 0.5))
-    changed(lambda each: setattr(each[1], "bias", nn.Parameter(torch.ones_like(each[1].bias))))
-    changed(step)
-    tensors = {name: torch.rand_like(value) for name, value in twin.state_dict().items()
-               if value.is_floating_point()}  # fmt: skip
-    ours, theirs = (torch.func.functional_call(each, tensors, (x,)) for each in (model, twin))
-    assert_close(ours, theirs)
-    changed(lambda each: nn.utils.parametrizations.weight_norm(each[0]))
-
-
 def test_copies_and_pickles() -> None:
     model, x = made("vgg_bn")
-    tconv.convert(model.eval(), fuse=True)
+    tconv.convert(model.eval())
     expected = model(x)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert isinstance(other[0], FusedConv2d)
-        assert other[0].chain.bn is other[1]
+        assert type(other[0]) is tconv.Conv2d
         assert_close(other(x), expected)
 
 
@@ -208,29 +160,10 @@ def test_hooks_stay_and_see_what_they_saw() -> None:
     for either, log in zip((model, twin), seen, strict=True):
         either[0][0].register_forward_hook(lambda m, args, out, log=log: log.append(out.detach()))
         either[0][3].register_forward_hook(lambda m, args, out, log=log: log.append(out.clone()))
-    report = tconv.convert(model, fuse=True)
+    tconv.convert(model)
     assert_close(model(x), twin(x))
     assert len(seen[0]) == 2
     assert_close(*seen)
-    assert not report.fused
-    assert "a hook watches its ReLU" in str(report)
-
-
-def test_what_is_not_fused_says_why() -> None:
-    reasons = {name: str(tconv.convert(made(name)[0].eval(), fuse=True)) for name in MODELS}
-    assert "its ReLU module is called elsewhere too" in reasons["resnet"]
-    assert "its ReLU is a function that forward calls" in reasons["functional"]
-    assert "only Sequentials were searched" in reasons["untraceable"]
-    assert "fused" not in reasons["shared"]
-
-
-def test_layers_of_a_sequential_alone_are_what_they_were() -> None:
-    model, x = made("untraceable")
-    raw = model.features[0](x)
-    tconv.convert(model, fuse=True)
-    assert isinstance(model.features, FusedSequential)
-    assert_close(model.features[0](x), raw)
-    assert len(launched(model.features, x)) == 1
 
 
 def test_a_scripted_part_stays() -> None:
@@ -238,12 +171,11 @@ def test_a_scripted_part_stays() -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), scripted).to(DEVICE)
     x = torch.randn(1, 3, 8, 8, device=DEVICE)
     expected = model(x)
-    report = tconv.convert(model, fuse=True)
+    report = tconv.convert(model)
     assert_close(model(x), expected)
     assert [(entry.name, entry.note) for entry in report.left] == [
         ("2", "it is scripted: its code is fixed")
     ]
-    assert [entry.name for entry in report.fused] == ["0"]
 
 
 class Special(nn.Conv2d):
@@ -265,7 +197,7 @@ class Special(nn.Conv2d):
 )
 def test_what_cannot_be_served_stays_and_is_named(module: nn.Module, reason: str) -> None:
     kind = type(module)
-    report = tconv.convert(nn.Sequential(nn.Identity(), module), fuse=True)
+    report = tconv.convert(nn.Sequential(nn.Identity(), module))
     assert type(module) is kind
     assert not report.changed
     assert [entry.name for entry in report.left] == ["1"]
@@ -280,7 +212,7 @@ def test_a_quantised_convolution_stays() -> None:
 
 def test_a_model_without_convolutions_comes_back() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
-    report = tconv.convert(model, fuse=True)
+    report = tconv.convert(model)
     assert report.model is model
     assert type(model[0]) is nn.Linear
     assert str(report).startswith("nothing to convert")

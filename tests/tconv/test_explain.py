@@ -11,17 +11,21 @@ import torch
 
 import tconv
 from tconv.launch import interpreting, recorded
+from tests.devices import DEVICE
 
 
 def test_names_what_then_runs() -> None:
     layer, x = tconv.Conv2d(3, 6, 5, stride=2, padding=1), torch.randn(2, 3, 15, 13)
+    layer, x = layer.to(DEVICE), x.to(DEVICE)
     explanation = tconv.explain(layer, x)
     with recorded() as log:
         layer(x).sum().backward()
     (direction, choice), *_ = explanation.choices
     assert direction == "fprop"
-    launch = next(launch for launch in log if launch.kernel == f"fprop.{choice.family}_fprop")
-    assert launch.constants["BLOCK_M"] == choice.tile.block_m
+    forward = [launch for launch in log if launch.constants.get("BLOCK_M") == choice.tile.block_m]
+    assert forward
+    if interpreting():
+        assert forward[0].kernel == f"fprop.{choice.family}_fprop"
     assert explanation.geometry.key == "n2c3h15w13-k6f5x5-s2x2-p1x1-d1x1-g1"
     if interpreting():
         assert "interpreter" in str(explanation)
@@ -30,7 +34,7 @@ def test_names_what_then_runs() -> None:
 
 
 def test_pools_and_geometries() -> None:
-    pool = tconv.explain(tconv.MaxPool2d(3, 2), torch.randn(1, 4, 9, 9))
+    pool = tconv.explain(tconv.MaxPool2d(3, 2), torch.randn(1, 4, 9, 9, device=DEVICE))
     assert [direction for direction, _ in pool.choices] == ["fprop", "dgrad"]
     layer = tconv.ConvGeometry.from_lecture("3x32x32", filters=10, extent=5, padding=2)
     assert [direction for direction, _ in tconv.explain(layer).choices] == [

@@ -11,6 +11,7 @@ import torch
 
 import tconv
 from tconv.launch import recorded
+from tests.devices import DEVICE, written
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "plain": {"in_channels": 3, "out_channels": 5, "kernel_size": 3},
@@ -34,24 +35,26 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_conv2d_is_torchs(name: str) -> None:
     arguments = ARGUMENTS[name]
-    theirs, ours = torch.nn.Conv2d(**arguments), tconv.Conv2d(**arguments)
+    theirs, ours = (
+        torch.nn.Conv2d(**arguments, device=DEVICE),
+        tconv.Conv2d(**arguments, device=DEVICE),
+    )
     assert isinstance(ours, torch.nn.Conv2d)
     assert ours.load_state_dict(theirs.state_dict()) == theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(2, arguments["in_channels"], 7, 9, dtype=theirs.weight.dtype)
+    x = torch.randn(2, arguments["in_channels"], 7, 9, dtype=theirs.weight.dtype, device=DEVICE)
     with recorded() as log:
         y = ours(x)
         y.square().sum().backward()
-    ran = [launch.kernel.split(".")[0] for launch in log if "relayout" not in launch.kernel]
-    assert ran[:2] == ["fprop", "wgrad"]
+    assert written(log) == {"y", "dw"}
     expected = theirs(x)
     expected.square().sum().backward()
-    torch.testing.assert_close(y, expected)
-    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=1e-5, atol=1e-4)
 
 
 def test_max_pool2d_is_torchs() -> None:
     for arguments in ({"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}):
-        x = torch.randn(2, 3, 9, 8)
+        x = torch.randn(2, 3, 9, 8, device=DEVICE)
         with recorded() as log:
             y = tconv.MaxPool2d(**arguments)(x)
         assert log
@@ -61,23 +64,25 @@ def test_max_pool2d_is_torchs() -> None:
 
 
 def test_copies_and_pickles() -> None:
-    layer = tconv.Conv2d(2, 3, 3)
-    x = torch.randn(1, 2, 5, 5)
+    layer = tconv.Conv2d(2, 3, 3, device=DEVICE)
+    x = torch.randn(1, 2, 5, 5, device=DEVICE)
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(twin(x), layer(x))
 
 
 def test_exports() -> None:
-    layer = torch.nn.Sequential(tconv.Conv2d(2, 3, 3), torch.nn.ReLU(), tconv.MaxPool2d(2))
-    x = torch.randn(1, 2, 8, 8)
+    layer = torch.nn.Sequential(tconv.Conv2d(2, 3, 3), torch.nn.ReLU(), tconv.MaxPool2d(2)).to(
+        DEVICE
+    )
+    x = torch.randn(1, 2, 8, 8, device=DEVICE)
     program = torch.export.export(layer, (x,))
     assert "tconv.conv2d.default" in str(program.graph)
     torch.testing.assert_close(program.module()(x), layer(x))
 
 
 def test_parametrized_pruned_and_hooked() -> None:
-    layer = torch.nn.utils.parametrizations.weight_norm(tconv.Conv2d(2, 3, 3))
+    layer = torch.nn.utils.parametrizations.weight_norm(tconv.Conv2d(2, 3, 3, device=DEVICE))
     seen: list[torch.Size] = []
     layer.register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    layer(torch.randn(1, 2, 5, 5)).sum().backward()
+    layer(torch.randn(1, 2, 5, 5, device=DEVICE)).sum().backward()
     assert seen == [torch.Size([1, 3, 3, 3])]

@@ -10,7 +10,7 @@ from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.select import heuristic
 from tconv.target import TARGETS
-from tconv.tile import Tile
+from tconv.tile import TILE_LEGEND, Tile
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,7 @@ def test_heuristic_tiles_can_be_launched(target, dtype: str) -> None:  # type: i
             assert min(tile.block_m, tile.block_n, tile.block_k) >= 16  # the least of tl.dot
             buffers = tile.stages if target.sm >= 90 else max(1, tile.stages - 1)
             assert buffers * operands <= target.shared_per_program
+
+
+def test_the_legend_shows_a_real_tile() -> None:
+    assert Tile.parse(TILE_LEGEND.removeprefix("tile ").partition(":")[0]).block_m == 128

@@ -34,8 +34,8 @@ from reports.tables import read_tables
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.launch import recorded
 from tconv.problem import Problem
+from tests.devices import DEVICE
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPE = ConvGeometry(2, 8, 12, 10, 8, 3, 3, pad_h=1, pad_w=1)
 SMALL = tuple(ConvCase("small", "conv", Problem(SHAPE, direction)) for direction in PASSES)
 ENDED = (replace(SMALL[0], epilogue="+relu"), replace(SMALL[0], epilogue="+relu+pool"))
@@ -202,11 +202,12 @@ def test_a_backend_that_fails_is_named_and_the_others_stay(monkeypatch: pytest.M
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("no such fusion")
 
-    monkeypatch.setattr("reports.bench.networks.convert", refuse)
+    monkeypatch.setattr("reports.bench.networks.tconv_backend", refuse)
     found = measure_network(NetworkCase("lenet5", "inference", 1, "float32"), DEVICE, rounds=1)
     assert "torch" in {row.backend for row in found.rows}
     assert "tconv" not in {row.backend for row in found.rows}
-    assert "tconv did not run: RuntimeError: no such fusion" in found.missing[0]
+    assert "tconv did not run: BackendCompilerFailed" in found.missing[0]
+    assert "no such fusion" in found.missing[0]
 
 
 @pytest.mark.parametrize(

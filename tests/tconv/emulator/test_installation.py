@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from tconv import emulator
-from tconv.launch import interpreting
 
 EXPLAINED = """
 import torch, tconv
@@ -57,7 +56,7 @@ def test_a_gpu_that_is_not_emulated_is_refused(
         emulator.install_asked()
 
 
-@pytest.mark.skipif(not interpreting(), reason="needs Triton's interpreter")
+@pytest.mark.interpreter
 def test_interpreter_and_emulator_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TCONV_EMULATE", "sm_90")
     with pytest.raises(RuntimeError, match="unset TRITON_INTERPRET or TCONV_EMULATE"):

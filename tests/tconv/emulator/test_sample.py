@@ -11,8 +11,6 @@ import sys
 
 import pytest
 
-from tconv.launch import interpreting
-
 SAMPLE = (
     "tests/tconv/emulator/test_triton_kernels.py",
     "tests/tconv/emulator/test_launcher.py",
@@ -22,7 +20,7 @@ SAMPLE = (
 )
 
 
-@pytest.mark.skipif(not interpreting(), reason="this process runs compiled kernels itself")
+@pytest.mark.interpreter
 def test_compiled_kernels_run_on_an_emulated_gpu() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TCONV_EMULATE"] = "sm_90"

@@ -14,15 +14,17 @@ from typing import Any
 import pytest
 import torch
 
+from autotune.gate import reduction_length
 from tconv import reference
-from tconv.families import FAMILIES
-from tconv.geometry import ConvGeometry
+from tconv.families import FAMILIES, serves
+from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.launch import interpreting
 from tconv.ops.conv_run import prepare
 from tconv.problem import BIAS, PLAIN, Epilogue, Layout, Problem
-from tconv.target import TARGETS
+from tconv.target import INTERPRETER, TARGETS, Target
 from tconv.tile import Choice, Tile
-from tests.tconv.families.test_families import DEVICE, LAYOUTS, TARGET, check, random
+from tests.devices import DEVICE, TARGET
+from tests.tconv.families.test_families import LAYOUTS, check, random
 
 ENDED = Epilogue(bias=True, residual=True, activation="relu")
 POOLED = Epilogue(bias=True, activation="relu", pool=True, offsets=True)
@@ -262,7 +264,22 @@ EDGES = {
 COPYING = ("implicit_gemm", "few_channels", "grouped", "implicit_gemm_tma")
 
 
-def runs(names: Iterable[str] = EDGES) -> Iterator[Any]:
+# How a GPU's matrix units compute what the interpreter is given in float32.
+ARITHMETICS = ("float32", "tf32", "float16")
+
+
+def posed(
+    edge: Edge, family: str, direction: Pass, layout: Layout, target: Target
+) -> Problem | None:
+    """An edge's problem in the first arithmetic that the family serves on ``target``."""
+    for arithmetic in ARITHMETICS:
+        problem = Problem.of(edge.shape, direction, arithmetic, layout)
+        if serves(family, problem, target):
+            return problem
+    return None
+
+
+def runs(names: Iterable[str] = EDGES, target: Target = TARGET) -> Iterator[Any]:
     """Each edge with all that it names, in both layouts where the family serves both.
 
     Where a family copies contiguous tensors into the other, its kernels see a difference at most
@@ -272,16 +289,38 @@ def runs(names: Iterable[str] = EDGES) -> Iterator[Any]:
         edge = EDGES[name]
         for family in edge.families:
             for direction in edge.passes.split():
-                served = 0
                 for layout in LAYOUTS:
-                    problem = Problem(edge.shape, direction, "float32", layout)  # type: ignore[arg-type]
-                    if FAMILIES[family].unserved(problem, TARGET) is None:
-                        served += 1
-                        label = f"{direction}-{name}-{family}-{layout}"
-                        copied = layout == "nchw" and family in COPYING
-                        marks = [pytest.mark.thorough] if copied else []
-                        yield pytest.param(edge, family, problem, id=label, marks=marks)
-                assert served, f"{family} serves no {direction} of {name}"
+                    problem = posed(edge, family, direction, layout, target)  # type: ignore[arg-type]
+                    if problem is None:
+                        continue
+                    label = f"{direction}-{name}-{family}-{layout}"
+                    copied = layout == "nchw" and family in COPYING
+                    marks = [pytest.mark.thorough] if copied else []
+                    yield pytest.param(edge, family, problem, id=label, marks=marks)
+
+
+def named(runs: Iterable[Any]) -> set[tuple[str, str, str]]:
+    """The edges, families and passes of ``runs``."""
+    edges = {id(edge): name for name, edge in EDGES.items()}
+    found = (run.values for run in runs)
+    return {(edges[id(edge)], family, problem.direction) for edge, family, problem in found}
+
+
+def test_every_edge_is_served_by_whom_it_names() -> None:
+    """By the interpreter all of them; a GPU has no boxes of 20 channels in half precision."""
+    wanted = {
+        (name, family, direction)
+        for name, edge in EDGES.items()
+        for family in edge.families
+        for direction in edge.passes.split()
+    }
+    assert named(runs(target=INTERPRETER)) == wanted
+    missing = wanted - named(runs(target=TARGETS["sm_90"]))
+    assert {family for _, family, _ in missing} <= {"implicit_gemm_tma"}
+    assert len(missing) < len([run for run in wanted if run[1] == "implicit_gemm_tma"]) / 2
+    on_gpu = {run.values[2].direction for run in runs(target=TARGETS["sm_90"])
+              if run.values[1] == "implicit_gemm_tma"}  # fmt: skip
+    assert on_gpu == set(PASSES)
 
 
 @pytest.mark.filterwarnings("error:divide by zero:RuntimeWarning")
@@ -308,7 +347,7 @@ SHARED = [
 def test_infinity_reaches_its_own_windows_alone(edge: Edge, family: str, problem: Problem) -> None:
     """Lanes, steps and filters that do not exist must not meet it: zero times infinity is NaN."""
     shape = edge.shape
-    form: dict[str, Any] = {"dtype": torch.float32, "layout": problem.layout}
+    form: dict[str, Any] = {"dtype": getattr(torch, problem.dtype), "layout": problem.layout}
     x = random(shape.batch, shape.in_channels, shape.in_h, shape.in_w, **form, seed=1)
     w = random(*w_size(shape), **form, seed=2)
     dy = random(shape.batch, shape.out_channels, shape.out_h, shape.out_w, **form, seed=3)
@@ -321,8 +360,9 @@ def test_infinity_reaches_its_own_windows_alone(edge: Edge, family: str, problem
     else:
         given, exact = {"x": x, "dy": dy}, reference.conv2d_wgrad(x, dy, shape)
     call = prepare(problem, Choice(family, edge.tile), TARGET, PLAIN, problem.layout)
-    got = call.run(given)
-    torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-4, equal_nan=True)
+    got = call(given)
+    rtol, atol = reference.tolerance(problem.dtype, reduction_length(problem), problem.precision)
+    torch.testing.assert_close(got.double(), exact, rtol=rtol, atol=atol, equal_nan=True)
     assert got.isfinite().any()
     assert not got.isfinite().all()
 
@@ -363,18 +403,17 @@ def test_first_of_equal_maxima(family: str, relu: bool, layout: Layout) -> None:
     """Of whole numbers, many are equal and many zero: the first wins, and behind a ReLU no zero."""
     groups, channels = (8, 1) if family == "depthwise" else (2, 16)
     shape = window(groups, (channels, channels), (6, 8), (1, 1))
-    problem = Problem(shape, "fprop", "float32", layout)
-    if FAMILIES[family].unserved(problem, TARGET):
-        pytest.skip("not served")  # boxes, of float32 on a GPU
+    problem = posed(Edge((family,), "fprop", shape), family, "fprop", layout, TARGET)
+    assert problem is not None
     numbers = torch.Generator().manual_seed(0)
     x, w = (
-        torch.randint(-1, 2, size, generator=numbers).to(DEVICE, torch.float32)
+        torch.randint(-1, 2, size, generator=numbers).to(DEVICE, getattr(torch, problem.dtype))
         for size in ((2, groups * channels, 6, 8), (groups * channels, channels, 1, 1))
     )
     ending = Epilogue(activation="relu" if relu else None, pool=True, offsets=True)
     call = prepare(problem, Choice(family, Tile(32, 16, 16)), TARGET, ending, "nchw")
     tensors = {"x": x, "w": w}
-    y = call.run(tensors)
+    y = call(tensors)
     exact = torch.nn.functional.conv2d(x, w, groups=shape.groups)
     windows = exact.unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
     best = windows.amax(-1)

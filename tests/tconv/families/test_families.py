@@ -16,15 +16,14 @@ from tconv import reference
 from tconv.families import FAMILIES
 from tconv.families.epilogue import NORM, epilogue_operands
 from tconv.geometry import PASSES, ConvGeometry, Pass
-from tconv.launch import recorded, target_for
+from tconv.launch import recorded
 from tconv.ops import activations
 from tconv.ops.conv_run import prepare
 from tconv.problem import BIAS, PLAIN, BatchNorm, Epilogue, Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
-from tests.devices import DEVICE
+from tests.devices import DEVICE, TARGET
 
-TARGET = target_for(DEVICE)
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw")
 EPILOGUES = [
@@ -170,8 +169,8 @@ def check(
     call = prepare(problem, Choice(family, tile), TARGET, epilogue, w_layout)
     tensors = dict(operands)
     with recorded() as log:
-        ours = call.run(tensors)
-    rtol, atol = reference.tolerance(problem.dtype, reduction)
+        ours = call(tensors)
+    rtol, atol = reference.tolerance(problem.dtype, reduction, problem.precision)
     torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=atol)
     if epilogue.offsets:
         picked = torch.ops.tconv.conv2d_pool_pick(unpooled, tensors["offsets"])
@@ -181,7 +180,7 @@ def check(
         again = named(tensors["kept"].double(), epilogue)
         again += operands["residual"].double() if epilogue.residual_after else 0.0
         torch.testing.assert_close(ours.double(), again, rtol=rtol, atol=atol)
-    assert not twice or torch.equal(ours, call.run(dict(operands)))
+    assert not twice or torch.equal(ours, call(dict(operands)))
     return {launch.kernel for launch in log}
 
 

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from tconv.functional import avg_pool2d, conv2d, conv2d_pool, max_pool2d
 from tconv.geometry import ConvGeometry
-from tconv.launch import interpreting
 from tconv.ops.conv_run import prepare
 from tconv.problem import Problem
 from tconv.target import INTERPRETER
 from tconv.tile import Choice, Tile
 from tests.tconv.traffic import traffic
 
-pytestmark = pytest.mark.skipif(not interpreting(), reason="masks are seen in the interpreter only")
+pytestmark = pytest.mark.interpreter
 FORMATS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
 LAYOUTS = pytest.mark.parametrize("layout", FORMATS)
 
@@ -87,7 +86,7 @@ def test_depthwise_stays_within_the_halo(layout: Any, extent: int, direction: An
     names = ("x", "w") if direction == "fprop" else ("dy", "w")
     call = prepare(problem, Choice("depthwise", tile), INTERPRETER, w_layout="nchw")
     with traffic() as moved:
-        result = call.run(dict(zip(names, (image, w), strict=True)))
+        result = call(dict(zip(names, (image, w), strict=True)))
     programs = len(moved.stores)
     assert programs == (side // 8) * (side // 4) * (channels // 4)
     halo = (8 + extent - 1) * (4 + extent - 1) * 4 * image.element_size()
@@ -105,7 +104,7 @@ def test_depthwise_wgrad_reads_x_and_dy_once_a_program(layout: Any) -> None:
     dy = dy.clone(memory_format=torch.preserve_format)
     call = prepare(problem, Choice("depthwise", Tile(256, 8, 4)), INTERPRETER, w_layout="nchw")
     with traffic() as moved:
-        call.run({"x": x, "dy": dy})
+        call({"x": x, "dy": dy})
     assert (moved.loaded(x), moved.requested(dy)) == (size(x), size(dy))
 
 

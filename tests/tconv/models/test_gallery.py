@@ -33,6 +33,7 @@ def command(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.interpreter
 def test_filters_are_the_lectures_by_our_kernel() -> None:
     picture = torch.rand(3, 9, 8)
     with recorded() as log:

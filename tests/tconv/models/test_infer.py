@@ -10,7 +10,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from tconv.launch import interpreting, recorded
+from tconv.launch import recorded
 from tconv.models import checkpoint, infer, lenet5, train
 from tconv.models.command import Backend, build
 
@@ -44,9 +44,8 @@ def test_trained_weights_are_read_and_a_row_is_logged(tmp_path: Path) -> None:
     assert all(float(row["ms"]) > 0 and float(row["images_per_s"]) > 0 for row in rows)
 
 
+@pytest.mark.interpreter
 def test_our_kernels_run_fused_and_agree(tmp_path: Path) -> None:
-    if not interpreting():
-        pytest.skip("needs TRITON_INTERPRET=1")
     saved = tmp_path / "bare.pt"
     torch.save(build("lenet5", Backend.torch, 3).state_dict(), saved)
     few = ("--weights", str(saved), "--count", "6", "--batch", "3")

@@ -301,9 +301,8 @@ def test_c3s_ways_of_linking(way: str) -> None:
         lenet5(c3="by hand")  # type: ignore[arg-type]
 
 
+@pytest.mark.interpreter
 def test_lenet5_1998_computes_as_torch_does() -> None:
-    if not interpreting():
-        pytest.skip("needs TRITON_INTERPRET=1")
     model = lenet5_1998()
     twin = torch_twin(model)
     x = torch.randn(2, 1, 32, 32)

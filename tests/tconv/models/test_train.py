@@ -60,9 +60,8 @@ def test_the_convnetjs_recipe_learns() -> None:
     assert last.test_accuracy > 0.5  # digits that were mirrored are hard to tell
 
 
+@pytest.mark.interpreter
 def test_loss_curve_is_torchs_to_rounding() -> None:
-    if not interpreting():
-        pytest.skip("needs TRITON_INTERPRET=1")
     settings = Settings(epochs=2, batch=8)
     images = few(16, 4)
     with recorded() as launches:
@@ -175,10 +174,9 @@ def test_bad_argument_exits_2_and_lists_what_exists(
     assert all(word in output for word in words), output
 
 
+@pytest.mark.interpreter
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """``torchrun``, gloo, our kernels in each: the mean of two gradients is the batch's."""
-    if not interpreting():
-        pytest.skip("needs TRITON_INTERPRET=1")
     run = ("-m", "tconv.models.train", "--model", "lenet5", "--steps", "2", "--epochs", "1",
            "--batch", "2", "--device", "cpu", "--optimizer", "sgd")  # fmt: skip
     probe = tmp_path / "few.py"  # the same command on fewer test images

@@ -14,14 +14,14 @@ import tconv
 from tconv.families import epilogue_grad
 from tconv.functional import conv2d, conv2d_fused, conv2d_pool
 from tconv.geometry import ConvGeometry
-from tconv.launch import recorded
+from tconv.launch import interpreting, recorded
 from tconv.ops import activations
-from tconv.ops.conv_run import run
+from tconv.ops.conv_run import compute
 from tconv.ops.layout import memory_format
 from tconv.problem import ACTIVATIONS, FROM_RESULT, Layout, Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
-from tests.devices import DEVICE
+from tests.devices import DEVICE, written
 
 RELU = epilogue_grad.Activation("relu")
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -85,12 +85,14 @@ def test_pool(name: str, channels_last: bool) -> None:
 
 def test_one_kernel_forward_and_one_pass_over_dy() -> None:
     tensors, window = operands("plain", True)
-    for compute in (conv2d, conv2d_pool):
+    for fused in (conv2d, conv2d_pool):
         with recorded() as log:
-            y = compute(*tensors, **window, activation="relu")
+            y = fused(*tensors, **window, activation="relu")
         products = [launch for launch in log if "relayout" not in launch.kernel]
-        assert [launch.kernel for launch in products] == ["fprop.implicit_gemm_fprop"]
-        assert products[0].constants["ACTIVATION"] == "relu"
+        assert written(log) == {"y"}
+        assert products[-1].constants["ACTIVATION"] == "relu"
+        if interpreting():  # a GPU's processors may share a reduction out, and add parts up
+            assert [launch.kernel for launch in products] == ["fprop.implicit_gemm_fprop"]
         with recorded() as log:
             torch.autograd.grad(y.sum(), tensors)
         readers = [launch for launch in log if "dy" in {o.tensor for o in launch.operands.values()}]
@@ -135,7 +137,7 @@ def test_groups_do_not_meet(value: float) -> None:
     given = {"fprop": {"x": x, "w": w}, "dgrad": {"dy": dy, "w": w}, "wgrad": {"x": x, "dy": dy}}
     for direction, exact in expected.items():
         problem = Problem(shape, direction, "float64", "nchw")  # type: ignore[arg-type]
-        got = run(problem, Choice("grouped", Tile(128, 32, 32)), **given[direction])
+        got = compute(problem, Choice("grouped", Tile(128, 32, 32)), **given[direction])
         assert_close(got, exact, equal_nan=True)
         assert got.isfinite().any()
 
@@ -186,9 +188,9 @@ def test_gradients_of_gradients() -> None:
     def pool(*tensors: Tensor) -> Tensor:
         return conv2d_pool(*tensors, padding=1, activation="relu")
 
-    for compute in (relu, pool):
-        assert torch.autograd.gradcheck(compute, (x, w, bias), fast_mode=True)
-        assert torch.autograd.gradgradcheck(compute, (x, w, bias), fast_mode=True)
+    for fused in (relu, pool):
+        assert torch.autograd.gradcheck(fused, (x, w, bias), fast_mode=True)
+        assert torch.autograd.gradgradcheck(fused, (x, w, bias), fast_mode=True)
 
 
 def test_operators_are_sound() -> None:
@@ -218,7 +220,7 @@ def test_operators_are_sound() -> None:
 def test_autocast() -> None:
     tensors, window = operands("plain", True)
     x, w, bias = (tensor.detach().float() for tensor in tensors)
-    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         assert conv2d(x, w, bias, **window, activation="relu").dtype == torch.bfloat16
         assert conv2d_pool(x, w, bias, **window).dtype == torch.bfloat16
 

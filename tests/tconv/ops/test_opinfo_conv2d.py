@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tconv import functional
-from tconv.launch import Launch, interpreting, recorded
-from tests.devices import DEVICE
+from tconv.launch import interpreting, recorded
+from tests.devices import DEVICE, written
 
 if TYPE_CHECKING:
     from torch.testing._internal.opinfo.core import ErrorInput, SampleInput
@@ -29,22 +29,17 @@ TOLERANCES = {
 }
 
 
-def samples(dtype: torch.dtype) -> list[SampleInput]:
-    return list(CONV2D.sample_inputs(DEVICE, dtype, requires_grad=True))
+def samples(dtype: torch.dtype, device: torch.device = DEVICE) -> list[SampleInput]:
+    return list(CONV2D.sample_inputs(device, dtype, requires_grad=True))
 
 
-def count(dtype: torch.dtype) -> range:
-    return range(len(samples(dtype)))
-
-
-def ran(log: list[Launch], *general: str) -> bool:
-    """Whether kernels ran: in the interpreter the general ones, else whatever was chosen."""
-    kernels = {launch.kernel for launch in log}
-    return kernels.issuperset(general) if interpreting() else len(log) >= len(general)
+def count() -> range:
+    """Of the samples; no GPU is touched where tests are only collected."""
+    return range(len(samples(torch.float32, torch.device("cpu"))))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("index", count(torch.float32))
+@pytest.mark.parametrize("index", count())
 def test_sample(index: int, dtype: torch.dtype) -> None:
     sample = samples(dtype)[index]
     # float32's tolerances, which torch's default of tf32 does not keep on a GPU
@@ -52,7 +47,7 @@ def test_sample(index: int, dtype: torch.dtype) -> None:
     inputs = [sample.input, *(arg for arg in sample.args if isinstance(arg, torch.Tensor))]
     with recorded() as log:
         y = functional.conv2d(sample.input, *sample.args, **sample.kwargs, precision=precision)
-    assert ran(log, "fprop.implicit_gemm_fprop")
+    assert written(log) == {"y"}
 
     exact_inputs = [tensor.detach().double().requires_grad_() for tensor in inputs]
     exact = torch.nn.functional.conv2d(*exact_inputs, **sample.kwargs)
@@ -62,7 +57,7 @@ def test_sample(index: int, dtype: torch.dtype) -> None:
     dy = torch.randn_like(y)
     with recorded() as log:
         gradients = torch.autograd.grad(y, inputs, dy)
-    assert ran(log, "dgrad.implicit_gemm_dgrad", "wgrad.implicit_gemm_wgrad")
+    assert written(log) >= {"dx", "dw"}
     expected = torch.autograd.grad(exact, exact_inputs, dy.double())
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=rtol, atol=atol)

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from triton.runtime import interpreter
 
 from tconv.ops.max_pool2d import max_pool2d
-from tests.tconv.ops.test_max_pool2d import DEVICE, DGRAD, FPROP, PICK, launches
+from tests.devices import DEVICE
+from tests.tconv.ops.test_max_pool2d import DGRAD, FPROP, PICK, launches
 
 if TYPE_CHECKING:
     from torch.testing._internal.opinfo.core import OpInfo, SampleInput

@@ -64,13 +64,9 @@ def test_the_kernels_err_no_more_than_cudnn(direction: str, channels: int) -> No
     def result(y: Tensor, dy: Tensor) -> Tensor:
         return y if asked is None else torch.autograd.grad(y, asked, dy)[0]
 
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        ours = result(conv2d(x, w, padding=1), dy)
-        theirs = result(torch.nn.functional.conv2d(x, w, padding=1), dy)
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+    assert not torch.backends.cudnn.allow_tf32
+    ours = result(conv2d(x, w, padding=1), dy)
+    theirs = result(torch.nn.functional.conv2d(x, w, padding=1), dy)
     y = torch.nn.functional.conv2d(x.double(), w.double(), padding=1)
     exact = result(y, dy.double()).double()
     error, limit = ((each.double() - exact).abs().max() for each in (ours, theirs))

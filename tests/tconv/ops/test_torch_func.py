@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,24 +13,38 @@ from torch import Tensor, func
 import tconv
 from tconv.functional import avg_pool2d, conv2d, conv2d_pool, max_pool2d
 from tconv.launch import recorded
+from tests.devices import DEVICE
 
-torch.manual_seed(0)
-X, W = torch.randn(2, 3, 6, 6, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
-BIAS = torch.randn(4, dtype=torch.float64)
+
+@cache
+def operands() -> tuple[Tensor, Tensor, Tensor]:
+    """x, w and the bias."""
+    torch.manual_seed(0)
+    sizes = ((2, 3, 6, 6), (4, 3, 3, 3), (4,))
+    x, w, bias = (torch.randn(size, dtype=torch.float64).to(DEVICE) for size in sizes)
+    return x, w, bias
+
+
+def layer(compute: Callable[..., Tensor], w: Tensor, **options: Any) -> Tensor:
+    """A layer's output, as a function of its weights."""
+    x, _, bias = operands()
+    return compute(x, w, bias, padding=1, **options)
+
+
 plain = torch.nn.functional
 Function = Callable[[Tensor], Tensor]
 PAIRS: dict[str, tuple[Function, Function]] = {
     "conv2d": (
-        lambda w: conv2d(X, w, BIAS, padding=1).pow(3).sum(),
-        lambda w: plain.conv2d(X, w, BIAS, padding=1).pow(3).sum(),
+        lambda w: layer(conv2d, w).pow(3).sum(),
+        lambda w: layer(plain.conv2d, w).pow(3).sum(),
     ),
     "relu": (
-        lambda w: conv2d(X, w, BIAS, padding=1, activation="relu").pow(3).sum(),
-        lambda w: plain.conv2d(X, w, BIAS, padding=1).relu().pow(3).sum(),
+        lambda w: layer(conv2d, w, activation="relu").pow(3).sum(),
+        lambda w: layer(plain.conv2d, w).relu().pow(3).sum(),
     ),
     "pooled": (
-        lambda w: conv2d_pool(X, w, BIAS, padding=1, activation="relu").pow(3).sum(),
-        lambda w: plain.max_pool2d(plain.conv2d(X, w, BIAS, padding=1).relu(), 2).pow(3).sum(),
+        lambda w: layer(conv2d_pool, w, activation="relu").pow(3).sum(),
+        lambda w: plain.max_pool2d(layer(plain.conv2d, w).relu(), 2).pow(3).sum(),
     ),
     "max_pool2d": (
         lambda w: max_pool2d(w, 2).pow(3).sum(),
@@ -50,7 +65,7 @@ def twice(f: Function) -> Function:
 TRANSFORMS: dict[str, Callable[[Function], Function]] = {
     "grad": func.grad,
     "grad of grad": twice,
-    "vjp": lambda f: lambda w: func.vjp(f, w)[1](torch.ones((), dtype=w.dtype))[0],
+    "vjp": lambda f: lambda w: func.vjp(f, w)[1](torch.ones((), dtype=w.dtype, device=w.device))[0],
     "jacrev": func.jacrev,
 }
 
@@ -61,34 +76,36 @@ TRANSFORMS: dict[str, Callable[[Function], Function]] = {
 def test_transforms_give_torchs_gradients(name: str, transform: Callable[..., Any]) -> None:
     ours, theirs = PAIRS[name]
     with recorded() as launches:
-        result = transform(ours)(W)
+        result = transform(ours)(operands()[1])
     assert launches
-    torch.testing.assert_close(result, transform(theirs)(W))
+    torch.testing.assert_close(result, transform(theirs)(operands()[1]))
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_gradients_of_single_samples() -> None:
-    x = torch.randn(3, 1, 3, 6, 6, dtype=torch.float64)
+    _, w, bias = operands()
+    x = torch.randn(3, 1, 3, 6, 6, dtype=torch.float64, device=DEVICE)
 
     def of_samples(compute: Callable[..., Tensor]) -> Tensor:
         def loss(w: Tensor, sample: Tensor) -> Tensor:
-            return compute(sample, w, BIAS).square().sum()
+            return compute(sample, w, bias).square().sum()
 
-        result: Tensor = func.vmap(func.grad(loss), (None, 0))(W, x)
+        result: Tensor = func.vmap(func.grad(loss), (None, 0))(w, x)
         return result
 
     torch.testing.assert_close(of_samples(conv2d), of_samples(plain.conv2d))
 
 
 def test_a_module_as_a_function_of_its_parameters() -> None:
-    layer = tconv.Conv2d(3, 4, 3, padding=1, dtype=torch.float64)
-    parameters = dict(layer.named_parameters())
+    x, _, _ = operands()
+    module = tconv.Conv2d(3, 4, 3, padding=1, dtype=torch.float64, device=DEVICE)
+    parameters = dict(module.named_parameters())
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
-        return func.functional_call(layer, parameters, X).square().sum()
+        return func.functional_call(module, parameters, x).square().sum()
 
     found = func.grad(loss)(parameters)
-    layer(X).square().sum().backward()
+    module(x).square().sum().backward()
     for name, parameter in parameters.items():
         torch.testing.assert_close(found[name], parameter.grad)
 
@@ -99,4 +116,4 @@ def test_forward_mode_is_refused_rather_than_wrong(
     name: str, transform: Callable[[Function], Function]
 ) -> None:
     with pytest.raises(NotImplementedError, match="jvp"):
-        transform(PAIRS[name][0])(W)
+        transform(PAIRS[name][0])(operands()[1])

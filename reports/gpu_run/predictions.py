@@ -1,0 +1,204 @@
+"""Predicted before, measured after: the cost model's figures of a run's layers, and how they did.
+
+    python -m reports.gpu_run.predictions --out DIR
+
+writes them for an H100 and an H200 into DIR, on any machine; a GPU run with the same DIR does so
+before it measures anything. Each is the model's best time of a layer that was never tuned; what is
+measured later is the tuned winner. A file that exists is left as it is: it was written before.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from autotune.compile import ENVIRONMENT
+from autotune.provenance import source_hash
+from autotune.workers import Failure, Task, Workers
+from reports.bench.cases import ConvCase, cases
+from reports.rows import LayerRow, rounded
+from tconv.cost.model import predict
+from tconv.geometry import PASSES
+from tconv.select import heuristic
+from tconv.target import TARGETS, Target, bandwidth_of
+
+# What a run tunes and measures: the suites of the goals, then more arithmetics of some.
+TUNED = (
+    ("vgg16", "float16"), ("lenet5", "float16"), ("resnet50", "float16"),
+    ("depthwise", "float16"), ("grouped", "float16"), ("mobilenet_v2", "float16"),
+    ("alexnet", "float16"), ("vgg16", "tf32x3"), ("vgg16", "bfloat16"), ("resnet50", "tf32x3"),
+    ("resnet50", "bfloat16"), ("vgg16", "tf32"),
+)  # fmt: skip
+GPUS = {"nvidia-h100-80gb-hbm3": "NVIDIA H100 80GB HBM3", "nvidia-h200": "NVIDIA H200"}
+SECONDS = 300.0  # that one suite's predictions take at most
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The model's account of one pass of one layer, in milliseconds."""
+
+    suite: str
+    layer: str
+    direction: str
+    dtype: str
+    batch: int
+    family: str
+    tile: str
+    predicted_ms: float
+
+    @property
+    def key(self) -> tuple[str, str, str, str, int]:
+        return self.suite, self.layer, self.direction, self.dtype, self.batch
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A prediction beside what was measured later; ``ratio`` is measured over predicted."""
+
+    predicted: Predicted
+    measured_ms: float
+
+    @property
+    def ratio(self) -> float:
+        return self.measured_ms / self.predicted.predicted_ms
+
+
+def target_named(name: str) -> Target:
+    """One of ``GPUS`` as the model knows it: Hopper's architecture with its own memory."""
+    product, nearest = GPUS[name], TARGETS["sm_90"]
+    return replace(
+        nearest, name=name, product=product, bandwidth_gbps=bandwidth_of(product, nearest)
+    )
+
+
+def predictions_of(
+    suite: str, dtype: str, target: Target, batch: int = 64, most: int | None = None
+) -> list[Predicted]:
+    """Of all passes of a suite's layers, or of the first ``most`` of them."""
+    found = []
+    posed = [case for case in cases([suite], PASSES, [dtype], batch)
+             if isinstance(case, ConvCase) and not case.epilogue]  # fmt: skip
+    for case in posed[:most]:
+        choice = heuristic(case.problem, target)
+        milliseconds = rounded(predict(case.problem, choice, target).milliseconds)
+        assert milliseconds is not None
+        row = (case.layer, case.problem.direction, case.problem.arithmetic, batch)
+        found.append(Predicted(suite, *row, choice.family, str(choice.tile), milliseconds))
+    return found
+
+
+def file_of(out: Path, name: str) -> Path:
+    """Where the predictions for one GPU lie, by version of the kernels."""
+    return out / "predicted" / source_hash() / f"{name}.csv"
+
+
+def write_predictions(
+    out: Path, names: Iterable[str] = tuple(GPUS), work: Sequence[tuple[str, str]] = TUNED,
+    most: int | None = None,
+) -> list[Path]:  # fmt: skip
+    """The predictions for each GPU, in worker processes; files that exist are left as they are.
+
+    Raises:
+        RuntimeError: where one could not be made.
+    """
+    files = [file_of(out, name) for name in names]
+    lacking = [name for name, file in zip(names, files, strict=True) if not file.exists()]
+    tasks = [Task((name, part), predictions_of, (*part, target_named(name), 64, most))
+             for name in lacking for part in work]  # fmt: skip
+    rows: dict[str, dict[tuple[str, str], list[Predicted]]] = {name: {} for name in lacking}
+    with Workers(min(len(tasks), os.cpu_count() or 1) or 1, ENVIRONMENT) as workers:
+        for task, result, _ in workers.run(tasks, SECONDS):
+            if isinstance(result, Failure):
+                raise RuntimeError(f"{task.key} could not be predicted: {result.detail}")
+            assert isinstance(task.key, tuple)
+            rows[task.key[0]][task.key[1]] = result
+    for name in lacking:
+        path = file_of(out, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".draft")
+        with draft.open("w", encoding="utf-8", newline="") as sink:
+            writer = csv.DictWriter(sink, [field.name for field in fields(Predicted)])
+            writer.writeheader()
+            writer.writerows(asdict(row) for part in work for row in rows[name][part])
+        draft.replace(path)
+    return files
+
+
+def read_predictions(path: Path) -> list[Predicted]:
+    """The rows of a file that ``write_predictions`` wrote.
+
+    Raises:
+        ValueError: for another file.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [
+                Predicted(**{**row, "batch": int(row["batch"]),
+                             "predicted_ms": float(row["predicted_ms"])})  # type: ignore[arg-type]
+                for row in csv.DictReader(file)
+            ]  # fmt: skip
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} holds no predictions: {error!r}") from error
+
+
+def compared(predicted: Iterable[Predicted], rows: Iterable[LayerRow]) -> list[Compared]:
+    """Each prediction whose layer was measured, by layer and pass."""
+    measured = {
+        (row.suite, row.layer, row.direction, row.dtype, row.batch): row.tconv_ms
+        for row in rows
+        if row.kind == "measured" and row.tconv_ms and not row.epilogue
+    }
+    return [Compared(each, measured[each.key]) for each in predicted if each.key in measured]
+
+
+def page(found: Sequence[Compared], product: str) -> str:
+    """The comparison in Markdown: a line for each pass, then one for each layer and pass."""
+    lines = [
+        f"# Predicted before, measured after: {product}", "",
+        "Predicted: the cost model's best tile of a layer that was never tuned, written down "
+        "before the first measurement. Measured: the tuned winner.", "",
+        "| pass | layers | measured / predicted, geometric mean | spread, factor | "
+        "rank correlation |",
+        "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for direction in PASSES:
+        held = [each for each in found if each.predicted.direction == direction]
+        if held:
+            lines.append(f"| {direction} | {len(held)} | {_summary(held)} |")
+    lines += ["", "| suite | layer | pass | dtype | predicted ms | measured ms | ratio |",
+              "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for each in found:
+        of = each.predicted
+        words = (of.suite, of.layer, of.direction, of.dtype, f"{of.predicted_ms:.4g}",
+                 f"{each.measured_ms:.4g}", f"{each.ratio:.2f}")  # fmt: skip
+        lines.append(f"| {' | '.join(words)} |")
+    return "\n".join([*lines, ""])
+
+
+def _summary(held: Sequence[Compared]) -> str:
+    """The geometric mean of the ratios, their geometric standard deviation, Spearman's rho."""
+    logs = [math.log(each.ratio) for each in held]
+    mean = sum(logs) / len(logs)
+    spread = math.sqrt(sum((value - mean) ** 2 for value in logs) / len(logs))
+    if len(held) < 3:
+        return f"{math.exp(mean):.2f} | {math.exp(spread):.2f} | too few"
+    times = pd.DataFrame([(e.predicted.predicted_ms, e.measured_ms) for e in held]).rank()
+    return f"{math.exp(mean):.2f} | {math.exp(spread):.2f} | {times[0].corr(times[1]):.3f}"
+
+
+def main(out: Annotated[Path, typer.Option(help="folder of the GPU run")]) -> None:
+    """Write down what the cost model predicts for an H100 and an H200."""
+    for path in write_predictions(out.resolve()):
+        typer.echo(f"predicted: {path}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,195 @@
+"""The backend ``"tconv"`` of ``torch.compile``: a graph's convolutions and pools on our kernels.
+
+Dynamo captures the graph and guards all that it depends on: shapes, the training flag, attributes,
+modules. We replace each chain of the graph by one call and give the rest to Inductor, or run it
+eagerly. Parameters and buffers stay the model's own; gradients are those of our operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from tconv import functional
+from tconv.compiler.calls import Call, read
+from tconv.compiler.chains import Chain, grow, places_of_writes, unserved
+from tconv.compiler.report import CapturedGraph, Entry, graph_name, keep, name_of
+
+RESTS = ("inductor", "eager")
+OPTIONS = ("rest",)
+_LEFT = {
+    "conv1d": "there is no kernel for one dimension",
+    "conv3d": "there is no kernel for three dimensions",
+    "conv_transpose1d": "there is no kernel for one dimension",
+    "conv_transpose2d": "there is no kernel for a transposed convolution",
+    "conv_transpose3d": "there is no kernel for three dimensions",
+}
+
+
+def tconv_backend(
+    graph: fx.GraphModule,
+    inputs: list[Any],
+    *,
+    mode: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """The compiler backend that ``torch.compile`` calls with each captured graph.
+
+    Args:
+        graph: torch's operations, as Dynamo captured them.
+        inputs: what the graph will be called with: parameters, buffers and the model's inputs.
+        mode: one of ``torch.compile``'s, for the rest of the graph; ``"reduce-overhead"`` replays
+            it as CUDA graphs.
+        options: ``{"rest": "inductor"}`` (the default) or ``{"rest": "eager"}``: who runs what is
+            neither a convolution nor a pool.
+
+    Returns:
+        A function that computes what the graph does.
+
+    Raises:
+        ValueError: for an option or a value that does not exist.
+    """
+    rest = _checked_rest(options)
+    entries = fuse(graph)
+    captured = CapturedGraph(graph_name(), entries, _graph_break(graph))
+    keep(captured, graph, inputs)
+    if rest == "eager":
+        return graph.forward  # type: ignore[no-any-return]
+    from torch._inductor import list_mode_options
+    from torch._inductor.compile_fx import compile_fx
+
+    patches = list_mode_options(mode) if mode not in (None, "default") else {}
+    return compile_fx(graph, inputs, config_patches=patches)  # type: ignore[no-any-return, return-value]
+
+
+def _checked_rest(options: dict[str, Any] | None) -> str:
+    options = dict(options or {})
+    rest = options.pop("rest", "inductor")
+    if options:
+        raise ValueError(
+            f"unknown option {next(iter(options))!r} of backend 'tconv'; those that exist: "
+            f"{', '.join(OPTIONS)}"
+        )
+    if rest not in RESTS:
+        raise ValueError(f"option 'rest' is {rest!r}; it is one of {', '.join(RESTS)}")
+    return str(rest)
+
+
+def _graph_break(graph: fx.GraphModule) -> str | None:
+    reason = getattr(graph, "compile_subgraph_reason", None)
+    if reason is None or not reason.graph_break:
+        return None
+    place = reason.user_stack[-1] if reason.user_stack else None
+    line = str(reason.reason).strip().splitlines()[0]
+    return line if place is None else f"{line} (line {place.lineno}: {place.line})"
+
+
+# ---- rewriting a graph ------------------------------------------------------------------------
+
+
+def fuse(graph: fx.GraphModule) -> list[Entry]:
+    """Replace the convolutions, pools and chains of a graph, in place, by calls of our functions.
+
+    Args:
+        graph: torch's operations, as Dynamo or ``torch.export`` capture them; nodes know the
+            shape and dtype of their values.
+
+    Returns:
+        What became of each convolution and pool, in the order of the graph.
+    """
+    entries = []
+    for node in list(graph.graph.nodes):
+        if node not in graph.graph.nodes or (call := read(node)) is None:
+            continue  # an earlier chain took it in
+        if call.name in _LEFT:
+            entries.append(Entry(name_of(node), call.name, left=_LEFT[call.name]))
+        elif call.name in _REPLACED:
+            entries.append(_served(graph.graph, node, call))
+    graph.graph.lint()
+    graph.recompile()
+    return entries
+
+
+def _served(graph: fx.Graph, node: fx.Node, call: Call) -> Entry:
+    name = name_of(node)
+    if (reason := unserved(call, node)) is not None:
+        return Entry(name, call.name, left=reason)
+    if call.name not in ("conv2d", "own_conv2d"):
+        _replace(graph, node, *_REPLACED[call.name](call))
+        return Entry(name, call.name)
+    chain = grow(node, call, *places_of_writes(graph))
+    entry = Entry(name, "conv2d", tuple(chain.links), note=chain.stopped)
+    _replace(graph, chain.last, *_fused_call(chain))
+    for link in reversed(chain.nodes[:-1]):
+        graph.erase_node(link)
+    return entry
+
+
+def _replace(
+    graph: fx.Graph, node: fx.Node, function: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    with graph.inserting_before(node):
+        made = graph.call_function(function, arguments, named)
+    made.meta = dict(node.meta)
+    node.replace_all_uses_with(made)
+    graph.erase_node(node)
+
+
+def _window(call: Call) -> dict[str, Any]:
+    names = ("stride", "padding", "dilation", "groups")
+    return {name: call[name] for name in names}
+
+
+def _conv_arguments(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The tensors and the window of a convolution, torch's or our own operator's."""
+    if call.name != "own_conv2d":
+        return (call["input"], call["weight"], call["bias"]), _window(call)
+    window = call["window"]
+    named = {
+        "stride": tuple(window[0:2]),
+        "padding": tuple(window[2:4]),
+        "dilation": tuple(window[4:6]),
+        "groups": window[6],
+        "precision": call["precision"],
+    }
+    return (call["x"], call["w"], call["bias"]), named
+
+
+def _fused_call(chain: Chain) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """The call that computes a chain: a function of ours and its arguments."""
+    tensors, named = _conv_arguments(chain.call)
+    if len(chain.nodes) == 1:
+        return functional.conv2d, tensors, named
+    if (norm := chain.batch_norm) is not None:
+        named |= {name: norm[name] for name in ("running_mean", "running_var", "eps")}
+        named |= {"norm_weight": norm["weight"], "norm_bias": norm["bias"]}
+    if chain.residual is not None:
+        named |= {"residual": chain.residual, "residual_after": chain.residual_last}
+    if (activation := chain.activation) is not None:
+        tanh_form = activation.arguments.get("approximate") == "tanh"
+        named["activation"] = "gelu_tanh" if tanh_form else activation.name
+        if activation.name == "leaky_relu":
+            named["negative_slope"] = activation["negative_slope"]
+    named["pool"] = chain.pool is not None
+    return functional.conv2d_fused, tensors, named
+
+
+def _max_pool(call: Call) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+    return functional.max_pool2d, (call["input"],), {name: call[name] for name in names}
+
+
+def _avg_pool(call: Call) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad",
+             "divisor_override")  # fmt: skip
+    return functional.avg_pool2d, (call["input"],), {name: call[name] for name in names}
+
+
+_REPLACED: dict[str, Any] = {
+    "conv2d": None,  # by ``_fused_call``, with the links of its chain
+    "own_conv2d": None,
+    "max_pool2d": _max_pool,
+    "avg_pool2d": _avg_pool,
+}

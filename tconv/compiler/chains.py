@@ -1,0 +1,231 @@
+"""Finds the chains of a graph that one kernel computes: a convolution and what follows it.
+
+    convolution, batch norm (evaluation), residual add, activation, 2x2 max-pool
+
+in the order in which they occur; the residual may come before or after the activation. A link
+joins the chain where the value before it has no other reader and keeps its dtype and, but for a
+pool, its shape, and where nothing between the convolution and the link writes to memory: the fused
+call reads its operands at the place of the last link.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from tconv.compiler.calls import Call, mutates, read
+from tconv.problem import ACTIVATIONS, FROM_RESULT
+
+
+@dataclass
+class Chain:
+    """A convolution of a graph and the links that its kernel computes too."""
+
+    conv: fx.Node
+    call: Call
+    nodes: list[fx.Node] = field(default_factory=list)  # the convolution first
+    batch_norm: Call | None = None
+    residual: fx.Node | None = None
+    residual_last: bool = False  # whether it is added behind the activation
+    activation: Call | None = None
+    pool: Call | None = None
+    stopped: str | None = None  # why the next link, which could be fused by its kind, is not
+
+    @property
+    def last(self) -> fx.Node:
+        return self.nodes[-1]
+
+    @property
+    def links(self) -> list[str]:
+        """The names of what follows the convolution, in order."""
+        names = []
+        for node in self.nodes[1:]:
+            call = read(node)
+            assert call is not None
+            names.append(call.name)
+        return names
+
+
+def value_of(node: Any) -> Any:
+    """The fake tensor that stands for a node's value: its shape, dtype and device."""
+    if not isinstance(node, fx.Node):
+        return None
+    meta = node.meta
+    return meta["example_value"] if "example_value" in meta else meta.get("val")
+
+
+def grow(conv: fx.Node, call: Call, order: dict[fx.Node, int], writes: list[int]) -> Chain:
+    """The longest chain that begins at ``conv``.
+
+    Args:
+        conv: a two-dimensional convolution that we serve.
+        call: the same, read.
+        order: each node's place in the graph.
+        writes: the places of the nodes that write to memory, in ascending order.
+    """
+    chain = Chain(conv, call, [conv])
+    while chain.pool is None:
+        follower = _only_reader(chain)
+        if follower is None:
+            break
+        link = read(follower)
+        if link is None or not _could_join(chain, link):
+            break
+        if (reason := _refused(chain, follower, link, order, writes)) is not None:
+            chain.stopped = f"{link.name} is not fused: {reason}"
+            break
+        _join(chain, follower, link)
+    _drop_overwritten(chain)
+    return chain
+
+
+def _only_reader(chain: Chain) -> fx.Node | None:
+    users = list(chain.last.users)
+    if len(users) == 1:
+        return users[0]
+    names = [call.name for user in users if (call := read(user)) is not None
+             and _could_join(chain, call)]  # fmt: skip
+    if names:
+        chain.stopped = f"{names[0]} is not fused: other operations read its input too"
+    return None
+
+
+def _could_join(chain: Chain, link: Call) -> bool:
+    """Whether the order of links allows one of this kind next."""
+    if link.name == "batch_norm":
+        return chain.batch_norm is None and chain.residual is None and chain.activation is None
+    if link.name == "add":
+        return chain.residual is None
+    if link.name in ACTIVATIONS:
+        return chain.activation is None and not chain.residual_last
+    return link.name == "max_pool2d"
+
+
+def _refused(
+    chain: Chain, node: fx.Node, link: Call, order: dict[fx.Node, int], writes: list[int]
+) -> str | None:
+    """Why ``node`` cannot be the chain's next link; None where it can."""
+    own = {order[each] for each in chain.nodes}
+    first, here = order[chain.conv], order[node]
+    if any(first < place < here and place not in own for place in writes):
+        return "an operation between them writes to memory or changes a mode"
+    before, after = value_of(chain.last), value_of(node)
+    if not isinstance(before, Tensor) or not isinstance(after, Tensor):
+        return "the graph does not say what it returns"
+    if before.dtype != after.dtype:
+        return f"it changes the dtype from {before.dtype} to {after.dtype}"
+    if link.name == "max_pool2d":
+        return _pool_refused(link)
+    if before.shape != after.shape:
+        return "it changes the shape"
+    if link.name == "batch_norm":
+        return _batch_norm_refused(link)
+    if link.name == "add":
+        return _residual_refused(chain, link, before)
+    if link.name == "leaky_relu" and link["negative_slope"] < 0:
+        return "its slope is negative"
+    return None
+
+
+def _batch_norm_refused(link: Call) -> str | None:
+    if link["training"]:
+        return "it is in training mode"
+    if link["running_mean"] is None or link["running_var"] is None:
+        return "it has no running statistics"
+    return None
+
+
+def _residual_refused(chain: Chain, link: Call, before: Tensor) -> str | None:
+    first, second = link["input"], link["other"]
+    if link["alpha"] != 1:
+        return f"it scales its second operand by {link['alpha']}"
+    if first is second:
+        return "it adds a value to itself"
+    if link["inplace"] and first is not chain.last:
+        return "it writes into the other operand"
+    other = value_of(second if first is chain.last else first)
+    if not isinstance(other, Tensor):
+        return "it adds a number"
+    if other.shape != before.shape or other.dtype != before.dtype:
+        return "its operands differ in shape or dtype"
+    return None
+
+
+def _pool_refused(link: Call) -> str | None:
+    def pair(value: Any) -> tuple[Any, ...]:
+        values = (value,) if isinstance(value, int) else tuple(value)
+        return values * 2 if len(values) == 1 else values
+
+    window, stride = link["kernel_size"], link["stride"]
+    halves = (
+        pair(window) == (2, 2)
+        and (stride is None or stride == [] or pair(stride) == (2, 2))
+        and pair(link["padding"]) == (0, 0)
+        and pair(link["dilation"]) == (1, 1)
+    )
+    if not halves:
+        return "its windows are not 2x2 at stride 2"
+    if link["ceil_mode"]:
+        return "it is in ceil mode"
+    return "it returns indices" if link["return_indices"] else None
+
+
+def _join(chain: Chain, node: fx.Node, link: Call) -> None:
+    if link.name == "batch_norm":
+        chain.batch_norm = link
+    elif link.name == "add":
+        first, second = link["input"], link["other"]
+        chain.residual = second if first is chain.last else first
+        chain.residual_last = chain.activation is not None
+    elif link.name == "max_pool2d":
+        chain.pool = link
+    else:
+        chain.activation = link
+    chain.nodes.append(node)
+
+
+def _drop_overwritten(chain: Chain) -> None:
+    """Cut the chain before an activation whose result, read by its gradient, is overwritten."""
+    if chain.activation is None or chain.activation.name not in FROM_RESULT:
+        return
+    if not any(mutates(user) for user in chain.last.users):
+        return
+    links = chain.nodes[1:]
+    chain.nodes, chain.batch_norm, chain.residual = chain.nodes[:1], None, None
+    chain.residual_last, chain.activation, chain.pool = False, None, None
+    for node in links:
+        link = read(node)
+        assert link is not None
+        if link.name in FROM_RESULT:
+            chain.stopped = f"{link.name} is not fused: its result is overwritten later"
+            return
+        _join(chain, node, link)
+
+
+def places_of_writes(graph: fx.Graph) -> tuple[dict[fx.Node, int], list[int]]:
+    """Each node's place in the graph, and the places of the nodes that write to memory."""
+    order = {node: place for place, node in enumerate(graph.nodes)}
+    return order, [place for node, place in order.items() if mutates(node)]
+
+
+def unserved(call: Call, node: fx.Node) -> str | None:
+    """Why a convolution or pool of a graph stays torch's; None where we serve it."""
+    for operand in ("input", "weight"):
+        value = value_of(call.arguments.get(operand))
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            return f"its {operand} is no tensor"
+        if value.layout != torch.strided:
+            return f"its {operand} is {value.layout}"
+        if value.is_quantized or value.dtype not in SERVED_DTYPES:
+            return f"its {operand} is {value.dtype}"
+        if value.device.type not in ("cpu", "cuda"):
+            return f"its {operand} is on {value.device.type}"
+    return None
+
+
+SERVED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

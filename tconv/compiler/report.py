@@ -1,0 +1,132 @@
+"""What became of a compiled model: each graph's operations, served, fused or left, a line each."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx, nn
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One convolution or pool of a graph."""
+
+    name: str  # of its module in the model, or of its node
+    operation: str
+    fused: tuple[str, ...] = ()  # what its kernel computes besides, in order
+    left: str | None = None  # why it stays torch's; None where our kernels serve it
+    note: str | None = None  # why the operation that follows is not fused
+
+    def __str__(self) -> str:
+        if self.left is not None:
+            return f"{self.name}: {self.operation} is left: {self.left}"
+        line = f"{self.name}: {' + '.join((self.operation, *self.fused))}"
+        return line if self.note is None else f"{line} ({self.note})"
+
+
+@dataclass
+class CapturedGraph:
+    """One graph that Dynamo captured, and what was done to it."""
+
+    name: str  # Dynamo's: frame / recapture
+    entries: list[Entry]
+    graph_break: str | None  # why the graph ends before the model does
+    tensors: list[weakref.ref[Tensor]] = field(default_factory=list, repr=False)
+
+    @property
+    def served(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.left is None]
+
+    @property
+    def fused(self) -> list[Entry]:
+        return [entry for entry in self.served if entry.fused]
+
+    @property
+    def left(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.left is not None]
+
+    def __str__(self) -> str:
+        lines = [f"graph {self.name}: {len(self.served)} served, {len(self.fused)} of them fused, "
+                 f"{len(self.left)} left"]  # fmt: skip
+        lines += [f"  {entry}" for entry in self.entries]
+        if self.graph_break is not None:
+            lines.append(f"  graph break: {self.graph_break}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The graphs of a model, in the order of their capture."""
+
+    graphs: tuple[CapturedGraph, ...]
+
+    def __str__(self) -> str:
+        if not self.graphs:
+            return "nothing was compiled yet: call the compiled model first"
+        if not any(graph.entries for graph in self.graphs):
+            breaks = [str(graph) for graph in self.graphs if graph.graph_break is not None]
+            return "\n".join(["nothing was served: no convolution and no pool was met", *breaks])
+        return "\n".join(map(str, self.graphs))
+
+
+_captured: list[CapturedGraph] = []
+_MOST_KEPT = 1000  # graphs; the oldest go first
+
+
+def keep(captured: CapturedGraph, graph: fx.GraphModule, inputs: list[object]) -> None:
+    """Remember a graph under the parameters and buffers that it reads."""
+    attributes = [*graph.parameters(), *graph.buffers()]
+    held = [value for value in inputs if isinstance(value, Tensor)]
+    captured.tensors = [weakref.ref(tensor) for tensor in (*attributes, *held)]
+    _captured.append(captured)
+    del _captured[:-_MOST_KEPT]
+
+
+def report(model: nn.Module | None = None) -> Report:
+    """What ``torch.compile(..., backend="tconv")`` did to ``model``, to be printed.
+
+    Each convolution and pool has a line: what its kernel computes besides, or why it was left.
+    Graph breaks are named. A graph belongs to a model where it reads one of its parameters or
+    buffers; a model is recaptured when what Dynamo guards changes, and each capture is listed.
+
+    Args:
+        model: the compiled model, or the one that was given to ``torch.compile``; None reports
+            all graphs that were captured.
+
+    >>> print(report(nn.Linear(2, 2)))
+    nothing was compiled yet: call the compiled model first
+    """
+    if model is None:
+        return Report(tuple(_captured))
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"report takes a torch.nn.Module or None, not {type(model).__name__}")
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    return Report(tuple(
+        graph for graph in _captured
+        if any((tensor := each()) is not None and id(tensor) in own for each in graph.tensors)
+    ))  # fmt: skip
+
+
+def name_of(node: fx.Node) -> str:
+    """The module that made a node, by its name in the model; else the node's own name."""
+    stack = node.meta.get("nn_module_stack")
+    if stack and (inner := _innermost(list(stack.values())[-1])) is not None:
+        return inner
+    return node.name
+
+
+def _innermost(entry: object) -> str | None:
+    """``features.0`` from Dynamo's ``L['self']._modules['features'][0]``, for instance."""
+    path = str(entry[0]) if isinstance(entry, tuple) else str(entry)
+    path = re.sub(r"^[LG]\['\w+'\]", "", path).replace("._modules", "").replace("_modules", "")
+    path = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", path).replace("__self__.", "")
+    return path.strip(".") or None
+
+
+def graph_name() -> str:
+    """Dynamo's name of the graph that is being compiled; ``?`` outside of a capture."""
+    current = torch._guards.CompileContext.current_compile_id()
+    return "?" if current is None else str(current)

@@ -1,0 +1,262 @@
+"""The backend's options, what it leaves, and torch's ways to run a compiled model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
+
+import tconv
+from tconv.launch import recorded
+from tests.tconv.compiler.test_architectures import assert_same, built, compiled_twin
+
+
+def small() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)).eval()
+
+
+# ---- options --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fast": True}, "unknown option 'fast' of backend 'tconv'; those that exist: rest"),
+        ({"rest": "jax"}, "option 'rest' is 'jax'; it is one of inductor, eager"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_refused(options: dict[str, object], message: str) -> None:
+    compiled = torch.compile(small(), backend="tconv", options=options)
+    with pytest.raises(BackendCompilerFailed, match=message):
+        compiled(torch.randn(1, 3, 8, 8))
+
+
+def test_inductor_runs_the_rest() -> None:
+    """The chain is ours; what is around it is Inductor's."""
+    model = nn.Sequential(small(), nn.Flatten(), nn.Linear(36, 2)).eval()
+    twin, compiled = compiled_twin(model, rest="inductor")
+    x = torch.randn(2, 3, 8, 8)
+    with recorded() as launches:
+        y = compiled(x)
+    assert launches
+    torch.testing.assert_close(y, model(x), atol=1e-4, rtol=1e-4)
+    for out in (y, model(x)):
+        out.square().sum().backward()
+    for p, q in zip(twin.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-3, rtol=1e-3)
+
+
+# ---- what is left ---------------------------------------------------------------------------
+
+
+class Others(nn.Module):
+    """Convolutions that our kernels do not serve."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.volume, self.complex = nn.Conv3d(1, 1, 3), nn.Conv2d(1, 1, 3, dtype=torch.complex64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.volume(x[None]).sum() + self.complex(x[:, :1].to(torch.complex64)).abs().sum()
+
+
+def test_what_is_not_served_is_left_to_the_rest_and_named() -> None:
+    torch.manual_seed(0)
+    model = Others()
+    _, compiled = compiled_twin(model)
+    x = torch.randn(1, 4, 5, 5)
+    torch.testing.assert_close(compiled(x), model(x))
+    lines = str(tconv.report(compiled))
+    assert "volume: conv3d is left: there is no kernel for three dimensions" in lines
+    assert "complex: conv2d is left: its input is torch.complex64" in lines
+
+
+def test_a_model_without_convolutions_compiles_and_says_that_nothing_was_served() -> None:
+    model = nn.Sequential(nn.Linear(4, 2), nn.ReLU())
+    _, compiled = compiled_twin(model)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(compiled(x), model(x))
+    assert str(tconv.report(compiled)).startswith("nothing was served")
+
+
+class Broken(nn.Module):
+    """A graph break between two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        torch._dynamo.graph_break()
+        return F.relu(self.second(y))
+
+
+def test_a_graph_break_is_named() -> None:
+    torch.manual_seed(0)
+    model = Broken()
+    _, compiled = compiled_twin(model)
+    x = torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(compiled(x), model(x), atol=1e-4, rtol=1e-4)
+    report = tconv.report(compiled)
+    assert [graph.graph_break is not None for graph in report.graphs] == [True, False]
+    assert "graph break" in str(report)
+    assert [str(entry) for entry in report.graphs[1].entries] == ["second: conv2d + relu"]
+
+
+def test_the_report_takes_modules_alone() -> None:
+    with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module or None, not str"):
+        tconv.report("model")  # type: ignore[arg-type]
+
+
+# ---- writes between links -------------------------------------------------------------------
+
+
+class Overwritten(nn.Module):
+    """In-place operations on a shortcut, on a result, and on a value that a view shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x * 1.0
+        y = self.first(shortcut)
+        shortcut.mul_(2.0)  # before the addition reads it
+        y = F.relu(y + shortcut)
+        y *= 3.0  # overwrites what ReLU's gradient reads, in an unfused graph too
+        z = self.second(y)
+        view = z[:, :1]
+        view.add_(1.0)
+        return torch.sigmoid(z)
+
+
+def test_in_place_operations_between_links_keep_them_apart() -> None:
+    torch.manual_seed(0)
+    model = Overwritten().double()
+    twin, compiled = compiled_twin(model)
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x))
+    assert all(not entry.fused for entry in tconv.report(twin).graphs[0].entries)
+
+
+class NoGradInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        with torch.no_grad():
+            mask = torch.relu(y)
+        return y * mask
+
+
+def test_a_mode_between_links_keeps_them_apart() -> None:
+    torch.manual_seed(0)
+    model = NoGradInside().double()
+    twin, compiled = compiled_twin(model)
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    got, expected = compiled(x), model(x)
+    for out in (got, expected):
+        out.sum().backward()
+    assert_same(twin, model, got, expected)
+
+
+# ---- torch's modes --------------------------------------------------------------------------
+
+
+def test_batch_and_image_size_may_change_within_one_graph() -> None:
+    model = small().double()
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(twin, backend="tconv", options={"rest": "eager"}, dynamic=True)
+    for shape in ((1, 3, 8, 8), (2, 3, 12, 10), (3, 3, 9, 16)):
+        x = torch.randn(shape, dtype=torch.float64)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), model(x))
+    assert len(tconv.report(twin).graphs) <= 2  # a batch of 1 may be a graph of its own
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
+def test_without_gradients(mode: str) -> None:
+    model = small().double()
+    _, compiled = compiled_twin(model)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with getattr(torch, mode)():
+        torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_under_autocast_the_chain_runs_in_half_precision() -> None:
+    model = small()
+    twin, compiled = compiled_twin(model)
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad(), torch.autocast("cpu", torch.float16), recorded() as launches:
+        y = compiled(x)
+        expected = model(x)
+    assert y.dtype == expected.dtype == torch.float16
+    torch.testing.assert_close(y, expected, atol=1e-2, rtol=1e-2)
+    assert launches
+    (graph,) = tconv.report(twin).graphs
+    assert str(graph.entries[0]) == "0: conv2d + batch_norm + relu + max_pool2d"
+
+
+def test_our_own_modules_are_fused_too() -> None:
+    model = small().double()
+    twin = copy.deepcopy(model)
+    tconv.convert(twin)
+    compiled = torch.compile(twin, backend="tconv", options={"rest": "eager"})
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x))
+    (graph,) = tconv.report(twin).graphs
+    assert graph.entries[0].fused[:2] == ("batch_norm", "relu")
+
+
+# ---- export ---------------------------------------------------------------------------------
+
+
+def test_an_exported_model_is_fused_saved_and_loaded(tmp_path: Path) -> None:
+    model, x = built("vgg_bn", training=False, memory_format="contiguous")
+    program = tconv.export(model, (x,))
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert called.count("tconv.conv2d_fused.default") == 2
+    assert not any("batch_norm" in name or "max_pool" in name for name in called)
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    with torch.no_grad(), recorded() as launches:
+        torch.testing.assert_close(loaded(x), model(x))
+    assert launches
+
+
+# ---- memory kept for the gradient ------------------------------------------------------------
+
+
+def kept_bytes(call: nn.Module, x: Tensor) -> int:
+    """Bytes of the tensors that autograd keeps for the backward pass, each storage once."""
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = call(x)
+    y.sum().backward()
+    return sum(storages.values())
+
+
+def test_a_fused_chain_keeps_less_for_its_gradient_than_eager_torch() -> None:
+    """Torch keeps the results of convolution, batch norm and ReLU and 64-bit indices."""
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    _, compiled = compiled_twin(model)
+    x = torch.randn(2, 3, 16, 16)
+    compiled(x)
+    assert kept_bytes(compiled, x) < 0.6 * kept_bytes(model, x)
