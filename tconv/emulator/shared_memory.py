@@ -19,6 +19,7 @@ from tconv.emulator.faults import Fault
 from tconv.emulator.memory import UNSIGNED, positioned
 
 Array = NDArray[Any]
+Readers = list[tuple[Any, slice]]
 NEVER = np.int64(1) << 62  # stamp of bytes that may not be read: fresh, or a copy is under way
 FRESH, HELD, ARRIVING = 0, 1, 2  # states of a granule
 PITCH = 1024  # the swizzle patterns repeat after 1024 bytes
@@ -327,18 +328,23 @@ class SharedMemory:
                 granules, position, column,
             )  # fmt: skip
 
-    def begin_async_read(self, granules: Array) -> None:
-        """An asynchronous operation reads these granules until `end_async_read`."""
-        np.add.at(self.being_read, granules, 1)
+    def begin_async_read(self, granules: Array, readers: Readers) -> None:
+        """An asynchronous operation reads rows of granules until `end_async_read`."""
+        for rows, _ in readers:
+            self.being_read[granules[rows]] += 1
         self.async_reads += len(granules)
 
-    def end_async_read(self, granules: Array, warps: list[Array]) -> None:
-        """The operation has read them; ``warps`` (shaped as ``granules``) know that."""
-        np.add.at(self.being_read, granules, -1)
+    def end_async_read(self, granules: Array, readers: Readers) -> None:
+        """The operation has read them, and its warps know that.
+
+        ``readers`` pairs rows of ``granules`` that do not overlap with the warps that read them.
+        """
+        for rows, warps in readers:
+            mine = granules[rows]
+            self.being_read[mine] -= 1
+            self.touched[mine] = np.maximum(self.touched[mine], self.now)
+            self.read_stamp[mine, warps] = self.now
         self.async_reads -= len(granules)
-        self.touched[granules] = np.maximum(self.touched[granules], self.now)
-        for warp in warps:
-            self.read_stamp[granules, warp] = self.now
 
     # -- messages
 

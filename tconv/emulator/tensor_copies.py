@@ -235,12 +235,12 @@ class TensorCopies:
         """``cp.async.bulk.tensor`` from shared to global memory."""
         machine, shared = self.machine, self.machine.shared
         for lane, place, map_, corner in self._each(index, mask, at, description, coordinates):
-            block, warp = lane // machine.threads, shared.lane_warp[lane]
+            block, warp = lane // machine.threads, int(shared.lane_warp[lane])
             rows = self._rows(map_, place, lane)
             granules = shared.granules(rows, CHUNK).reshape(1, -1)
             machine.active = np.array([lane])
             shared.check_async_read(granules, np.array([block]), np.array([warp]), "a tensor store")
-            shared.begin_async_read(granules)
+            shared.begin_async_read(granules, [(slice(None), slice(warp, warp + 1))])
             machine.counters.tma_store_bytes += map_.box_bytes
             machine.counters.tma_copies += 1
             store = Store(
@@ -285,7 +285,8 @@ class TensorCopies:
         if not store.written:
             self._write(store, lane)
         shared = self.machine.shared
-        shared.end_async_read(store.box.granules, [shared.lane_warp[lane]])
+        warp = int(shared.lane_warp[lane])
+        shared.end_async_read(store.box.granules, [(slice(None), slice(warp, warp + 1))])
         store.read = True
 
     def finish(self) -> None:

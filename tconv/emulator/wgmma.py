@@ -318,6 +318,16 @@ class WarpGroups:
         opcode = machine.program.instructions[index].opcode
         self._enqueue(registers, places, columns, result, groups, kept, product, opcode)
 
+    def _readers(self, groups: Array) -> list[tuple[Any, slice]]:
+        """Positions of warpgroups that share no memory, and their warps."""
+        each = self.machine.threads // GROUP
+        if each == 1:
+            return [(slice(None), slice(0, 4))]
+        return [
+            (np.flatnonzero(groups % each == place), slice(4 * place, 4 * place + 4))
+            for place in range(each)
+        ]
+
     def _reserve(self, groups: Array, chunks: Array) -> Array:
         shared = self.machine.shared
         rows = chunks.reshape(len(groups), -1)
@@ -329,7 +339,7 @@ class WarpGroups:
             granules, shared.lane_block[first], shared.lane_warp[first], "a matrix product"
         )
         self.machine.active = active
-        shared.begin_async_read(granules)
+        shared.begin_async_read(granules, self._readers(groups))
         return granules
 
     def _enqueue(
@@ -451,10 +461,10 @@ class WarpGroups:
             done = [product for product in chain.products if product.age > most]
             self._compute(chain, done)
             chain.products = [product for product in chain.products if product.age <= most]
-            warps = shared.lane_warp[chain.groups * GROUP][:, None]
+            readers = self._readers(chain.groups)
             for product in done:
                 for granules in product.granules:
-                    shared.end_async_read(granules, [warps + step for step in range(GROUP // 32)])
+                    shared.end_async_read(granules, readers)
         finished = [chain for chain in self.chains if not chain.products]
         self.chains = [chain for chain in self.chains if chain.products]
         for chain in finished:
