@@ -17,6 +17,15 @@ LOCK = ROOT / "constraints.txt"
 UNLOCKED = ("pip==", "setuptools==", "tconv==", "nvidia-", "cuda-")
 # Tritons that all tests run with, and what an older one needs besides.
 TRITONS = {"3.6.0": ["numpy<2.4"], "3.7.1": [], "3.9.0": []}
+# Tests of compiled kernels, which an emulated GPU runs as well as a real one.
+EMULATED_TESTS = [
+    "tests/tconv/emulator",
+    "tests/tconv/test_on_gpu.py",
+    "tests/tconv/ops/test_opinfo_conv2d.py",
+    "tests/tconv/ops/test_opinfo_max_pool2d.py",
+    "tests/tconv/ops/test_conv2d.py::test_on_a_gpu",
+    "tests/tconv/ops/test_max_pool2d.py::test_on_a_gpu",
+]
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -69,6 +78,34 @@ def triton(session: nox.Session, version: str) -> None:
     session.install(f"triton=={version}", *TRITONS[version])
     places = session.posargs or ["tests/tconv", "tests/autotune/test_compile.py"]
     session.run("pytest", "-n", "auto", *places)
+
+
+@nox.session(default=False)
+@nox.parametrize("version", list(TRITONS))
+@nox.parametrize("target", ["sm_80", "sm_90"])
+def emulate(session: nox.Session, target: str, version: str) -> None:
+    """Run the tests of compiled kernels on an emulated GPU, with each Triton."""
+    install(session, "test")
+    session.install(f"triton=={version}", *TRITONS[version])
+    places = session.posargs or ["-m", "not device", *EMULATED_TESTS]
+    session.run("pytest", "-n", "auto", *places, env={"TCONV_EMULATE": target})
+
+
+@nox.session(default=False)
+def compilers(session: nox.Session) -> None:
+    """Compare what Triton 3.6, 3.7 and 3.9 make of the winners. Takes ``--suite``, ``--target``."""
+    install(session)
+    named = []
+    for version, more in TRITONS.items():
+        folder = Path(session.create_tmp()) / f"triton-{version}"
+        python = str(folder / "bin" / "python")
+        if not Path(python).exists():
+            session.run("python", "-m", "venv", str(folder))
+            known = ["-c", str(LOCK), "torch", "numpy"] if not more else ["torch", *more]
+            session.run(python, "-m", "pip", "install", "-e", ".", *known, external=True)
+            session.run(python, "-m", "pip", "install", f"triton=={version}", external=True)
+        named += ["--python", f"{version}={python}"]
+    session.run("python", "-m", "reports", "compilers", *named, *session.posargs)
 
 
 @nox.session

@@ -256,12 +256,13 @@ def layer(
     except ValueError as error:
         fail(str(error))
     console = Console(highlight=False, soft_wrap=True)
-    show.print_layer(geometry, dtype, gpu, console)
-    if picture is not None:
+    if picture is not None:  # first: one that cannot be drawn is refused before any output
         try:
             show.draw_layer(geometry, dtype, gpu, picture)
         except (OSError, ValueError) as error:
             fail(str(error))
+    show.print_layer(geometry, dtype, gpu, console)
+    if picture is not None:
         console.print(f"drawn: {picture}", markup=False)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,25 +56,10 @@ class Timer(Protocol):
     def __call__(self, repeats: int) -> Sequence[float]: ...
 
 
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """The value below which ``share`` of ``ordered`` lies, between neighbours in proportion.
-
-    >>> quantile([1.0, 2.0, 3.0, 4.0], 0.5)
-    2.5
-    """
-    if not ordered:
-        raise ValueError("no samples")
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-
 def summary(samples: Sequence[float]) -> Timing:
     """The figures that a trial keeps of its runs."""
-    ordered = sorted(samples)
-    quantiles = (quantile(ordered, 0.5), quantile(ordered, 0.2), quantile(ordered, 0.8))
-    return Timing(*quantiles, len(ordered))
+    median, p20, p80 = map(float, np.quantile(samples, (0.5, 0.2, 0.8)))
+    return Timing(median, p20, p80, len(samples))
 
 
 def repeats_for(milliseconds: float, budget: float, least: int, most: int) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.counted import COUNTERS_TITLE, HEADINGS, Counted
+from autotune.gate import checked_by
 from autotune.suites import Layer
 from autotune.tune import Finding, Job, Outcome
 from tconv.cost.model import predict
@@ -40,8 +41,16 @@ def announcement(target: Target, kind: str, dtype: str) -> str:
         return f"Measuring {dtype} on this machine's {target.product}."
     return (
         f"Predicting {dtype} for {target.name} ({target.product}): candidates are compiled for "
-        "it and costed by a model. Nothing is measured."
+        "it and costed by a model. Nothing is measured. "
+        f"Finalists are checked: {how_checked(target)}."
     )
+
+
+def how_checked(target: Target) -> str:
+    """How results for ``target`` are checked on a machine without its GPU."""
+    if checked_by(target) == "emulated":
+        return "compiled code, emulated"
+    return f"source, in Triton's interpreter ({target.name} is not covered by the emulator)"
 
 
 def roofline_share(finding: Finding, target: Target) -> float | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from statistics import geometric_mean
 
 from reports.grids import times_text
 from reports.page import Grid
 from reports.rows import LayerRow, MemoryRow, NetworkRow, TrialRow, number_text
 from reports.tables import Tables
-from reports.verdicts import geometric_mean, name_of, passed, ratios
+from reports.verdicts import name_of, passed, ratios
 from tconv.geometry import PASSES
 
 EAGER = "torch"  # the backend that others are compared with

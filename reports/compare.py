@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Literal
 
 import matplotlib as mpl
@@ -14,7 +15,6 @@ from reports.figures import BARS, canvas
 from reports.page import Grid, Part, Picture, Section, Text
 from reports.render import write_pages
 from reports.rows import LayerRow, RowError, number_text, read_rows
-from reports.verdicts import geometric_mean
 from tconv import svg
 from tconv.svg import INK, STYLE
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 
 from reports.beside_torch import EAGER, by_network
 from reports.page import Grid
 from reports.rows import LayerRow, NetworkRow
 from reports.tables import Tables
-from reports.verdicts import geometric_mean
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from statistics import geometric_mean
 
 from reports.page import Grid
 from reports.rows import LayerRow, TrialRow, number_text, pair_text
 from reports.tables import Tables
 from reports.verdicts import (
-    geometric_mean,
     name_of,
     passed,
     ratios,

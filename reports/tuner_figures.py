@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import geometric_mean
 from typing import Any
 
 import matplotlib as mpl
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from reports.figures import COLOURS, canvas
 from reports.rows import number_text
 from reports.tables import Tables
-from reports.verdicts import foreseen, geometric_mean
+from reports.verdicts import foreseen
 from tconv.geometry import PASSES
 from tconv.problem import Problem
 from tconv.svg import INK, STYLE

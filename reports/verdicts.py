@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import geometric_mean
 
 import pandas as pd
 
@@ -24,15 +25,6 @@ def passed(trials: Iterable[TrialRow]) -> dict[str, list[TrialRow]]:
         if trial.status == "ok" and trial.ms is not None:
             grouped.setdefault(trial.problem, []).append(trial)
     return {key: sorted(group, key=lambda t: t.ms or 0.0) for key, group in grouped.items()}
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    """The mean for ratios.
-
-    >>> round(geometric_mean([0.5, 2.0]), 6)
-    1.0
-    """
-    return math.exp(sum(math.log(value) for value in values) / len(values))
 
 
 def ratios(rows: Iterable[LayerRow], contiguous: bool = False) -> list[float]:

@@ -21,6 +21,7 @@ from typing import Literal
 
 Pass = Literal["fprop", "dgrad", "wgrad"]
 PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad")
+LARGEST = 2**31 - 1  # extent, stride or dilation of a layer that a kernel can be made for
 MOST_DIGITS = 12  # of a number in a key: no tensor has an extent beyond
 
 
@@ -165,6 +166,9 @@ class ConvGeometry:
         for name in volumes + window:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        for field in fields(self):
+            if getattr(self, field.name) > LARGEST:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}, over {LARGEST}")
         for name in ("batch", "pad_h", "pad_w"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must not be negative")
@@ -188,6 +192,11 @@ class ConvGeometry:
     @property
     def out_w(self) -> int:
         return out_size(self.in_w, self.filter_w, self.stride_w, self.pad_w, self.dilation_w)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether x, w or y has no elements, so that nothing is to be multiplied."""
+        return 0 in (self.batch, self.in_channels, self.out_channels)
 
     @property
     def group_in_channels(self) -> int:

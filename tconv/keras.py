@@ -67,6 +67,13 @@ def _padded(
     return torch_functional.pad(x, (left, right, top, bottom), value=value), (0, 0)
 
 
+def _floating(x: Tensor) -> Tensor:
+    """x in a type that kernels compare: integers of up to 32 bits are exact in float64."""
+    if x.dtype == torch.int64:
+        raise NotImplementedError("tconv pools no int64: cast to int32, which it pools exactly")
+    return x if x.is_floating_point() or x.dtype == torch.bool else x.double()
+
+
 @keras.saving.register_keras_serializable(package="tconv")
 class Conv2D(keras.layers.Conv2D):  # type: ignore[misc]
     """``keras.layers.Conv2D``, computed by tconv's kernels.
@@ -95,6 +102,7 @@ class MaxPooling2D(keras.layers.MaxPooling2D):  # type: ignore[misc]
         x = x.permute(CHANNELS_LAST_TO_TORCH) if last else x
         least = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
         x, padding = _padded(x, self, self.pool_size, (1, 1), least)
-        y = functional.max_pool2d(x, self.pool_size, self.strides, padding)
+        y = functional.max_pool2d(_floating(x), self.pool_size, self.strides, padding)
         assert isinstance(y, Tensor)  # indices were not asked for
+        y = y.to(x.dtype)
         return y.permute(TORCH_TO_CHANNELS_LAST) if last else y

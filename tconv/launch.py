@@ -28,6 +28,7 @@ from tconv.target import INTERPRETER, Target, target_of
 
 BACKEND = "hip" if torch.version.hip else "cuda"  # Triton's, for the GPUs of this torch
 MOST_REGISTERS, REGISTER_FILE = 255, 65536  # of a thread, of a processor (NVIDIA)
+GRID_LIMITS = (2**31 - 1, 65535, 65535)  # programs on each axis of a grid (CUDA; AMD takes more)
 ALIGNMENT = 16  # bytes: what Triton takes for granted of a pointer that was so at first
 
 
@@ -143,6 +144,12 @@ class Launch:
 
     def _first_run(self, tensors: dict[str, torch.Tensor], device: torch.device) -> None:
         """By way of Triton's JIT, which compiles; what it compiled is kept for next time."""
+        for axis, programs, most in zip("xyz", self.grid, GRID_LIMITS, strict=False):
+            if programs > most:
+                raise RuntimeError(
+                    f"{self.kernel} needs {programs:,} programs on axis {axis} of its grid; "
+                    f"a GPU takes at most {most:,}"
+                )
         for operand in self.operands.values():
             if isinstance(operand, Descriptor):
                 _aligned(tensors, operand.tensor)

@@ -10,7 +10,17 @@ from torch import Tensor
 from tconv import functional
 
 
-class Conv2d(torch.nn.Conv2d):
+class _Unscripted:
+    """A module that TorchScript's compiler refuses by name; ``torch.jit.trace`` takes it."""
+
+    def __prepare_scriptable__(self) -> Any:
+        raise NotImplementedError(
+            f"torch.jit.script cannot compile tconv.{type(self).__name__}; use torch.compile, "
+            "torch.export or torch.jit.trace"
+        )
+
+
+class Conv2d(_Unscripted, torch.nn.Conv2d):
     """``torch.nn.Conv2d`` on Triton kernels: the same arguments, parameters and ``state_dict``.
 
     >>> layer = Conv2d(3, 10, kernel_size=5, padding=2)
@@ -59,7 +69,7 @@ class ConvReLUPool2d(ConvReLU2d):
     pool = True
 
 
-class MaxPool2d(torch.nn.MaxPool2d):
+class MaxPool2d(_Unscripted, torch.nn.MaxPool2d):
     """``torch.nn.MaxPool2d`` on Triton kernels: the same arguments.
 
     >>> MaxPool2d(2)(torch.zeros(1, 64, 224, 224)).shape
@@ -78,7 +88,7 @@ class MaxPool2d(torch.nn.MaxPool2d):
         )
 
 
-class AvgPool2d(torch.nn.AvgPool2d):
+class AvgPool2d(_Unscripted, torch.nn.AvgPool2d):
     """``torch.nn.AvgPool2d`` on Triton kernels: the same arguments.
 
     >>> AvgPool2d(2)(torch.zeros(1, 6, 28, 28)).shape
@@ -97,7 +107,7 @@ class AvgPool2d(torch.nn.AvgPool2d):
         )
 
 
-class Subsample2d(torch.nn.Module):
+class Subsample2d(_Unscripted, torch.nn.Module):
     """LeNet's trainable subsampling: each window's mean, times a weight, plus a bias.
 
     Args:

@@ -79,6 +79,8 @@ def choose(problem: Problem | PoolProblem, target: Target) -> Choice:
     """The kernel and tile for ``problem`` on ``target``."""
     if isinstance(problem, PoolProblem):
         return Choice("max_pool", _pool_tile(problem, target))
+    if problem.geometry.is_empty:
+        return _of_nothing(problem, target)
     if target.backend != "interpreter":
         for source in _sources(target):
             if (found := _tuned(problem, source)) is not None:
@@ -103,6 +105,21 @@ def heuristic(problem: Problem, target: Target) -> Choice:
         if (found := neighbours_choice(problem, winners, target)) is not None:
             return found
     return cheapest(problem, target)
+
+
+def _of_nothing(problem: Problem, target: Target) -> Choice:
+    """The choice for an empty problem, of which no model holds and no table tells.
+
+    The result is empty or zero. The general family writes zeros, through pointers: tensor memory
+    access has no boxes of an empty tensor.
+    """
+    shape = problem.geometry
+    names = ("batch", "in_channels", "out_channels")
+    # Of groups without channels, each gets one.
+    least = {"batch": 1, "in_channels": shape.groups, "out_channels": shape.groups}
+    full = replace(shape, **{name: getattr(shape, name) or least[name] for name in names})
+    tile = FAMILIES["implicit_gemm"].heuristic(replace(problem, geometry=full), target)
+    return Choice("implicit_gemm", replace(tile, splits=1))
 
 
 def forget() -> None:

@@ -60,7 +60,7 @@ class TableError(ValueError):
 def home() -> Path:
     """The user's own folder of tuned tables and trials: ``$TCONV_HOME``, or the user's cache."""
     if folder := os.environ.get("TCONV_HOME"):
-        return Path(folder)
+        return Path(folder).expanduser()  # a shell expands no ~ within quotes
     try:
         import platformdirs
     except ImportError:  # a bare checkout runs without it

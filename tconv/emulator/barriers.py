@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tconv.emulator.faults import Fault
+from tconv.emulator.faults import Fault, NotCovered
 from tconv.emulator.ptx import Instruction, Register
 from tconv.emulator.state import AT_BARRIER, DONE, RUNNING, WAITING, State
 from tconv.emulator.translate import Run
@@ -67,7 +67,7 @@ class Barriers:
         last = run.terminator
         assert last is not None
         if last.parts[0] == "bar" and last.parts[1] == "red":
-            raise Fault("barrier misuse", "bar.red is not covered")
+            raise NotCovered("the instruction bar.red is not covered")
         machine = self.machine
         self.warps.whole(last.index, mask)
         operands = last.operands
@@ -297,9 +297,9 @@ class Barriers:
         last = run.terminator
         assert last is not None
         if last.parts[1] == "test_wait":
-            raise Fault("barrier misuse", "mbarrier.test_wait is not covered")
+            raise NotCovered("the instruction mbarrier.test_wait is not covered")
         if not any(part == "parity" for part in last.parts):
-            raise Fault("barrier misuse", "a wait for an mbarrier's state word is not covered")
+            raise NotCovered("mbarrier.try_wait without .parity is not covered")
         self.machine.counters.mbarrier_waits += (
             self.machine.lanes if mask is None else int(mask.sum())
         ) // 32

@@ -30,7 +30,7 @@ UNSIGNED = {0: "b1", 1: "u1", 2: "u2", 4: "u4", 8: "u8"}
 
 def parameter_address(place: int) -> int:
     """Where the kernel's parameter of this number lies, as far as its code can see."""
-    return 0x7000_0000_0000 + 256 * place
+    return 0x7000_0000 + 256 * place  # in 32 bits: Triton 3.9 takes such addresses
 
 
 class Emitter:

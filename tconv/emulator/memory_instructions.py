@@ -236,6 +236,8 @@ def _cp(emitter: Emitter, instruction: Instruction) -> None:
         target = address(emitter, operands[0], "shared")
         source = address(emitter, operands[1], "global")
         size = operands[2].bits
+        if size not in ((16,) if parts[2] == "cg" else (4, 8, 16)):
+            raise refuse(instruction)
         held = "None"
         if len(operands) > 3 and not (isinstance(operands[3], Register) and operands[3].width == 8):
             held = emitter.use(operands[3], "u4")

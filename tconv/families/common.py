@@ -86,6 +86,17 @@ def tap_constants(problem: Problem) -> dict[str, int]:
     }
 
 
+def phases_of(shape: ConvGeometry) -> int:
+    """Phases of a strided gradient: sets of rows and columns of dx that share their taps.
+
+    An image smaller than the stride has fewer of them than the stride has steps.
+
+    >>> phases_of(ConvGeometry(1, 8, 4, 4, 8, 1, 1, 64, 64))
+    16
+    """
+    return min(shape.stride_h, shape.in_h) * min(shape.stride_w, shape.in_w)
+
+
 def summed_pixels(shape: ConvGeometry, epilogue: Epilogue) -> int:
     """Output pixels that a forward pass sums: with a pool, those of whole 2x2 windows only."""
     if epilogue.pool:

@@ -122,10 +122,10 @@ def _product(problem: Problem, tile: Tile, target: Target, epilogue: Epilogue) -
         first = cdiv(along.pad - (along.filter - 1) * along.dilation, along.stride)
         last = (strip - 1 + along.pad) // along.stride
         common = gcd(across.stride, across.dilation)
-        phases, tap_step = across.stride, across.stride // common
+        phases, tap_step = min(across.stride, across.result), across.stride // common
         image_step = -across.dilation // common
     multiplier = shape.out_channels // shape.in_channels
-    lines = cdiv(across.result, phases)
+    lines = across.result if forward else cdiv(across.result, across.stride)
     strips = cdiv(along.result, strip)
     block_m = max(tile.block_m, 2) if epilogue.pool else tile.block_m
     if nhwc:
@@ -386,11 +386,11 @@ def matmul(problem: Problem) -> Strips:
             shape.batch * across.result, shape.out_channels, 0, across.filter, 1,
             step_taps=along.filter, along=along.result, strided=along.stride, read=span,
         )  # fmt: skip
-    phases = across.stride
+    phases = min(across.stride, across.result)
     rounds = shape.out_channels // shape.in_channels
     return Strips(
-        shape.batch * cdiv(across.result, phases), shape.in_channels, 0,
-        rounds * across.filter / phases, phases, step_taps=cdiv(along.filter, along.stride),
+        shape.batch * cdiv(across.result, across.stride), shape.in_channels, 0,
+        rounds * across.filter / across.stride, phases, step_taps=cdiv(along.filter, along.stride),
         along=along.result, read=cdiv(span, along.stride), whole=along.stride,
     )  # fmt: skip
 

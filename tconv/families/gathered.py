@@ -11,6 +11,7 @@ from typing import Any
 
 from tconv.families.common import (
     index_type,
+    phases_of,
     pixel_box,
     programs,
     shape_constants,
@@ -129,13 +130,13 @@ def dgrad(
     tiles = cdiv(pixels, tile.block_m) * cdiv(shape.group_in_channels, tile.block_n)
     most_taps = cdiv(shape.filter_h, tap_step_h) * cdiv(shape.filter_w, tap_step_w)
     shares = Shares.of(most_taps * cdiv(shape.group_out_channels, tile.block_k), tile.splits)
-    split, phases = shares.splits > 1, shape.stride_h * shape.stride_w
+    split = shares.splits > 1
     taken = {"dy": Pointer(dy, problem.dtype), "w": Pointer(w, problem.dtype)}
     taken["dx"] = workspace(problem) if split else Pointer("dx", problem.dtype)
-    others = shape.groups * phases * shares.splits
+    others = shape.groups * phases_of(shape) * shares.splits
     product = Launch(
         "dgrad.implicit_gemm_dgrad",
-        (programs(tiles, others, tile, operands.target), shape.groups, phases * shares.splits),
+        (programs(tiles, others, tile, operands.target) * others,),
         taken,
         sizes(problem) | {"splits": shares.splits},
         _constants(problem, tile)
@@ -191,7 +192,7 @@ def wgrad(
     del constants["BLOCK_K"]
     product = Launch(
         "wgrad.implicit_gemm_wgrad",
-        (tiles, shape.groups // pack, shares.splits),
+        (tiles * (shape.groups // pack), shares.splits),
         {
             "x": Pointer(seen.x, problem.dtype),
             "dy": Pointer(dy, problem.dtype),

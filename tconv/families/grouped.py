@@ -12,6 +12,7 @@ from tconv.families.common import (
     accumulator_type,
     index_type,
     pack_of,
+    phases_of,
     pixel_box,
     summed_pixels,
     whole_windows,
@@ -95,7 +96,7 @@ def plan(
     }
     phases, pixels = 1, summed_pixels(shape, epilogue)
     if not forward:
-        phases = shape.stride_h * shape.stride_w
+        phases = phases_of(shape)
         pixels = shape.batch * cdiv(out_h, shape.stride_h) * cdiv(out_w, shape.stride_w)
     launch = Launch(
         "grouped.grouped",
@@ -200,7 +201,7 @@ def matmul(problem: Problem) -> Packed:
         return Packed(pixels, shape.out_channels, LEAST, shape.taps, 1, problem=problem)
     if problem.direction == "dgrad":
         phases, rows = phased_rows(problem)
-        taps = shape.taps / phases
+        taps = shape.taps / (shape.stride_h * shape.stride_w)
         return Packed(rows, shape.in_channels, LEAST, taps, phases, problem=problem)
     columns = shape.taps * shape.in_channels
     box = out_box(problem)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tconv.families.common import phases_of
 from tconv.families.demand import Demand, gathered_demand, load_width
 from tconv.families.family import Family, matmul_axes
 from tconv.families.gathered import dgrad, fprop, scattered, seen_by, wgrad
@@ -170,8 +171,8 @@ def _pixel_tile(problem: Problem, target: Target) -> Tile:
     # Small images leave processors idle even so: the reduction is shared.
     steps = shape.taps * cdiv(reduced, block_k)
     if problem.direction == "dgrad":
-        phases = shape.stride_h * shape.stride_w
-        programs, steps = programs * phases, cdiv(steps, phases)
+        programs *= phases_of(shape)
+        steps = cdiv(steps, shape.stride_h * shape.stride_w)
     splits = splits_to_fill(target.processors, programs, steps // LEAST_SPLIT_STEPS, 16)
     warps = 8 if block_m * block_n >= 128 * (64 if scattered(problem, target) else 128) else 4
     stages = 3 if target.backend == "cuda" else 2

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from tconv.families.common import PixelBox, pack_of, pixel_box
+from tconv.families.common import PixelBox, pack_of, phases_of, pixel_box
 from tconv.geometry import cdiv
 from tconv.problem import Problem
 from tconv.tile import Count, Tile, Tiles, for_each
@@ -107,7 +107,7 @@ def phased_rows(problem: Problem) -> tuple[int, int]:
     """(phases, rows of one) of dgrad: input pixels, apart by their place within a stride."""
     shape = problem.geometry
     rows = shape.batch * cdiv(shape.in_h, shape.stride_h) * cdiv(shape.in_w, shape.stride_w)
-    return shape.stride_h * shape.stride_w, rows
+    return phases_of(shape), rows
 
 
 def out_box(problem: Problem) -> Callable[[int], PixelBox]:
@@ -136,7 +136,8 @@ def gathered_matmul(
         return MatmulShape(pixels, filters, channels, taps, shape.groups)
     if problem.direction == "dgrad":
         phases, rows = phased_rows(problem)
-        mean_taps = taps / phases if phases > 1 else taps
+        strides = shape.stride_h * shape.stride_w
+        mean_taps = taps / strides if strides > 1 else taps
         return MatmulShape(rows, channels, filters, mean_taps, shape.groups * phases)
     return MatmulShape(
         filters, taps * channels, pixels, 1, shape.groups, depth_box=out_box(problem)

@@ -50,8 +50,9 @@ def avg_pool_fprop(
 ):
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
     live = (pixel < pixels) & (channel < CHANNELS)
-    image, place = pixel // (OUT_H * OUT_W), (pixel % (OUT_H * OUT_W)).to(tl.int32)
-    p, q = place // OUT_W, place % OUT_W
+    image, place = pixel // (OUT_H * OUT_W), pixel % (OUT_H * OUT_W)
+    p, q = (place // OUT_W).to(tl.int32), (place % OUT_W).to(tl.int32)
+    zero = tl.program_id(0).to(INDEX) * 0  # rows times their length are counted in INDEX
     top, left = p * STRIDE_H - PAD_H, q * STRIDE_W - PAD_W
     corner = x + (((image * IN_H + top) * IN_W + left) * CHANNELS + channel)
     total = tl.zeros([BLOCK_M, BLOCK_N], COMPUTE)
@@ -59,7 +60,7 @@ def avg_pool_fprop(
         inside = live & (top >= -r) & (top < IN_H - r)
         for s in tl.static_range(WINDOW_W):
             mask = inside & (left >= -s) & (left < IN_W - s)
-            step = (r * IN_W + s) * CHANNELS
+            step = ((r + zero) * IN_W + s) * CHANNELS
             total += tl.load(corner + step, mask=mask, other=0.0).to(COMPUTE)
     if DIVISOR == 0:
         count = counted(p, STRIDE_H, PAD_H, WINDOW_H, IN_H, COUNT_PAD)
@@ -98,8 +99,9 @@ def avg_pool_dgrad(
     WINDOWS_W: tl.constexpr = (WINDOW_W + STRIDE_W - 1) // STRIDE_W
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
     live = (pixel < pixels) & (channel < CHANNELS)
-    image, place = pixel // (IN_H * IN_W), (pixel % (IN_H * IN_W)).to(tl.int32)
-    padded_h, padded_w = place // IN_W + PAD_H, place % IN_W + PAD_W
+    image, place = pixel // (IN_H * IN_W), pixel % (IN_H * IN_W)
+    padded_h, padded_w = (place // IN_W).to(tl.int32) + PAD_H, (place % IN_W).to(tl.int32) + PAD_W
+    zero = tl.program_id(0).to(INDEX) * 0  # rows times their length are counted in INDEX
     last_h, last_w = padded_h // STRIDE_H, padded_w // STRIDE_W
     reach_h, reach_w = padded_h % STRIDE_H, padded_w % STRIDE_W
     source = dy + (((image * OUT_H + last_h) * OUT_W + last_w) * CHANNELS + channel)
@@ -110,7 +112,7 @@ def avg_pool_dgrad(
         for back in tl.static_range(WINDOWS_W):
             mask = inside & (last_w >= back) & (last_w < OUT_W + back)
             mask = mask & (reach_w < WINDOW_W - back * STRIDE_W)
-            step = (up * OUT_W + back) * CHANNELS
+            step = ((up + zero) * OUT_W + back) * CHANNELS
             share = tl.load(source - step, mask=mask, other=0.0).to(COMPUTE)
             if DIVISOR == 0:
                 count = counted(last_h - up, STRIDE_H, PAD_H, WINDOW_H, IN_H, COUNT_PAD)

@@ -199,18 +199,18 @@ def depthwise(
     ROUNDS: tl.constexpr = 1 if FORWARD else MULTIPLIER  # filters that one result sums over
     WINDOW: tl.constexpr = 2 if POOL else 1
     if NHWC:
-        x_across = image_along * CHANNELS
+        x_across = image_along.to(INDEX) * CHANNELS
         x_round = 1
     else:
         x_across = 1
-        x_round = image_along * image_across
+        x_round = image_along.to(INDEX) * image_across
 
-    phase = tl.program_id(1)
     if FORWARD:
         phase_first = 0
         tap0 = 0
     else:
-        phase_first = (phase + (STRIDE_ACROSS - 1) * PAD_ACROSS) % STRIDE_ACROSS
+        phase_first = tl.program_id(1)  # one of the first STRIDE lines, as far as they exist
+        phase = (phase_first + PAD_ACROSS) % STRIDE_ACROSS
         tap0 = first_tap(phase, FILTER_ACROSS, STRIDE_ACROSS, DILATION_ACROSS, TAP_STEP)
     along = result_along // WINDOW * WINDOW
     across = result_across // WINDOW * WINDOW
@@ -254,9 +254,9 @@ def depthwise(
         begin = strip * (STRIP // STRIDE_ALONG)
         top = line * STRIDE_ACROSS + phase_first + PAD_ACROSS - tap0 * DILATION_ACROSS
         top = top // STRIDE_ACROSS  # exact, wherever there is a tap
-    x_first += top * x_across + begin * X_ALONG
+    x_first += top * x_across + begin.to(INDEX) * X_ALONG
     corner = image + (x_first + (x_channel * x_round)[None, :])
-    weights = filters + w_first * W_FILTER
+    weights = filters + w_first.to(INDEX) * W_FILTER
 
     live = exists & produced_exists[None, :]
     sums = ()
@@ -381,18 +381,18 @@ def depthwise_wgrad(
     k_exists = k < FILTERS
     if NHWC:
         x_step = CHANNELS
-        x_line = x_along * CHANNELS
+        x_line = x_along.to(INDEX) * CHANNELS
         x_channel = 1
         y_step = FILTERS
-        y_line = y_along * FILTERS
+        y_line = y_along.to(INDEX) * FILTERS
         y_channel = 1
     else:
-        x_step = x_across
+        x_step = x_across.to(INDEX)
         x_line = 1
-        x_channel = x_along * x_across
-        y_step = y_across
+        x_channel = x_along.to(INDEX) * x_across
+        y_step = y_across.to(INDEX)
         y_line = 1
-        y_channel = y_along * y_across
+        y_channel = y_along.to(INDEX) * y_across
     strips = tl.cdiv(y_along, STRIP)
     positions = batch.to(INDEX) * y_across * strips
     x_image = x_along.to(INDEX) * x_across * CHANNELS

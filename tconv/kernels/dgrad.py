@@ -80,14 +80,21 @@ def implicit_gemm_dgrad(
         dy_channel = 1  # and from one channel to the next
     else:
         PIXEL: tl.constexpr = 1
-        dy_channel = out_h * out_w
+        dy_channel = out_h.to(INDEX) * out_w
+    dy_row = out_w.to(INDEX) * PIXEL  # and from one row to the next
 
-    group = tl.program_id(1)
-    phase = tl.program_id(2) % (STRIDE_H * STRIDE_W)
-    phase_h = phase // STRIDE_W
-    phase_w = phase % STRIDE_W
-    first_h = (phase_h + (STRIDE_H - 1) * PAD_H) % STRIDE_H
-    first_w = (phase_w + (STRIDE_W - 1) * PAD_W) % STRIDE_W
+    # Groups, phases and splits lie on the one axis of the grid that may be long.
+    # A phase begins at one of the first STRIDE rows; an image of fewer rows has fewer phases.
+    phases_w = tl.minimum(in_w, STRIDE_W)
+    phases = tl.minimum(in_h, STRIDE_H) * phases_w
+    lanes = tl.num_programs(0) // (GROUPS * phases * splits)  # programs that share tiles
+    lane = tl.program_id(0) % lanes
+    share = tl.program_id(0) // lanes
+    group = share % GROUPS
+    first_h = share // GROUPS % phases // phases_w
+    first_w = share // GROUPS % phases % phases_w
+    phase_h = (first_h + PAD_H) % STRIDE_H
+    phase_w = (first_w + PAD_W) % STRIDE_W
     rows = (in_h - first_h + STRIDE_H - 1) // STRIDE_H  # of dx in this phase
     columns = (in_w - first_w + STRIDE_W - 1) // STRIDE_W
     pixels = batch.to(INDEX) * rows * columns
@@ -98,7 +105,7 @@ def implicit_gemm_dgrad(
     steps = taps_h * taps_w * TAP_STEPS
     filter_index = tl.arange(0, BLOCK_K)
     if SPLIT:
-        split = tl.program_id(2) // (STRIDE_H * STRIDE_W)
+        split = share // (GROUPS * phases)
         split_steps = tl.cdiv(steps, splits)
         first_step = split * split_steps
         last_step = tl.minimum(first_step + split_steps, steps)
@@ -112,7 +119,7 @@ def implicit_gemm_dgrad(
     tiles_n: tl.constexpr = (IN_CHANNELS + BLOCK_N - 1) // BLOCK_N
     # What a tile needs is computed anew for each: kept, it would take the registers of a program.
     tiles = tiles_m * tiles_n
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), disable_licm=True):
+    for tile in tl.range(lane, tiles, lanes, disable_licm=True):
         tile_row, tile_column = swizzled_tile(tile, tiles_m, tiles_n, SWIZZLE)
         pixel = tile_row.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
         exists = pixel < pixels
@@ -133,7 +140,7 @@ def implicit_gemm_dgrad(
             columns_inside = inside_bits(q, out_w, MOST_TAPS_W, -DY_STEP_W)
 
         dy_image = image * (GROUPS * OUT_CHANNELS) * out_h * out_w
-        dy_first = dy_image + (p * out_w + q) * PIXEL + group * OUT_CHANNELS * dy_channel
+        dy_first = dy_image + p * dy_row + q * PIXEL + group * OUT_CHANNELS * dy_channel
         dy_pointers = dy + (dy_first[:, None] + (filter_index * dy_channel)[None, :])
         channel = tile_column * BLOCK_N + tl.arange(0, BLOCK_N)
         channel_exists = channel < IN_CHANNELS
@@ -146,9 +153,9 @@ def implicit_gemm_dgrad(
         tap_w = tap % tl.maximum(taps_w, 1)
         tap_bit = 1 << (tap_h * MOST_TAPS_W + tap_w)
         k = first_step % TAP_STEPS * BLOCK_K
-        dy_offset = k * dy_channel - (tap_h * DY_STEP_H * out_w + tap_w * DY_STEP_W) * PIXEL
+        dy_offset = k * dy_channel - tap_h * DY_STEP_H * dy_row - tap_w * DY_STEP_W * PIXEL
         w_row = (tap_h0 + tap_h * TAP_STEP_H) * FILTER_W
-        w_offset = k * FILTER + (w_row + tap_w0 + tap_w * TAP_STEP_W) * IN_CHANNELS
+        w_offset = k.to(INDEX) * FILTER + (w_row + tap_w0 + tap_w * TAP_STEP_W) * IN_CHANNELS
         for _ in range(first_step, last_step):
             if ONE_WORD:
                 inside = (taps_inside & tap_bit) != 0
@@ -181,7 +188,7 @@ def implicit_gemm_dgrad(
                 tap_w += tap_done.to(tl.int32)
                 row_done = tap_w >= taps_w
                 dy_next_tap = -DY_STEP_W * PIXEL - LAST_STEP * dy_channel
-                dy_next_row = dy_next_tap + (taps_w * DY_STEP_W - DY_STEP_H * out_w) * PIXEL
+                dy_next_row = dy_next_tap + taps_w * DY_STEP_W * PIXEL - DY_STEP_H * dy_row
                 dy_next = tl.where(row_done, dy_next_row, dy_next_tap)
                 dy_offset += tl.where(tap_done, dy_next, BLOCK_K * dy_channel)
                 w_next_tap = TAP_STEP_W * IN_CHANNELS - LAST_STEP * FILTER
@@ -198,7 +205,8 @@ def implicit_gemm_dgrad(
             dx_first = ((image * in_h + h) * in_w + v) * (GROUPS * IN_CHANNELS)
             dx_offset = dx_first[:, None] + x_channel[None, :]
         else:
-            dx_first = image * (GROUPS * IN_CHANNELS) * (in_h * in_w) + h * in_w + v
-            dx_offset = dx_first[:, None] + x_channel[None, :] * (in_h * in_w)
+            dx_plane = in_h.to(INDEX) * in_w
+            dx_first = image * (GROUPS * IN_CHANNELS) * dx_plane + h * in_w + v
+            dx_offset = dx_first[:, None] + x_channel[None, :] * dx_plane
         dx_mask = exists[:, None] & channel_exists[None, :]
         tl.store(dx + dx_offset, accumulator.to(dx.dtype.element_ty), mask=dx_mask)

@@ -79,36 +79,37 @@ def direct(
         channel_step = 1  # elements from one channel to the next
     else:
         PIXEL: tl.constexpr = 1
-        channel_step = in_h * in_w
+        channel_step = in_h.to(INDEX) * in_w
+    x_row = in_w.to(INDEX) * PIXEL  # and from one row to the next
 
     group = tl.program_id(2)
     pixel = tl.program_id(0).to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
     if POOL:
-        plane = (out_h // 2) * (out_w // 2) * 4
+        plane = (out_h // 2).to(INDEX) * (out_w // 2) * 4
     else:
-        plane = out_h * out_w
+        plane = out_h.to(INDEX) * out_w
     pixels = batch.to(INDEX) * plane
     exists = pixel < pixels
     n = pixel // plane
-    place = (pixel % plane).to(tl.int32)
+    place = pixel % plane
     if POOL:
         p, q = window_place(place, out_w)
     else:
         p, q = place // out_w, place % out_w
-    top = p * STRIDE_H + FIRST_H
-    left = q * STRIDE_W + FIRST_W
+    top = p.to(tl.int32) * STRIDE_H + FIRST_H
+    left = q.to(tl.int32) * STRIDE_W + FIRST_W
     produced = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     produced_exists = produced < PRODUCED
     first = n * (GROUPS * REDUCED) * in_h * in_w + group * REDUCED * channel_step
-    corner = image + (first + (top * in_w + left) * PIXEL)
-    group_first = group * ((PRODUCED if FORWARD else REDUCED) * TAPS * IN_CHANNELS)
-    weights = filters + (group_first + produced * W_PRODUCED)
+    corner = image + (first + top * x_row + left * PIXEL)
+    group_first = group.to(INDEX) * ((PRODUCED if FORWARD else REDUCED) * TAPS * IN_CHANNELS)
+    weights = filters + (group_first + produced.to(INDEX) * W_PRODUCED)
 
     accumulator = tl.zeros((BLOCK_N, BLOCK_M), ACCUMULATOR)
     for r in range(FILTER_H):
         row_inside = exists & is_inside(top + r * STEP_H, in_h)
         for c in range(REDUCED):
-            offset = r * STEP_H * in_w * PIXEL + c * channel_step
+            offset = r * STEP_H * x_row + c * channel_step
             for s in tl.static_range(FILTER_W):
                 mask = row_inside & is_inside(left + s * STEP_W, in_w)
                 taken = tl.load(corner + (offset + s * STEP_W * PIXEL), mask=mask, other=0.0)
@@ -122,7 +123,7 @@ def direct(
         ACCUMULATOR,
     )  # fmt: skip
     pixel_offset, channel_offset = element_offset(
-        n, p * out_w + q, out_h * out_w, channel, GROUPS * PRODUCED, NHWC, INDEX
+        n, p * out_w + q, out_h.to(INDEX) * out_w, channel, GROUPS * PRODUCED, NHWC, INDEX
     )
     at = pixel_offset[None, :] + channel_offset[:, None]
     mask = produced_exists[:, None] & exists[None, :]
@@ -190,8 +191,10 @@ def direct_wgrad(
     else:
         PIXEL: tl.constexpr = 1
         Y_PIXEL: tl.constexpr = 1
-        x_channel = in_h * in_w
-        y_channel = out_h * out_w
+        x_channel = in_h.to(INDEX) * in_w
+        y_channel = out_h.to(INDEX) * out_w
+    x_row = in_w.to(INDEX) * PIXEL  # and from one row to the next
+    plane = out_h.to(INDEX) * out_w
 
     tiles_m: tl.constexpr = (OUT_CHANNELS + BLOCK_M - 1) // BLOCK_M
     group = tl.program_id(1)
@@ -204,21 +207,21 @@ def direct_wgrad(
     down = (tap // FILTER_W) * DILATION_H - PAD_H
     right = (tap % FILTER_W) * DILATION_W - PAD_W
     x_column = (column % IN_CHANNELS + group * IN_CHANNELS).to(INDEX) * x_channel
-    x_column += (down * in_w + right) * PIXEL
+    x_column += down * x_row + right * PIXEL
     y_column = (group * OUT_CHANNELS + filter_index).to(INDEX) * y_channel
-    pixels = batch.to(INDEX) * out_h * out_w
+    pixels = batch * plane
     first = split.to(INDEX) * split_steps * BLOCK_K
 
     accumulator = tl.zeros((BLOCK_M, BLOCK_N, BLOCK_K), ACCUMULATOR)
     for step in range(0, split_steps):
         pixel = first + step * BLOCK_K + tl.arange(0, BLOCK_K)
         exists = pixel < pixels
-        n = pixel // (out_h * out_w)
-        place = pixel % (out_h * out_w)
+        n = pixel // plane
+        place = pixel % plane
         top = (place // out_w).to(tl.int32) * STRIDE_H
         left = (place % out_w).to(tl.int32) * STRIDE_W
-        x_first = n * (GROUPS * IN_CHANNELS) * in_h * in_w + (top * in_w + left) * PIXEL
-        y_first = n * (GROUPS * OUT_CHANNELS) * out_h * out_w + place * Y_PIXEL
+        x_first = n * (GROUPS * IN_CHANNELS) * in_h * in_w + top * x_row + left * PIXEL
+        y_first = n * (GROUPS * OUT_CHANNELS) * plane + place * Y_PIXEL
         inside = is_inside(down[:, None] + top[None, :], in_h)
         inside &= is_inside(right[:, None] + left[None, :], in_w)
         inside &= exists[None, :] & column_exists[:, None]

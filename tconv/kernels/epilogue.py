@@ -146,7 +146,7 @@ def channel_terms(
 
 
 @triton.jit
-def epilogue(
+def activation_argument(
     sums,
     offset,  # the channels' terms, shaped to the sums
     scale,
@@ -154,27 +154,58 @@ def epilogue(
     residual,  # a tile as the sums, or None
     bias,  # whether each is None says what is to be done
     norm_mean,
-    ACTIVATION: tl.constexpr,
-    SLOPE: tl.constexpr,
     RESIDUAL_AFTER: tl.constexpr,
-    POOL: tl.constexpr,
 ):
-    """(y, the activation's argument) of a tile, before any pooling.
-
-    Where a ReLU is pooled, y is its argument: ``best_of_four`` takes the ReLU of the maximum.
-    """
+    """The sums with bias, batch normalization and the residual, unless that comes after."""
     if norm_mean is not None:
         sums = (sums + offset) * scale + shift
     elif bias is not None:
         sums += offset
     if residual is not None and not RESIDUAL_AFTER:
         sums += residual.to(sums.dtype)
-    result = sums
+    return sums
+
+
+@triton.jit
+def activation_result(
+    argument,
+    residual,  # a tile as the argument, or None
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,
+    POOL: tl.constexpr,
+):
+    """y before any pooling.
+
+    Where a ReLU is pooled, y is its argument: ``best_of_four`` takes the ReLU of the maximum.
+    """
+    result = argument
     if not (POOL and ACTIVATION == "relu" and not RESIDUAL_AFTER):
-        result = activate(sums, ACTIVATION, SLOPE)
+        result = activate(argument, ACTIVATION, SLOPE)
     if residual is not None and RESIDUAL_AFTER:
-        result += residual.to(sums.dtype)
-    return result, sums
+        result += residual.to(argument.dtype)
+    return result
+
+
+@triton.jit
+def epilogue(
+    sums,
+    offset,
+    scale,
+    shift,
+    residual,
+    bias,
+    norm_mean,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,
+    POOL: tl.constexpr,
+):
+    """(y before any pooling, the activation's argument) of a tile."""
+    argument = activation_argument(
+        sums, offset, scale, shift, residual, bias, norm_mean, RESIDUAL_AFTER
+    )
+    return activation_result(argument, residual, ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL), argument
 
 
 # ---- 2x2 max-pool ---------------------------------------------------------------------------

@@ -91,19 +91,20 @@ def implicit_gemm_fprop(
         x_channel = 1  # elements from one channel to the next
     else:
         PIXEL: tl.constexpr = 1
-        x_channel = in_h * in_w
+        x_channel = in_h.to(INDEX) * in_w
+    x_row = in_w.to(INDEX) * PIXEL  # and from one row to the next
 
     if POOL:
-        plane = (out_h // 2) * (out_w // 2) * 4
+        plane = (out_h // 2).to(INDEX) * (out_w // 2) * 4
     else:
-        plane = out_h * out_w
+        plane = out_h.to(INDEX) * out_w
     pixels = batch.to(INDEX) * plane
     tiles_m = tl.cdiv(pixels, BLOCK_M).to(tl.int32)
     tiles_n: tl.constexpr = (OUT_CHANNELS + BLOCK_N - 1) // BLOCK_N
     group = tl.program_id(1)
     channel = tl.arange(0, BLOCK_K)
     to_next_tap = DILATION_W * PIXEL - LAST_STEP * x_channel
-    to_next_row = to_next_tap + (DILATION_H * in_w - FILTER_W * DILATION_W) * PIXEL
+    to_next_row = to_next_tap + DILATION_H * x_row - FILTER_W * DILATION_W * PIXEL
     if SPLIT:
         first_step = tl.program_id(2) * split_steps
         last_step = tl.minimum(first_step + split_steps, TAPS * TAP_STEPS)
@@ -144,7 +145,7 @@ def implicit_gemm_fprop(
             x_image = image * X_PIXEL * in_h * in_w
         else:
             x_image = image * (GROUPS * IN_CHANNELS) * in_h * in_w
-        x_first = x_image + (top * in_w + left) * PIXEL + group * IN_CHANNELS * x_channel
+        x_first = x_image + top * x_row + left * PIXEL + group * IN_CHANNELS * x_channel
         x_pointers = x + (x_first[:, None] + (channel * x_channel)[None, :])
         filter_index = column * BLOCK_N + tl.arange(0, BLOCK_N)
         filter_exists = filter_index < OUT_CHANNELS
@@ -158,7 +159,7 @@ def implicit_gemm_fprop(
         tap_h = tap // FILTER_W
         tap_w = tap % FILTER_W
         c = first_step % TAP_STEPS * BLOCK_K
-        x_offset = (tap_h * DILATION_H * in_w + tap_w * DILATION_W) * PIXEL + c * x_channel
+        x_offset = tap_h * DILATION_H * x_row + tap_w * DILATION_W * PIXEL + c * x_channel
         w_offset = tap * IN_CHANNELS + c
         tap_bit = 1 << tap
         for _ in range(first_step, last_step):
@@ -212,7 +213,13 @@ def implicit_gemm_fprop(
             if POOL:
                 place = p * out_w + q
             pixel_offset, channel_offset = element_offset(
-                image, place, out_h * out_w, y_channel, GROUPS * OUT_CHANNELS, Y_NHWC, INDEX
+                image,
+                place,
+                out_h.to(INDEX) * out_w,
+                y_channel,
+                GROUPS * OUT_CHANNELS,
+                Y_NHWC,
+                INDEX,
             )
             more = tl.load(
                 residual + (pixel_offset[:, None] + channel_offset[None, :]),

@@ -41,6 +41,7 @@ def packed_sum(
     left,
     in_h,
     in_w,
+    x_row,  # elements from one row to the next
     tap_h0,  # the phase's first tap
     tap_w0,
     taps_h,  # of the phase
@@ -67,7 +68,7 @@ def packed_sum(
         right = tap_w * STEP_W
         inside = exists & is_inside(top + down, in_h) & is_inside(left + right, in_w)
         x_tile = tl.load(
-            x_pointers + (down * in_w + right) * PIXEL,
+            x_pointers + (down * x_row + right * PIXEL),
             mask=inside[:, None] & channel_exists[None, :], other=0.0,
         )  # fmt: skip
         tap = (tap_h0 + tap_h * TAP_STEP_H) * FILTER_W + tap_w0 + tap_w * TAP_STEP_W
@@ -139,38 +140,41 @@ def grouped(
     packs: tl.constexpr = GROUPS // PACK
     pack = tl.program_id(0) % packs
     tile_row = tl.program_id(0) // packs
-    phase_h = tl.program_id(1) // PHASES_W
-    phase_w = tl.program_id(1) % PHASES_W
+    # A phase begins at one of the first STRIDE rows; an image of fewer rows has fewer phases.
+    phases_w = tl.minimum(out_w, PHASES_W)
+    phase_h = (tl.program_id(1) // phases_w + PAD_H) % PHASES_H
+    phase_w = (tl.program_id(1) % phases_w + PAD_W) % PHASES_W
     if FORWARD:
         first_h = 0
         first_w = 0
         tap_h0 = 0
         tap_w0 = 0
     else:
-        first_h = (phase_h + (STRIDE_H - 1) * PAD_H) % STRIDE_H
-        first_w = (phase_w + (STRIDE_W - 1) * PAD_W) % STRIDE_W
+        first_h = tl.program_id(1) // phases_w
+        first_w = tl.program_id(1) % phases_w
         tap_h0 = first_tap(phase_h, FILTER_H, STRIDE_H, DILATION_H, TAP_STEP_H)
         tap_w0 = first_tap(phase_w, FILTER_W, STRIDE_W, DILATION_W, TAP_STEP_W)
     taps_h = (FILTER_H - tap_h0 + TAP_STEP_H - 1) // TAP_STEP_H + phase_h * 0
     taps_w = (FILTER_W - tap_w0 + TAP_STEP_W - 1) // TAP_STEP_W + phase_w * 0
     if POOL:
-        plane = (out_h // 2) * (out_w // 2) * 4
+        plane = (out_h // 2).to(INDEX) * (out_w // 2) * 4
         columns = out_w
     else:
         columns = (out_w - first_w + PHASES_W - 1) // PHASES_W
-        plane = (out_h - first_h + PHASES_H - 1) // PHASES_H * columns
+        plane = ((out_h - first_h + PHASES_H - 1) // PHASES_H).to(INDEX) * columns
     pixels = batch.to(INDEX) * plane
     pixel = tile_row.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = pixel < pixels
     each = tl.maximum(plane, 1)  # a phase may be empty
     n = pixel // each
-    place = (pixel % each).to(tl.int32)
+    place = pixel % each
     if POOL:
         h, v = window_place(place, out_w)
+        h, v = h.to(tl.int32), v.to(tl.int32)
     else:
         across = tl.maximum(columns, 1)
-        h = first_h + place // across * PHASES_H
-        v = first_w + place % across * PHASES_W
+        h = first_h + (place // across).to(tl.int32) * PHASES_H
+        v = first_w + (place % across).to(tl.int32) * PHASES_W
     if FORWARD:
         top = h * STRIDE_H - PAD_H
         left = v * STRIDE_W - PAD_W
@@ -184,6 +188,7 @@ def grouped(
     produced_group = produced // PRODUCED
     reduced_exists = reduced < PACK * REDUCED
     produced_exists = produced < PACK * PRODUCED
+    x_row = in_w.to(INDEX) * PIXEL
     x_first = (n * in_h + top) * in_w + left
     x_offset = x_first[:, None] * PIXEL + (pack * (PACK * REDUCED) + reduced)[None, :]
     # Both are counted within the pack: a filter's number spans it, a channel's only its group.
@@ -191,13 +196,13 @@ def grouped(
         w_filter = produced[None, :] * (TAPS * IN_CHANNELS) + (reduced % REDUCED)[:, None]
     else:
         w_filter = reduced[:, None] * (TAPS * IN_CHANNELS) + (produced % PRODUCED)[None, :]
-    w_first = pack * (PACK * (PRODUCED if FORWARD else REDUCED)) * (TAPS * IN_CHANNELS)
+    w_first = pack.to(INDEX) * (PACK * (PRODUCED if FORWARD else REDUCED)) * (TAPS * IN_CHANNELS)
     w_mask = reduced_group[:, None] == produced_group[None, :]
     w_mask &= reduced_exists[:, None] & produced_exists[None, :]
     accumulator = packed_sum(
         image + x_offset, filters + (w_first + w_filter), w_mask, exists, top, left, in_h, in_w,
-        tap_h0, tap_w0, taps_h, taps_w, reduced_exists, STEP_H, STEP_W, TAP_STEP_H, TAP_STEP_W,
-        PIXEL, IN_CHANNELS, FILTER_W, ACCUMULATOR, PRECISION, BLOCK_M, BLOCK_N,
+        x_row, tap_h0, tap_w0, taps_h, taps_w, reduced_exists, STEP_H, STEP_W, TAP_STEP_H,
+        TAP_STEP_W, PIXEL, IN_CHANNELS, FILTER_W, ACCUMULATOR, PRECISION, BLOCK_M, BLOCK_N,
     )  # fmt: skip
     if PACK > 1:
         suspect = tl.max((accumulator != accumulator).to(tl.int32))
@@ -205,8 +210,8 @@ def grouped(
             alone = reduced_exists & (reduced_group == group)
             sums = packed_sum(
                 image + x_offset, filters + (w_first + w_filter), w_mask, exists, top, left,
-                in_h, in_w, tap_h0, tap_w0, taps_h, taps_w, alone, STEP_H, STEP_W, TAP_STEP_H,
-                TAP_STEP_W, PIXEL, IN_CHANNELS, FILTER_W, ACCUMULATOR, PRECISION,
+                in_h, in_w, x_row, tap_h0, tap_w0, taps_h, taps_w, alone, STEP_H, STEP_W,
+                TAP_STEP_H, TAP_STEP_W, PIXEL, IN_CHANNELS, FILTER_W, ACCUMULATOR, PRECISION,
                 BLOCK_M, BLOCK_N,
             )  # fmt: skip
             accumulator = tl.where((produced_group == group)[None, :], sums, accumulator)
@@ -216,9 +221,9 @@ def grouped(
         bias, norm_weight, norm_bias, norm_mean, norm_var, channel, produced_exists, EPS,
         ACCUMULATOR,
     )  # fmt: skip
-    result_plane = out_h * out_w
+    result_plane = out_h.to(INDEX) * out_w
     pixel_offset, channel_offset = element_offset(
-        n, h * out_w + v, result_plane, channel, GROUPS * PRODUCED, NHWC, INDEX
+        n, h * out_w.to(INDEX) + v, result_plane, channel, GROUPS * PRODUCED, NHWC, INDEX
     )
     at = pixel_offset[:, None] + channel_offset[None, :]
     mask = exists[:, None] & produced_exists[None, :]

@@ -120,15 +120,16 @@ def max_pool_fprop(
     # A window of nothing but -inf has no winner: its first element stands for it.
     first = first_inside(top, DILATION_H, PAD_H) * WINDOW_W + first_inside(left, DILATION_W, PAD_W)
     offset = first.to(tl.int32) + tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
+    zero = tl.program_id(0).to(INDEX) * 0  # rows times their length are counted in INDEX
     if UNROLL:
         for r in tl.static_range(WINDOW_H):
             best, offset = greater_row(
-                best, offset, corner, r * WINDOW_W, top, left, live, r * DILATION_H, 0,
+                best, offset, corner, r * WINDOW_W, top, left, live, r * DILATION_H + zero, 0,
                 IN_H, IN_W, CHANNELS, WINDOW_W, DILATION_W, EDGES, WRITE_OFFSETS,
             )  # fmt: skip
     else:
         for tap in range(WINDOW_H * WINDOW_W):
-            down, right = tap // WINDOW_W * DILATION_H, tap % WINDOW_W * DILATION_W
+            down, right = tap // WINDOW_W * DILATION_H + zero, tap % WINDOW_W * DILATION_W
             best, offset = greater_row(
                 best, offset, corner, tap, top, left, live, down, right,
                 IN_H, IN_W, CHANNELS, 1, DILATION_W, EDGES, WRITE_OFFSETS,
@@ -210,23 +211,24 @@ def max_pool_dgrad(
     """Each element of dx gathers from the windows that reach it, in order: no atomics."""
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
     live = (pixel < pixels) & (channel < CHANNELS)
-    image, place = pixel // (IN_H * IN_W), (pixel % (IN_H * IN_W)).to(tl.int32)
-    padded_h, padded_w = place // IN_W + PAD_H, place % IN_W + PAD_W
+    image, place = pixel // (IN_H * IN_W), pixel % (IN_H * IN_W)
+    padded_h, padded_w = (place // IN_W).to(tl.int32) + PAD_H, (place % IN_W).to(tl.int32) + PAD_W
     last_h, last_w = padded_h // STRIDE_H, padded_w // STRIDE_W
     reach_h, reach_w = padded_h % STRIDE_H, padded_w % STRIDE_W
     source = ((image * OUT_H + last_h) * OUT_W + last_w) * CHANNELS + channel
 
     total = tl.zeros([BLOCK_M, BLOCK_N], COMPUTE)
+    zero = tl.program_id(0).to(INDEX) * 0  # rows times their length are counted in INDEX
     if UNROLL:
         for count in tl.static_range(WINDOWS_H):
             total = add_windows(
                 total, dy + source, offsets + source, reach_h, reach_w, last_h, last_w, live,
-                WINDOWS_H - 1 - count, WINDOWS_W - 1, OUT_H, OUT_W, CHANNELS, WINDOW_H, WINDOW_W,
-                STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, WINDOWS_W,
+                WINDOWS_H - 1 - count + zero, WINDOWS_W - 1, OUT_H, OUT_W, CHANNELS, WINDOW_H,
+                WINDOW_W, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, WINDOWS_W,
             )  # fmt: skip
     else:
         for count in range(WINDOWS_H * WINDOWS_W):
-            behind = WINDOWS_H * WINDOWS_W - 1 - count
+            behind = WINDOWS_H * WINDOWS_W - 1 - count + zero
             total = add_windows(
                 total, dy + source, offsets + source, reach_h, reach_w, last_h, last_w, live,
                 behind // WINDOWS_W, behind % WINDOWS_W, OUT_H, OUT_W, CHANNELS, WINDOW_H, WINDOW_W,

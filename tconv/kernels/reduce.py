@@ -38,7 +38,7 @@ def add_splits(
     parts = workspace + (element // CHANNELS * WIDTH + channel)
     for _ in range(0, splits):
         sums += tl.load(parts, mask=exists, other=0.0)
-        parts += elements // CHANNELS * WIDTH
+        parts += (elements // CHANNELS).to(INDEX) * WIDTH
     if PLANE_FIRST:
         offset = element
     else:

@@ -12,9 +12,10 @@ import triton
 import triton.language as tl
 
 from tconv.kernels.epilogue import (
+    activation_argument,
+    activation_result,
     channel_terms,
     element_offset,
-    epilogue,
     pooled,
     store_result,
 )
@@ -189,15 +190,21 @@ def implicit_gemm_tma(
                 more = tl.trans(tl.reshape(more, (BLOCK_M, BLOCK_N)))
             else:
                 more = tl.load(residual + at, mask=mask, other=0.0)
-        total, argument = epilogue(
+        argument = activation_argument(
             accumulator, offset[:, None], scale[:, None], shift[:, None], more, bias, norm_mean,
-            ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL,
+            RESIDUAL_AFTER,
         )  # fmt: skip
+        if BOXES and kept is not None:  # before y is formed: both would not fit the registers
+            kept.store(
+                [image0, row0, column0, group * PRODUCED + channel0],
+                as_box(argument.to(kept.dtype), BOX_N, BOX_H, BOX_W, BLOCK_N),
+            )
+        total = activation_result(argument, more, ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL)
         if BOXES:
-            place = [image0, row0, column0, group * PRODUCED + channel0]
-            if kept is not None:
-                kept.store(place, as_box(argument.to(kept.dtype), BOX_N, BOX_H, BOX_W, BLOCK_N))
-            result.store(place, as_box(total.to(result.dtype), BOX_N, BOX_H, BOX_W, BLOCK_N))
+            result.store(
+                [image0, row0, column0, group * PRODUCED + channel0],
+                as_box(total.to(result.dtype), BOX_N, BOX_H, BOX_W, BLOCK_N),
+            )
         else:
             best_place = None
             if POOL:

@@ -70,14 +70,18 @@ def implicit_gemm_wgrad(
     else:
         PIXEL: tl.constexpr = 1
         Y_PIXEL: tl.constexpr = 1
-        x_channel = in_h * in_w
-        y_channel = out_h * out_w
+        x_channel = in_h.to(INDEX) * in_w
+        y_channel = out_h.to(INDEX) * out_w
+    x_row = in_w.to(INDEX) * PIXEL  # and from one row to the next
+    y_row = out_w.to(INDEX) * Y_PIXEL
 
+    tiles_m: tl.constexpr = (OUT_CHANNELS + BLOCK_M - 1) // BLOCK_M
+    tiles_n: tl.constexpr = (COLUMNS + BLOCK_N - 1) // BLOCK_N
     tile_row, tile_column = swizzled_tile(
-        tl.program_id(0), tl.cdiv(OUT_CHANNELS, BLOCK_M), tl.cdiv(COLUMNS, BLOCK_N), SWIZZLE
+        tl.program_id(0) % (tiles_m * tiles_n), tiles_m, tiles_n, SWIZZLE
     )
-    group = tl.program_id(1)
-    split = tl.program_id(2)
+    group = tl.program_id(0) // (tiles_m * tiles_n)
+    split = tl.program_id(1)
 
     filter_index = tile_row * BLOCK_M + tl.arange(0, BLOCK_M)
     filter_exists = filter_index < OUT_CHANNELS
@@ -100,11 +104,11 @@ def implicit_gemm_wgrad(
     else:
         x_image = in_h.to(INDEX) * in_w * (GROUPS * IN_CHANNELS)
     y_image = out_h.to(INDEX) * out_w * (GROUPS * OUT_CHANNELS)
-    x_first = n * x_image + (p * STRIDE_H * in_w + q * STRIDE_W) * PIXEL
+    x_first = n * x_image + p * STRIDE_H * x_row + q * STRIDE_W * PIXEL
     x_column = (column - tap * IN_CHANNELS + group * IN_CHANNELS).to(INDEX) * x_channel
-    x_column += (down * in_w + right) * PIXEL
+    x_column += down * x_row + right * PIXEL
     x_pointers = x + (x_first[:, None] + x_column[None, :])
-    y_first = n * y_image + (p * out_w + q) * Y_PIXEL
+    y_first = n * y_image + p * y_row + q * Y_PIXEL
     y_column = (group * OUT_CHANNELS + filter_index).to(INDEX) * y_channel
     dy_pointers = dy + (y_first[:, None] + y_column[None, :])
     if ONE_TAP:
@@ -121,8 +125,8 @@ def implicit_gemm_wgrad(
     image0 = first // (boxes_w * boxes_h) * BOX_N
     p0 = first // boxes_w % boxes_h * BOX_H
     q0 = first % boxes_w * BOX_W
-    x_offset = image0 * x_image + (p0 * STRIDE_H * in_w + q0 * STRIDE_W) * PIXEL
-    y_offset = image0 * y_image + (p0 * out_w + q0) * Y_PIXEL
+    x_offset = image0 * x_image + p0 * STRIDE_H * x_row + q0 * STRIDE_W * PIXEL
+    y_offset = image0 * y_image + p0 * y_row + q0 * Y_PIXEL
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), ACCUMULATOR)
     for _ in range(first, tl.minimum(first + split_boxes, boxes)):
         if EXACT:

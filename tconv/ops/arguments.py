@@ -8,8 +8,9 @@ of one element) and the same refused, with torch's error type and words, whateve
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -77,6 +78,17 @@ def read(function: Callable[..., Any], *arguments: Any) -> list[Any]:
 def overridden(function: Any, tensors: Sequence[Any], *arguments: Any, **options: Any) -> Any:
     """What an operand's ``__torch_function__`` makes of a call; torch.fx has such operands."""
     return handle_torch_function(function, tensors, *arguments, **options)
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Within it ``torch.jit.trace``, for which sizes are tensors, sees plain sizes."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 class _Recorder(TorchDispatchMode):

@@ -21,7 +21,7 @@ from tconv.ops.arguments import overridden
 from tconv.ops.conv2d import conv2d
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import avg_pool_arguments, check_dtype, pool_geometry
-from tconv.ops.registration import register
+from tconv.ops.registration import linear, register
 from tconv.problem import PoolProblem, dtype_name
 from tconv.select import choose
 from tconv.tile import Tile
@@ -152,8 +152,11 @@ def _input_grad_gradient(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
     return _ops.avg_pool2d(ddx, ctx.window), None, None, None
 
 
-register(_library, "avg_pool2d", _avg_pool2d, _forward_gradient, _save_forward)
-register(_library, "avg_pool2d_input_grad", _input_grad, _input_grad_gradient, _save_input_grad)
+for _name, _run, _gradient, _save in (
+    ("avg_pool2d", _avg_pool2d, _forward_gradient, _save_forward),
+    ("avg_pool2d_input_grad", _input_grad, _input_grad_gradient, _save_input_grad),
+):
+    register(_library, _name, _run, _gradient, _save, linear(_name))
 
 
 # ---- public functions -----------------------------------------------------------------------

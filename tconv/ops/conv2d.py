@@ -30,7 +30,7 @@ from tconv.ops.conv_run import (
     precision_of,
 )
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
-from tconv.ops.registration import register, register_autocast
+from tconv.ops.registration import bilinear, differentiates, linear, register, register_autocast
 from tconv.problem import BIAS, PLAIN, Epilogue, Layout
 
 # ---- operators ------------------------------------------------------------------------------
@@ -143,14 +143,19 @@ def _conv2d_bias_grad(dy: Tensor) -> Tensor:
     return epilogue_grad_call(dy.shape, _layout(dy), dy.dtype, dy.device)({"dy": dy})
 
 
-@torch.library.register_fake("tconv::conv2d", lib=_library)
-def _(x: Tensor, w: Tensor, bias: Tensor | None, window: Sizes, precision: str | None) -> Tensor:
-    check_types(x, w, bias)
+def y_size(x: Tensor, w: Tensor, window: Sizes) -> tuple[int, ...]:
+    """The size of x * w."""
     stride, pad, dilation = window[0:2], window[2:4], window[4:6]
     sizes = [
         out_size(x.shape[2 + i], w.shape[2 + i], stride[i], pad[i], dilation[i]) for i in range(2)
     ]
-    return empty(x, (x.shape[0], w.shape[0], *sizes), _y_layout(x, w))
+    return (x.shape[0], w.shape[0], *sizes)
+
+
+@torch.library.register_fake("tconv::conv2d", lib=_library)
+def _(x: Tensor, w: Tensor, bias: Tensor | None, window: Sizes, precision: str | None) -> Tensor:
+    check_types(x, w, bias)
+    return empty(x, y_size(x, w, window), _y_layout(x, w))
 
 
 @torch.library.register_fake("tconv::conv2d_input_grad", lib=_library)
@@ -242,13 +247,42 @@ def _bias_grad_backward(ctx: Any, ddbias: Tensor) -> Tensor:
     return ddbias[None, :, None, None].expand(ctx.shape)
 
 
-for _name, _run, _gradient, _save in (
-    ("conv2d", _conv2d, _conv2d_backward, _save_conv2d),
-    ("conv2d_input_grad", _conv2d_input_grad, _input_grad_backward, _save_gradient),
-    ("conv2d_weight_grad", _conv2d_weight_grad, _weight_grad_backward, _save_gradient),
-    ("conv2d_bias_grad", _conv2d_bias_grad, _bias_grad_backward, _save_bias_grad),
-):
-    register(_library, _name, _run, _gradient, _save)
+def conv2d_tangent(
+    x: Tensor,
+    w: Tensor,
+    window: Sizes,
+    precision: str | None,
+    tangents: Sequence[Tensor | None],  # of x, w and the bias
+) -> Tensor | None:
+    """The tangent of x * w + bias: of x convolved with w, and x with that of w."""
+    dx, dw, dbias = tangents
+    y = None
+    if dx is not None:
+        y, dbias = _ops.conv2d(dx, w, dbias, window, precision), None
+    if dw is not None:
+        by_w = _ops.conv2d(x, dw, dbias, window, precision)
+        y, dbias = by_w if y is None else y + by_w, None
+    if dbias is not None:
+        size = y_size(x, w, window)
+        return dbias[None, :, None, None].expand(size)
+    return y
+
+
+def _conv2d_jvp(inputs: tuple[Any, ...], y: Tensor, tangents: tuple[Any, ...]) -> Any:
+    x, w, _, window, precision = inputs
+    return conv2d_tangent(x, w, window, precision, tangents[:3])
+
+
+for _name, _run, _gradient, _save, _jvp in (
+    ("conv2d", _conv2d, _conv2d_backward, _save_conv2d, _conv2d_jvp),
+    ("conv2d_input_grad", _conv2d_input_grad, _input_grad_backward, _save_gradient,
+     bilinear("conv2d_input_grad")),
+    ("conv2d_weight_grad", _conv2d_weight_grad, _weight_grad_backward, _save_gradient,
+     bilinear("conv2d_weight_grad")),
+    ("conv2d_bias_grad", _conv2d_bias_grad, _bias_grad_backward, _save_bias_grad,
+     linear("conv2d_bias_grad")),
+):  # fmt: skip
+    register(_library, _name, _run, _gradient, _save, _jvp)
 
 
 # ---- autocast -------------------------------------------------------------------------------
@@ -343,7 +377,7 @@ def conv2d(
         if residual is not None and not batched:
             residual = residual.unsqueeze(0)
         operands = (x, weight, bias, residual)
-        keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+        keep = differentiates(*operands)
         ending = (activation, NEGATIVE_SLOPE, False, False, keep, precision)
         y = _ops.conv2d_fused.default(*operands, *(None,) * 4, 0.0, window, *ending)[0]
     return y if batched else y.squeeze(0)

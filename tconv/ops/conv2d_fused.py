@@ -23,6 +23,7 @@ the residual besides.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -31,23 +32,24 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
-from tconv.geometry import out_size
 from tconv.launch import runs_triton
 from tconv.ops import activations
-from tconv.ops.arguments import overridden
+from tconv.ops.arguments import overridden, untraced
 from tconv.ops.conv2d import (
     _ops,
     _y_layout,
+    conv2d_tangent,
     fprop_call,
     torchs_window,
     window_gradients,
     windowed,
+    y_size,
 )
 from tconv.ops.conv_check import check_norm, check_residual, check_types
 from tconv.ops.conv_run import epilogue_grad_call, pool_grad_call
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import pool_geometry
-from tconv.ops.registration import register, register_autocast
+from tconv.ops.registration import differentiates, linear, register, register_autocast
 from tconv.problem import BatchNorm, Epilogue, dtype_name
 
 # ---- operators ------------------------------------------------------------------------------
@@ -221,15 +223,6 @@ def _conv2d_pool_pick(z: Tensor, offsets: Tensor) -> Tensor:
     return picked  # type: ignore[return-value]
 
 
-def y_size(x: Tensor, w: Tensor, window: Sizes) -> tuple[int, ...]:
-    """The size of x * w."""
-    stride, pad, dilation = window[0:2], window[2:4], window[4:6]
-    sizes = [
-        out_size(x.shape[2 + i], w.shape[2 + i], stride[i], pad[i], dilation[i]) for i in range(2)
-    ]
-    return (x.shape[0], w.shape[0], *sizes)
-
-
 @torch.library.register_fake("tconv::conv2d_fused", lib=_library)
 def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     operands, window = inputs[:8], inputs[9]
@@ -389,9 +382,11 @@ def _save_activation_grad(ctx: Any, inputs: tuple[Any, ...], output: Any) -> Non
     ctx.save_for_backward(dy, value)
 
 
-def _activation_grad_backward(ctx: Any, ddz: Tensor, ddbias: Tensor) -> tuple[Any, ...]:
+def _activation_grad_backward(
+    ctx: Any, ddz: Tensor | None, ddbias: Tensor | None
+) -> tuple[Any, ...]:
     dy, value = ctx.saved_tensors
-    asked = _with_bias(ddz, ddbias)
+    asked = _with_bias(ddz, ddbias, dy.shape)
     dvalue = None
     if ctx.needs_input_grad[1]:
         second = activations.second_derivative(value, *ctx.how)
@@ -399,18 +394,24 @@ def _activation_grad_backward(ctx: Any, ddz: Tensor, ddbias: Tensor) -> tuple[An
     return _ops.conv2d_activation_grad(asked, value, *ctx.how, False)[0], dvalue, *(None,) * 4
 
 
-def _with_bias(ddz: Tensor, ddbias: Tensor) -> Tensor:
-    """The gradient of dz, with that of its sums over each channel added."""
-    return ddz + ddbias[None, :, None, None] if ddbias.numel() else ddz
+def _with_bias(ddz: Tensor | None, ddbias: Tensor | None, size: Sizes) -> Tensor:
+    """The gradient of dz, with that of its sums over each channel added; one may be None."""
+    if ddbias is None or not ddbias.numel():
+        assert ddz is not None
+        return ddz
+    each = ddbias[None, :, None, None].expand(tuple(size))
+    return each if ddz is None else ddz + each
 
 
 def _save_pool_grad(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.size = inputs[2]
     ctx.save_for_backward(inputs[1])
 
 
-def _pool_grad_backward(ctx: Any, ddz: Tensor, ddbias: Tensor) -> tuple[Any, ...]:
+def _pool_grad_backward(ctx: Any, ddz: Tensor | None, ddbias: Tensor | None) -> tuple[Any, ...]:
     (offsets,) = ctx.saved_tensors
-    return _ops.conv2d_pool_pick(_with_bias(ddz, ddbias), offsets), None, None, None, None
+    dz = _with_bias(ddz, ddbias, ctx.size)
+    return _ops.conv2d_pool_pick(dz, offsets), None, None, None, None
 
 
 def _save_pick(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -424,14 +425,86 @@ def _pick_backward(ctx: Any, ddy: Tensor) -> tuple[Any, ...]:
     return _ops.conv2d_pool_grad(ddy, offsets, ctx.size, ctx.channels_last, False)[0], None
 
 
-for _name, _run, _gradient, _save in (
-    ("conv2d_fused", _conv2d_fused, _fused_backward, _save_fused),
+# ---- tangents -------------------------------------------------------------------------------
+
+
+def _fused_jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
+    """The tangents of y and kept: those of the activation's argument, carried on as dz is back."""
+    activation, slope, after, pool = inputs[10:14]
+    after = after and inputs[3] is not None and activation is not None
+    y, kept, offsets = output
+    if pool and offsets.shape != y.shape:
+        raise RuntimeError("conv2d_fused has no tangent here: it was called with keep=False")
+
+    def pooled(tangent: Tensor | None) -> Tensor | None:
+        return _ops.conv2d_pool_pick(tangent, offsets) if pool and tangent is not None else tangent
+
+    dresidual = tangents[3]
+    dz = _normalized_tangent(inputs, tangents)
+    if dresidual is not None and not after:
+        dz = dresidual if dz is None else dz + dresidual
+    dy = dz = pooled(dz)
+    if dz is not None and activation is not None and not (pool and _masks(activation, after)):
+        from_result = Epilogue(residual=inputs[3] is not None, activation=activation, slope=slope,
+                               residual_after=after).from_result  # fmt: skip
+        value = y if from_result else kept
+        if value.shape != y.shape:
+            raise RuntimeError("conv2d_fused has no tangent here: it was called with keep=False")
+        dy = _ops.conv2d_activation_grad(dz, value, activation, slope, from_result, False)[0]
+    if dresidual is not None and after:
+        beside = pooled(dresidual)
+        dy = beside if dy is None else dy + beside  # type: ignore[operator]
+    return dy, dz if kept.dim() == 4 else None, None
+
+
+def _normalized_tangent(inputs: tuple[Any, ...], tangents: tuple[Any, ...]) -> Tensor | None:
+    """The tangent of norm(x * w + bias)."""
+    x, w, bias, _, weight, _, mean, var, eps, window = inputs[:10]
+    precision = inputs[-1]
+    du = conv2d_tangent(x, w, window, precision, tangents[:3])
+    if mean is None:
+        return du
+    dweight, dshift, dmean, dvar = tangents[4:8]
+    inverse = torch.rsqrt(var.to(_wide(x)) + eps)
+    scale = inverse if weight is None else inverse * weight
+    parts = [] if du is None else [du * scale[:, None, None]]
+    if dweight is not None or dvar is not None:
+        dscale = torch.zeros_like(scale) if dweight is None else inverse * dweight
+        dscale = dscale if dvar is None else dscale - 0.5 * scale * inverse * inverse * dvar
+        u = _ops.conv2d(x, w, bias, window, precision)
+        parts.append((u - mean[:, None, None]) * dscale[:, None, None])
+    each = [] if dmean is None else [-dmean * scale]
+    each += [] if dshift is None else [dshift]
+    size = y_size(x, w, window)
+    parts += [channel[:, None, None].expand(size) for channel in each]
+    return sum(parts[1:], parts[0]).to(x.dtype) if parts else None
+
+
+def _activation_grad_jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
+    """By dy, in which dz is linear, and by the value at which the derivative is taken."""
+    dy, value, *how, sums = inputs
+    dz, dbias = map(torch.zeros_like, output)
+    if tangents[0] is not None:
+        dz, dbias = _ops.conv2d_activation_grad(tangents[0], value, *how, sums)
+    second = None
+    if tangents[1] is not None:
+        second = activations.second_derivative(value, *how)
+    if second is not None:
+        dz = dz + dy * tangents[1] * second
+        dbias = dz.sum((0, 2, 3)) if sums else dbias
+    return dz, dbias
+
+
+for _name, _run, _gradient, _save, _jvp in (
+    ("conv2d_fused", _conv2d_fused, _fused_backward, _save_fused, _fused_jvp),
     ("conv2d_activation_grad", _conv2d_activation_grad, _activation_grad_backward,
-     _save_activation_grad),
-    ("conv2d_pool_grad", _conv2d_pool_grad, _pool_grad_backward, _save_pool_grad),
-    ("conv2d_pool_pick", _conv2d_pool_pick, _pick_backward, _save_pick),
+     _save_activation_grad, _activation_grad_jvp),
+    ("conv2d_pool_grad", _conv2d_pool_grad, _pool_grad_backward, _save_pool_grad,
+     linear("conv2d_pool_grad")),
+    ("conv2d_pool_pick", _conv2d_pool_pick, _pick_backward, _save_pick,
+     linear("conv2d_pool_pick")),
 ):  # fmt: skip
-    register(_library, _name, _run, _gradient, _save)
+    register(_library, _name, _run, _gradient, _save, _jvp)
 register_autocast(_library, "conv2d_fused", cast=4)  # a normalization keeps its own dtype
 
 
@@ -522,11 +595,13 @@ def conv2d_fused(
     if running_mean is None and (norm_weight is not None or norm_bias is not None):
         raise ValueError("norm_weight and norm_bias need running_mean and running_var")
     if pool:
-        pool_geometry(y_size(x, weight, window), (2, 2), (2, 2), (0, 0), (1, 1), False)
+        tracing = torch._C._get_tracing_state() is not None
+        with untraced() if tracing else contextlib.nullcontext():
+            pool_geometry(y_size(x, weight, window), (2, 2), (2, 2), (0, 0), (1, 1), False)
     if residual is not None and input.dim() == 3:
         residual = residual.unsqueeze(0)
     operands = (x, weight, bias, residual, *norm)
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+    keep = differentiates(*operands)
     ending = (activation, negative_slope, residual_after, pool, keep, precision)
     y = _ops.conv2d_fused.default(*operands, eps, window, *ending)[0]
     return y if input.dim() != 3 else y.squeeze(0)

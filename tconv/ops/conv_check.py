@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tconv.ops.arguments import INT64, Pair, conv_pair, pair, read
+from tconv.ops.arguments import INT64, Pair, conv_pair, pair, read, untraced
 from tconv.problem import ITEMSIZE, dtype_name
 
 Window = tuple[int, ...]  # stride, padding, dilation, for height and width each; groups
@@ -40,6 +40,9 @@ def conv_window(
     ):
         arguments = (input, weight, bias, stride, padding, dilation, groups)
         steps, pads, gaps, groups = read_conv_arguments(*arguments)
+    if torch._C._get_tracing_state() is not None:
+        with untraced():
+            return conv_window(input, weight, bias, steps, pads, gaps, groups)
     bias_size = None if bias is None else bias.shape
     try:
         # Plain numbers only: to the cache 2.0 and True would be 2 and 1.

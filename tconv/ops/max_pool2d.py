@@ -23,7 +23,7 @@ from tconv.launch import Launch, Pointer, runs_triton, target_for
 from tconv.ops.arguments import overridden
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import check_dtype, max_pool_arguments, pool_geometry
-from tconv.ops.registration import DEVICES, register
+from tconv.ops.registration import DEVICES, differentiates, linear, register, register_vmap
 from tconv.problem import PoolProblem, dtype_name
 from tconv.select import choose
 from tconv.tile import Tile
@@ -348,15 +348,33 @@ def _pick_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, *(None,) * 7
 
 
-for _name, _run, _gradient, _save in (
-    ("max_pool2d", _max_pool2d, _forward_gradient, _save_forward),
-    ("max_pool2d_values", _max_pool2d_values, _values_gradient, _save_values),
-    ("max_pool2d_input_grad", _input_grad, _input_grad_gradient, _save_input_grad),
-    ("max_pool2d_pick", _pick, _pick_gradient, _save_pick),
-):
-    register(_library, _name, _run, _gradient, _save)
+# ---- tangents -------------------------------------------------------------------------------
+
+
+def _forward_jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
+    """The tangent of x at each maximum."""
+    x, *window = inputs
+    return _ops.max_pool2d_pick(tangents[0], output[1], *window, prefers_channels_last(x)), None
+
+
+def _values_jvp(inputs: tuple[Any, ...], y: Tensor, tangents: tuple[Any, ...]) -> Any:
+    """Pools once more: ``max_pool2d`` comes here only when no tangent was foreseen."""
+    x, *window = inputs
+    offsets = _ops.max_pool2d(x.detach(), *window)[1]
+    return _ops.max_pool2d_pick(tangents[0], offsets, *window, prefers_channels_last(x))
+
+
+for _name, _run, _gradient, _save, _jvp in (
+    ("max_pool2d", _max_pool2d, _forward_gradient, _save_forward, _forward_jvp),
+    ("max_pool2d_values", _max_pool2d_values, _values_gradient, _save_values, _values_jvp),
+    ("max_pool2d_input_grad", _input_grad, _input_grad_gradient, _save_input_grad,
+     linear("max_pool2d_input_grad")),
+    ("max_pool2d_pick", _pick, _pick_gradient, _save_pick, linear("max_pool2d_pick")),
+):  # fmt: skip
+    register(_library, _name, _run, _gradient, _save, _jvp)
 for _device in DEVICES:
     _library.impl("max_pool2d_indices", _indices, _device.upper())  # integers have no gradient
+register_vmap(_library, "max_pool2d_indices")
 
 
 # ---- public function ------------------------------------------------------------------------
@@ -401,7 +419,7 @@ def max_pool2d(
     if has_torch_function_unary(input):
         return overridden(max_pool2d, (input,), input, *window, return_indices)  # type: ignore[no-any-return]
     arguments = max_pool_arguments(input, *window, with_indices=bool(return_indices))
-    if return_indices or (input.requires_grad and torch.is_grad_enabled()):
+    if return_indices or differentiates(input):
         y, offsets = _ops.max_pool2d(input, *arguments)
         if not return_indices:
             return y

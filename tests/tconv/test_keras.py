@@ -98,6 +98,21 @@ def network() -> Any:
     )
 
 
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32"])
+def test_max_pooling_of_integers_is_keras_own(dtype: str, padding: str) -> None:
+    limits = np.iinfo(dtype)
+    x = np.random.default_rng(0).integers(
+        limits.min, limits.max, (1, 7, 7, 2), dtype, endpoint=True
+    )
+    with recorded() as launches:
+        pooled = ours.MaxPooling2D(2, padding=padding)(x)
+    assert launches
+    expected = keras.layers.MaxPooling2D(2, padding=padding)(x)
+    assert pooled.dtype == expected.dtype
+    assert torch.equal(pooled.cpu(), expected.cpu())
+
+
 def test_a_model_trains_saves_and_loads(tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     model = network()

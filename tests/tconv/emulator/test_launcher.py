@@ -111,10 +111,11 @@ def test_a_tensor_map_that_the_cuda_driver_refuses() -> None:
     if emulated().sm < 90:  # type: ignore[union-attr]
         pytest.skip("needs tensor memory access")
     square = torch.zeros(64, 64, dtype=torch.float16)
-    box, odd = (TensorDescriptor.from_tensor(square, [64, 32]) for _ in range(2))
+    boxes = ([64, 32], [32, 32], [64, 32])
+    odd, b, c = (TensorDescriptor.from_tensor(square, box) for box in boxes)
     odd.strides = [68, 1]  # Triton looks at strides when a descriptor is made
     with pytest.raises(emulator.Fault, match="a stride of 136 bytes is not a multiple of 16"):
-        kernels.matmul_described[(1, 1)](odd, box, box, 64, 64, 32, 64)
+        kernels.matmul_described[(1, 1)](odd, b, c, 64, 64, 32, 32)
 
 
 @triton.autotune([triton.Config({"BLOCK": 32}), triton.Config({"BLOCK": 64})], key=["elements"])

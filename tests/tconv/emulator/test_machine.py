@@ -82,7 +82,8 @@ def test_other_architectures_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["frobnicate.f32 %r1, %r2", "tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%r1], 32",
+    ["frobnicate.f32 %r1, %r2", "cp.async.cg.shared.global [%r1], [%d1], 8",
+     "tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%r1], 32",
      "add.rz.f32 %r1, %r2, %r3", "call.uni vprintf"],
 )  # fmt: skip
 def test_an_unknown_instruction_is_named(text: str) -> None:

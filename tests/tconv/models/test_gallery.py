@@ -122,6 +122,7 @@ def test_another_ending_is_refused(tmp_path: Path) -> None:
     assert ".svg or a .png" in text
 
 
+@pytest.mark.interpreter
 def test_activations_are_drawn_from_kept_weights(tmp_path: Path) -> None:
     torch.manual_seed(1)
     torch.save(lenet5().state_dict(), tmp_path / "lenet5.pt")

@@ -1,4 +1,4 @@
-"""``torch.func``: gradients as functions, nested, of single samples; forward mode is refused."""
+"""``torch.func``: derivatives in reverse and forward mode, nested, of single samples."""
 
 from __future__ import annotations
 
@@ -67,6 +67,13 @@ TRANSFORMS: dict[str, Callable[[Function], Function]] = {
     "grad of grad": twice,
     "vjp": lambda f: lambda w: func.vjp(f, w)[1](torch.ones((), dtype=w.dtype, device=w.device))[0],
     "jacrev": func.jacrev,
+    "jvp": lambda f: lambda w: func.jvp(f, (w,), (w.cos(),)),
+    "linearize": lambda f: lambda w: func.linearize(f, w)[1](w.cos()),
+    "forward over reverse": lambda f: lambda w: func.jvp(func.grad(f), (w,), (w.cos(),)),
+    "reverse over forward": lambda f: func.grad(lambda w: func.jvp(f, (w,), (w.cos(),))[1]),
+    "forward over forward": lambda f: (
+        lambda w: func.jvp(lambda v: func.jvp(f, (v,), (v.cos(),))[1], (w,), (w.sin(),))
+    ),
 }
 
 
@@ -110,10 +117,35 @@ def test_a_module_as_a_function_of_its_parameters() -> None:
         torch.testing.assert_close(found[name], parameter.grad)
 
 
-@pytest.mark.parametrize("transform", [func.hessian, func.jacfwd], ids=["hessian", "jacfwd"])
-@pytest.mark.parametrize("name", PAIRS)
-def test_forward_mode_is_refused_rather_than_wrong(
-    name: str, transform: Callable[[Function], Function]
-) -> None:
-    with pytest.raises(NotImplementedError, match="jvp"):
-        transform(PAIRS[name][0])(operands()[1])
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("transform", [func.jacfwd, func.hessian], ids=["jacfwd", "hessian"])
+def test_jacobians_in_forward_mode(transform: Callable[[Function], Function]) -> None:
+    # Each element's derivative is a call of its own: small tensors, and the interpreter is slow.
+    x, small_w = operands()[0][:1, :1, :4, :4], operands()[1][:2, :1, :2, :2]
+
+    def f(w: Tensor) -> Tensor:
+        return max_pool2d(conv2d(x, w, padding=1), 2).pow(3).sum()  # type: ignore[union-attr]
+
+    def wanted(w: Tensor) -> Tensor:
+        return plain.max_pool2d(plain.conv2d(x, w, padding=1), 2).pow(3).sum()
+
+    torch.testing.assert_close(transform(f)(small_w), transform(wanted)(small_w))
+
+
+@pytest.mark.parametrize("name", ["conv2d", "relu", "pooled", "max_pool2d", "avg_pool2d"])
+def test_vmap_over_nothing_is_empty(name: str) -> None:
+    """As torch has it; and of some samples, the results of each."""
+    x, w = operands()[0][:1], operands()[1]
+    compute: dict[str, Callable[..., Any]] = {
+        "conv2d": lambda x: conv2d(x, w, padding=1),
+        "relu": lambda x: conv2d(x, w, activation="relu"),
+        "pooled": lambda x: conv2d_pool(x, w),
+        "max_pool2d": lambda x: max_pool2d(x, 2, return_indices=True)[1],
+        "avg_pool2d": lambda x: avg_pool2d(x, 2),
+    }
+    one = compute[name](x)
+    nothing = func.vmap(compute[name], in_dims=1)(x.new_empty(1, 0, *x.shape[1:]))
+    assert nothing.shape == (0, *one.shape)
+    assert nothing.dtype == one.dtype
+    two = func.vmap(compute[name], in_dims=1)(torch.stack([x, x], 1))
+    torch.testing.assert_close(two, torch.stack([one, one]))

@@ -1,0 +1,177 @@
+"""Layers at the limits of a GPU: offsets past 2^31 within one image, long strides, many groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tconv.families import FAMILIES
+from tconv.geometry import ConvGeometry, Pass
+from tconv.launch import GRID_LIMITS, Launch, interpreting
+from tconv.ops.avg_pool2d import avg_pool2d
+from tconv.ops.conv_run import prepare
+from tconv.ops.layout import memory_format
+from tconv.ops.max_pool2d import max_pool2d
+from tconv.problem import Layout, Problem
+from tconv.target import INTERPRETER, TARGETS
+from tconv.tile import Choice, Tile
+
+SIDE, FAR = 8192, 8191  # FAR: from the first to the last row and column
+virtual = pytest.mark.skipif(not interpreting(), reason="memory is reserved and never filled")
+
+
+def reserved(
+    corners: Tensor,
+    layout: Layout,
+    size: tuple[int, int] = (SIDE, SIDE),
+    step: tuple[int, int] = (FAR, FAR),
+) -> Tensor:
+    """An image of zeros that takes memory only where ``corners`` are put, ``step`` apart."""
+    channels = corners.shape[1]
+    if layout == "nhwc":
+        image = torch.from_numpy(np.zeros((1, *size, channels), np.float16)).permute(0, 3, 1, 2)
+    else:
+        image = torch.from_numpy(np.zeros((1, channels, *size), np.float16))
+    image[:, :, :: step[0], :: step[1]] = corners
+    return image
+
+
+def numbers(*size: int, seed: int = 0) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed)).half()
+
+
+@virtual
+@pytest.mark.parametrize("dilated", [False, True], ids=["stride", "dilation"])
+@pytest.mark.parametrize(
+    ("family", "layout", "groups"),
+    [
+        ("implicit_gemm", "nhwc", 1),
+        ("implicit_gemm_in_place", "nchw", 1),
+        ("implicit_gemm_in_place", "nchw", 2),
+        ("direct", "nhwc", 1),
+        ("direct", "nchw", 1),
+        ("grouped", "nhwc", 10),
+    ],
+)
+def test_offsets_past_32_bits(family: str, layout: Layout, groups: int, dilated: bool) -> None:
+    """The four corners of an image of 2.7e9 elements, by a stride or by a filter's taps."""
+    extent = 2 if dilated else 1
+    apart = (
+        {"dilation_h": FAR, "dilation_w": FAR} if dilated else {"stride_h": FAR, "stride_w": FAR}
+    )
+    shape = ConvGeometry(1, 40, SIDE, SIDE, 40, extent, extent, groups=groups, **apart)
+    corners = numbers(1, 40, 2, 2)
+    w = numbers(40, 40 // groups, extent, extent, seed=1)
+    x = reserved(corners, layout)
+    problem = Problem(shape, "fprop", "float16", layout)
+    call = prepare(problem, Choice(family, Tile(16, 16, 16)), INTERPRETER, w_layout="nchw")
+    exact = functional.conv2d(corners.float(), w.float(), groups=groups)
+    torch.testing.assert_close(call({"x": x, "w": w}).float(), exact, rtol=1e-2, atol=1e-2)
+    dy = numbers(*exact.shape, seed=2)
+    problem = Problem(shape, "wgrad", "float16", layout)
+    if family == "grouped" or dilated:
+        return
+    call = prepare(problem, Choice(family, Tile(16, 16, 16)), INTERPRETER, w_layout="nchw")
+    given = {"x": x, "dy": dy.contiguous(memory_format=memory_format(layout))}
+    _, exact, _ = torch.ops.aten.convolution_backward(
+        dy.float(), corners.float(), w.float(), None, [1, 1], [0, 0], [1, 1], False, [0, 0],
+        groups, [False, True, False],
+    )  # fmt: skip
+    torch.testing.assert_close(call(given).float(), exact, rtol=1e-2, atol=1e-2)
+
+
+@virtual
+@pytest.mark.parametrize("direction", ["fprop", "wgrad"])
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_strips_past_32_bits(layout: Layout, direction: Pass) -> None:
+    """Depthwise: strips lie along the short side, and a stride spans the long one."""
+    long, short = 1 << 20, 56
+    size, step = (
+        ((long, short), (long - 1, 1)) if layout == "nhwc" else ((short, long), (1, long - 1))
+    )
+    window = (1, 1, *step)
+    shape = ConvGeometry(1, 40, *size, 40, *window, groups=40)
+    corners = numbers(1, 40, shape.out_h, shape.out_w)
+    w, dy = numbers(40, 1, 1, 1, seed=1), numbers(*corners.shape, seed=2)
+    x = reserved(corners, layout, size, step)
+    dy = dy.contiguous(memory_format=memory_format(layout))
+    problem = Problem(shape, direction, "float16", layout)
+    call = prepare(problem, Choice("depthwise", Tile(256, 64, 4)), INTERPRETER, w_layout="nchw")
+    if direction == "fprop":
+        got, exact = call({"x": x, "w": w}), corners.float() * w.float()[:, 0]
+    else:
+        got = call({"x": x, "dy": dy})
+        exact = (corners.float() * dy.float()).sum((0, 2, 3))[:, None, None, None]
+    torch.testing.assert_close(got.float(), exact, rtol=1e-2, atol=1e-2)
+
+
+@virtual
+def test_gradients_past_32_bits() -> None:
+    """One pixel of x under much padding: a dy of 2.7e9 elements, of which one pixel counts."""
+    pad = SIDE // 2
+    shape = ConvGeometry(1, 8, 1, 1, 40, 1, 1, pad_h=pad, pad_w=pad)
+    centre, w = numbers(1, 40, 1, 1), numbers(40, 8, 1, 1, seed=1)
+    dy = torch.from_numpy(np.zeros((1, 40, SIDE + 1, SIDE + 1), np.float16))
+    dy[:, :, pad : pad + 1, pad : pad + 1] = centre
+    problem = Problem(shape, "dgrad", "float16", "nchw")
+    choice = Choice("implicit_gemm_in_place", Tile(16, 16, 16))
+    dx = prepare(problem, choice, INTERPRETER, w_layout="nchw")({"dy": dy, "w": w})
+    exact = torch.einsum("nkhw,kcrs->nchw", centre.float(), w.float())
+    torch.testing.assert_close(dx.float(), exact, rtol=1e-2, atol=1e-2)
+
+
+@virtual
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_pools_past_32_bits(layout: Layout) -> None:
+    corners = numbers(1, 40, 2, 2)
+    x = reserved(corners, layout)
+    torch.testing.assert_close(max_pool2d(x, 1, FAR), corners)
+    torch.testing.assert_close(avg_pool2d(x, 1, FAR), corners)
+    far = max_pool2d(x, 2, 1, dilation=FAR)
+    torch.testing.assert_close(far, corners.amax((2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("family", ["implicit_gemm", "grouped", "depthwise"])
+def test_phases_that_no_row_has_take_no_programs(family: str) -> None:
+    """A stride beyond the image: as many phases as rows and columns, and the right gradient."""
+    groups = {"implicit_gemm": 1, "grouped": 2, "depthwise": 4}[family]
+    channels = 4
+    for stride, side, pad in ((64, 4, 0), (7, 5, 3), (3, 8, 1)):
+        if family == "depthwise" and stride == 64:
+            continue  # a strip is at most 64 places long
+        shape = ConvGeometry(2, channels, side, side, channels, 1, 1, stride, stride, pad, pad,
+                             groups=groups)  # fmt: skip
+        problem = Problem(shape, "dgrad", "float32", "nhwc")
+        call = prepare(problem, Choice(family, Tile(64, 16, 16)), INTERPRETER, w_layout="nchw")
+        w = numbers(channels, channels // groups, 1, 1, seed=1).float()
+        dy = numbers(2, channels, shape.out_h, shape.out_w).float()
+        exact, _, _ = torch.ops.aten.convolution_backward(
+            dy, torch.zeros(2, channels, side, side), w, None, [stride] * 2, [pad] * 2, [1, 1],
+            False, [0, 0], groups, [True, False, False],
+        )  # fmt: skip
+        got = call({"dy": dy.contiguous(memory_format=torch.channels_last), "w": w})
+        torch.testing.assert_close(got, exact)
+        programs = call.plan.launches[call.plan.product].grid
+        assert np.prod(programs) <= side * side * 4
+
+
+@pytest.mark.parametrize("target", [INTERPRETER, TARGETS["sm_90"]], ids=lambda each: each.name)
+def test_many_groups_and_long_strides_stay_within_a_grid(target: object) -> None:
+    """What grows without bound lies on the first axis."""
+    many = ConvGeometry(2, 2 * 70_000, 5, 5, 2 * 70_000, 1, 1, groups=70_000)
+    long = ConvGeometry(1, 8, 600, 600, 8, 1, 1, 300, 300)
+    for shape, direction in ((many, "wgrad"), (many, "dgrad"), (long, "dgrad")):
+        problem = Problem(shape, direction, "float16")  # type: ignore[arg-type]
+        family = FAMILIES["implicit_gemm"]
+        plan = family.plan(problem, Tile(64, 16, 16, splits=4), target)  # type: ignore[arg-type]
+        for launch in plan.launches:
+            assert all(n <= most for n, most in zip(launch.grid, GRID_LIMITS, strict=False))
+
+
+def test_a_grid_that_no_gpu_takes_is_refused() -> None:
+    launch = Launch("reduce.add_splits", (1, 70_000), {}, {}, {})
+    with pytest.raises(RuntimeError, match="needs 70,000 programs on axis y of its grid; a GPU"):
+        launch._first_run({}, torch.device("cpu"))

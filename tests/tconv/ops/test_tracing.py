@@ -1,0 +1,77 @@
+"""torch's older tracers and its FLOP counter over a model of our modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import tconv
+from tconv.launch import recorded
+
+
+def model(ours: bool) -> nn.Module:
+    source: Any = tconv if ours else nn
+    torch.manual_seed(0)
+    return nn.Sequential(
+        source.Conv2d(3, 4, 3, padding=1, groups=1),
+        nn.ReLU(),
+        source.MaxPool2d(2),
+        source.AvgPool2d(2),
+        *([tconv.ConvReLUPool2d(4, 4, 1)] if ours else
+          [nn.Conv2d(4, 4, 1), nn.ReLU(), nn.MaxPool2d(2)]),
+    )  # fmt: skip
+
+
+def image() -> Tensor:
+    return torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.filterwarnings("error", "ignore:`torch.jit.trace:DeprecationWarning")
+def test_jit_trace_records_our_operators() -> None:
+    """Without a warning: no size is turned into a number on the way."""
+    layers, x = model(ours=True), image()
+    traced = torch.jit.trace(layers, x)
+    called = [node.kind() for node in traced.inlined_graph.nodes()]
+    names = ["conv2d", "max_pool2d", "avg_pool2d", "conv2d_fused"]
+    assert [kind for kind in called if "tconv" in kind] == [f"tconv::{name}" for name in names]
+    with recorded() as launches:
+        torch.testing.assert_close(traced(x), layers(x))
+    assert launches
+    torch.testing.assert_close(*(
+        torch.autograd.grad(compute(x).sum(), layers[0].weight) for compute in (traced, layers)
+    ))  # fmt: skip
+
+
+def test_symbolic_trace_records_our_functions() -> None:
+    layers, x = model(ours=True), image()
+    graph = torch.fx.symbolic_trace(layers)
+    targets = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    functional = tconv.functional
+    assert targets == [functional.conv2d, functional.max_pool2d, functional.avg_pool2d,
+                       functional.conv2d_fused]  # fmt: skip
+    torch.testing.assert_close(graph(x), layers(x))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_flops_are_counted_as_torch_counts_its_own(backward: bool) -> None:
+    counts = []
+    for ours in (True, False):
+        with FlopCounterMode(display=False) as counter:
+            y = model(ours)(image().requires_grad_())
+            if backward:
+                y.sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize(
+    "layer", [tconv.Conv2d(3, 4, 3), tconv.MaxPool2d(2), tconv.AvgPool2d(2), tconv.Subsample2d(3)],
+    ids=lambda layer: type(layer).__name__,
+)  # fmt: skip
+def test_jit_script_is_refused_by_name(layer: nn.Module) -> None:
+    with pytest.raises(NotImplementedError, match=rf"compile tconv.{type(layer).__name__};"):
+        torch.jit.script(nn.Sequential(layer))
