@@ -28,7 +28,10 @@ if interpreting():
     interpreter_boxes.mend()
     watch()
 
-collect_ignore = [] if importlib.util.find_spec("keras") else ["tconv/keras.py"]
+# A plugin of its own: importing it changes where the suite runs.
+collect_ignore = ["tests/as_on_a_gpu.py"]
+if importlib.util.find_spec("keras") is None:
+    collect_ignore.append("tconv/keras.py")
 
 
 # What a test needs by its markers, which pyproject.toml describes, and whether it is there.
