@@ -63,9 +63,9 @@ def test_damaged_tables_are_named_and_left_alone(name: str, tmp_path: Path) -> N
     path = tmp_path / "table.json"
     path.write_bytes(DAMAGED[name].encode("utf-8", "surrogateescape"))
     before = path.read_bytes()
-    with pytest.warns(UserWarning, match=r"winners\.json"):
+    with pytest.warns(UserWarning, match=r"table\.json"):
         assert load_table(path) == {}
-    with pytest.raises(TableError, match=r"winners\.json"):
+    with pytest.raises(TableError, match=r"table\.json"):
         write_table(path, "sm_90", {"a": WINNER})
     assert path.read_bytes() == before
 
