@@ -238,7 +238,7 @@ def test_family(family: str, direction: Pass) -> None:
         tiles(drawn),
         st.sampled_from(EPILOGUES if direction == "fprop" else [PLAIN]),
     )
-    def drawn(
+    def agrees(
         shape: ConvGeometry,
         dtype: str,
         layout: Layout,
@@ -259,7 +259,7 @@ def test_family(family: str, direction: Pass) -> None:
                 (family, direction) == ("grouped", "wgrad")
             )
 
-    drawn()
+    agrees()
     assert served >= 4
 
 
