@@ -17,7 +17,7 @@ Array = NDArray[Any]
 U1, U2, U4, U8 = np.uint8, np.uint16, np.uint32, np.uint64
 I1, I2, I4, I8 = np.int8, np.int16, np.int32, np.int64
 F2, F4, F8 = np.float16, np.float32, np.float64
-CANONICAL_NAN = {"f2": U2(0x7FFF), "f4": U4(0x7FFFFFFF), "f8": U8(0x7FFFFFFFFFFFFFFF)}
+CANONICAL_NAN: dict[str, Any] = {"f2": U2(0x7FFF), "f4": U4(0x7FFFFFFF), "f8": U8(0x7FFFFFFFFFFFFFFF)}
 
 
 # -- integers
@@ -156,12 +156,12 @@ def bit_field_insert(x: Array, into: Array, position: Array, length: Array) -> A
 
 def three_input_logic(x: Array, y: Array, z: Array, table: int) -> Array:
     """``lop3``: bit i of the result is bit (4x + 2y + z) of ``table``."""
-    result = U4(0)
+    result: Array = np.zeros_like(x)
     for row in range(8):
         if table >> row & 1:
             term = (x if row & 4 else ~x) & (y if row & 2 else ~y) & (z if row & 1 else ~z)
             result = result | term
-    return result + np.zeros_like(x) if np.ndim(result) == 0 else result
+    return result
 
 
 PRMT_MODES = {
@@ -177,7 +177,7 @@ PRMT_MODES = {
 def permute_bytes(x: Array, y: Array, selector: Array, mode: str = "") -> Array:
     """``prmt``: four bytes of the eight of ``y:x``; selector bit 3 replicates the sign instead."""
     both = (np.asarray(y).astype(U8) << U8(32)) | np.asarray(x).astype(U8)
-    result = U4(0)
+    result: Array = np.zeros((), U4)
     for place in range(4):
         if mode:
             rows = np.array(PRMT_MODES[mode], U8)[:, place]

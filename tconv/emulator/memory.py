@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tconv.emulator.faults import Fault
 
 Array = NDArray[Any]
-UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+UNSIGNED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 FIRST_ADDRESS, ALIGNMENT, GAP = 0x10_0000_0000, 512, 4096
 
 

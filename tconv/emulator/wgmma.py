@@ -395,7 +395,7 @@ class WarpGroups:
         words = np.stack([row.values if isinstance(row, InFlight) else row for row in plain])
         if result == "f16":
             items = words.view(np.float16).reshape(columns // 8, 2, -1, 4, 8, 4, 2)
-            values = items.transpose(2, 3, 1, 4, 0, 5, 6).astype(np.float32)
+            values: Array = items.transpose(2, 3, 1, 4, 0, 5, 6).astype(np.float32)
         else:
             items = words.view(np.int32 if result == "s32" else np.float32)
             values = items.reshape(columns // 8, 2, 2, -1, 4, 8, 4).transpose(3, 4, 1, 5, 0, 6, 2)
