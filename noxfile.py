@@ -209,6 +209,16 @@ def train(session: nox.Session) -> None:
     session.run("python", "-m", "tconv.models.train", *session.posargs)
 
 
+@nox.session(default=False)
+def judge(session: nox.Session) -> None:
+    """Hold the cost model to its published scores. Takes a folder of recorded tables."""
+    if not session.posargs:
+        session.error("name the folder of recorded tables: nox -s judge -- FOLDER")
+    install(session, extras="tune,judge")
+    session.run("python", "-m", "autotune", "judge", "--held-out", "--nvidia", "--hold",
+                "reports/judged.json", *session.posargs)  # fmt: skip
+
+
 @nox.session
 def bench_search(session: nox.Session) -> None:
     """Compare our search strategies with Kernel Tuner's and Optuna's. Takes recorded spaces."""

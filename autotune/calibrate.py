@@ -1,21 +1,24 @@
 """Refit the cost model's constants to what was measured on a GPU, or recorded by others.
 
 Constants are fitted by ``autotune.fit`` to the times of some problems and judged by those of
-others: five parts of the problems, or two halves where there are many, are held out in turn.
-Constants that do not predict those better than the ones in force are not kept.
+others. Of many problems one half is fitted to and the other half judges (``fitted_half``); of few,
+five parts are held out in turn, and the constants are then fitted to all of them. Constants that do
+not predict held-out problems better than those the fit began at are not kept.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.fit import Array, FitError, Observed, fit
-from autotune.judge import LEAST_TILES, spearman, work_for
+from autotune.judge import LEAST_TILES, NEAR, mean_share, spearman
 from autotune.recordings import Recording
 from autotune.trial import Trial
 from tconv.cost.constants import FITTED, Calibrated, Constants, Untuned, calibrated
@@ -26,10 +29,10 @@ from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Tiles
 
-FOLDS, MANY_PROBLEMS = 5, 200  # halves, from so many problems on
+FOLDS, MANY_PROBLEMS = 5, 200  # one half is fitted to, from so many problems on
 LEAST_TRIALS, LEAST_PROBLEMS = 30, FOLDS
 MOST_TRIALS = 2000  # taken of the measured ones, evenly: beyond, they only take time
-NEAR = 2.0  # times the best: slower tiles are no choice, and are often off by far
+TWO_IN_THREE = 2 / 3
 MOST_RECORDED = 20000  # of recorded tiles, in whole problems
 # What no time of a kind bears upon: graphs are replayed where trials are measured.
 UNFITTED = {"trials": {"event_milliseconds"}, "recordings": {"launch_milliseconds"}}
@@ -39,8 +42,8 @@ UNFITTED = {"trials": {"event_milliseconds"}, "recordings": {"launch_millisecond
 class Calibration:
     """Constants before and after, and how well each predicts problems that were held out.
 
-    ``error`` is the root mean square of ln(predicted / measured), of tiles that take at most twice
-    the time of their problem's best; ``rank`` Spearman's correlation
+    ``error`` is what two in three of abs(ln(predicted / measured)) keep below, of tiles that take at
+    most twice the time of their problem's best; ``rank`` Spearman's correlation
     of predicted and measured times within a problem, mean over problems. ``model_share`` and
     ``neighbour_share`` are what a problem that is held out gets when it is served by the model, or
     by the winner of its nearest neighbour: best time over that choice's, geometric mean over the
@@ -101,12 +104,12 @@ def calibrate(trials: Sequence[Trial], target: Target) -> Calibration:
         np.array([trial.milliseconds for trial in usable]),
         np.array([number[trial.problem] for trial in usable]),
     )
-    held_out, found = _fitted(observed, UNFITTED["trials"])
+    held_out, found = _fitted(observed, UNFITTED["trials"], calibrated(target).constants)
     shares = _untuned(usable, held_out.tolist())
     return replace(
         found,
-        model_share=_geometric_mean([model for model, _ in shares]),
-        neighbour_share=_geometric_mean([neighbour for _, neighbour in shares]),
+        model_share=mean_share([model for model, _ in shares]),
+        neighbour_share=mean_share([neighbour for _, neighbour in shares]),
         compared=len(shares),
     )
 
@@ -117,23 +120,44 @@ def calibrate_from(recordings: Sequence[Recording]) -> Calibration:
     Raises:
         CalibrationError: for too few problems.
     """
-    usable = [each for each in recordings if len(each.tiles) >= LEAST_TILES and each.alike]
+    usable = [each for each in recordings if len(each.tiles) >= LEAST_TILES]
     if len(usable) < LEAST_PROBLEMS:
         raise CalibrationError(
             f"{len(usable)} recorded problems are too few to fit constants to: at least "
             f"{LEAST_PROBLEMS} of {LEAST_TILES} tiles"
         )
-    # A problem's place is by its hash: neighbours in a table are alike.
-    usable.sort(key=lambda each: sha256(each.problem.key.encode()).digest())
+    usable.sort(key=lambda each: _digest(each.problem))  # neighbours in a table are alike
     tiles = sum(len(each.tiles) for each in usable)
     usable = usable[:: -(-tiles // MOST_RECORDED)]
     observed = Observed(
         usable[0].target,
-        Work.join([work_for(each) for each in usable]),
+        Work.join([each.work for each in usable]),
         np.concatenate([each.milliseconds for each in usable]),
         np.repeat(np.arange(len(usable)), [len(each.tiles) for each in usable]),
     )
-    return _fitted(observed, UNFITTED["recordings"])[1]
+    halves = np.array([fitted_half(each.problem) for each in usable])
+    many = len(usable) >= MANY_PROBLEMS
+    # From the assumed constants: the same tables give the same result, whatever is in force.
+    return _fitted(observed, UNFITTED["recordings"], Constants(), halves if many else None)[1]
+
+
+def fitted_half(problem: Problem) -> bool:
+    """Whether constants are fitted to recordings of ``problem``; those of the others judge."""
+    return _digest(problem)[0] % 2 == 0
+
+
+def held_out(recordings: Sequence[Recording]) -> list[Recording]:
+    """Those that no constants were fitted to; none of a GPU with few problems."""
+    counts = Counter(each.gpu for each in recordings if len(each.tiles) >= LEAST_TILES)
+    return [
+        each
+        for each in recordings
+        if counts[each.gpu] >= MANY_PROBLEMS and not fitted_half(each.problem)
+    ]
+
+
+def _digest(problem: Problem) -> bytes:
+    return sha256(problem.key.encode()).digest()
 
 
 def _work(trial: Trial, target: Target) -> Work:
@@ -141,31 +165,45 @@ def _work(trial: Trial, target: Target) -> Work:
     return work_of(trial.problem, family, tiles, target, trial.resources)
 
 
-def _fitted(observed: Observed, unfitted: set[str]) -> tuple[Array, Calibration]:
-    """ln(predicted / measured) of each tile while its problem was held out; and the calibration."""
-    before = calibrated(observed.target).constants
+def _fitted(
+    observed: Observed,
+    unfitted: set[str],
+    before: Constants,
+    halves: NDArray[np.bool_] | None = None,
+) -> tuple[Array, Calibration]:
+    """ln(predicted / measured) of each tile that was held out; and the calibration.
+
+    The fit begins at ``before``. ``halves`` tells of each problem whether it is fitted to, where
+    only some are.
+    """
     names = [name for name in FITTED if name not in unfitted]
     problems = int(observed.problem.max()) + 1
-    folds = FOLDS if problems < MANY_PROBLEMS else 2
-    held_out = np.empty(len(observed.milliseconds))
     try:
-        for number in range(folds):
-            out = observed.problem % folds == number
-            learnt = fit(observed.take(~out), before, names)
-            held_out[out] = observed.take(out).log_ratios(learnt)
-        constants = fit(observed, before, names)
+        if halves is None:
+            judged, errors = observed, np.empty(len(observed.milliseconds))
+            for number in range(FOLDS):
+                out = observed.problem % FOLDS == number
+                learnt = fit(observed.take(~out), before, names)
+                errors[out] = observed.take(out).log_ratios(learnt)
+            fitted = observed
+            constants = fit(fitted, before, names)
+        else:
+            chosen = halves[observed.problem]
+            fitted, judged = observed.take(chosen), observed.take(~chosen)
+            constants = fit(fitted, before, names)
+            errors = judged.log_ratios(constants)
     except FitError as error:
         raise CalibrationError(str(error)) from error
-    now = observed.log_ratios(before)
-    return held_out, Calibration(
+    now = judged.log_ratios(before)
+    return errors, Calibration(
         before=before,
         constants=constants,
-        trials=len(observed.milliseconds),
+        trials=len(fitted.milliseconds),
         problems=problems,
-        error_before=_error(observed, now),
-        error_after=_error(observed, held_out),
-        rank_before=rank_correlation(observed, now),
-        rank_after=rank_correlation(observed, held_out),
+        error_before=_error(judged, now),
+        error_after=_error(judged, errors),
+        rank_before=rank_correlation(judged, now),
+        rank_after=rank_correlation(judged, errors),
         model_share=math.nan,
         neighbour_share=math.nan,
         compared=0,
@@ -197,14 +235,10 @@ def _untuned(trials: Sequence[Trial], log_ratios: Sequence[float]) -> list[tuple
     return found
 
 
-def _geometric_mean(shares: Sequence[float]) -> float:
-    return math.exp(float(np.mean(np.log(shares)))) if shares else math.nan
-
-
 def _error(observed: Observed, log_ratios: Array) -> float:
-    """Root mean square over the tiles that take at most ``NEAR`` times their problem's best."""
+    """As ``Calibration`` says; a few tiles that are not understood at all do not decide it."""
     near = observed.best_share >= 1 / NEAR
-    return float(np.sqrt(np.mean(np.square(log_ratios[near]))))
+    return float(np.quantile(np.abs(log_ratios[near]), TWO_IN_THREE))
 
 
 def rank_correlation(observed: Observed, log_ratios: Array) -> float:

@@ -307,25 +307,50 @@ def replay(
 
 @app.command()
 def judge(
-    tables: Annotated[list[Path], typer.Argument(help="Recorded tables: CSV or CSV.gz.")],
+    tables: Annotated[
+        list[Path], typer.Argument(help="Recorded tables, CSV or CSV.gz, or folders of them.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    unseen: Annotated[
+        bool, typer.Option("--held-out", help="Only problems that no constant was fitted to.")
+    ] = False,
+    nvidia: Annotated[
+        bool, typer.Option("--nvidia", help="Also what NVIDIA's heuristics would run.")
+    ] = False,
+    hold: Annotated[
+        Path | None, typer.Option("--hold", help="Fail where worse than published in this file.")
+    ] = None,
 ) -> None:
     """Judge the cost model by kernels that others timed on an A100, an H100 or an RTX 3070."""
     from json import dumps
 
+    from autotune import nvidia as theirs
+    from autotune.calibrate import held_out
+    from autotune.judge import fallen, read_published
     from autotune.judge import judge as run
-    from autotune.recordings import RecordingError, read_recordings
+    from autotune.recordings import RecordingError, read_recordings, tables_of
 
     try:
-        cells = run(read_recordings(tables))
-    except RecordingError as error:
+        published = {} if hold is None else read_published(hold)
+        recordings = read_recordings(tables_of(tables))
+    except (RecordingError, ValueError) as error:
         fail(str(error))
+    cells = run(held_out(recordings) if unseen else recordings)
     if not cells:
         fail("no problem of these tables was timed with enough tiles")
+    console = Console(soft_wrap=True)
     if json:
         typer.echo(dumps({cell.name: cell.as_json() for cell in cells}))
     else:
-        show.print_judgement(cells, Console(soft_wrap=True))
+        show.print_judgement(cells, console)
+    if nvidia and not theirs.available():
+        typer.echo(
+            f"nvidia-matmul-heuristics is missing, no column of it: {theirs.INSTALL}", err=True
+        )
+    elif nvidia and not json:
+        console.print(show.nvidia_table(cells, theirs.first_choice))
+    if worse := fallen(cells, published):
+        fail("\n".join(["worse than published:", *worse]), EXIT_FAILED)
 
 
 StoredOption = Annotated[
@@ -467,10 +492,10 @@ def _calibration(target: str | None) -> tuple[Calibration, str]:
 def _calibration_from(tables: list[Path], target: str | None) -> tuple[Calibration, str]:
     """From recorded tables, of the GPU of ``target`` where they hold several."""
     from autotune.calibrate import calibrate_from
-    from autotune.recordings import RECORDED, RecordingError, read_recordings
+    from autotune.recordings import RECORDED, RecordingError, read_recordings, tables_of
 
     try:
-        recordings = read_recordings(tables)
+        recordings = read_recordings(tables_of(tables))
     except RecordingError as error:
         fail(str(error))
     known = {gpu.name for name, gpu in RECORDED.items() if any(r.gpu == name for r in recordings)}

@@ -7,9 +7,13 @@ them, geometric mean), and how predicted times compare with recorded ones, by de
 
 from __future__ import annotations
 
+import json
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +21,16 @@ from numpy.typing import NDArray
 from autotune.recordings import Recording
 from tconv.cost.constants import Constants, calibrated
 from tconv.cost.model import milliseconds_of
-from tconv.cost.work import Work, work_of
-from tconv.tile import Tiles
 
 LEAST_TILES = 8  # timed for a problem, lest any choice be a good one
 PICKS = (1, 4, 8)
+NEAR = 2.0  # times the best: slower tiles are no choice
+# By how much a cell may fall below what was published.
+SLACK = {"spearman": 0.01, "top1": 0.01, "top8": 0.003}
 WORST = 10
 
 Predictor = Callable[[Recording], NDArray[np.float64]]
+Chooser = Callable[[Recording], int | None]  # the place of the tile that it would run
 
 
 @dataclass(frozen=True)
@@ -55,20 +61,55 @@ class Cell:
         return float(np.median(known)) if known else math.nan
 
     def top(self, place: int) -> float:
-        return geometric_mean([each.shares[place] for each in self.verdicts])
+        return mean_share([each.shares[place] for each in self.verdicts])
+
+    @property
+    def library(self) -> float:
+        """The best tiles' share of the library's speed, geometric mean; NaN: it was not timed."""
+        timed = [each.library for each in self.verdicts if each.recording.library]
+        return mean_share(timed)
+
+    @property
+    def error(self) -> float:
+        """Median of abs(ln(predicted / recorded)), of tiles within twice their problem's best."""
+        return float(np.median(np.abs(self._near_log_ratios())))
+
+    @property
+    def error_90(self) -> float:
+        """What nine in ten of these errors keep below."""
+        return float(np.quantile(np.abs(self._near_log_ratios()), 0.9))
+
+    def _near_log_ratios(self) -> NDArray[np.float64]:
+        times = [each.recording.milliseconds for each in self.verdicts]
+        near = np.concatenate([each <= NEAR * each.min() for each in times])
+        ratios = np.concatenate([each.predicted for each in self.verdicts]) / np.concatenate(times)
+        return np.asarray(np.log(np.minimum(ratios, 1e6)[near]))
+
+    def beside(self, choose: Chooser) -> Beside:
+        """Our first choice beside another's, where that chose a tile that was timed."""
+        ours, theirs = [], []
+        for each in self.verdicts:
+            if (place := choose(each.recording)) is not None:
+                ours.append(each.shares[0])
+                theirs.append(each.recording.best / float(each.recording.milliseconds[place]))
+        return Beside(len(ours), mean_share(ours), mean_share(theirs))
 
     @property
     def ratio_by_decade(self) -> dict[str, float]:
-        """Median of predicted over recorded time, by the power of ten that the recorded reaches."""
+        """Median of predicted over recorded time, by the power of ten that the recorded reaches.
+
+        Tiles that the model holds too large for the GPU are left out.
+        """
         times = np.concatenate([each.recording.milliseconds for each in self.verdicts])
         ratios = np.concatenate([each.predicted for each in self.verdicts]) / times
+        times, ratios = times[np.isfinite(ratios)], ratios[np.isfinite(ratios)]
         decades = np.floor(np.log10(times)).astype(int)
         return {
             f"{10.0**decade:g} ms": float(np.median(ratios[decades == decade]))
             for decade in sorted(set(decades.tolist()))
         }
 
-    def as_json(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, Any]:
         return {
             "problems": len(self.verdicts),
             "spearman": self.spearman,
@@ -77,16 +118,19 @@ class Cell:
         }
 
 
-def work_for(recording: Recording) -> Work:
-    """What the tiles that were timed ask of the GPU."""
-    tiles = Tiles.of(recording.tiles)
-    return work_of(recording.problem, recording.family, tiles, recording.target)
+@dataclass(frozen=True)
+class Beside:
+    """Shares of the best that two first choices got, geometric means over ``problems``."""
+
+    problems: int
+    ours: float
+    theirs: float
 
 
 def predicted(recording: Recording, known: Constants | None = None) -> NDArray[np.float64]:
     """The model's milliseconds of every tile that was timed, with what timing by events adds."""
     known = known or calibrated(recording.target).constants
-    times = milliseconds_of(work_for(recording), recording.target, known)
+    times = milliseconds_of(recording.work, recording.target, known)
     return times + known.event_milliseconds
 
 
@@ -126,8 +170,37 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((last - (counts - 1) / 2)[places], dtype=np.float64)
 
 
-def geometric_mean(shares: Sequence[float]) -> float:
-    return math.exp(float(np.mean(np.log(shares)))) if shares else math.nan
+def mean_share(shares: Sequence[float]) -> float:
+    """Geometric mean; NaN of none."""
+    return statistics.geometric_mean(shares) if shares else math.nan
+
+
+def fallen(cells: Sequence[Cell], published: dict[str, dict[str, Any]]) -> list[str]:
+    """What is worse than was published, a line each; a cell of other problems is not compared."""
+    found = []
+    for cell in cells:
+        now, before = cell.as_json(), published.get(cell.name, {})
+        if before.get("problems") != now["problems"]:
+            continue
+        found += [
+            f"{cell.name}: {name} {now[name]:.3f}, published {before[name]:.3f}"
+            for name, slack in SLACK.items()
+            if now[name] < before[name] - slack
+        ]
+    return found
+
+
+def read_published(path: Path) -> dict[str, dict[str, Any]]:
+    """The published statistics of each cell.
+
+    Raises:
+        ValueError: for a file that holds none.
+    """
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no published statistics: {error!r}") from error
+    return dict(cells)
 
 
 def worst(cells: Sequence[Cell], count: int = WORST) -> list[Verdict]:

@@ -6,7 +6,9 @@ Two forms are read, told apart by their columns:
   ``family`` is ``triton``, or ``extern`` for cuBLAS. ``as_conv1x1_pass`` names the pass of a 1x1
   convolution that the strides make it; rows that are none are left out.
 - CUTLASS convolutions (masahi/tvm-cutlass-eval): a layer, ``cta_m`` x ``cta_n`` x ``cta_k`` a row.
-  Those that load 16 bytes at a time and sum in float32, as tconv's kernels do, are read.
+  Those that load 16 bytes at a time and sum in float32, as tconv's kernels do, are read. Unlike
+  tconv's they write float32 too: ``s16816fprop_optimized_f16`` names the type of sums and results
+  first, and that of operands last.
 
 Rows that failed, or whose time or tile is no number, are counted and left out.
 """
@@ -20,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tconv.cost.estimate import estimate
+from tconv.cost.work import Work, work_of
 from tconv.extras import extra
 from tconv.families import FAMILIES, Family
 from tconv.families.demand import Demand, gathered_demand, load_width
@@ -38,10 +42,12 @@ GEMM_COLUMNS = dict(
 CUTLASS_COLUMNS = dict(zip(TILE, ("cta_m", "cta_n", "cta_k", "stages", "warps"), strict=True))
 GEMM_NEEDS = {"gpu", "dtype", "M", "N", "K", "as_conv1x1_pass", "family", "time_ms"}
 CUTLASS_SHAPE = ("N", "H", "W", "C", "K", "R", "S", "pad_h", "pad_w", "stride_h", "stride_w")
+CUTLASS_RESULT = 4  # bytes
 CUTLASS_NEEDS = {"gpu", "pass", "dtype", "accum", "align", "status", "time_ms", *CUTLASS_SHAPE}
 
 # GPUs that were recorded. The H100's memory is slower than any data sheet's: 2.4 TB/s fits best.
-# RTX 3070: NVIDIA's GA104 white paper; its clock is the boost clock, its L2 rate assumed.
+# RTX 3070: NVIDIA's GA104 white paper; its L2 rate is assumed. Recorded tiles reach 41 TFLOP/s,
+# more than its boost clock of 1.725 GHz allows: a clock of 1.9 GHz under load is assumed.
 RECORDED = {
     "A100": TARGETS["sm_80"],
     "H100": replace(
@@ -53,7 +59,7 @@ RECORDED = {
         arch="sm_86",
         product="NVIDIA GeForce RTX 3070",
         processors=46,
-        clock_ghz=1.725,
+        clock_ghz=1.9,
         shared_per_program=101376,
         shared_per_processor=102400,
         warps_per_processor=48,
@@ -62,8 +68,8 @@ RECORDED = {
         l2_gbps=1500.0,
         l2_bytes=4 << 20,
         # Sums in float32 halve the rate of 16-bit products on GeForce.
-        peak_tflops={"float16": 40.6, "bfloat16": 40.6, "tf32": 20.3, "tf32x3": 6.8,
-                     "float32": 20.3, "float64": 0.32},
+        peak_tflops={"float16": 44.8, "bfloat16": 44.8, "tf32": 22.4, "tf32x3": 7.5,
+                     "float32": 22.4, "float64": 0.35},
     ),
 }  # fmt: skip
 
@@ -91,13 +97,17 @@ class RecordingError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """The tiles that were timed for one problem on one GPU; ``library`` is cuBLAS's time."""
+    """The tiles that were timed for one problem on one GPU; ``library`` is cuBLAS's time.
+
+    ``result_itemsize`` is that of the results, where it is not the operands'.
+    """
 
     gpu: str
     problem: Problem
     tiles: tuple[Tile, ...]
     milliseconds: NDArray[np.float64]
     library: float | None = None
+    result_itemsize: int | None = None
 
     @property
     def target(self) -> Target:
@@ -114,13 +124,22 @@ class Recording:
         return PLAIN_PRODUCT
 
     @property
-    def alike(self) -> bool:
-        """Whether the kernels that were timed do the work that tconv's do.
-
-        Recorded strided dgrad runs 4 to 5 times slower than predicted; the reason is not known.
-        """
-        shape = self.problem.geometry
-        return self.problem.direction != "dgrad" or shape.stride_h == shape.stride_w == 1
+    def work(self) -> Work:
+        """What the tiles that were timed ask of the GPU."""
+        tiles = Tiles.of(self.tiles)
+        if self.result_itemsize is None:
+            return work_of(self.problem, self.family, tiles, self.target)
+        # CUTLASS fills a buffer for each stage, where Triton needs one fewer.
+        demand = self.family.demand(self.problem, tiles, self.target)
+        taken = estimate(self.problem, self.family, tiles, self.target, demand)
+        operands = (tiles.block_m + tiles.block_n) * tiles.block_k * self.problem.itemsize
+        taken = replace(taken, shared_bytes=tiles.stages * operands)
+        work = work_of(self.problem, self.family, tiles, self.target, taken)
+        shape, itemsize = self.problem.geometry, self.problem.itemsize
+        results = {"fprop": shape.y_elements, "dgrad": shape.x_elements, "wgrad": shape.w_elements}
+        more = results[self.problem.direction] * (self.result_itemsize - itemsize)
+        written = work.written_bytes * self.result_itemsize / itemsize
+        return replace(work, least_bytes=work.least_bytes + more, written_bytes=written)
 
     @property
     def best(self) -> float:
@@ -141,6 +160,54 @@ def layer_of(direction: Pass, m: int, n: int, k: int) -> ConvGeometry:
     return ConvGeometry(1, channels, 1, pixels, filters, 1, 1)
 
 
+def product_of(problem: Problem) -> tuple[int, int, int] | None:
+    """The inverse of ``layer_of``: (m, n, k); None for what is no plain product.
+
+    >>> product_of(Problem(layer_of("wgrad", 64, 128, 3136), "wgrad"))
+    (64, 128, 3136)
+    """
+    shape = problem.geometry
+    if shape != ConvGeometry(1, shape.in_channels, 1, shape.in_w, shape.out_channels, 1, 1):
+        return None
+    pixels, channels, filters = shape.in_w, shape.in_channels, shape.out_channels
+    return {
+        "fprop": (pixels, filters, channels),
+        "dgrad": (pixels, channels, filters),
+        "wgrad": (filters, channels, pixels),
+    }[problem.direction]
+
+
+def tables_of(paths: Iterable[Path]) -> list[Path]:
+    """Files as they stand; of a folder the recorded tables, whatever else it holds.
+
+    Raises:
+        RecordingError: for a folder without one.
+    """
+    found = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [each for each in sorted(path.iterdir()) if _form(each) is not None]
+        if not inside:
+            raise RecordingError(f"{path}: this folder holds no recorded table")
+        found += inside
+    return found
+
+
+def _form(path: Path) -> Callable[[pd.DataFrame], list[Recording]] | None:
+    """How the rows of a table are read, by its columns; None where it is of neither form."""
+    try:
+        columns = set(pd.read_csv(path, nrows=0).columns)
+    except (OSError, ValueError, EOFError):
+        return None
+    if columns >= GEMM_NEEDS | set(GEMM_COLUMNS.values()):
+        return _products
+    if columns >= CUTLASS_NEEDS | set(CUTLASS_COLUMNS.values()):
+        return _convolutions
+    return None
+
+
 def read_recordings(paths: Iterable[Path]) -> list[Recording]:
     """The problems of all tables, in order.
 
@@ -156,14 +223,10 @@ def read_recording(path: Path) -> list[Recording]:
         table = pd.read_csv(path, low_memory=False)
     except (OSError, ValueError, EOFError) as error:
         raise RecordingError(f"{path}: no CSV table: {error}") from error
-    columns = set(table.columns)
-    if columns >= GEMM_NEEDS | set(GEMM_COLUMNS.values()):
-        return _products(table)
-    if columns >= CUTLASS_NEEDS | set(CUTLASS_COLUMNS.values()):
-        return _convolutions(table)
-    raise RecordingError(
-        f"{path}: its columns are those of neither form; there are: {', '.join(sorted(columns))}"
-    )
+    if (form := _form(path)) is None:
+        columns = ", ".join(sorted(map(str, table.columns)))
+        raise RecordingError(f"{path}: its columns are those of neither form; there are: {columns}")
+    return form(table)
 
 
 def _timed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
@@ -188,6 +251,7 @@ def _recordings(
     by: Sequence[str],
     problem_of: Callable[[dict[str, object]], Problem],
     library: dict[object, float],
+    result_itemsize: int | None = None,
 ) -> list[Recording]:
     times = table.groupby([*by, *TILE], sort=False)["time_ms"].median().reset_index()
     tiles, milliseconds = times[list(TILE)].to_numpy(), times["time_ms"].to_numpy(dtype=np.float64)
@@ -198,7 +262,14 @@ def _recordings(
         chosen = tuple(Tile(*values) for values in tiles[places].tolist())
         problem = problem_of(dict(zip(by, key, strict=True)))
         found.append(
-            Recording(str(key[0]), problem, chosen, milliseconds[places], library.get(key))
+            Recording(
+                str(key[0]),
+                problem,
+                chosen,
+                milliseconds[places],
+                library.get(key),
+                result_itemsize,
+            )
         )
     return found
 
@@ -233,4 +304,4 @@ def _convolutions(table: pd.DataFrame) -> list[Recording]:
         geometry = ConvGeometry(n, c, h, w, k, r, s, stride_h, stride_w, pad_h, pad_w)
         return Problem.of(geometry, named["pass"], str(named["dtype"]))  # type: ignore[arg-type]
 
-    return _recordings(_timed(table[kept], CUTLASS_COLUMNS), by, problem_of, {})
+    return _recordings(_timed(table[kept], CUTLASS_COLUMNS), by, problem_of, {}, CUTLASS_RESULT)

@@ -12,6 +12,7 @@ from autotune.counted import COUNTERS_TITLE, HEADINGS, Counted
 from autotune.gate import checked_by
 from autotune.suites import Layer
 from autotune.tune import Finding, Job, Outcome
+from tconv.cost.constants import support
 from tconv.cost.model import predict
 from tconv.cost.space import rules_report
 from tconv.extras import extra
@@ -28,7 +29,7 @@ with extra("tune"):
 if TYPE_CHECKING:
     from autotune.calibrate import Calibration
     from autotune.emulate import Emulation
-    from autotune.judge import Cell
+    from autotune.judge import Cell, Chooser
     from autotune.replay import Replay
 
 MOST_DRIFT = 1.05  # of the GPU's clock, that is not worth a word
@@ -41,7 +42,7 @@ def announcement(target: Target, kind: str, dtype: str) -> str:
         return f"Measuring {dtype} on this machine's {target.product}."
     return (
         f"Predicting {dtype} for {target.name} ({target.product}): candidates are compiled for "
-        "it and costed by a model. Nothing is measured. "
+        f"it and costed by a model. Nothing is measured. {support(target)} "
         f"Finalists are checked: {how_checked(target)}."
     )
 
@@ -197,7 +198,7 @@ def print_layer(geometry: ConvGeometry, dtype: str, target: Target, console: Con
     for line in layer_lines(geometry, dtype, target):
         console.print(line, markup=False)
     forget()  # a table may have been written since
-    console.print(f"what would run on {target.name}:")
+    console.print(f"what would run on {target.name}: {support(target)}", markup=False)
     for direction in PASSES:
         problem = Problem.of(geometry, direction, dtype)
         choice = choose(problem, target)
@@ -250,7 +251,7 @@ def calibration_table(found: Calibration) -> Table:
         after = getattr(found.constants, name)
         table.add_row(name, f"{before:.4g}", f"{after:.4g}")
     table.add_section()
-    table.add_row("error, rms of ln", f"{found.error_before:.3f}", f"{found.error_after:.3f}")
+    table.add_row("error of ln, 2 in 3", f"{found.error_before:.3f}", f"{found.error_after:.3f}")
     table.add_row("rank correlation", f"{found.rank_before:.3f}", f"{found.rank_after:.3f}")
     table.add_section()
     compared = f"of {found.compared} problems left out, share of the best"
@@ -261,7 +262,7 @@ def calibration_table(found: Calibration) -> Table:
 
 def print_judgement(cells: Sequence[Cell], console: Console) -> None:
     """How the cost model does on recorded tiles, a row a cell; then the worst problems."""
-    from autotune.judge import PICKS, geometric_mean, worst
+    from autotune.judge import PICKS, worst
 
     title = "best time / best of the model's first k; predicted / recorded by decade of time"
     decades = dict.fromkeys(name for cell in cells for name in cell.ratio_by_decade)
@@ -269,14 +270,13 @@ def print_judgement(cells: Sequence[Cell], console: Console) -> None:
     heads = ("problems", "rank corr.", *(f"top {count}" for count in PICKS), "best / library")
     table = Table("recorded", *heads, *(f"from {name}" for name in ordered), title=title)
     for cell in cells:
-        libraries = [each.library for each in cell.verdicts if each.recording.library]
         ratios = cell.ratio_by_decade
         table.add_row(
             cell.name,
             str(len(cell.verdicts)),
             f"{cell.spearman:.3f}",
             *(f"{cell.top(place):.3f}" for place in range(len(PICKS))),
-            f"{geometric_mean(libraries):.2f}" if libraries else "",
+            "" if math.isnan(cell.library) else f"{cell.library:.2f}",
             *(f"{ratios[name]:.2f}" if name in ratios else "" for name in ordered),
         )
     wide = console if console.is_terminal else Console(file=console.file, width=FILE_WIDTH)
@@ -288,6 +288,18 @@ def print_judgement(cells: Sequence[Cell], console: Console) -> None:
         name = f"{each.recording.gpu} {each.recording.problem.key}"
         table.add_row(name, f"{each.shares[0]:.3f}", str(first), str(best))
     wide.print(table)
+
+
+def nvidia_table(cells: Sequence[Cell], choose: Chooser) -> Table:
+    """Our first tile beside NVIDIA's, a row a cell, where theirs was timed."""
+    table = Table(
+        "recorded", "problems", "tconv's first tile", "NVIDIA's", title="share of the best"
+    )
+    for cell in cells:
+        if (found := cell.beside(choose)).problems:
+            shares = f"{found.ours:.3f}", f"{found.theirs:.3f}"
+            table.add_row(cell.name, str(found.problems), *shares)
+    return table
 
 
 def print_suites(suites: Iterable[Sequence[Layer]], console: Console) -> None:

@@ -259,6 +259,24 @@ def compare_command(
         raise typer.Exit(1)
 
 
+@app.command("trust")
+def trust_command(
+    tables: Annotated[list[Path], typer.Argument(help="recorded tables, or folders of them")],
+    out: Annotated[Path | None, typer.Option(help="file; by default the reports' own")] = None,
+) -> None:
+    """Judge the cost model by recorded tables; keep the statistics that predicted reports show."""
+    from autotune.recordings import RecordingError, read_recordings, tables_of
+    from reports import trust
+
+    path = out or trust.STATISTICS
+    try:
+        found = trust.statistics(read_recordings(tables_of(tables)))
+        trust.write_statistics(found, path)
+    except (RecordingError, OSError) as error:
+        fail(str(error))
+    typer.echo(f"{len(found['cells'])} groups of recorded tiles: {path}")
+
+
 @app.command("compilers")
 def compilers_command(
     suite: Annotated[

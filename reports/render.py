@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from reports import trust
 from reports.page import Picture, Section
 from reports.rows import CauseRow, read_rows
 from reports.sections import facts, first_screen, notes, reproduce, sections, verdict
@@ -18,7 +19,8 @@ from tconv.files import in_checkout, replace_all
 
 TEMPLATES = Path(__file__).parent / "templates"
 PUBLISHED = Path(__file__).parent / "published"
-PAGES = {"index.html": "index.html.j2", "index.md": "index.md.j2"}
+TYPES = ("html", "md")
+INDEX = "index"
 
 
 def default_folder(tables: Tables) -> Path:
@@ -44,8 +46,10 @@ def render(tables: Tables, folder: Path) -> list[Path]:
     if not tables.causes and tables.about.kind == "measured" and causes.exists():
         tables = replace(tables, causes=read_rows(causes, CauseRow))
     chapters = sections(tables)
-    content = _content(tables, chapters)
-    return _write({**pages_text(content, chapters), **tables_text(tables)}, folder)
+    files = pages_text(_content(tables), chapters)
+    if tables.about.kind == "predicted":
+        files |= pages_text(trust.content(), trust.chapters(), trust.PAGE)
+    return _write({**files, **tables_text(tables)}, folder)
 
 
 def write_pages(content: dict[str, Any], chapters: Sequence[Section], folder: Path) -> list[Path]:
@@ -57,16 +61,15 @@ def write_pages(content: dict[str, Any], chapters: Sequence[Section], folder: Pa
     return _write(pages_text(content, chapters), folder)
 
 
-def pages_text(content: dict[str, Any], chapters: Sequence[Section]) -> dict[str, str]:
-    """The same, by the file's name."""
-    files = {}
-    for name, template in PAGES.items():
-        text = (
-            _environment(html=name.endswith("html"))
-            .get_template(template)
-            .render(content, style=(TEMPLATES / "style.css").read_text(encoding="utf-8"))
-        )
-        files[name] = text.rstrip() + "\n"
+def pages_text(
+    content: dict[str, Any], chapters: Sequence[Section], stem: str = INDEX
+) -> dict[str, str]:
+    """The same, by the file's name; the pages are called ``stem``."""
+    files, style = {}, (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    for kind in TYPES:
+        template = _environment(html=kind == "html").get_template(f"index.{kind}.j2")
+        given = {"trust": "", **content, "sections": chapters, "style": style}
+        files[f"{stem}.{kind}"] = template.render(given).rstrip() + "\n"
     for picture in (part for each in chapters for part in each.parts if isinstance(part, Picture)):
         files[picture.file] = svg.alone(picture.svg)
     return files
@@ -91,7 +94,7 @@ def _environment(html: bool) -> jinja2.Environment:
     return environment
 
 
-def _content(tables: Tables, chapters: list[Section]) -> dict[str, Any]:
+def _content(tables: Tables) -> dict[str, Any]:
     """What both templates are given."""
     about = tables.about
     return {
@@ -100,7 +103,7 @@ def _content(tables: Tables, chapters: list[Section]) -> dict[str, Any]:
         "facts": facts(tables),
         "first": first_screen(tables),
         "notes": notes(tables),
-        "sections": chapters,
+        "trust": trust.PAGE if about.kind == "predicted" else "",
         "commands": about.commands,
         "reproduce": reproduce(tables),
         "files": tables.files,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from statistics import fmean
 
+import numpy as np
 from matplotlib.figure import Figure
 
+from autotune.judge import spearman
 from autotune.search import SEED
 from reports import beside_torch, beside_torch_figures, figures, grids, tuner_figures, verdicts
 from reports.bench.layers import DRAWS
@@ -220,7 +223,8 @@ def _tuner(tables: Tables) -> list[Part]:
     parts: list[Part] = [grids.search_grid(tables)]
     parts += _picture("progress", f"Best so far, {kind}", flat, progress)
     pairs = verdicts.foreseen(tables.trials)
-    ranks = [r for held in pairs.values() if (r := verdicts.rank_correlation(held)) is not None]
+    every = [spearman(*np.array(held).T) for held in pairs.values()]
+    ranks = [rank for rank in every if not math.isnan(rank)]
     if kind == "measured" and ranks:
         caption = (
             f"Rank correlation of what the model foresaw and what was measured, mean over "

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from statistics import geometric_mean
-
-import pandas as pd
 
 from reports.rows import LayerRow, TrialRow, number_text
 from reports.tables import Tables
+from tconv.cost.constants import support
 from tconv.families import matmul_shape
 from tconv.problem import Problem
 from tconv.tile import Tile
@@ -40,18 +39,6 @@ def foreseen(trials: Iterable[TrialRow]) -> dict[str, list[tuple[float, float]]]
         if trial.status == "ok" and trial.ms and trial.ranked_ms:
             pairs.setdefault(trial.problem, []).append((trial.ranked_ms, trial.ms))
     return pairs
-
-
-def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Spearman's: 1 where the model ranked as the clock did; None where all are alike.
-
-    >>> rank_correlation([(1.0, 10.0), (2.0, 11.0), (3.0, 30.0)])
-    1.0
-    """
-    said, took = (pd.Series(column).rank() for column in zip(*pairs, strict=True))
-    if said.nunique() < 2 or took.nunique() < 2:
-        return None
-    return round(float(said.corr(took)), 6)
 
 
 def side_of_roofline(row: LayerRow, tables: Tables) -> str:
@@ -122,7 +109,9 @@ def verdict(tables: Tables) -> str:
     worst = min(ranked, key=lambda row: row.roofline_share or 0.0)
     mean = geometric_mean([row.roofline_share or 1.0 for row in ranked])
     reach = "are predicted to reach" if about.kind == "predicted" else "reach, as measured,"
-    absent = " No GPU took part." if about.kind == "predicted" else ""
+    absent = ""
+    if about.kind == "predicted":
+        absent = f" No GPU took part. {support(about.machine)}"
     return (
         f"On {about.product}, the tiles chosen for {len(ranked)} layer passes of "
         f"{' and '.join(suites(tables))} {reach} {mean:.0%} of the roofline (geometric mean), "

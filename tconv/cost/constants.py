@@ -12,6 +12,7 @@ neighbour, whichever proved better in cross-validation.
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 import warnings
 from dataclasses import asdict, dataclass, field, fields
@@ -59,11 +60,15 @@ class Constants:
     transpose_clocks: float = 0.26  # an element of 4 bytes, turned for wgmma
     l2_share: float = 0.9  # of the L2's rate
     l2_far: float = 0.2  # part by which a rate falls where operands fill both halves of the L2
-    l2_bytes_per_clock: float = 64.0  # that one processor can take
+    l2_bytes_per_clock: float = 64.0  # that one processor can take, in lines of 128
+    translation: float = (
+        1.0  # part by which a line takes longer where operands pass the TLBs' reach
+    )
     dram_share: float = 0.88  # of the DRAM's rate
     dram_l2_share: float = 0.1  # of the L2's bytes that hold operands until a later wave
     drift: float = 0.03  # part of a reduction that programs of a wave drift apart
     dram_run_bytes: float = 250.0  # for which DRAM might have read on, of a read by itself
+    scattered_bytes: float = 250.0  # the same, of a run of results written by itself
     prologue_clocks: float = 800.0  # addresses, masks, and the pipeline's first fill
     output_clocks: float = 2.0  # for each output of a thread
     write_share: float = 1.0  # of the time that writing results at the L2's rate would take
@@ -92,10 +97,12 @@ FITTED: dict[str, tuple[float, float]] = {
     "l2_share": (0.2, 1.0),
     "l2_far": (0.01, 4.0),
     "l2_bytes_per_clock": (16.0, 128.0),
+    "translation": (0.01, 10.0),
     "dram_share": (0.3, 1.0),
     "dram_l2_share": (0.02, 1.0),
     "drift": (0.001, 1.0),
     "dram_run_bytes": (8.0, 1024.0),
+    "scattered_bytes": (8.0, 2048.0),
     "prologue_clocks": (100.0, 20000.0),
     "output_clocks": (0.2, 100.0),
     "write_share": (0.1, 4.0),
@@ -137,7 +144,7 @@ class Calibrated:
     constants: Constants = field(default_factory=Constants)
     untuned: Untuned = "model"
     rows: int = 0  # times that they were fitted to
-    error: float | None = None  # root mean square of ln(predicted / measured), held out
+    error: float | None = None  # below it two in three of abs(ln(predicted / measured)), held out
     source: str = ""  # of the times, where they are others'
 
 
@@ -156,6 +163,24 @@ def calibrated(target: Target) -> Calibrated:
         except TableError as error:
             warnings.warn(f"constants ignored, shipped or assumed ones hold: {error}", stacklevel=2)
     return Calibrated()
+
+
+def support(target: Target) -> str:
+    """How far a figure that is predicted for ``target`` can be trusted, in a sentence.
+
+    >>> from tconv.target import TARGETS
+    >>> support(TARGETS["gfx942"])
+    'Figures for gfx942 are supported by no measurement.'
+    """
+    known = calibrated(target)
+    if not known.rows or known.error is None:
+        return f"Figures for {target.name} are supported by no measurement."
+    factor, source = math.exp(known.error), f" ({known.source})" if known.source else ""
+    return (
+        f"Expected error: on problems held out from fitting, two in three predictions near the best "
+        f"were within a factor of {factor:.2f} of the time; fitted to {known.rows:,} times"
+        f"{source}."
+    )
 
 
 def read_calibrated(path: Path) -> Calibrated | None:

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from tconv.cost.constants import Constants, calibrated
 from tconv.cost.estimate import Resources
-from tconv.cost.work import Work, work_of
+from tconv.cost.work import LINE_BYTES, Work, work_of
 from tconv.families import FAMILIES
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice, Tiles
 
 Array = NDArray[np.float64]
+TLB_REACH = 4 << 30  # bytes of operands of which half the requests find no translation at hand
 SCHEDULERS = 4  # of a processor, each with a matrix unit of its own
 
 
@@ -141,7 +142,8 @@ def _loop_clocks(
     far = work.least_bytes / (target.l2_bytes + work.least_bytes)
     l2_rate = target.l2_gbps * known.l2_share / target.clock_ghz / (1 + known.l2_far * far)
     l2 = work.programs / l2_rate
-    port = busiest / known.l2_bytes_per_clock
+    beyond = work.least_bytes / (TLB_REACH + work.least_bytes)
+    port = busiest * LINE_BYTES / known.l2_bytes_per_clock * (1 + known.translation * beyond)
     alone = work.instructions * known.clocks_per_instruction
     alone = alone + work.spill_bytes * known.spill_clocks
     alone = alone + work.awaited * known.gather_clocks
@@ -157,7 +159,7 @@ def _loop_clocks(
         "shared memory": busiest
         * (work.shared_bytes / known.shared_bytes_per_clock + work.l1_lines),
         "loads": busiest * loads,
-        "L2": work.fetched_bytes * joined((l2, port), known.overlap),
+        "L2": joined((work.fetched_bytes * l2, work.fetched_lines * port), known.overlap),
         "instruction latency": rounds * (alone + work.in_turn * waits),
         "memory latency": rounds * waits * (1 - work.in_turn),
     }  # fmt: skip
@@ -168,7 +170,8 @@ def _dram_bytes(work: Work, target: Target, known: Constants) -> Array:
 
     Waves share operands where L2 holds what lies between two looks. Programs of one wave share
     what they read at the same time; but they drift apart, the further the longer they run, and what
-    they read apart is read from DRAM by each. Such reads are short runs: DRAM opens a row for each.
+    they read apart is read from DRAM by each. Such reads are short runs: DRAM opens a row for each,
+    as it does for each run of results that a strided dgrad writes between those of other phases.
     """
     keeps = target.l2_bytes * known.dram_l2_share
 
@@ -185,7 +188,7 @@ def _dram_bytes(work: Work, target: Target, known: Constants) -> Array:
         shared = 1 + (looks - 1) * lost(between, keeps)
         apart = np.maximum(0.0, readers - shared) * drifted * (1 + known.dram_run_bytes / run)
         total = total + size * (shared - 1 + apart)
-    return total
+    return total + work.scattered_runs * known.scattered_bytes
 
 
 def _helper_milliseconds(handed_on: Array, target: Target, known: Constants) -> Array:

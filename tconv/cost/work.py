@@ -20,7 +20,8 @@ from tconv.problem import ITEMSIZE, Problem
 from tconv.target import Target
 from tconv.tile import Count, Tile, Tiles
 
-MMA_REUSE = 64  # outputs a side that a warp holds in registers with mma.sync or MFMA
+MOST_DOUBLINGS = 5  # of one warp to those of a program
+LINE_BYTES = 128  # of one request to the L2, whether it is filled or not
 WIDE_BYTES = 16  # of the widest load, which goes past the L1 (cp.async.cg)
 Array = NDArray[np.float64]
 
@@ -56,6 +57,7 @@ class Work:
     l1_waits: Array
     in_turn: Array  # 1 where waiting and computing do not overlap
     fetched_bytes: Array  # from L2
+    fetched_lines: Array  # requests for them, each of one line or a part of it
     # All of it
     least_bytes: Array  # each tensor once
     rows_bytes: Array  # of the operand that a row of tiles reads
@@ -69,6 +71,7 @@ class Work:
     wave_bytes: Array  # that programs at work at one time read, over the whole reduction
     row_run: Array  # bytes side by side that a load of rows reads
     column_run: Array
+    scattered_runs: Array  # of results, that a strided dgrad writes pixel by pixel
     # Ends
     written_bytes: Array  # of a program
     outputs: Array  # of a thread
@@ -100,7 +103,7 @@ def work_of(
     matmul, demand = matmul_shape(problem, family.name), family.demand(problem, tiles, target)
     taken = estimate(problem, family, tiles, target, demand)
     if resources is not None:  # no instructions: no loop was found, it was unrolled
-        counted = resources.instructions or taken.instructions
+        counted = np.where(resources.instructions, resources.instructions, taken.instructions)
         taken = replace(resources, instructions=counted)
     resident = resident_programs(taken, tiles.warps, target)
     resident = np.where(
@@ -138,9 +141,9 @@ def _products(
     issued = family.issued(problem, tiles)
     wgmma = uses_wgmma(issued, problem, target)
     m, n, k = issued.block_m, issued.block_n, issued.block_k
-    rows = np.where(wgmma, WGMMA_ROWS, MMA_REUSE)
-    columns = np.where(wgmma, n, MMA_REUSE)
-    reads = m * k * np.maximum(1.0, n / columns) + k * n * np.maximum(1.0, m / rows)
+    down, across = _warp_grid(issued)
+    readers = np.where(wgmma, 1, across), np.where(wgmma, np.maximum(1.0, m / WGMMA_ROWS), down)
+    reads = m * k * readers[0] + k * n * readers[1]
     shared: Count = (reads + m * k + k * n) * problem.itemsize
     lines: Count = 0.0
     if not family.matrix_unit:
@@ -161,6 +164,25 @@ def _products(
         "l1_lines": lines,
         "transposed": turned * wgmma,
     }
+
+
+def _warp_grid(tiles: Tiles) -> tuple[Count, Count]:
+    """(down, across) that Triton cuts a tile among warps, so that a warp's part is near square.
+
+    Each warp reads its rows and its columns of the operands from shared memory.
+
+    >>> tiles = Tiles.of([Tile(128, 64, 32, warps=4), Tile(64, 256, 32, warps=4)])
+    >>> down, across = _warp_grid(tiles)
+    >>> down.tolist(), across.tolist()
+    ([4, 1], [1, 4])
+    """
+    down = across = np.ones(len(tiles), dtype=np.int64)
+    for _ in range(MOST_DOUBLINGS):
+        taller = tiles.block_m * across >= tiles.block_n * down
+        more = down * across < tiles.warps
+        down = np.where(more & taller, 2 * down, down)
+        across = np.where(more & ~taller, 2 * across, across)
+    return down, across
 
 
 def _loads(
@@ -227,11 +249,19 @@ def _traffic(
     # Programs on one processor start together; drifting apart, they count as fewer.
     apart = np.maximum(1, target.processors * np.sqrt(resident) / stripe)
     row_bytes, column_bytes = first / groups / row_tiles, second / groups / column_tiles
-    lines = {
-        "fprop": (tiles.block_k, tiles.block_k),
-        "dgrad": (tiles.block_k, tiles.block_n),
-        "wgrad": (tiles.block_m, tiles.block_n),
+    reduced, produced = shape.group_in_channels, shape.group_out_channels
+    extents, runs = {
+        "fprop": ((reduced, reduced), (tiles.block_k, tiles.block_k)),
+        "dgrad": ((produced, reduced), (tiles.block_k, tiles.block_n)),
+        "wgrad": ((produced, reduced), (tiles.block_m, tiles.block_n)),
     }[problem.direction]
+    parts = [_line_share(run, extent, itemsize) for run, extent in zip(runs, extents, strict=True)]
+    fetched = matmul.fetched_bytes(problem, tiles) / LINE_BYTES
+    fetched *= (parts[0] * tiles.block_m + parts[1] * tiles.block_n) / (
+        tiles.block_m + tiles.block_n
+    )
+    scattered = problem.direction == "dgrad" and several > 1
+    pixels = shape.batch * shape.in_h * shape.in_w * shape.groups
     again = 0.0 if matmul.streamed else 1.0
     return {
         "least_bytes": problem.least_bytes,
@@ -244,9 +274,23 @@ def _traffic(
         "stripe_bytes": stripe * row_bytes,
         "filter_bytes": second / groups,
         "wave_bytes": stripe * row_bytes + np.minimum(column_tiles, apart) * column_bytes,
-        "row_run": lines[0] * itemsize,
-        "column_run": lines[1] * itemsize,
+        "row_run": runs[0] * itemsize,
+        "column_run": runs[1] * itemsize,
+        "fetched_lines": fetched,
+        "scattered_runs": pixels * column_tiles * float(scattered),
     }
+
+
+def _line_share(run: Count, extent: int, itemsize: int) -> Count:
+    """Bytes of the lines that hold runs of ``run`` channels out of ``extent``, over the runs' own.
+
+    A run of all channels goes on in the next pixel, so that its lines are full.
+
+    >>> _line_share(np.array([32, 64, 256]), 256, 2).tolist()
+    [2.0, 1.0, 1.0]
+    """
+    size = np.minimum(run, extent) * itemsize
+    return np.where(run < extent, np.ceil(size / LINE_BYTES) * LINE_BYTES / size, 1.0)
 
 
 def _written(problem: Problem, family: Family, tiles: Tiles) -> Count:

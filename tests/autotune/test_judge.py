@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from autotune.calibrate import fitted_half, held_out
 from autotune.cli import app
-from autotune.judge import judge, predicted, verdict
-from autotune.recordings import Recording, RecordingError, layer_of, read_recording
+from autotune.few import shares_after
+from autotune.judge import fallen, judge, predicted, verdict
+from autotune.nvidia import first_choice
+from autotune.recordings import Recording, RecordingError, layer_of, read_recording, tables_of
 from tconv.problem import Problem
 from tconv.tile import Tile
 
@@ -122,3 +126,94 @@ def test_what_cannot_be_judged_ends_the_command(text: str, tmp_path: Path) -> No
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="nowhere"):
         read_recording(tmp_path / "nowhere.csv")
+
+
+def test_a_folder_gives_its_tables_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "products.csv").write_text(GEMM_HEAD + products())
+    (tmp_path / "notes.md").write_text("no table")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    assert tables_of([tmp_path]) == [tmp_path / "products.csv"]
+    (tmp_path / "products.csv").unlink()
+    with pytest.raises(RecordingError, match="no recorded table"):
+        tables_of([tmp_path])
+
+
+def test_a_score_below_the_published_one_fails_the_command(tmp_path: Path) -> None:
+    table, scores = tmp_path / "products.csv", tmp_path / "judged.json"
+    table.write_text(GEMM_HEAD + products())
+    cell = {"problems": 1, "spearman": 1.0, "top1": 1.0, "top8": 1.0}
+    arguments = ["judge", str(table), "--hold", str(scores)]
+    scores.write_text(json.dumps({"cells": {"A100/float16/fprop": cell}}))
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    scores.write_text(json.dumps({"cells": {"A100/float16/fprop": {**cell, "top1": 1.02}}}))
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "top1 1.000, published 1.020" in result.output
+    scores.write_text("{}")
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_a_cell_of_other_problems_is_not_held_to_the_published_score() -> None:
+    problem = Problem(layer_of("fprop", 512, 256, 384), "fprop")
+    recording = Recording("A100", problem, tuple(Tile(*each) for each in TILES), np.ones(12))
+    (cell,) = judge([recording])
+    assert fallen([cell], {cell.name: {"problems": 2, "spearman": 2, "top1": 2, "top8": 2}}) == []
+
+
+def test_halves_are_of_problems_and_few_problems_are_not_halved() -> None:
+    recordings = [
+        Recording("A100", Problem(layer_of("fprop", 512, 256, 8 * k), "fprop"),
+                  tuple(Tile(*each) for each in TILES), np.ones(12))
+        for k in range(1, 221)
+    ]  # fmt: skip
+    unseen = held_out(recordings)
+    assert 80 < len(unseen) < 140
+    assert not any(fitted_half(each.problem) for each in unseen)
+    assert held_out(recordings[:50]) == []
+
+
+def test_recorded_convolutions_write_float32_and_fill_a_buffer_for_each_stage(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(CUTLASS_HEAD + convolutions())
+    (recording,) = read_recording(path)
+    plain = replace(recording, result_itemsize=None)
+    assert np.allclose(recording.work.written_bytes, 2 * plain.work.written_bytes)
+    results = 2 * recording.problem.geometry.w_elements  # bytes more than in half precision
+    assert np.allclose(recording.work.least_bytes, plain.work.least_bytes + results)
+    assert (recording.work.resident <= plain.work.resident).all()
+    assert (recording.work.resident < plain.work.resident).any()
+
+
+def test_nvidias_first_choice_is_a_tile_that_was_timed() -> None:
+    pytest.importorskip("nvMatmulHeuristics")
+    problem = Problem.of(layer_of("fprop", 4096, 4096, 4096), "fprop", "float16")
+    tiles = [(m, n, k, s, w) for m in (64, 128, 256) for n in (64, 128, 256) for k in (32, 64)
+             for s in (2, 3, 4, 5) for w in (4, 8)]  # fmt: skip
+    timed = tuple(Tile(*each) for each in tiles)
+    recording = Recording("A100", problem, timed, np.ones(len(timed)))
+    place = first_choice(recording)
+    assert place is not None
+    assert timed[place].block_m * timed[place].block_n >= 128 * 128
+    assert first_choice(replace(recording, gpu="RTX 3070")) is None
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autotune.nvidia.available", lambda: False)
+    path = tmp_path / "products.csv"
+    path.write_text(GEMM_HEAD + products())
+    result = CliRunner().invoke(app, ["judge", str(path), "--nvidia"])
+    assert result.exit_code == 0
+    assert "nvidia-matmul-heuristics is missing" in result.output
+
+
+def test_a_tuner_that_measures_every_tile_finds_the_best() -> None:
+    problem = Problem(layer_of("fprop", 512, 256, 384), "fprop")
+    times = np.linspace(2.0, 1.0, len(TILES))
+    recording = Recording("A100", problem, tuple(Tile(*each) for each in TILES), times)
+    shares = shares_after(recording, (1, 4, len(TILES)))
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    first = int(predicted(recording).argmin())
+    assert shares[0] == pytest.approx(1 / times[first])

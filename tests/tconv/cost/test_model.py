@@ -7,13 +7,16 @@ import math
 
 import pytest
 
+from tconv.cost.constants import Constants
 from tconv.cost.estimate import Resources, estimated_resources, resident_programs
-from tconv.cost.model import predict, predict_all
+from tconv.cost.model import parts_of, predict, predict_all
 from tconv.cost.space import candidates
+from tconv.cost.work import LINE_BYTES, work_of
+from tconv.families import FAMILIES
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
 from tconv.target import TARGETS
-from tconv.tile import Choice, Tile
+from tconv.tile import Choice, Tile, Tiles
 
 H200 = TARGETS["sm_90"]
 VGG = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
@@ -125,3 +128,30 @@ def test_depthwise_is_predicted_near_the_memory(direction: Pass) -> None:
     best = tiles[predict_all(problem, tiles, H200).argmin()]
     assert best.family == "depthwise"
     assert predict(problem, best, H200).bound == "DRAM"
+
+
+def test_results_of_a_strided_dgrad_are_scattered_and_wider_tiles_scatter_less() -> None:
+    tiles = Tiles.of([Tile(128, 64, 32), Tile(128, 256, 32)])
+    target = TARGETS["sm_80"]
+    strided = Problem(ConvGeometry(8, 256, 56, 56, 512, 1, 1, 2, 2), "dgrad")
+    plain = Problem(ConvGeometry(8, 256, 56, 56, 512, 1, 1), "dgrad")
+    family = FAMILIES["implicit_gemm"]
+    runs = work_of(strided, family, tiles, target).scattered_runs
+    assert runs.tolist() == [4 * 8 * 56 * 56, 8 * 56 * 56]
+    assert not work_of(plain, family, tiles, target).scattered_runs.any()
+
+
+def test_short_runs_take_whole_lines_and_operands_beyond_the_tlbs_take_longer() -> None:
+    tiles, target = Tiles.of([Tile(64, 64, 16), Tile(64, 64, 64)]), TARGETS["sm_80"]
+    family, known = FAMILIES["implicit_gemm"], Constants()
+    near = Problem(ConvGeometry(1, 256, 64, 64, 256, 1, 1), "fprop")
+    far = Problem(ConvGeometry(512, 4096, 64, 64, 256, 1, 1), "fprop")
+    lines = work_of(near, family, tiles, target).fetched_lines * LINE_BYTES
+    fetched = work_of(near, family, tiles, target).fetched_bytes
+    assert (lines / fetched).round(6).tolist() == [4, 1]
+    work = work_of(far, family, tiles, target)
+    slow, fast = (
+        parts_of(work, target, dataclasses.replace(known, translation=value))["L2"]
+        for value in (4.0, 0.01)
+    )
+    assert (slow > fast).all()

@@ -1,0 +1,42 @@
+"""A tuner that measures a few of the recorded tiles: what it would have found.
+
+The default search gets recorded times in place of measured ones; only tiles that were timed are
+in its space.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from autotune.judge import predicted
+from autotune.recordings import TILE, Recording
+from autotune.strategies import DEFAULT, STRATEGIES
+from autotune.strategies.common import SearchSpace, search
+
+MEASURED = (4, 8, 16)
+
+
+def space_of(recording: Recording) -> SearchSpace:
+    """The timed tiles as a search space, with the model's figures."""
+    rows = [[float(asdict(tile)[name]) for name in TILE] for tile in recording.tiles]
+    times = predicted(recording)
+    order = tuple(np.argsort(times, kind="stable").tolist())
+    return SearchSpace(TILE, np.array(rows), order, times)
+
+
+def shares_after(
+    recording: Recording, counts: Sequence[int] = MEASURED, seed: int = 0, strategy: str = DEFAULT
+) -> list[float]:
+    """Best recorded time over the best that was found, after each number of measurements."""
+
+    def times_of(places: list[int]) -> list[float]:
+        return [float(recording.milliseconds[place]) for place in places]
+
+    with warnings.catch_warnings():  # without scikit-learn the model's order is followed
+        warnings.simplefilter("ignore")
+        trials = search(STRATEGIES[strategy], space_of(recording), times_of, max(counts), seed)
+    return [recording.best / min(trials.times[:count]) for count in counts]
