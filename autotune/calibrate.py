@@ -42,8 +42,8 @@ UNFITTED = {"trials": {"event_milliseconds"}, "recordings": {"launch_millisecond
 class Calibration:
     """Constants before and after, and how well each predicts problems that were held out.
 
-    ``error`` is what two in three of abs(ln(predicted / measured)) keep below, of tiles that take at
-    most twice the time of their problem's best; ``rank`` Spearman's correlation
+    ``error`` is what two in three of abs(ln(predicted / measured)) keep below, of tiles that take
+    at most twice the time of their problem's best; ``rank`` Spearman's correlation
     of predicted and measured times within a problem, mean over problems. ``model_share`` and
     ``neighbour_share`` are what a problem that is held out gets when it is served by the model, or
     by the winner of its nearest neighbour: best time over that choice's, geometric mean over the

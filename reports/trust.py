@@ -240,7 +240,7 @@ def _histogram(counts: np.ndarray) -> Figure:
     figure, axes = canvas(6, 4.6)
     shown = np.ma.masked_equal(counts.T, 0)
     edges = 10**EDGES
-    axes.pcolormesh(edges, edges, np.log10(shown), cmap="viridis_r", rasterized=True)
+    axes.pcolormesh(edges, edges, np.ma.log10(shown), cmap="viridis_r", rasterized=True)
     used = np.flatnonzero(counts.sum(1))
     low, high = edges[used[0]], edges[used[-1] + 1]
     for factor, width in ((1.0, 1.2), (2.0, 0.5), (0.5, 0.5)):

@@ -177,7 +177,7 @@ def support(target: Target) -> str:
         return f"Figures for {target.name} are supported by no measurement."
     factor, source = math.exp(known.error), f" ({known.source})" if known.source else ""
     return (
-        f"Expected error: on problems held out from fitting, two in three predictions near the best "
+        "Expected error: on problems held out, two in three predictions near the best tile "
         f"were within a factor of {factor:.2f} of the time; fitted to {known.rows:,} times"
         f"{source}."
     )

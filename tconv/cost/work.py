@@ -166,7 +166,7 @@ def _products(
     }
 
 
-def _warp_grid(tiles: Tiles) -> tuple[Count, Count]:
+def _warp_grid(tiles: Tile | Tiles) -> tuple[Count, Count]:
     """(down, across) that Triton cuts a tile among warps, so that a warp's part is near square.
 
     Each warp reads its rows and its columns of the operands from shared memory.
@@ -176,7 +176,7 @@ def _warp_grid(tiles: Tiles) -> tuple[Count, Count]:
     >>> down.tolist(), across.tolist()
     ([4, 1], [1, 4])
     """
-    down = across = np.ones(len(tiles), dtype=np.int64)
+    down = across = 0 * tiles.block_m + 1
     for _ in range(MOST_DOUBLINGS):
         taller = tiles.block_m * across >= tiles.block_n * down
         more = down * across < tiles.warps
