@@ -1,8 +1,7 @@
-"""Replace a model's modules by ours in place: ``convert(model)``.
+"""Swap a model's modules for ours in place: ``convert(model)``.
 
-Parameters, buffers, hooks, names and training state are kept, so the ``state_dict`` stays
-compatible with torch. To also fuse the operations after a convolution, use ``torch.compile(model,
-backend="tconv")``.
+Parameters, buffers, hooks, names and training state stay as they are, so the ``state_dict`` stays
+torch's. To fuse what follows a convolution, compile: ``torch.compile(model, backend="tconv")``.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Entry:
 
 @dataclass
 class Conversion:
-    """The result of ``convert``: the model, the changed modules, and the others with reasons."""
+    """The result of ``convert``: the model, the modules it changed, and those it left and why."""
 
     model: nn.Module
     changed: list[Entry] = field(default_factory=list)
@@ -61,7 +60,7 @@ class Conversion:
 
 
 def _reason_to_leave(module: nn.Module) -> str | None:
-    """Return why a convolution or pool is not replaced; None for our own and other modules."""
+    """Why a module that convolves or pools is left; None for ours and for those that do neither."""
     kind = type(module).__name__
     if isinstance(module, torch.jit.ScriptModule):
         return "it is scripted: its code is fixed"
@@ -83,7 +82,7 @@ def _reason_to_leave(module: nn.Module) -> str | None:
 
 
 def _visited(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each module once with its name, without the submodules of scripted ones."""
+    """Modules by name, each once, without the insides of scripted ones."""
     scripted: list[str] = []
     for name, module in model.named_modules():
         if any(not inside or name.startswith(f"{inside}.") for inside in scripted):
@@ -94,20 +93,20 @@ def _visited(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def convert(model: nn.Module) -> Conversion:
-    """Replace the convolutions and pools of ``model`` by ours, in place.
+    """Swap the convolutions and pools of ``model`` for ours, in place.
 
-    Every ``Conv2d``, ``MaxPool2d`` and ``AvgPool2d`` becomes its tconv counterpart and keeps its
-    parameters, hooks, training state and name in the ``state_dict``.
+    Every ``Conv2d``, ``MaxPool2d`` and ``AvgPool2d`` becomes its tconv twin, with its parameters,
+    hooks, name in the ``state_dict`` and training state.
 
     Args:
         model: any module; one without convolutions and pools stays unchanged.
 
     Returns:
-        A printable report: ``.model`` is the model, ``.changed`` lists the replaced modules,
-        ``.left`` the others, each with the reason.
+        A report to print: ``.model`` is the model, ``.changed`` lists the modules that were
+        swapped, ``.left`` those that were not, each with the reason.
 
     Raises:
-        TypeError: if ``model`` is not a ``torch.nn.Module``.
+        TypeError: for anything but a ``torch.nn.Module``.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
     >>> print(convert(model))

@@ -1,4 +1,4 @@
-"""Validation of a convolution's arguments, with torch's own error types and messages."""
+"""What a convolution refuses, in torch's own error types and words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from tconv.ops.arguments import INT64, Pair, conv_pair, pair, read, untraced
 from tconv.problem import ITEMSIZE, dtype_name
 
-Window = tuple[int, ...]  # stride, padding, dilation, each for height and width; groups
+Window = tuple[int, ...]  # stride, padding, dilation, for height and width each; groups
 Sizes = Sequence[int]
 DTYPES = frozenset(getattr(torch, name) for name in ITEMSIZE)
 
@@ -26,7 +26,7 @@ def conv_window(
     dilation: Any,
     groups: Any,
 ) -> tuple[Window, tuple[int, int]]:
-    """Return ``check_conv2d`` of a call, cached for repeated arguments.
+    """``check_conv2d`` of a call, found again where the same was asked before.
 
     Raises:
         TypeError, ValueError, RuntimeError: as ``torch.conv2d`` does.
@@ -45,10 +45,10 @@ def conv_window(
             return conv_window(input, weight, bias, steps, pads, gaps, groups)
     bias_size = None if bias is None else bias.shape
     try:
-        # Cache plain numbers only: to the cache 2.0 and True would equal 2 and 1.
+        # Plain numbers only: to the cache 2.0 and True would be 2 and 1.
         check = check_conv2d if torch.compiler.is_compiling() else _known
         return check(input.shape, weight.shape, bias_size, steps, pads, gaps, groups)
-    except TypeError:  # a symbolic size is not hashable
+    except TypeError:  # a symbolic size has no hash
         return check_conv2d(input.shape, weight.shape, bias_size, steps, pads, gaps, groups)
     except OverflowError:
         read_conv_arguments(input, weight, bias, stride, padding, dilation, groups)
@@ -56,7 +56,7 @@ def conv_window(
 
 
 def read_conv_arguments(*arguments: Any) -> tuple[Pair, Pair | str, Pair, int]:
-    """Return stride, padding (or its name), dilation and groups, as torch's parser reads them."""
+    """Stride, padding (or its name), dilation and groups, as torch's parser reads them."""
     stride, pads, dilation, _, _, groups = read(torch.conv2d, *arguments)
     padding = arguments[4]
     if isinstance(padding, (str, bytes)):
@@ -75,18 +75,18 @@ def check_conv2d(
     dilations: Pair,
     groups: int,
 ) -> tuple[Window, tuple[int, int]]:
-    """Return the complete window, or raise an error that names the mismatch.
+    """The window in full, or an error that names what does not fit.
 
-    The second result is the number of rows at the bottom and columns at the right by which x must
-    first be padded, since ``"same"`` may pad by an odd total. Strides and dilations without an
-    effect are reduced: a window that fits once takes no step, and a filter of size 1 has no gaps.
+    Beside it: by how many rows at the bottom and columns at the right x must grow first, since
+    ``"same"`` may pad by an odd number. Strides and dilations that move nothing are made small:
+    a window that fits once takes no step, and a filter of extent 1 has no gaps.
 
     Raises:
-        RuntimeError: if sizes do not match.
-        OverflowError: if a number exceeds 64 bits.
+        RuntimeError: for sizes that do not go together.
+        OverflowError: for a number beyond 64 bits.
     """
     for number in (*strides, *padding, *dilations, groups):
-        # Compare instead of looking up a range: a size that Dynamo traces is not a constant.
+        # Compared, not looked up in a range: a size that Dynamo traces is no constant.
         if type(number) is int and not INT64.start <= number < INT64.stop:
             raise OverflowError(f"{number} is beyond 64 bits")
     x = (1, *input) if len(input) == 3 else input
@@ -101,12 +101,12 @@ def check_conv2d(
     if groups <= 0:
         raise RuntimeError(f"non-positive groups is not supported: groups={groups}")
     if min(strides) <= 0:
-        raise RuntimeError(f"non-positive stride is not supported: stride={strides}")
+        raise RuntimeError(f"non-positive stride is not supported: stride={list(strides)}")
     if min(dilations) <= 0:
-        raise RuntimeError(f"dilation should be greater than zero: dilation={dilations}")
+        raise RuntimeError(f"dilation should be greater than zero: dilation={list(dilations)}")
     pads = (0, 0) if isinstance(padding, str) else padding
     if min(pads) < 0:
-        raise RuntimeError(f"negative padding is not supported: padding={pads}")
+        raise RuntimeError(f"negative padding is not supported: padding={list(pads)}")
     _check_channels(x, weight, bias, groups)
     more = (0, 0)
     if isinstance(padding, str):
@@ -120,7 +120,7 @@ def check_conv2d(
 
 
 def _least_stride(stride: int, places: int) -> int:
-    """Return the least stride that gives as many windows, with ``places`` possible starts."""
+    """The least stride that gives as many windows, of so many places where one may begin."""
     return stride if stride <= places else places
 
 
@@ -152,7 +152,7 @@ def _check_channels(x: Sizes, w: Sizes, bias: Sizes | None, groups: int) -> None
 def _named_padding(
     w: Sizes, stride: Sizes, padding: str, dilation: Sizes
 ) -> tuple[Pair, tuple[int, int]]:
-    """Return the padding for ``valid`` or ``same``, with an odd rest at the bottom and right."""
+    """``valid`` or ``same``; what is odd of the latter goes to the bottom and right."""
     if padding == "valid":
         return (0, 0), (0, 0)
     if padding != "same":
@@ -174,7 +174,7 @@ def _check_extent(x: Sizes, w: Sizes, pads: Sizes, dilation: Sizes) -> None:
             f"Kernel size: ({reach[0]} x {reach[1]}). "
             "Kernel size can't be greater than actual input size"
         )
-    if x[0] != 0 and 0 in x:  # padding alone would allow a result, but torch raises
+    if x[0] != 0 and 0 in x:  # padding alone would give a result, but torch gives none
         raise RuntimeError(
             f"Only zero batch or zero channel inputs are supported, but got input shape: {list(x)}"
         )
@@ -184,7 +184,7 @@ _known = lru_cache(maxsize=4096)(check_conv2d)
 
 
 def check_residual(residual: Sizes, y: Sizes) -> None:
-    """Check that a residual has the size of the result."""
+    """A residual is added element by element."""
     if tuple(residual) != tuple(y):
         raise RuntimeError(
             f"expected residual of the size of the result, {list(y)}, but got {list(residual)}"
@@ -192,7 +192,7 @@ def check_residual(residual: Sizes, y: Sizes) -> None:
 
 
 def check_types(x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> None:
-    """Check that all tensors have one device and one dtype that the kernels support."""
+    """One dtype and one device for all, and a dtype that the kernels know."""
     dtype, device = x.dtype, x.device
     for name, other in (("weight", w), ("bias", bias), ("residual", residual)):
         if other is None:
@@ -212,7 +212,7 @@ def check_types(x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | No
 
 
 def check_norm(norm: Sequence[Tensor | None], channels: int, device: torch.device) -> None:
-    """Check a batch normalization's weight, bias, mean and variance: one number per channel."""
+    """A batch normalization's weight, bias, mean and variance: a number for each channel."""
     names = ("norm_weight", "norm_bias", "running_mean", "running_var")
     for name, tensor in zip(names, norm, strict=True):
         if tensor is None:
