@@ -21,7 +21,7 @@ from typing import Any
 
 from autotune.workers import Failure, Task, Workers, memory_of
 
-PATIENCE = 10.0  # seconds to wait for the scheduler's answer and for a first worker
+PATIENCE = 30.0  # seconds to wait for the scheduler's answer and for a first worker
 GPU = {"GPU": 1.0}  # Dask resource that a measuring worker advertises and a measurement takes
 
 _pools = threading.local()

@@ -188,7 +188,7 @@ def _join(chain: Chain, node: fx.Node, link: Call) -> None:
 
 
 def _drop_overwritten(chain: Chain) -> None:
-    """Cut the chain before an activation whose result is overwritten before its gradient reads it."""
+    """Cut the chain before an activation whose result is overwritten before backward reads it."""
     if chain.activation is None or chain.activation.name not in FROM_RESULT:
         return
     if not any(mutates(user) for user in chain.last.users):
