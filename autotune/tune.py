@@ -159,7 +159,7 @@ def tune(
         outcome.drift = bench.drift
         outcome.trouble += _machines_faults(outcome)
         if store.path is None:
-            outcome.trouble.append(f"trials could not be stored: {store.trouble}")
+            outcome.trouble.append(f"trials could not be kept: {store.trouble}")
         outcome.store = store.path
     return outcome
 

@@ -91,7 +91,7 @@ def share_of(text: str) -> float:
     except ValueError:
         value = -1.0
     if not text.strip().endswith("%") or not 0 <= value < float("inf"):
-        raise ValueError(f"{text!r} is not a percentage such as 5%")
+        raise ValueError(f"{text!r} is not a percentage; write 5%")
     return value
 
 

@@ -72,4 +72,4 @@ def save(figure: Figure, path: Path, title: str) -> None:
             figure.savefig(buffer, format="png", metadata={"Software": None, "Title": title})
         replace_all({path: buffer.getvalue()})
     else:
-        raise ValueError(f"{path} ends in {path.suffix!r}; use .svg or .png")
+        raise ValueError(f"{path} ends in {path.suffix!r}; use a .svg or a .png")
