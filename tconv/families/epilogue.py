@@ -47,8 +47,8 @@ def lightened(
     A thread holds its sums and, for each of them, an element of the residual, of the argument to
     be kept, of the offsets. The polynomial of the exact GELU keeps intermediate values as well. A
     tile of sums alone may fill half of the registers; with these it would spill. On sm_100 sums
-    come from tensor memory a row at a time: each then has an address of its own (two registers)
-    unless ``boxes`` are stored.
+    come from tensor memory a row at a time: unless ``boxes`` are stored, each then has addresses of
+    its own, for what is loaded and for what is stored, of two registers each.
 
     >>> from tconv.geometry import ConvGeometry
     >>> from tconv.problem import BatchNorm
@@ -66,7 +66,7 @@ def lightened(
     if words == 1 or target.backend not in REGISTERS_PER_THREAD:
         return tile
     if target.sm >= 100 and not boxes:
-        words += 2
+        words += 4
     limit = REGISTERS_PER_THREAD[target.backend]
     while True:
         sums = accumulator_registers(problem, tile, target, tile.block_m * tile.block_n)
