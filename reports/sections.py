@@ -230,7 +230,9 @@ def _tuner(tables: Tables) -> list[Part]:
             f"{len(ranks)} problems: {fmean(ranks):.2f}."
         )
         foreseen = tuner_figures.prediction(tables)
-        parts += _picture("prediction", "Predicted and measured times", caption, foreseen)
+        parts += _picture(
+            "prediction", "The model's times and the measured ones", caption, foreseen
+        )
     source = (
         "predicted by the model before compilation"
         if kind == "predicted"

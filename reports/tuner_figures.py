@@ -134,9 +134,9 @@ def prediction(tables: Tables) -> Figure | None:
                 axes.scatter(said, took, color=COLOURS[direction], label=direction, **look)
         every = [ms for held in pairs.values() for pair in held for ms in pair]
         ends = [min(every), max(every)]
-        axes.plot(ends, ends, color=INK, linewidth=1, label="as foreseen")
-        axes.set_xlabel("predicted ms, before compilation")
+        axes.plot(ends, ends, color=INK, linewidth=1, label="equal")
+        axes.set_xlabel("the model's ms, before compilation")
         axes.set_ylabel("measured ms")
-        axes.set_title("Predicted and measured times: one mark per candidate")
+        axes.set_title("The model's ms and the measured ms: one mark per candidate")
         axes.legend(frameon=False, labelcolor=INK)
     return figure
