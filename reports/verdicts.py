@@ -1,4 +1,4 @@
-"""What the numbers say, in words: the verdict, what bounds a layer, and why a tile won."""
+"""Conclusions from the figures in words: the verdict, a layer's bound, and why a tile won."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tconv.families import matmul_shape
 from tconv.problem import Problem
 from tconv.tile import Tile
 
-LEVEL = 1.02  # two figures closer than this are called level
-CLEAR = 1.05  # a factor that two tiles must differ by to be named as a reason
+LEVEL = 1.02  # figures within this factor count as equal
+CLEAR = 1.05  # least factor between two tiles to be named as a reason
 
 
 def passed(trials: Iterable[TrialRow]) -> dict[str, list[TrialRow]]:
-    """By problem, the trials that passed, fastest first."""
+    """Return each problem's passing trials, fastest first."""
     grouped: dict[str, list[TrialRow]] = {}
     for trial in trials:
         if trial.status == "ok" and trial.ms is not None:
@@ -27,13 +27,13 @@ def passed(trials: Iterable[TrialRow]) -> dict[str, list[TrialRow]]:
 
 
 def ratios(rows: Iterable[LayerRow], contiguous: bool = False) -> list[float]:
-    """How many times as fast as torch's operators, of the rows that tell it."""
+    """Return the speed-ups over torch's operators of all rows that have one."""
     told = (row.times_nchw if contiguous else row.times_nhwc for row in rows)
     return [ratio for ratio in told if ratio]
 
 
 def foreseen(trials: Iterable[TrialRow]) -> dict[str, list[tuple[float, float]]]:
-    """By problem: what the model said of each candidate before it was compiled, and its time."""
+    """Return, by problem, each candidate's prediction before compilation and its time."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for trial in trials:
         if trial.status == "ok" and trial.ms and trial.ranked_ms:
@@ -42,7 +42,7 @@ def foreseen(trials: Iterable[TrialRow]) -> dict[str, list[tuple[float, float]]]
 
 
 def side_of_roofline(row: LayerRow, tables: Tables) -> str:
-    """Which roof the layer lies under: arithmetic, or memory."""
+    """Return the roof that limits the layer: arithmetic or memory."""
     if row.filters is None or row.dtype not in tables.about.peaks:
         return ""
     problem, machine = row.problem, tables.about.machine
@@ -51,7 +51,7 @@ def side_of_roofline(row: LayerRow, tables: Tables) -> str:
 
 
 def why(best: TrialRow, second: TrialRow | None) -> str:
-    """Why the winner beat the runner-up, by the factor in which the two differ most."""
+    """Explain why the winner beat the runner-up, by the factor in which they differ most."""
     if second is None or second.ms is None or best.ms is None:
         return "the only candidate that passed"
     family = "" if second.family == best.family else f"{second.family} "
@@ -69,13 +69,13 @@ def why(best: TrialRow, second: TrialRow | None) -> str:
 
 
 def _factors(trial: TrialRow) -> dict[str, float]:
-    """What makes a tile slow, larger is worse, under the words that praise the smaller."""
+    """Return factors that slow a tile down, keyed by the advantage of a small factor."""
     problem, tile = Problem.from_key(trial.problem), Tile.parse(trial.tile)
     product = matmul_shape(problem, trial.family)
     covered = product.row_tiles(tile) * tile.block_m * product.column_tiles(tile) * tile.block_n
     depth = math.ceil(product.depth / tile.block_k) * tile.block_k
     useful = product.rows * product.columns * product.depth
-    factors = {"more outputs for each operand read": 1 / tile.block_m + 1 / tile.block_n}
+    factors = {"more outputs per operand read": 1 / tile.block_m + 1 / tile.block_n}
     if useful:
         factors["fewer masked products"] = covered * depth / useful
     if trial.waves:
@@ -84,7 +84,7 @@ def _factors(trial: TrialRow) -> dict[str, float]:
         factors["more warps to hide latency"] = 1 / trial.occupancy
     if trial.instructions:
         work = tile.block_m * tile.block_n * tile.block_k
-        factors["fewer instructions a product"] = trial.instructions * tile.warps / work
+        factors["fewer instructions per product"] = trial.instructions * tile.warps / work
     if trial.spill_bytes is not None:
         factors["fewer spills"] = 1.0 + trial.spill_bytes
     return factors
@@ -95,12 +95,12 @@ def suites(tables: Tables) -> list[str]:
 
 
 def name_of(row: LayerRow, tables: Tables) -> str:
-    """The layer's name, with its suite where there are several."""
+    """Return the layer's name, with its suite if there are several."""
     return row.layer if len(suites(tables)) < 2 else f"{row.suite} {row.layer}"
 
 
 def verdict(tables: Tables) -> str:
-    """How near the roofline the layers come, in a sentence or two."""
+    """Summarise in a sentence or two how close the layers come to the roofline."""
     about = tables.about
     ranked = [row for row in tables.layers if row.roofline_share]
     if not ranked:
@@ -111,7 +111,7 @@ def verdict(tables: Tables) -> str:
     reach = "are predicted to reach" if about.kind == "predicted" else "reach, as measured,"
     absent = ""
     if about.kind == "predicted":
-        absent = f" No GPU took part. {support(about.machine)}"
+        absent = f" No GPU was used. {support(about.machine)}"
     return (
         f"On {about.product}, the tiles chosen for {len(ranked)} layer passes of "
         f"{' and '.join(suites(tables))} {reach} {mean:.0%} of the roofline (geometric mean), "
