@@ -209,7 +209,7 @@ def _picks(gpus: dict[str, Any]) -> list[Part]:
         axes.plot(counts, list(each["picks"].values()), MARKS[gpu], linestyle="-", label=gpu,
                   color=GPU_COLOURS[gpu])  # fmt: skip
     axes.set(
-        xscale="log", xlabel="of the model's first k tiles the best", ylabel="share of the best"
+        xscale="log", xlabel="best of so many first tiles, as predicted", ylabel="share of the best"
     )
     axes.set_xticks(COUNTS, [str(count) for count in COUNTS])
     axes.minorticks_off()

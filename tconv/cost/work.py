@@ -176,7 +176,8 @@ def _warp_grid(tiles: Tile | Tiles) -> tuple[Count, Count]:
     >>> down.tolist(), across.tolist()
     ([4, 1], [1, 4])
     """
-    down = across = 0 * tiles.block_m + 1
+    down: Count = 0 * tiles.block_m + 1
+    across = down
     for _ in range(MOST_DOUBLINGS):
         taller = tiles.block_m * across >= tiles.block_n * down
         more = down * across < tiles.warps
