@@ -78,8 +78,8 @@ POOLS = {
 }
 
 
-# Their untuned choices once spilled on sm_90: 2,368 bytes a thread for 16 loads a step, each with an
-# address; 680 bytes for 128 sums, each stored at an address of its own.
+# Their untuned choices once spilled on sm_90: 2,368 bytes a thread for 16 loads a step, each with
+# an address; 680 bytes for 128 sums, each stored at an address of its own.
 SPILLED = (
     "dgrad/float16/nchw/n16c64h112w112-k32f5x5-s2x2-p2x2-d1x1-g1",
     "fprop/float16/nchw/n64c384h13w13-k256f3x3-s1x1-p1x1-d1x1-g1",
