@@ -1,4 +1,4 @@
-"""Random edits of a model after it was converted or compiled, held against the same edits in torch."""
+"""Random edits of a converted or compiled model, held against the same edits in torch."""
 
 from __future__ import annotations
 
