@@ -17,14 +17,13 @@ each phase has programs of its own.
 import triton
 import triton.language as tl
 
-from tconv.kernels.dgrad import first_tap
 from tconv.kernels.epilogue import (
     channel_terms,
     epilogue,
     pooled,
     store_result,
 )
-from tconv.kernels.index import is_inside
+from tconv.kernels.taps import first_tap, is_inside
 
 
 @triton.jit

@@ -16,13 +16,13 @@ import triton.language as tl
 
 from tconv.kernels.epilogue import (
     channel_terms,
-    element_offset,
     epilogue,
     pooled,
     store_result,
     window_place,
 )
-from tconv.kernels.index import is_inside
+from tconv.kernels.index import element_offset
+from tconv.kernels.taps import is_inside
 
 
 @triton.jit(do_not_specialize=["batch", "in_h", "in_w", "out_h", "out_w"])

@@ -286,23 +286,7 @@ def pooled(
     return best, at_best, offset
 
 
-# ---- addresses and stores -------------------------------------------------------------------
-
-
-@triton.jit
-def element_offset(image, place, plane, channel, CHANNELS: tl.constexpr, NHWC: tl.constexpr,
-                   INDEX: tl.constexpr):  # fmt: skip
-    """Elements from the start of a dense tensor to a pixel's first channel, and on to a channel.
-
-    ``place`` is the pixel's within its image of ``plane`` pixels.
-    """
-    if NHWC:
-        pixel_offset = (image.to(INDEX) * plane + place) * CHANNELS
-        channel_offset = channel.to(INDEX)
-    else:
-        pixel_offset = image.to(INDEX) * CHANNELS * plane + place
-        channel_offset = channel.to(INDEX) * plane
-    return pixel_offset, channel_offset
+# ---- stores ------------------------------------------------------------------------------------
 
 
 @triton.jit

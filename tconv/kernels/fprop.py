@@ -20,14 +20,14 @@ import triton.language as tl
 
 from tconv.kernels.epilogue import (
     channel_terms,
-    element_offset,
     epilogue,
     pooled,
     store_result,
     window_place,
     windows_of_rows,
 )
-from tconv.kernels.index import inside_bits, is_inside, swizzled_tile
+from tconv.kernels.index import element_offset, swizzled_tile
+from tconv.kernels.taps import inside_bits, is_inside
 
 
 @triton.jit(do_not_specialize=["batch", "in_h", "in_w", "out_h", "out_w", "split_steps"])

@@ -18,17 +18,16 @@ a stride, each phase of its rows and columns has programs of its own (see dgrad.
 import triton
 import triton.language as tl
 
-from tconv.kernels.dgrad import first_tap
 from tconv.kernels.epilogue import (
     channel_terms,
-    element_offset,
     epilogue,
     pooled,
     store_result,
     window_place,
     windows_of_rows,
 )
-from tconv.kernels.index import is_inside
+from tconv.kernels.index import element_offset
+from tconv.kernels.taps import first_tap, is_inside
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Index arithmetic that the kernels share."""
+"""Index arithmetic that the kernels share: tiles of programs, strides, addresses, loads."""
 
 import triton
 import triton.language as tl
@@ -18,18 +18,50 @@ def swizzled_tile(program, tiles_m, tiles_n, SWIZZLE: tl.constexpr):
 
 
 @triton.jit
-def inside_bits(first, size, TAPS: tl.constexpr, STEP: tl.constexpr):
-    """For each element of ``first``: bit t is set where 0 <= first + t STEP < size.
-
-    TAPS is at most 31, so that the sign bit stays clear.
-    """
-    bits = (first * 0).to(tl.int32)
-    for tap in tl.static_range(TAPS):
-        position = first + tap * STEP
-        bits |= tl.where((position >= 0) & (position < size), 1 << tap, 0)
-    return bits
+def image_strides(height, width, PIXEL: tl.constexpr, NHWC: tl.constexpr, INDEX: tl.constexpr):
+    """Strides of a row, a column and a channel: of pixels of PIXEL channels, or of planes."""
+    if NHWC:
+        return width.to(INDEX) * PIXEL, PIXEL, 1
+    else:
+        return width.to(INDEX), 1, height.to(INDEX) * width
 
 
 @triton.jit
-def is_inside(position, size):
-    return (position >= 0) & (position < size)
+def element_offset(image, place, plane, channel, CHANNELS: tl.constexpr, NHWC: tl.constexpr,
+                   INDEX: tl.constexpr):  # fmt: skip
+    """Elements from the start of a dense tensor to a pixel's first channel, and on to a channel.
+
+    ``place`` is the pixel's within its image of ``plane`` pixels.
+    """
+    if NHWC:
+        pixel_offset = (image.to(INDEX) * plane + place) * CHANNELS
+        channel_offset = channel.to(INDEX)
+    else:
+        pixel_offset = image.to(INDEX) * CHANNELS * plane + place
+        channel_offset = channel.to(INDEX) * plane
+    return pixel_offset, channel_offset
+
+
+@triton.jit
+def load_operands(
+    pixels,  # pointers [BLOCK_M, BLOCK_K]
+    filters,  # pointers [BLOCK_K, BLOCK_N]
+    pixel_mask,
+    column_mask,
+    channel,  # of the reduction, [BLOCK_K]
+    CHANNELS: tl.constexpr,
+    EVEN_N: tl.constexpr,  # whether every column exists
+    EVEN_K: tl.constexpr,  # whether every step has BLOCK_K channels
+):
+    """Both operands of one step of an implicit matrix product; zero where a mask is false."""
+    if EVEN_K:
+        pixel_tile = tl.load(pixels, mask=pixel_mask[:, None], other=0.0)
+        if EVEN_N:
+            filter_tile = tl.load(filters)
+        else:
+            filter_tile = tl.load(filters, mask=column_mask[None, :], other=0.0)
+    else:
+        channel_mask = channel < CHANNELS
+        pixel_tile = tl.load(pixels, mask=pixel_mask[:, None] & channel_mask[None, :], other=0.0)
+        filter_tile = tl.load(filters, mask=channel_mask[:, None] & column_mask[None, :], other=0.0)
+    return pixel_tile, filter_tile

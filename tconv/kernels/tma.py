@@ -15,11 +15,10 @@ from tconv.kernels.epilogue import (
     activation_argument,
     activation_result,
     channel_terms,
-    element_offset,
     pooled,
     store_result,
 )
-from tconv.kernels.index import swizzled_tile
+from tconv.kernels.index import element_offset, swizzled_tile
 
 
 @triton.jit

@@ -16,7 +16,8 @@ only a few scalars.
 import triton
 import triton.language as tl
 
-from tconv.kernels.index import is_inside, swizzled_tile
+from tconv.kernels.index import swizzled_tile
+from tconv.kernels.taps import is_inside
 
 
 @triton.jit(do_not_specialize=["batch", "in_h", "in_w", "out_h", "out_w", "boxes", "split_boxes"])
