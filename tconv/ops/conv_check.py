@@ -86,7 +86,8 @@ def check_conv2d(
         OverflowError: for a number beyond 64 bits.
     """
     for number in (*strides, *padding, *dilations, groups):
-        if type(number) is int and number not in INT64:
+        # Compared, not looked up in a range: a size that Dynamo traces is no constant.
+        if type(number) is int and not INT64.start <= number < INT64.stop:
             raise OverflowError(f"{number} is beyond 64 bits")
     x = (1, *input) if len(input) == 3 else input
     if len(weight) != 4 or len(x) != 4:
