@@ -23,8 +23,8 @@ from tconv.kernels.epilogue import (
     epilogue,
     pooled,
     store_result,
+    tile_windows,
     window_place,
-    windows_of_rows,
 )
 from tconv.kernels.index import element_offset
 from tconv.kernels.taps import first_tap, is_inside
@@ -236,7 +236,8 @@ def grouped(
     best_place = None
     if POOL:
         total, argument, best_place = pooled(
-            windows_of_rows(total, BLOCK_M, BLOCK_N), windows_of_rows(argument, BLOCK_M, BLOCK_N),
+            tile_windows(total, True, BLOCK_M, BLOCK_N),
+            tile_windows(argument, True, BLOCK_M, BLOCK_N),
             kept, ACTIVATION, RESIDUAL_AFTER,
         )  # fmt: skip
         pixel = tile_row.to(INDEX) * (BLOCK_M // 4) + tl.arange(0, BLOCK_M // 4)

@@ -62,6 +62,8 @@ def load_operands(
             filter_tile = tl.load(filters, mask=column_mask[None, :], other=0.0)
     else:
         channel_mask = channel < CHANNELS
-        pixel_tile = tl.load(pixels, mask=pixel_mask[:, None] & channel_mask[None, :], other=0.0)
-        filter_tile = tl.load(filters, mask=channel_mask[:, None] & column_mask[None, :], other=0.0)
+        tile_mask = pixel_mask[:, None] & channel_mask[None, :]
+        pixel_tile = tl.load(pixels, mask=tile_mask, other=0.0)
+        filter_mask = channel_mask[:, None] & column_mask[None, :]
+        filter_tile = tl.load(filters, mask=filter_mask, other=0.0)
     return pixel_tile, filter_tile
