@@ -1,4 +1,4 @@
-"""Index arithmetic that the kernels share: tiles of programs, strides, addresses, loads."""
+"""What the kernels share: tiles of programs, strides, offsets, loads of operands, stores of dw."""
 
 import triton
 import triton.language as tl
@@ -67,3 +67,52 @@ def load_operands(
         filter_mask = channel_mask[:, None] & column_mask[None, :]
         filter_tile = tl.load(filters, mask=filter_mask, other=0.0)
     return pixel_tile, filter_tile
+
+
+@triton.jit
+def next_box(image0, row0, column0, rows, columns, BOX_N: tl.constexpr, BOX_H: tl.constexpr,
+             BOX_W: tl.constexpr):  # fmt: skip
+    """Where the next box of pixels begins, and whether a row of boxes or of images ended."""
+    column0 += BOX_W
+    row_done = column0 >= columns
+    row0 += tl.where(row_done, BOX_H, 0)
+    image_done = row0 >= rows
+    image0 += tl.where(image_done, BOX_N, 0)
+    column0 = tl.where(row_done, 0, column0)
+    row0 = tl.where(image_done, 0, row0)
+    return image0, row0, column0, row_done, image_done
+
+
+@triton.jit
+def store_filter_gradient(
+    dw,  # [filters, taps, channels], or channels before taps; or parts of it, split by split
+    sums,  # [BLOCK_M, BLOCK_N]: filters by (tap, channel)
+    split,
+    group,
+    out_channel,
+    out_channel_mask,
+    column,  # tap * IN_CHANNELS + channel
+    column_mask,
+    tap,  # of each column, or of all
+    IN_CHANNELS: tl.constexpr,
+    OUT_CHANNELS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    TAPS: tl.constexpr,
+    PACK: tl.constexpr,  # groups that were multiplied as one
+    DW_NHWC: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """Store a tile of dw; with PACK groups taken as one, their diagonal blocks only."""
+    OWN: tl.constexpr = IN_CHANNELS // PACK  # channels that a filter sees
+    dw_row = (split.to(INDEX) * GROUPS + group) * OUT_CHANNELS + out_channel
+    mask = out_channel_mask[:, None] & column_mask[None, :]
+    channel = column - tap * IN_CHANNELS
+    place = column
+    if PACK > 1:
+        own = (out_channel // (OUT_CHANNELS // PACK))[:, None]
+        mask &= own == (channel // OWN)[None, :]
+        place = tap * OWN + channel % OWN
+    if not DW_NHWC:
+        place = channel % OWN * TAPS + tap
+    dw_pointers = dw + ((dw_row * (TAPS * OWN))[:, None] + place[None, :])
+    tl.store(dw_pointers, sums.to(dw.dtype.element_ty), mask=mask)
