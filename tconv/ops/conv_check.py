@@ -101,12 +101,12 @@ def check_conv2d(
     if groups <= 0:
         raise RuntimeError(f"non-positive groups is not supported: groups={groups}")
     if min(strides) <= 0:
-        raise RuntimeError(f"non-positive stride is not supported: stride={strides}")
+        raise RuntimeError(f"non-positive stride is not supported: stride={list(strides)}")
     if min(dilations) <= 0:
-        raise RuntimeError(f"dilation should be greater than zero: dilation={dilations}")
+        raise RuntimeError(f"dilation should be greater than zero: dilation={list(dilations)}")
     pads = (0, 0) if isinstance(padding, str) else padding
     if min(pads) < 0:
-        raise RuntimeError(f"negative padding is not supported: padding={pads}")
+        raise RuntimeError(f"negative padding is not supported: padding={list(pads)}")
     _check_channels(x, weight, bias, groups)
     more = (0, 0)
     if isinstance(padding, str):
