@@ -13,7 +13,7 @@ nox.options.reuse_existing_virtualenvs = True
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 LOCK = ROOT / "constraints.txt"
-# Packages that constraints.txt leaves open: an environment's own, this project, CUDA's (torch pins).
+# Packages that constraints.txt omits: an environment's own, this project, CUDA's (torch pins).
 UNLOCKED = ("pip==", "setuptools==", "tconv==", "nvidia-", "cuda-")
 # Triton versions that all tests run with, and extra requirements of older ones.
 TRITONS = {"3.6.0": ["numpy<2.4"], "3.7.1": [], "3.9.0": []}
@@ -65,7 +65,7 @@ def thorough(session: nox.Session) -> None:
 
 @nox.session
 def mutate(session: nox.Session) -> None:
-    """Mutation check: break every kernel in many ways; the tests must fail. Takes ``--kernel``, ``--workers``."""
+    """Break every kernel in many ways; the tests must fail. Takes ``--kernel``, ``--workers``."""
     install(session, "test")
     session.run("python", "-m", "tests.mutation", *session.posargs)
 
@@ -93,7 +93,7 @@ def emulate(session: nox.Session, target: str, version: str) -> None:
 
 @nox.session(default=False)
 def compilers(session: nox.Session) -> None:
-    """Compare the winners as compiled by Triton 3.6, 3.7 and 3.9. Takes ``--suite``, ``--target``."""
+    """Compare the winners compiled by Triton 3.6, 3.7, 3.9. Takes ``--suite``, ``--target``."""
     install(session)
     named = []
     for version, more in TRITONS.items():
@@ -197,7 +197,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure tconv and cuDNN on the local GPU, and render the report. Takes the bench's options."""
+    """Measure tconv and cuDNN on the local GPU, render the report. Takes the bench's options."""
     install(session)
     session.run("python", "-m", "reports", "bench", *session.posargs)
 

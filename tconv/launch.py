@@ -129,7 +129,7 @@ class Launch:
         return chosen | {"maxnreg": min(MOST_REGISTERS, REGISTER_FILE // (32 * self.warps))}
 
     def run(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Run on ``tensors``, a mapping from the operands' tensor names; other names are ignored."""
+        """Run on ``tensors``, by the operands' tensor names; other names are ignored."""
         if 0 not in self.grid:
             _launch_all((self,), tensors)
 

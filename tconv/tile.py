@@ -49,9 +49,7 @@ class Tile:
         for each in fields(self):
             value, least = getattr(self, each.name), 0 if each.name == "persistent" else 1
             if type(value) is not int or not least <= value <= 1 << 20:
-                raise ValueError(
-                    f"tile: {each.name} is {value!r}, not a number from {least} to 2^20"
-                )
+                raise ValueError(f"tile: {each.name} is {value!r}, not within {least} to 2^20")
         for name in ("block_m", "block_n", "block_k", "warps"):
             value = getattr(self, name)
             if value & (value - 1):

@@ -16,9 +16,7 @@ from tconv.emulator.ptx import Program
 from tconv.emulator.tensor_map import TensorMap
 
 Copies = Literal["late", "early"]
-DIVISIBILITY = (
-    "tt.divisibility"  # Triton's attribute of arguments that the compiler assumed divisible
-)
+DIVISIBILITY = "tt.divisibility"  # attribute of arguments that Triton assumed divisible
 
 
 class Launcher:

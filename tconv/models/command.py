@@ -26,7 +26,7 @@ LEAST_SIDE = {"alexnet": 63, "alexnet_2012": 227}  # of networks that take no 32
 
 
 class Backend(str, Enum):
-    """The implementation of convolution and max-pool: our modules, our compiler backend, or torch."""
+    """The implementation of convolution and max-pool: our modules, our backend, or torch."""
 
     tconv = "tconv"
     tconv_compiled = "tconv.compile"

@@ -69,7 +69,7 @@ def summary(
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> Summary:
-    """Layers of ``model`` and the resources of each; computes nothing and leaves the model unchanged.
+    """Layers of ``model`` and the resources of each; computes nothing, changes no model.
 
     A convolution's output is ``(W - F + 2P)/S + 1`` wide. FLOPs are those of the forward pass:
     two for each product of a convolution or a fully connected layer, one for each element that
