@@ -19,9 +19,16 @@ from tconv.geometry import ConvGeometry, PoolGeometry
 from tconv.graphs import graphed
 from tconv.modules import (
     AvgPool2d,
+    Conv1d,
     Conv2d,
     ConvReLU2d,
     ConvReLUPool2d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    LazyConv1d,
+    LazyConv2d,
+    LazyConvTranspose1d,
+    LazyConvTranspose2d,
     MaxPool2d,
     Subsample2d,
 )
@@ -32,12 +39,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AvgPool2d",
+    "Conv1d",
     "Conv2d",
     "ConvGeometry",
     "ConvReLU2d",
     "ConvReLUPool2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "Conversion",
     "Explanation",
+    "LazyConv1d",
+    "LazyConv2d",
+    "LazyConvTranspose1d",
+    "LazyConvTranspose2d",
     "MaxPool2d",
     "PoolGeometry",
     "PoolProblem",

@@ -4,8 +4,20 @@ from tconv.ops import flops
 from tconv.ops.avg_pool2d import avg_pool2d, subsample2d
 from tconv.ops.conv2d import conv2d
 from tconv.ops.conv2d_fused import conv2d_fused, conv2d_pool
+from tconv.ops.conv_transpose2d import conv_transpose2d
 from tconv.ops.max_pool2d import max_pool2d
+from tconv.ops.sequences import conv1d, conv_transpose1d
 
-__all__ = ["avg_pool2d", "conv2d", "conv2d_fused", "conv2d_pool", "max_pool2d", "subsample2d"]
+__all__ = [
+    "avg_pool2d",
+    "conv1d",
+    "conv2d",
+    "conv2d_fused",
+    "conv2d_pool",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "max_pool2d",
+    "subsample2d",
+]
 
 flops.register()

@@ -19,7 +19,7 @@ from tconv.families.common import (
     summed_pixels,
     whole_windows,
 )
-from tconv.families.epilogue import epilogue_constants, epilogue_operands
+from tconv.families.epilogue import epilogue_constants, epilogue_operands, unpooled_constants
 from tconv.families.reduce import Shares, workspace
 from tconv.families.relayout import Operands
 from tconv.geometry import cdiv
@@ -118,7 +118,12 @@ def fprop(
 
 
 def dgrad(
-    problem: Problem, tile: Tile, operands: Operands, w_layout: Layout, in_place: bool
+    problem: Problem,
+    tile: Tile,
+    operands: Operands,
+    w_layout: Layout,
+    in_place: bool,
+    epilogue: Epilogue = PLAIN,
 ) -> Plan:
     """dx from dy and w: input pixels of one phase by channels; groups and phases on axes."""
     shape, layout = problem.geometry, problem.layout
@@ -133,6 +138,8 @@ def dgrad(
     split = shares.splits > 1
     taken = {"dy": Pointer(dy, problem.dtype), "w": Pointer(w, problem.dtype)}
     taken["dx"] = workspace(problem) if split else Pointer("dx", problem.dtype)
+    ending = PLAIN if split else epilogue  # parts are ended when they are added
+    taken |= epilogue_operands(ending, problem.dtype)
     others = shape.groups * phases_of(shape) * shares.splits
     product = Launch(
         "dgrad.implicit_gemm_dgrad",
@@ -148,11 +155,12 @@ def dgrad(
             "DY_NHWC": not in_place,
             "DX_NHWC": split or layout == "nhwc",
             "SPLIT": split,
+            **unpooled_constants(ending),
         },
         tile.warps,
         tile.stages,
     )
-    return operands.plan(product, problem, "dx", layout, shares.splits)
+    return operands.plan(product, problem, "dx", layout, shares.splits, epilogue)
 
 
 def wgrad(

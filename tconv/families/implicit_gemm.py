@@ -68,7 +68,7 @@ def _plan(
 ) -> Plan:
     operands = Operands(target, problem.dtype)
     if problem.direction == "dgrad":
-        return dgrad(problem, tile, operands, w_layout, in_place)
+        return dgrad(problem, tile, operands, w_layout, in_place, epilogue)
     if problem.direction == "wgrad":
         seen = seen_by(problem, operands, None, in_place)
         return wgrad(problem, tile, operands, seen, w_layout)

@@ -8,6 +8,8 @@ by it. Rows of equal h + pad modulo the stride (a *phase*) share their taps, so 
 a convolution of its own with every tap useful. Phases lie on a program axis of one launch; a
 phase that no tap reaches writes its zeros.
 
+It is the forward pass of a transposed convolution, and so may end in an epilogue.
+
 A program may take several tiles in turn (persistent: fewer programs than tiles), and several
 programs may share one reduction (splits), each writing its part of dx to a workspace.
 """
@@ -15,6 +17,7 @@ programs may share one reduction (splits), each writing its part of dx to a work
 import triton
 import triton.language as tl
 
+from tconv.kernels.epilogue import channel_terms, epilogue, store_result
 from tconv.kernels.index import inside_bits, is_inside, swizzled_tile
 
 
@@ -33,7 +36,14 @@ def first_tap(phase, FILTER: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.co
 def implicit_gemm_dgrad(
     dy,  # [batch, out_h, out_w, GROUPS * OUT_CHANNELS], or channels before pixels
     w,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS]
+    bias,  # [GROUPS * IN_CHANNELS], or None, as the four of a batch normalization
+    norm_weight,
+    norm_bias,
+    norm_mean,
+    norm_var,
+    residual,  # as dx, or None
     dx,  # [batch, in_h, in_w, GROUPS * IN_CHANNELS], or channels before pixels; or its parts
+    kept,  # the activation's argument at each element of the result; or None
     batch,
     in_h,
     in_w,
@@ -58,6 +68,10 @@ def implicit_gemm_dgrad(
     DY_NHWC: tl.constexpr,
     DX_NHWC: tl.constexpr,
     SPLIT: tl.constexpr,  # whether the reduction is shared, and dx holds parts of it
+    EPS: tl.constexpr,  # of the batch normalization
+    ACTIVATION: tl.constexpr,  # see epilogue.activate
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added behind the activation
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -209,4 +223,15 @@ def implicit_gemm_dgrad(
             dx_first = image * (GROUPS * IN_CHANNELS) * dx_plane + h * in_w + v
             dx_offset = dx_first[:, None] + x_channel[None, :] * dx_plane
         dx_mask = exists[:, None] & channel_exists[None, :]
-        tl.store(dx + dx_offset, accumulator.to(dx.dtype.element_ty), mask=dx_mask)
+        more = None
+        if residual is not None:
+            more = tl.load(residual + dx_offset, mask=dx_mask, other=0.0)
+        offset, scale, shift = channel_terms(
+            bias, norm_weight, norm_bias, norm_mean, norm_var, x_channel, channel_exists, EPS,
+            ACCUMULATOR,
+        )  # fmt: skip
+        result, argument = epilogue(
+            accumulator, offset[None, :], scale[None, :], shift[None, :], more, bias, norm_mean,
+            ACTIVATION, SLOPE, RESIDUAL_AFTER, False,
+        )  # fmt: skip
+        store_result(dx, kept, None, dx_offset, dx_mask, result, argument, None)
