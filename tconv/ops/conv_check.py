@@ -126,7 +126,8 @@ def check_conv(
 def check_whole(*numbers: Any) -> None:
     """A number of a window has at most 64 bits."""
     for number in numbers:
-        if type(number) is int and number not in INT64:
+        # Compared, not looked up in a range: a size that Dynamo traces is no constant.
+        if type(number) is int and not INT64.start <= number < INT64.stop:
             raise OverflowError(f"{number} is beyond 64 bits")
 
 

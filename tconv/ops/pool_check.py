@@ -100,7 +100,7 @@ def pool_geometry(
     if len(x_shape) not in (3, 4):
         raise RuntimeError("non-empty 3D or 4D (batch mode) tensor expected for input")
     for number in (*window, *stride, *padding, *dilation):
-        if type(number) is int and number not in INT:
+        if type(number) is int and not INT.start <= number < INT.stop:
             raise RuntimeError("value cannot be converted to type int without overflow")
     for axis in (0, 1):
         _check_axis(window[axis], stride[axis], padding[axis], dilation[axis])
