@@ -21,7 +21,7 @@ from typing import Any
 
 from autotune.workers import Failure, Task, Workers, memory_of
 
-PATIENCE = 10.0  # seconds for a scheduler to answer, and for a first worker to come
+PATIENCE = 30.0  # seconds for a scheduler to answer, and for a first worker to come
 GPU = {"GPU": 1.0}  # what a worker announces that may measure, and what a measurement takes
 
 _pools = threading.local()

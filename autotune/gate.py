@@ -149,12 +149,10 @@ def scaled_down(problem: Problem, choice: Choice) -> tuple[Problem, Tile]:
         "dgrad": (tile.block_n, tile.block_k, tile.block_m),
         "wgrad": (tile.block_n, tile.block_m, tile.block_k * splits),
     }[problem.direction]
-    ins, outs = (
-        _fewer(channels, block)
-        for channels, block in (
-            (shape.group_in_channels, block_in), (shape.group_out_channels, block_out)
-        )
-    )  # fmt: skip
+    # A wgrad's columns are taps and channels together: several taps make several blocks of them.
+    along_taps = problem.direction == "wgrad" and shape.taps > 1
+    ins = _fewer(shape.group_in_channels, block_in, 1 if along_taps else BLOCKS_ACROSS)
+    outs = _fewer(shape.group_out_channels, block_out, BLOCKS_ACROSS)
     for batch, out_h, out_w in _fewer_pixels(shape, pixels + pixels // 2):
         for groups in range(min(shape.groups, SMALL_GROUPS), shape.groups + 1):
             small = replace(
@@ -188,11 +186,11 @@ def _fewer_pixels(shape: ConvGeometry, wanted: int) -> Iterator[tuple[int, int, 
             yield min(shape.batch, max(images, cdiv(wanted, rows * columns))), rows, columns
 
 
-def _fewer(channels: int, block: int) -> int:
-    """At most two blocks of channels, with the same remainder."""
-    if channels <= BLOCKS_ACROSS * block:
+def _fewer(channels: int, block: int, blocks: int) -> int:
+    """At most so many blocks of channels, or one and the same remainder."""
+    if channels <= blocks * block:
         return channels
-    return block + channels % block if channels % block else BLOCKS_ACROSS * block
+    return block + channels % block if channels % block else blocks * block
 
 
 def _least(size: int, whole: int) -> int:
