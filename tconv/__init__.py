@@ -18,6 +18,9 @@ from tconv.explain import Explanation, explain
 from tconv.geometry import ConvGeometry, PoolGeometry
 from tconv.graphs import graphed
 from tconv.modules import (
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
     AvgPool2d,
     Conv1d,
     Conv2d,
@@ -29,7 +32,9 @@ from tconv.modules import (
     LazyConv2d,
     LazyConvTranspose1d,
     LazyConvTranspose2d,
+    MaxPool1d,
     MaxPool2d,
+    MaxUnpool2d,
     Subsample2d,
 )
 from tconv.problem import PoolProblem, Problem
@@ -38,6 +43,9 @@ from tconv.tile import Tile
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
+    "AvgPool1d",
     "AvgPool2d",
     "Conv1d",
     "Conv2d",
@@ -52,7 +60,9 @@ __all__ = [
     "LazyConv2d",
     "LazyConvTranspose1d",
     "LazyConvTranspose2d",
+    "MaxPool1d",
     "MaxPool2d",
+    "MaxUnpool2d",
     "PoolGeometry",
     "PoolProblem",
     "Problem",

@@ -16,8 +16,10 @@ from tconv import modules
 from tconv.problem import ITEMSIZE, dtype_name
 
 # A lazy module's twin makes it ours when its first call gives it parameters.
-NAMES = ("Conv2d", "MaxPool2d", "AvgPool2d", "ConvTranspose2d", "Conv1d", "ConvTranspose1d",
-         "LazyConv2d", "LazyConvTranspose2d", "LazyConv1d", "LazyConvTranspose1d")  # fmt: skip
+NAMES = ("Conv2d", "ConvTranspose2d", "Conv1d", "ConvTranspose1d", "LazyConv2d",
+         "LazyConvTranspose2d", "LazyConv1d", "LazyConvTranspose1d", "MaxPool2d", "AvgPool2d",
+         "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "MaxPool1d", "AvgPool1d",
+         "MaxUnpool2d")  # fmt: skip
 TWINS: dict[type[nn.Module], type[nn.Module]] = {
     getattr(nn, name): getattr(modules, name) for name in NAMES
 }
@@ -106,12 +108,12 @@ def convert(model: nn.Module) -> Conversion:
     Raises:
         TypeError: for anything but a ``torch.nn.Module``.
 
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.LPPool2d(2, 2))
     >>> print(convert(model))
     changed (1):
       0: Conv2d
     left as it was (1):
-      2: AdaptiveAvgPool2d has no kernel here
+      2: LPPool2d has no kernel here
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert takes a torch.nn.Module, not {type(model).__name__}")

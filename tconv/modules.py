@@ -186,6 +186,69 @@ class AvgPool2d(_Unscripted, torch.nn.AvgPool2d):
         )
 
 
+class MaxPool1d(_Unscripted, torch.nn.MaxPool1d):
+    """``torch.nn.MaxPool1d`` on Triton kernels: the same arguments.
+
+    >>> MaxPool1d(2)(torch.zeros(1, 64, 100)).shape
+    torch.Size([1, 64, 50])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        window = (self.kernel_size, self.stride, self.padding, self.dilation)
+        flags = (self.ceil_mode, self.return_indices)
+        return functional.max_pool1d(input, *window, *flags)  # type: ignore[return-value, arg-type]
+
+
+class AvgPool1d(_Unscripted, torch.nn.AvgPool1d):
+    """``torch.nn.AvgPool1d`` on Triton kernels: the same arguments.
+
+    >>> AvgPool1d(2)(torch.zeros(1, 64, 100)).shape
+    torch.Size([1, 64, 50])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        window = (self.kernel_size, self.stride, self.padding)
+        return functional.avg_pool1d(input, *window, self.ceil_mode, self.count_include_pad)
+
+
+class AdaptiveAvgPool2d(_Unscripted, torch.nn.AdaptiveAvgPool2d):
+    """``torch.nn.AdaptiveAvgPool2d`` on Triton kernels: the same arguments.
+
+    >>> AdaptiveAvgPool2d((1, None))(torch.zeros(1, 6, 7, 9)).shape
+    torch.Size([1, 6, 1, 9])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.adaptive_avg_pool2d(input, self.output_size)
+
+
+class AdaptiveMaxPool2d(_Unscripted, torch.nn.AdaptiveMaxPool2d):
+    """``torch.nn.AdaptiveMaxPool2d`` on Triton kernels: the same arguments.
+
+    >>> AdaptiveMaxPool2d(3)(torch.zeros(1, 6, 7, 9)).shape
+    torch.Size([1, 6, 3, 3])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        arguments = (self.output_size, self.return_indices)
+        return functional.adaptive_max_pool2d(input, *arguments)  # type: ignore[return-value]
+
+
+class MaxUnpool2d(_Unscripted, torch.nn.MaxUnpool2d):
+    """``torch.nn.MaxUnpool2d`` on Triton kernels: the same arguments.
+
+    >>> y, indices = MaxPool2d(2, return_indices=True)(torch.ones(1, 3, 8, 8))
+    >>> MaxUnpool2d(2)(y, indices).sum()
+    tensor(48.)
+    """
+
+    def forward(
+        self, input: Tensor, indices: Tensor, output_size: list[int] | None = None
+    ) -> Tensor:
+        window = (self.kernel_size, self.stride, self.padding)
+        return functional.max_unpool2d(input, indices, *window, output_size)
+
+
 class Subsample2d(_Unscripted, torch.nn.Module):
     """LeNet's trainable subsampling: each window's mean, times a weight, plus a bias.
 

@@ -194,4 +194,13 @@ _REPLACED: dict[str, Any] = {
                            "dilation", "ceil_mode", "return_indices"),
     "avg_pool2d": _by_name(functional.avg_pool2d, 1, "kernel_size", "stride", "padding",
                            "ceil_mode", "count_include_pad", "divisor_override"),
+    "max_pool1d": _by_name(functional.max_pool1d, 1, "kernel_size", "stride", "padding",
+                           "dilation", "ceil_mode", "return_indices"),
+    "avg_pool1d": _by_name(functional.avg_pool1d, 1, "kernel_size", "stride", "padding",
+                           "ceil_mode", "count_include_pad"),
+    "adaptive_avg_pool2d": _by_name(functional.adaptive_avg_pool2d, 1, "output_size"),
+    "adaptive_max_pool2d": _by_name(functional.adaptive_max_pool2d, 1, "output_size",
+                                    "return_indices"),
+    "max_unpool2d": _by_name(functional.max_unpool2d, 1, "indices", "kernel_size", "stride",
+                             "padding", "output_size"),
 }  # fmt: skip

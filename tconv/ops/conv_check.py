@@ -113,7 +113,7 @@ def check_conv(
     check_window(strides, dilations, groups)
     pads = (0,) * len(axes) if isinstance(padding, str) else padding
     if min(pads) < 0:
-        raise RuntimeError(f"negative padding is not supported: padding={pads}")
+        raise RuntimeError(f"negative padding is not supported: padding={list(pads)}")
     _check_channels(x, weight, bias, groups)
     more: Numbers = (0,) * len(axes)
     if isinstance(padding, str):
@@ -155,8 +155,7 @@ def check_window(strides: Numbers, dilations: Numbers, groups: int) -> None:
     if min(strides) <= 0:
         raise RuntimeError(f"non-positive stride is not supported: stride={list(strides)}")
     if min(dilations) <= 0:
-<<<<<<< HEAD
-        raise RuntimeError(f"dilation should be greater than zero: dilation={dilations}")
+        raise RuntimeError(f"dilation should be greater than zero: dilation={list(dilations)}")
 
 
 def least_window(
@@ -168,22 +167,6 @@ def least_window(
     steps = [_least_stride(strides[i], x[2 + i] + 2 * pads[i] - gaps[i] * (weight[2 + i] - 1))
              for i in axes]  # fmt: skip
     return (*steps, *pads, *gaps, groups)
-=======
-        raise RuntimeError(f"dilation should be greater than zero: dilation={list(dilations)}")
-    pads = (0, 0) if isinstance(padding, str) else padding
-    if min(pads) < 0:
-        raise RuntimeError(f"negative padding is not supported: padding={list(pads)}")
-    _check_channels(x, weight, bias, groups)
-    more = (0, 0)
-    if isinstance(padding, str):
-        pads, more = _named_padding(weight, strides, padding, dilations)
-    grown = (*x[:2], x[2] + more[0], x[3] + more[1])
-    _check_extent(grown, weight, pads, dilations)
-    gaps = [dilations[i] if weight[2 + i] > 1 else 1 for i in range(2)]
-    steps = [_least_stride(strides[i], grown[2 + i] + 2 * pads[i] - gaps[i] * (weight[2 + i] - 1))
-             for i in range(2)]  # fmt: skip
-    return (*steps, *pads, *gaps, groups), more
->>>>>>> main
 
 
 def _least_stride(stride: int, places: int) -> int:

@@ -93,9 +93,9 @@ def check_conv_transpose(
     x = check_dimensions(input, weight, len(axes))
     check_window(strides, dilations, groups)
     if min(pads) < 0:
-        raise RuntimeError(f"negative padding is not supported: padding={pads}")
+        raise RuntimeError(f"negative padding is not supported: padding={list(pads)}")
     if min(output_pads) < 0:
-        raise RuntimeError(f"negative output_padding is not supported: {output_pads}")
+        raise RuntimeError(f"negative output_padding is not supported: {list(output_pads)}")
     _check_channels(x, weight, bias, groups)
     check_empty(x)
     _check_output_padding(output_pads, strides, dilations)
@@ -139,7 +139,8 @@ def _check_output_padding(output_pads: Sizes, strides: Sizes, dilations: Sizes) 
     if any(more >= max(stride, dilation) for more, stride, dilation in limits):
         raise RuntimeError(
             "output padding must be smaller than either stride or dilation, but got "
-            f"output_padding={output_pads}, stride={strides}, dilation={dilations}"
+            f"output_padding={list(output_pads)}, stride={list(strides)}, "
+            f"dilation={list(dilations)}"
         )
 
 

@@ -8,18 +8,21 @@ has them, are channels_last images, which the kernels read as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import has_torch_function_variadic
+from torch.overrides import has_torch_function_unary, has_torch_function_variadic
 
 from tconv.ops.arguments import overridden
+from tconv.ops.avg_pool2d import avg_pool2d
 from tconv.ops.conv2d import convolved
 from tconv.ops.conv_check import conv_window
 from tconv.ops.conv_transpose2d import transposed
 from tconv.ops.conv_transpose_check import conv_transpose_window
+from tconv.ops.max_pool2d import max_pool2d
 
 
 def as_image(sequence: Tensor) -> Tensor:
@@ -85,10 +88,10 @@ def conv1d(
         operands = (*tensors, residual)
         return overridden(conv1d, operands, *tensors, *form, **how)  # type: ignore[no-any-return]
     window, (more,) = conv_window(*tensors, *form, axes=1)
-    x = as_image(torch.nn.functional.pad(input, (0, more)) if more else input)
+    padded = torch.nn.functional.pad(input, (0, more)) if more else input
     if residual is not None:
         residual = as_image(residual)
-    operands = (x, weight.unsqueeze(-2), bias, residual)
+    operands = (as_image(padded), weight.unsqueeze(-2), bias, residual)
     y = convolved(*operands, of_one_row(window), activation, precision)
     return as_sequence(y, input)
 
@@ -137,3 +140,99 @@ def conv_transpose1d(
     shape = ((1, *extent), (0, *more), of_one_row(window))
     operands = (as_image(input), weight.unsqueeze(-2), bias)
     return as_sequence(transposed(*operands, *shape, activation, precision), input)
+
+
+# ---- pools ----------------------------------------------------------------------------------
+
+
+def _row(input: Tensor) -> Tensor:
+    """The image of a sequence that may be pooled."""
+    if not isinstance(input, Tensor) or input.dim() not in (2, 3) or 0 in input.shape[-2:]:
+        raise RuntimeError("Expected 2D or 3D (batch mode) tensor with optional 0 dim batch size")
+    return as_image(input)
+
+
+def _along(value: Any) -> Any:
+    """The number along a sequence; what is none stays for ``max_pool2d`` to refuse."""
+    return value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else value
+
+
+@contextlib.contextmanager
+def _refusing_as(function: Any, input: Any, *arguments: Any) -> Iterator[None]:
+    """An error that is raised within becomes the one that torch's ``function`` raises, if any."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError):
+        if isinstance(input, Tensor):
+            input = torch.empty(input.shape, dtype=input.dtype, device="meta")
+        function(input, *arguments)
+        raise
+
+
+def max_pool1d(
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The greatest element of each window; ``torch.nn.functional.max_pool1d`` by Triton.
+
+        y[n, c, q] = max over s of x[n, c, q stride - padding + s dilation]
+
+    Args:
+        input: (batch, channels, length) or (channels, length).
+        kernel_size, stride, padding, dilation, ceil_mode, return_indices: as for ``max_pool2d``,
+            with one number each; an index is the place of the first maximum in its sequence.
+
+    Raises:
+        RuntimeError, TypeError, NotImplementedError: as torch does and in its words.
+
+    >>> max_pool1d(torch.tensor([[1.0, 5.0, 2.0, 7.0]]), 2, return_indices=True)
+    (tensor([[5., 7.]]), tensor([[1, 3]]))
+    """
+    window = (kernel_size, stride, padding, dilation, ceil_mode)
+    if has_torch_function_unary(input):
+        return overridden(max_pool1d, (input,), input, *window, return_indices)  # type: ignore[no-any-return]
+    steps = kernel_size if stride is None else stride
+    given = (kernel_size, steps, padding, dilation)
+    with _refusing_as(torch.max_pool1d, input, *given, ceil_mode):
+        form = [*zip((1, 1, 0, 1), map(_along, given), strict=True)]
+        y = max_pool2d(_row(input), *form, ceil_mode, return_indices)
+    if isinstance(y, tuple):
+        return as_sequence(y[0], input), as_sequence(y[1], input)
+    return as_sequence(y, input)
+
+
+def avg_pool1d(
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """The mean of each window; ``torch.nn.functional.avg_pool1d`` by Triton.
+
+        y[n, c, q] = 1 / count * sum over s of x[n, c, q stride - padding + s]
+
+    Args:
+        input: (batch, channels, length) or (channels, length).
+        kernel_size, stride, padding, ceil_mode, count_include_pad: as for ``avg_pool2d``, with one
+            number each.
+
+    Raises:
+        RuntimeError, TypeError, NotImplementedError: as torch does and in its words.
+
+    >>> avg_pool1d(torch.tensor([[1.0, 5.0, 2.0, 7.0]]), 2)
+    tensor([[3.0000, 4.5000]])
+    """
+    window = (kernel_size, stride, padding, ceil_mode, count_include_pad)
+    if has_torch_function_unary(input):
+        return overridden(avg_pool1d, (input,), input, *window)  # type: ignore[no-any-return]
+    given = (kernel_size, kernel_size if stride is None else stride, padding)
+    with _refusing_as(torch.avg_pool1d, input, *given, ceil_mode, count_include_pad):
+        form = [*zip((1, 1, 0), map(_along, given), strict=True)]
+        return as_sequence(avg_pool2d(_row(input), *form, ceil_mode, count_include_pad), input)

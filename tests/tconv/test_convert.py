@@ -187,7 +187,7 @@ class Special(nn.Conv2d):
     [
         (nn.ConvTranspose3d(3, 4, 3), "three dimensions"),
         (nn.Conv3d(3, 4, 3), "three dimensions"),
-        (nn.AdaptiveAvgPool2d(1), "no kernel here"),
+        (nn.LPPool2d(2, 2), "no kernel here"),
         (nn.Conv2d(3, 4, 3, dtype=torch.complex64), "complex64"),
         (Special(3, 4, 3), "subclass"),
     ],
@@ -209,6 +209,10 @@ WIDER: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "LazyConv2d": (nn.LazyConv2d(4, 3), (2, 3, 5, 4)),
     "LazyConv1d": (nn.LazyConv1d(4, 3, padding="same"), (2, 3, 9)),
     "LazyConvTranspose2d": (nn.LazyConvTranspose2d(4, 3, groups=1), (2, 3, 5, 4)),
+    "AdaptiveAvgPool2d": (nn.AdaptiveAvgPool2d((1, None)), (2, 3, 5, 4)),
+    "AdaptiveMaxPool2d": (nn.AdaptiveMaxPool2d(2), (2, 3, 5, 4)),
+    "MaxPool1d": (nn.MaxPool1d(3, 2, 1), (2, 3, 9)),
+    "AvgPool1d": (nn.AvgPool1d(3, 2, 1), (2, 3, 9)),
     "LazyConvTranspose1d": (nn.LazyConvTranspose1d(4, 3), (2, 3, 9)),
 }
 

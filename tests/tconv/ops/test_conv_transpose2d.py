@@ -127,9 +127,7 @@ def test_activations_and_their_gradients(activation: str) -> None:
         y = conv_transpose2d(*inputs, **window(case), activation=activation)
     assert len([launch for launch in log if "dgrad" in launch.kernel]) == 1
     assert not [launch for launch in log if "epilogue" in launch.kernel]
-    expected = activations.apply(
-        plain.conv_transpose2d(*inputs, **window(case)), activation, 0.01
-    )
+    expected = activations.apply(plain.conv_transpose2d(*inputs, **window(case)), activation, 0.01)
     torch.testing.assert_close(y, expected)
     dy = random(*y.shape, seed=3)
     ours, torchs = (torch.autograd.grad(each, inputs, dy) for each in (y, expected))
