@@ -1,8 +1,8 @@
-"""``python -m reports``."""
+"""Entry point of ``python -m reports``."""
 
 try:
     from reports.cli import app
-except ModuleNotFoundError as error:  # it names the extra
+except ModuleNotFoundError as error:  # the message names the missing extra
     raise SystemExit(f"error: {error}") from None
 
 app(prog_name="python -m reports")

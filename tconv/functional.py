@@ -1,4 +1,4 @@
-"""torch's functional interface, on our kernels."""
+"""The functional interface, in the form of ``torch.nn.functional``."""
 
 from tconv.ops import flops
 from tconv.ops.adaptive_pool2d import adaptive_avg_pool2d, adaptive_max_pool2d, max_unpool2d
