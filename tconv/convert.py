@@ -16,8 +16,9 @@ from tconv import modules
 from tconv.problem import ITEMSIZE, dtype_name
 
 # A lazy module's twin makes it ours when its first call gives it parameters.
-NAMES = ("Conv2d", "ConvTranspose2d", "Conv1d", "ConvTranspose1d", "LazyConv2d",
-         "LazyConvTranspose2d", "LazyConv1d", "LazyConvTranspose1d", "MaxPool2d", "AvgPool2d",
+# It comes before its kind, whose subclass it is.
+NAMES = ("LazyConv2d", "LazyConvTranspose2d", "LazyConv1d", "LazyConvTranspose1d", "Conv2d",
+         "ConvTranspose2d", "Conv1d", "ConvTranspose1d", "MaxPool2d", "AvgPool2d",
          "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "MaxPool1d", "AvgPool1d",
          "MaxUnpool2d")  # fmt: skip
 TWINS: dict[type[nn.Module], type[nn.Module]] = {

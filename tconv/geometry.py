@@ -362,7 +362,7 @@ class PoolGeometry:
 
 @dataclass(frozen=True)
 class AdaptiveGeometry:
-    """The shape of one adaptive pool, or of a move by index between planes of two sizes.
+    """The shape of one adaptive pool, or of a read by index between planes of two sizes.
 
     x is (batch, channels, in_h, in_w), y is (batch, channels, out_h, out_w).
     """

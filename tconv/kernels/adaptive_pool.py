@@ -1,4 +1,4 @@
-"""Pools whose windows share an image out evenly, their gradients, and moves by index.
+"""Pools whose windows share an image out evenly, their gradients, and reads by index.
 
     y[n, p, q, c] = mean or max over the rows h of span(p) and columns v of span(q) of x[n, h, v, c]
     span(p) = p IN_H // OUT_H, ..., ((p + 1) IN_H - 1) // OUT_H
@@ -173,29 +173,48 @@ def adaptive_max_dgrad(
 
 
 @triton.jit(do_not_specialize=["pixels"])
-def move_by_index(
-    source,  # [images, PLANE, CHANNELS], or with SPREAD as indices
-    indices,  # [images, OWN_PLANE, CHANNELS]: places in a plane
-    target,  # as indices, or with SPREAD [images, PLANE, CHANNELS]
+def pick_by_index(
+    source,  # [images, PLANE, CHANNELS]
+    indices,  # [images, OWN_PLANE, CHANNELS]: places in a plane of the source
+    target,  # as indices
     pixels,  # images * OWN_PLANE
     CHANNELS: tl.constexpr,
     OWN_PLANE: tl.constexpr,
     PLANE: tl.constexpr,
-    SPREAD: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Reads a plane at indices, 0 for an index outside; with SPREAD writes there instead."""
+    """The source at the indices, and 0 for an index outside of its plane."""
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
     live = (pixel < pixels) & (channel < CHANNELS)
     own = pixel * CHANNELS + channel
     place = tl.load(indices + own, mask=live, other=-1).to(INDEX)
     inside = live & (place >= 0) & (place < PLANE)
     other = (pixel // OWN_PLANE * PLANE + place) * CHANNELS + channel
-    if SPREAD:
-        value = tl.load(source + own, mask=live, other=0.0)
-        tl.store(target + other, value, mask=inside)
-    else:
-        value = tl.load(source + other, mask=inside, other=0.0)
-        tl.store(target + own, value, mask=live)
+    tl.store(target + own, tl.load(source + other, mask=inside, other=0.0), mask=live)
+
+
+@triton.jit(do_not_specialize=["pixels"])
+def claim_by_index(
+    indices,  # [images, OWN_PLANE, CHANNELS]: places in a plane of the claims
+    claims,  # [images, PLANE, CHANNELS], -1 before
+    pixels,  # images * OWN_PLANE
+    CHANNELS: tl.constexpr,
+    OWN_PLANE: tl.constexpr,
+    PLANE: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """For each place of a plane the last pixel whose index names it: the inverse of the indices.
+
+    A maximum does not depend on the order of the programs.
+    """
+    pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
+    live = (pixel < pixels) & (channel < CHANNELS)
+    place = tl.load(indices + (pixel * CHANNELS + channel), mask=live, other=-1).to(INDEX)
+    inside = live & (place >= 0) & (place < PLANE)
+    claim = claims + ((pixel // OWN_PLANE * PLANE + place) * CHANNELS + channel)
+    claimant = (pixel % OWN_PLANE).to(tl.int64) + tl.zeros([BLOCK_M, BLOCK_N], tl.int64)
+    tl.atomic_max(claim, claimant, mask=inside, sem="relaxed")

@@ -54,7 +54,7 @@ def _launch(
     }
     grid = (cdiv(pixels, constants["BLOCK_M"]) * cdiv(channels, constants["BLOCK_N"]),)
     operands = {
-        name: Pointer(name, "int64" if name == "indices" else problem.dtype)
+        name: Pointer(name, "int64" if name in ("indices", "claims") else problem.dtype)
         for name in tensors.split()
     }
     kernel = f"adaptive_pool.{kernel}"
@@ -83,15 +83,14 @@ def adaptive_launch(problem: PoolProblem, tile: Tile, maximum: bool) -> Launch:
 
 
 @lru_cache(maxsize=4096)
-def move_launch(problem: PoolProblem, tile: Tile, spread: bool) -> Launch:
-    """Elements of y's size read from x at the indices, or written to x there."""
+def index_launch(problem: PoolProblem, tile: Tile, claim: bool) -> Launch:
+    """Elements of y's size read from x at indices; or ``claim``: the inverse of such indices."""
     shape = problem.geometry
-    constants = {
-        "OWN_PLANE": shape.out_h * shape.out_w,
-        "PLANE": shape.in_h * shape.in_w,
-        "SPREAD": spread,
-    }
-    return _launch("move_by_index", problem, tile, "source indices target", constants, of_x=False)
+    constants = {"OWN_PLANE": shape.out_h * shape.out_w, "PLANE": shape.in_h * shape.in_w}
+    kernel, tensors = "pick_by_index", "source indices target"
+    if claim:
+        kernel, tensors = "claim_by_index", "indices claims"
+    return _launch(kernel, problem, tile, tensors, constants, of_x=False)
 
 
 def _problem(
@@ -187,7 +186,7 @@ def _pick(x: Tensor, indices: Tensor, windows: bool) -> Tensor:
     y = _fresh(x, indices.shape[-2:])
     problem = _problem(x.shape, indices.shape[-2:], "fprop", x, channels_last)
     source, where = (dense(each, layout_of(channels_last)) for each in (x, indices))
-    move_launch(*problem, spread=False).run({"source": source, "indices": where, "target": y})
+    index_launch(*problem, claim=False).run({"source": source, "indices": where, "target": y})
     return y
 
 
@@ -198,11 +197,13 @@ def _max_unpool2d(x: Tensor, indices: Tensor, extent: Sizes) -> Tensor:
     if not runs_triton(x.device):
         y = torch.ops.aten.max_unpool2d(x, indices, extent)
         return dense(y, layout_of(channels_last))
-    y = _fresh(x, extent).zero_()
-    # The plane that is written takes the place of x: it is what indices count.
-    problem = _problem(y.shape, x.shape[-2:], "fprop", x, channels_last)
-    source, where = (dense(each, layout_of(channels_last)) for each in (x, indices))
-    move_launch(*problem, spread=True).run({"source": source, "indices": where, "target": y})
+    layout = layout_of(channels_last)
+    y, claims = _fresh(x, extent), _fresh(x, extent, torch.int64).fill_(-1)
+    claimed = _problem(y.shape, x.shape[-2:], "fprop", x, channels_last)
+    index_launch(*claimed, claim=True).run({"indices": dense(indices, layout), "claims": claims})
+    picked = _problem(x.shape, extent, "fprop", x, channels_last)
+    operands = {"source": dense(x, layout), "indices": claims, "target": y}
+    index_launch(*picked, claim=False).run(operands)
     return y
 
 
@@ -256,7 +257,7 @@ def _(x: Tensor, indices: Tensor, extent: Sizes) -> Tensor:
 
 
 def _save_x(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """The size and format of x; of a maximum and of what is moved, the indices."""
+    """The size and format of x; of a maximum and of a read by index, the indices."""
     x = inputs[0]
     ctx.x_size, ctx.channels_last = x.shape, prefers_channels_last(x)
     if isinstance(output, tuple):
@@ -409,7 +410,7 @@ def max_unpool2d(
 
         y[n, c, indices[n, c, p, q]] = x[n, c, p, q]
 
-    Where several indices are the same, one of the elements stays.
+    Where several indices are the same, the last of the elements stays.
 
     Args:
         input: x, (batch, channels, h, w) or (channels, h, w).

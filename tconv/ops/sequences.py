@@ -198,7 +198,8 @@ def max_pool1d(
         return overridden(max_pool1d, (input,), input, *window, return_indices)  # type: ignore[no-any-return]
     steps = kernel_size if stride is None else stride
     given = (kernel_size, steps, padding, dilation)
-    with _refusing_as(torch.max_pool1d, input, *given, ceil_mode):
+    function = torch.max_pool1d_with_indices if return_indices else torch.max_pool1d
+    with _refusing_as(function, input, *given, ceil_mode):
         form = [*zip((1, 1, 0, 1), map(_along, given), strict=True)]
         y = max_pool2d(_row(input), *form, ceil_mode, return_indices)
     if isinstance(y, tuple):

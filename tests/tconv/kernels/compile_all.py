@@ -17,7 +17,7 @@ from tconv.families import FAMILIES, epilogue_grad
 from tconv.geometry import PASSES, AdaptiveGeometry, ConvGeometry, PoolGeometry
 from tconv.launch import Launch
 from tconv.ops import max_pool2d as pool
-from tconv.ops.adaptive_pool2d import adaptive_launch, move_launch
+from tconv.ops.adaptive_pool2d import adaptive_launch, index_launch
 from tconv.ops.avg_pool2d import avg_pool_launch
 from tconv.problem import ACTIVATIONS, BIAS, FROM_RESULT, BatchNorm, Epilogue, PoolProblem, Problem
 from tconv.select import choose
@@ -137,7 +137,7 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
             for asked in (True, False):
                 yield f"adaptive {layout} max={asked}", adaptive_launch(task, tile, asked)
                 if direction == "fprop":
-                    yield f"move {layout} spread={asked}", move_launch(task, tile, asked)
+                    yield f"index {layout} claim={asked}", index_launch(task, tile, asked)
     for layout in ("nhwc", "nchw"):
         for activation in (None, *map(epilogue_grad.Activation, ACTIVATIONS)):
             plan = epilogue_grad.plan("float16", layout, (64, 256, 56 * 56), target, activation)  # type: ignore[arg-type]
@@ -153,9 +153,9 @@ def expected(target: Target) -> int:
     """How many kernels there are: three products by address, two direct, two depthwise
     and one grouped; the sum of parts and two changes of layout; three of an ending's gradient;
     max-pool forward, backward, picking; the mean forward and backward; adaptive pools likewise,
-    and the move by index. And two of boxes, where there are boxes.
+    and two by index. And two of boxes, where there are boxes.
     """
-    return 24 + 2 * (target.sm >= 90)
+    return 25 + 2 * (target.sm >= 90)
 
 
 def main(name: str) -> None:

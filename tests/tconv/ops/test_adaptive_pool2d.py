@@ -93,7 +93,7 @@ def test_many_programs(layout: Layout, maximum: bool) -> None:
     for direction in ("fprop", "dgrad"):
         geometry = AdaptiveGeometry(2, 7, 9, 8, 4, 3)
         problem = PoolProblem(geometry, direction, "float64", layout)  # type: ignore[arg-type]
-        launch = adaptive_launch(problem, Tile(16, 4, 1), maximum)
+        launch = adaptive_launch(problem, Tile(8, 4, 1), maximum)
         assert launch.grid[0] > 3
         launch.run(tensors)
     assert_close((y, dx), (exact, exact_dx))
@@ -113,7 +113,8 @@ def test_unpool_is_torchs(channels_last: bool) -> None:
         y = unpooled(max_unpool2d, x, indices)
         dy = random(*y.shape)
         (dx,) = torch.autograd.grad(y, x, dy)
-    assert [launch.kernel for launch in log] == ["adaptive_pool.move_by_index"] * 2
+    kernels = [launch.kernel.partition(".")[2] for launch in log]
+    assert kernels == ["claim_by_index", "pick_by_index", "pick_by_index"]
     expected = unpooled(plain.max_unpool2d, x, indices)
     assert_close(y, expected)
     assert_close(dx, torch.autograd.grad(expected, x, dy)[0])
