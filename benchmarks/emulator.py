@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autotune.compile import build
+from tconv.command_line import command_line
 from tconv.emulator import Machine, Memory, Program, TensorMap
 from tconv.emulator.translate import translate
 from tconv.families import FAMILIES
@@ -124,4 +125,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

@@ -27,6 +27,7 @@ from autotune.search import space_of
 from autotune.strategies import STRATEGIES
 from autotune.strategies.common import search
 from autotune.suites import suite as layers_of
+from tconv.command_line import command_line
 from tconv.cost.constants import FITTED, Constants
 from tconv.cost.model import predict
 from tconv.cost.space import candidates
@@ -145,4 +146,5 @@ def _means(rows: list[list[float]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

@@ -29,6 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from tconv import functional, launch
+from tconv.command_line import command_line
 from tconv.families import FAMILIES
 from tconv.geometry import ConvGeometry
 from tconv.launch import Launch, recorded
@@ -210,4 +211,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

@@ -36,6 +36,7 @@ from rich.table import Table
 from autotune.recorded import TIME, RecordedSpace, SpaceError, read_space
 from autotune.replay import MILESTONES, shares
 from autotune.strategies import STRATEGIES
+from tconv.command_line import command_line
 
 COLUMNS = ["space", "contender", "runs", "evaluations", "optimum_share", "deviation"]
 Shares = NDArray[np.float64]
@@ -309,4 +310,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

@@ -19,6 +19,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from tconv.command_line import command_line
+
 WIDTH = 150  # columns of tables written to a file
 INSIDE = "TCONV_GPU_RUN_INSIDE"  # set in the child process that runs the parts
 GRACE = 20.0  # seconds past the run's time, for writing results
@@ -141,4 +143,5 @@ def run(out: Path, minutes: float, rehearse: bool, again: Sequence[str]) -> None
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

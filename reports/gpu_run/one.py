@@ -8,6 +8,7 @@ import torch
 import typer
 
 from autotune.measure import inputs
+from tconv.command_line import command_line
 from tconv.launch import target_for
 from tconv.ops.conv_run import compute
 from tconv.problem import Problem
@@ -40,4 +41,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

@@ -25,6 +25,7 @@ from autotune.provenance import source_hash
 from autotune.workers import Failure, Task, Workers
 from reports.bench.cases import ConvCase, cases
 from reports.rows import LayerRow, rounded
+from tconv.command_line import command_line
 from tconv.cost.model import predict
 from tconv.geometry import PASSES
 from tconv.select import heuristic
@@ -201,4 +202,5 @@ def main(out: Annotated[Path, typer.Option(help="folder of the GPU run")]) -> No
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

@@ -17,6 +17,7 @@ from autotune.gate import check_on
 from reports.bench.cases import PoolCase
 from reports.bench.sides import sides
 from tconv import functional
+from tconv.command_line import command_line
 from tconv.families import FAMILIES
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.launch import recorded, target_for
@@ -110,4 +111,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

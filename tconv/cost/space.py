@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from tconv.families import FAMILIES, Axes, Family, MatmulShape, matmul_shape, serves, serving
-from tconv.families.demand import LEAST_DOT, accumulator_registers
+from tconv.families.demand import LEAST_DOT, REGISTERS_PER_THREAD, accumulator_registers
 from tconv.geometry import power_of_two
 from tconv.problem import Problem
 from tconv.target import Target
@@ -21,9 +21,6 @@ from tconv.tile import FIELDS, Choice, Count, Tile, Tiles
 
 MOST_THREADS = 1024  # a program, on NVIDIA and AMD alike
 MMA_OUTPUTS = 16 * 8  # of the smallest matrix instruction that a warp issues (m16n8)
-# A thread's architectural registers: 255 on NVIDIA (CUDA C++ Programming Guide, "Compute
-# Capabilities"); 512 vector and accumulation registers on CDNA3.
-REGISTERS_PER_THREAD = {"cuda": 255, "hip": 512}
 MOST_SUMS = 96  # a thread's, where the same thread loads for them
 ROUNDS_OF_SPLITS = 8  # splits may fill the processors so many times; beyond, they only add traffic
 HIP_STAGES = 3  # local memory of 64 KiB holds no deeper pipeline of useful tiles

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tconv import svg
+from tconv.command_line import command_line
 from tconv.extras import extra
 from tconv.models import command
 from tconv.models.command import Backend
@@ -155,4 +156,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)
