@@ -173,7 +173,7 @@ BIAS = Epilogue(bias=True)
 class PoolProblem:
     """One pass of one pooling layer."""
 
-    geometry: PoolGeometry | AdaptiveGeometry
+    geometry: PoolGeometry
     direction: Literal["fprop", "dgrad"]
     dtype: str = "float16"
     layout: Layout = "nhwc"
@@ -185,3 +185,13 @@ class PoolProblem:
     @property
     def key(self) -> str:
         return f"pool_{self.direction}/{self.dtype}/{self.layout}/{self.geometry.key}"
+
+
+@dataclass(frozen=True)
+class AdaptiveProblem:
+    """One pass of one adaptive pool, or a read by index between planes of two sizes."""
+
+    geometry: AdaptiveGeometry
+    direction: Literal["fprop", "dgrad"]
+    dtype: str = "float16"
+    layout: Layout = "nhwc"

@@ -27,7 +27,7 @@ from tconv.ops.arguments import overridden
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import check_dtype
 from tconv.ops.registration import linear, register
-from tconv.problem import PoolProblem, dtype_name
+from tconv.problem import AdaptiveProblem, dtype_name
 from tconv.select import choose
 from tconv.tile import Tile
 
@@ -35,7 +35,7 @@ from tconv.tile import Tile
 
 
 def _launch(
-    kernel: str, problem: PoolProblem, tile: Tile, tensors: str, constants: dict[str, Any],
+    kernel: str, problem: AdaptiveProblem, tile: Tile, tensors: str, constants: dict[str, Any],
     of_x: bool,
 ) -> Launch:  # fmt: skip
     """A launch over the pixels of x, or over those of y."""
@@ -62,7 +62,7 @@ def _launch(
 
 
 @lru_cache(maxsize=4096)
-def adaptive_launch(problem: PoolProblem, tile: Tile, maximum: bool) -> Launch:
+def adaptive_launch(problem: AdaptiveProblem, tile: Tile, maximum: bool) -> Launch:
     """y (and the indices of maxima) from x, or dx from dy (and the indices)."""
     shape, forward = problem.geometry, problem.direction == "fprop"
     sizes = ((shape.in_h, shape.out_h), (shape.in_w, shape.out_w))
@@ -83,7 +83,7 @@ def adaptive_launch(problem: PoolProblem, tile: Tile, maximum: bool) -> Launch:
 
 
 @lru_cache(maxsize=4096)
-def index_launch(problem: PoolProblem, tile: Tile, claim: bool) -> Launch:
+def index_launch(problem: AdaptiveProblem, tile: Tile, claim: bool) -> Launch:
     """Elements of y's size read from x at indices; or ``claim``: the inverse of such indices."""
     shape = problem.geometry
     constants = {"OWN_PLANE": shape.out_h * shape.out_w, "PLANE": shape.in_h * shape.in_w}
@@ -96,11 +96,11 @@ def index_launch(problem: PoolProblem, tile: Tile, claim: bool) -> Launch:
 def _problem(
     x_size: Sequence[int], extent: Sequence[int], direction: Literal["fprop", "dgrad"],
     like: Tensor, channels_last: bool,
-) -> tuple[PoolProblem, Tile]:  # fmt: skip
+) -> tuple[AdaptiveProblem, Tile]:  # fmt: skip
     batch = x_size[0] if len(x_size) == 4 else 1
     shape = AdaptiveGeometry(batch, *x_size[-3:], *extent)
     layout, dtype = layout_of(channels_last), dtype_name(like.dtype)
-    problem = PoolProblem(shape, direction, dtype, layout)
+    problem = AdaptiveProblem(shape, direction, dtype, layout)
     return problem, choose(problem, target_for(like.device)).tile
 
 

@@ -200,8 +200,8 @@ def max_pool1d(
     given = (kernel_size, steps, padding, dilation)
     function = torch.max_pool1d_with_indices if return_indices else torch.max_pool1d
     with _refusing_as(function, input, *given, ceil_mode):
-        form = [*zip((1, 1, 0, 1), map(_along, given), strict=True)]
-        y = max_pool2d(_row(input), *form, ceil_mode, return_indices)
+        pairs = zip((1, 1, 0, 1), map(_along, given), strict=True)
+        y = max_pool2d(_row(input), *pairs, ceil_mode, return_indices)  # type: ignore[arg-type, call-arg]
     if isinstance(y, tuple):
         return as_sequence(y[0], input), as_sequence(y[1], input)
     return as_sequence(y, input)
@@ -235,5 +235,6 @@ def avg_pool1d(
         return overridden(avg_pool1d, (input,), input, *window)  # type: ignore[no-any-return]
     given = (kernel_size, kernel_size if stride is None else stride, padding)
     with _refusing_as(torch.avg_pool1d, input, *given, ceil_mode, count_include_pad):
-        form = [*zip((1, 1, 0), map(_along, given), strict=True)]
-        return as_sequence(avg_pool2d(_row(input), *form, ceil_mode, count_include_pad), input)
+        pairs = zip((1, 1, 0), map(_along, given), strict=True)
+        y = avg_pool2d(_row(input), *pairs, ceil_mode, count_include_pad)  # type: ignore[arg-type, call-arg]
+    return as_sequence(y, input)

@@ -19,7 +19,16 @@ from tconv.launch import Launch
 from tconv.ops import max_pool2d as pool
 from tconv.ops.adaptive_pool2d import adaptive_launch, index_launch
 from tconv.ops.avg_pool2d import avg_pool_launch
-from tconv.problem import ACTIVATIONS, BIAS, FROM_RESULT, BatchNorm, Epilogue, PoolProblem, Problem
+from tconv.problem import (
+    ACTIVATIONS,
+    BIAS,
+    FROM_RESULT,
+    AdaptiveProblem,
+    BatchNorm,
+    Epilogue,
+    PoolProblem,
+    Problem,
+)
 from tconv.select import choose
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice
@@ -131,12 +140,12 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
                         yield f"{label} offsets={asked}", pool.fprop_launch(task, tile, asked)
     for layout in ("nhwc", "nchw") if most else ("nhwc",):
         for direction in ("fprop", "dgrad"):
-            task = PoolProblem(ADAPTIVE, direction, "float16", layout)  # type: ignore[arg-type]
-            tile = choose(task, target).tile
+            adaptive = AdaptiveProblem(ADAPTIVE, direction, "float16", layout)  # type: ignore[arg-type]
+            tile = choose(adaptive, target).tile
             for asked in (True, False):
-                yield f"adaptive {layout} max={asked}", adaptive_launch(task, tile, asked)
+                yield f"adaptive {layout} max={asked}", adaptive_launch(adaptive, tile, asked)
                 if direction == "fprop":
-                    yield f"index {layout} claim={asked}", index_launch(task, tile, asked)
+                    yield f"index {layout} claim={asked}", index_launch(adaptive, tile, asked)
     for layout in ("nhwc", "nchw"):
         for activation in (None, *map(epilogue_grad.Activation, ACTIVATIONS)):
             plan = epilogue_grad.plan("float16", layout, (64, 256, 56 * 56), target, activation)  # type: ignore[arg-type]

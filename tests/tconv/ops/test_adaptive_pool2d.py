@@ -18,7 +18,7 @@ from tconv.geometry import AdaptiveGeometry
 from tconv.launch import recorded
 from tconv.ops.adaptive_pool2d import adaptive_launch
 from tconv.ops.layout import memory_format
-from tconv.problem import Layout, PoolProblem
+from tconv.problem import AdaptiveProblem, Layout
 from tconv.tile import Tile
 from tests.devices import DEVICE
 
@@ -92,7 +92,7 @@ def test_many_programs(layout: Layout, maximum: bool) -> None:
     tensors["indices"] = torch.full_like(exact, -1, dtype=torch.int64)
     for direction in ("fprop", "dgrad"):
         geometry = AdaptiveGeometry(2, 7, 9, 8, 4, 3)
-        problem = PoolProblem(geometry, direction, "float64", layout)  # type: ignore[arg-type]
+        problem = AdaptiveProblem(geometry, direction, "float64", layout)  # type: ignore[arg-type]
         launch = adaptive_launch(problem, Tile(8, 4, 1), maximum)
         assert launch.grid[0] > 3
         launch.run(tensors)
