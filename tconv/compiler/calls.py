@@ -86,6 +86,10 @@ def _adaptive_max_pool(input, output_size, return_indices=False):  # type: ignor
     """Signature of ``torch.nn.functional.adaptive_max_pool2d``."""
 
 
+def _adaptive_max_pool_exported(input, output_size, return_indices=True):  # type: ignore[no-untyped-def]
+    """Signature of ``aten.adaptive_max_pool2d``, which always returns the indices."""
+
+
 def _max_unpool(  # type: ignore[no-untyped-def]
     input, indices, kernel_size, stride=None, padding=0, output_size=None
 ):
@@ -143,6 +147,7 @@ def _spellings() -> dict[Any, tuple[str, Callable[..., Any], bool]]:
     name("adaptive_avg_pool2d", _adaptive_avg_pool, F.adaptive_avg_pool2d,
          _aten.adaptive_avg_pool2d.default)  # fmt: skip
     name("adaptive_max_pool2d", _adaptive_max_pool, F.adaptive_max_pool2d)
+    name("adaptive_max_pool2d", _adaptive_max_pool_exported, _aten.adaptive_max_pool2d.default)
     name("max_unpool2d", _max_unpool, F.max_unpool2d)
     name("add", _add, torch.add, operator.add, "add", _aten.add.Tensor)
     name("add", _add, operator.iadd, "add_", _aten.add_.Tensor, inplace=True)

@@ -19,6 +19,7 @@ EXPECTED = {
              "last.0: conv2d + batch_norm + relu", "head: conv2d"],
     "convnext_block": ["stem: conv2d", "depthwise: conv2d"],
     "mbconv_se": ["expand.0: conv2d + batch_norm + silu", "depthwise.0: conv2d + batch_norm + silu",
+                  "adaptive_avg_pool2d: adaptive_avg_pool2d",
                   "squeeze: conv2d + silu", "excite: conv2d + sigmoid",
                   "project: conv2d + batch_norm + add"],
     "densenet": ["layers.0.2: conv2d", "layers.1.2: conv2d", "layers.2.2: conv2d",
