@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from tconv.modules import AvgPool2d, Conv2d, MaxPool2d
+from tconv import modules
 from tconv.problem import ITEMSIZE, dtype_name
 
+# A lazy module's twin makes it ours when its first call gives it parameters.
+# It comes before its kind, whose subclass it is.
+NAMES = ("LazyConv2d", "LazyConvTranspose2d", "LazyConv1d", "LazyConvTranspose1d", "Conv2d",
+         "ConvTranspose2d", "Conv1d", "ConvTranspose1d", "MaxPool2d", "AvgPool2d",
+         "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "MaxPool1d", "AvgPool1d",
+         "MaxUnpool2d")  # fmt: skip
 TWINS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv2d: Conv2d,
-    nn.MaxPool2d: MaxPool2d,
-    nn.AvgPool2d: AvgPool2d,
+    getattr(nn, name): getattr(modules, name) for name in NAMES
 }
 OURS = tuple(TWINS.values())
 
@@ -68,14 +72,10 @@ def _reason_to_leave(module: nn.Module) -> str | None:
         return None
     if "quantized" in type(module).__module__ and "Conv" in kind:
         return f"{kind} computes in integers"
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return f"{kind} is transposed; there is no kernel for it"
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and "Conv" in kind:
-        return f"{kind} has no parameters before its first call"
-    if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+    if isinstance(module, tuple(TWINS)):
         return f"{kind} is a subclass that may compute otherwise"
     if isinstance(module, nn.modules.conv._ConvNd):
-        return f"{kind} is not two-dimensional"
+        return f"{kind} has three dimensions; there is no kernel for them"
     if type(module).__module__ == "torch.nn.modules.pooling":
         return f"{kind} has no kernel here"
     return None
@@ -95,8 +95,9 @@ def _visited(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def convert(model: nn.Module) -> Conversion:
     """Swap the convolutions and pools of ``model`` for ours, in place.
 
-    Every ``Conv2d``, ``MaxPool2d`` and ``AvgPool2d`` becomes its tconv twin, with its parameters,
-    hooks, name in the ``state_dict`` and training state.
+    Every ``Conv2d``, ``ConvTranspose2d``, ``MaxPool2d``, ... that tconv has a twin of becomes that
+    twin, with its parameters, hooks, name in the ``state_dict`` and training state. A lazy module
+    does so too, and stays ours when its first call gives it parameters.
 
     Args:
         model: any module; one without convolutions and pools stays unchanged.
@@ -108,12 +109,12 @@ def convert(model: nn.Module) -> Conversion:
     Raises:
         TypeError: for anything but a ``torch.nn.Module``.
 
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.LPPool2d(2, 2))
     >>> print(convert(model))
     changed (1):
       0: Conv2d
     left as it was (1):
-      2: AdaptiveAvgPool2d has no kernel here
+      2: LPPool2d has no kernel here
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert takes a torch.nn.Module, not {type(model).__name__}")

@@ -19,15 +19,20 @@ from torch.overrides import handle_torch_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Pair = tuple[int, int]
+Numbers = tuple[int, ...]  # one for each axis of an image, or of a sequence
 INT, INT64 = range(-(2**31), 2**31), range(-(2**63), 2**63)
 
 _aten = torch.ops.aten
-# torch's function: the operator that it reaches, and where that operator's first number stands.
-_REACHED: dict[Callable[..., Any], tuple[Any, int]] = {
-    torch.conv2d: (_aten.convolution.default, 3),
-    torch.max_pool2d: (_aten.max_pool2d_with_indices.default, 1),
-    torch._C._nn.max_pool2d_with_indices: (_aten.max_pool2d_with_indices.default, 1),
-    torch._C._nn.avg_pool2d: (_aten.avg_pool2d.default, 1),
+# torch's function: the operator that it reaches, where that operator's first number stands, and
+# the dimensions of its tensors.
+_REACHED: dict[Callable[..., Any], tuple[Any, int, int]] = {
+    torch.conv1d: (_aten.convolution.default, 3, 3),
+    torch.conv2d: (_aten.convolution.default, 3, 4),
+    torch.conv_transpose1d: (_aten.convolution.default, 3, 3),
+    torch.conv_transpose2d: (_aten.convolution.default, 3, 4),
+    torch.max_pool2d: (_aten.max_pool2d_with_indices.default, 1, 4),
+    torch._C._nn.max_pool2d_with_indices: (_aten.max_pool2d_with_indices.default, 1, 4),
+    torch._C._nn.avg_pool2d: (_aten.avg_pool2d.default, 1, 4),
 }
 
 
@@ -50,6 +55,22 @@ def pair(value: Any) -> Pair | None:
     return None
 
 
+def single(value: Any) -> tuple[int] | None:
+    """The same for an operator of one axis: an int, or a tuple or list of one int.
+
+    >>> single(3), single([2]), single((1, 2)), single(True)
+    ((3,), (2,), None, None)
+    """
+    kind = type(value)
+    if (kind is tuple or kind is list) and len(value) == 1:
+        value = value[0]
+    return (value,) if type(value) is int else None
+
+
+# How the plain arguments of an operator of so many axes are taken.
+TAKE: dict[int, Callable[[Any], Numbers | None]] = {1: single, 2: pair}
+
+
 def read(function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """The numbers and lists of numbers with which torch's ``function`` reaches its operator.
 
@@ -60,9 +81,9 @@ def read(function: Callable[..., Any], *arguments: Any) -> list[Any]:
     Raises:
         TypeError, ValueError, RuntimeError: whatever torch raises for these arguments.
     """
-    reached, first = _REACHED[function]
+    reached, first, dimensions = _REACHED[function]
     recorder = _Recorder(reached)
-    empty = torch.empty(1, 1, 1, 1, device="meta")
+    empty = torch.empty((1,) * dimensions, device="meta")
     given = [empty if isinstance(value, Tensor) and place < first else value
              for place, value in enumerate(arguments)]  # fmt: skip
     with recorder:
@@ -119,14 +140,14 @@ def _number(value: Any) -> Any:
         return value
 
 
-def conv_pair(name: str, numbers: Sequence[int]) -> Pair:
-    """One number for both axes, or one for each, as torch's convolutions take them."""
-    if len(numbers) not in (1, 2):
+def conv_numbers(name: str, numbers: Sequence[int], axes: int) -> Numbers:
+    """One number for all axes, or one for each, as torch's convolutions take them."""
+    if len(numbers) not in (1, axes):
         raise RuntimeError(
-            f"expected {name} to be a single integer value or a list of 2 values to match the "
-            f"convolution dimensions, but got {name}={list(numbers)}"
+            f"expected {name} to be a single integer value or a list of {axes} values to match "
+            f"the convolution dimensions, but got {name}={list(numbers)}"
         )
-    return numbers[0], numbers[-1]
+    return tuple(numbers) * (axes // len(numbers))
 
 
 # torch's words for a wrong number of values.
