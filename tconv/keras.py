@@ -105,7 +105,7 @@ def _channels_first(layer: Any, inputs: Any) -> Tensor:
 
 
 def _finished(layer: Any, y: Tensor) -> Any:
-    """Apply the layer's activation to ``y`` and return it in the layer's own order."""
+    """Return ``y`` in the layer's own order, with its activation applied."""
     y = y.movedim(1, -1) if layer.data_format == "channels_last" else y
     return y if layer.activation is None else layer.activation(y)
 
