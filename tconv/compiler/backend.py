@@ -14,16 +14,13 @@ from torch import fx
 
 from tconv import functional
 from tconv.compiler.calls import Call, read
-from tconv.compiler.chains import Chain, grow, places_of_writes, unserved
+from tconv.compiler.chains import Chain, Places, grow, unserved
 from tconv.compiler.report import CapturedGraph, Entry, graph_name, keep, name_of
 
 RESTS = ("inductor", "eager")
 OPTIONS = ("rest",)
 _LEFT = {
-    "conv1d": "there is no kernel for one dimension",
     "conv3d": "there is no kernel for three dimensions",
-    "conv_transpose1d": "there is no kernel for one dimension",
-    "conv_transpose2d": "there is no kernel for a transposed convolution",
     "conv_transpose3d": "there is no kernel for three dimensions",
 }
 
@@ -99,32 +96,39 @@ def fuse(graph: fx.GraphModule) -> list[Entry]:
     Returns:
         What became of each convolution and pool, in the order of the graph.
     """
-    entries = []
+    entries: list[Entry] = []
+    places, fused = Places(graph.graph), set[fx.Node]()
     for node in list(graph.graph.nodes):
-        if node not in graph.graph.nodes or (call := read(node)) is None:
-            continue  # an earlier chain took it in
+        if node in fused or (call := read(node)) is None:
+            continue
         if call.name in _LEFT:
             entries.append(Entry(name_of(node), call.name, left=_LEFT[call.name]))
         elif call.name in _REPLACED:
-            entries.append(_served(graph.graph, node, call))
+            entry, nodes = _served(graph.graph, node, call, places)
+            entries.append(entry)
+            fused.update(nodes)
+            places.erase(nodes)
     graph.graph.lint()
     graph.recompile()
     return entries
 
 
-def _served(graph: fx.Graph, node: fx.Node, call: Call) -> Entry:
+def _served(
+    graph: fx.Graph, node: fx.Node, call: Call, places: Places
+) -> tuple[Entry, list[fx.Node]]:
+    """Replace a convolution with its chain, or a pool; return the nodes that are gone, too."""
     name = name_of(node)
     if (reason := unserved(call, node)) is not None:
-        return Entry(name, call.name, left=reason)
+        return Entry(name, call.name, left=reason), []
     if call.name not in ("conv2d", "own_conv2d"):
         _replace(graph, node, *_REPLACED[call.name](call))
-        return Entry(name, call.name)
-    chain = grow(node, call, *places_of_writes(graph))
+        return Entry(name, call.name), [node]
+    chain = grow(node, call, places)
     entry = Entry(name, "conv2d", tuple(chain.links), note=chain.stopped)
     _replace(graph, chain.last, *_fused_call(chain))
     for link in reversed(chain.nodes[:-1]):
         graph.erase_node(link)
-    return entry
+    return entry, chain.nodes
 
 
 def _replace(
@@ -176,20 +180,34 @@ def _fused_call(chain: Chain) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     return functional.conv2d_fused, tensors, named
 
 
-def _max_pool(call: Call) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-    return functional.max_pool2d, (call["input"],), {name: call[name] for name in names}
+def _by_name(function: Any, tensors: int, *names: str) -> Any:
+    """A function's call from a call read: its first ``tensors`` arguments, the others by name."""
+
+    def made(call: Call) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        operands = tuple(call[name] for name in ("input", "weight", "bias")[:tensors])
+        return function, operands, {name: call[name] for name in names}
+
+    return made
 
 
-def _avg_pool(call: Call) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad",
-             "divisor_override")  # fmt: skip
-    return functional.avg_pool2d, (call["input"],), {name: call[name] for name in names}
-
-
+_TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 _REPLACED: dict[str, Any] = {
     "conv2d": None,  # by ``_fused_call``, with the links of its chain
     "own_conv2d": None,
-    "max_pool2d": _max_pool,
-    "avg_pool2d": _avg_pool,
-}
+    "conv1d": _by_name(functional.conv1d, 3, "stride", "padding", "dilation", "groups"),
+    "conv_transpose1d": _by_name(functional.conv_transpose1d, 3, *_TRANSPOSED),
+    "conv_transpose2d": _by_name(functional.conv_transpose2d, 3, *_TRANSPOSED),
+    "max_pool2d": _by_name(functional.max_pool2d, 1, "kernel_size", "stride", "padding",
+                           "dilation", "ceil_mode", "return_indices"),
+    "avg_pool2d": _by_name(functional.avg_pool2d, 1, "kernel_size", "stride", "padding",
+                           "ceil_mode", "count_include_pad", "divisor_override"),
+    "max_pool1d": _by_name(functional.max_pool1d, 1, "kernel_size", "stride", "padding",
+                           "dilation", "ceil_mode", "return_indices"),
+    "avg_pool1d": _by_name(functional.avg_pool1d, 1, "kernel_size", "stride", "padding",
+                           "ceil_mode", "count_include_pad"),
+    "adaptive_avg_pool2d": _by_name(functional.adaptive_avg_pool2d, 1, "output_size"),
+    "adaptive_max_pool2d": _by_name(functional.adaptive_max_pool2d, 1, "output_size",
+                                    "return_indices"),
+    "max_unpool2d": _by_name(functional.max_unpool2d, 1, "indices", "kernel_size", "stride",
+                             "padding", "output_size"),
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""How instructions on memory, among warps and of the matrix units are written in Python."""
+"""Translation to Python of instructions on memory, between warps and of the matrix units."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tconv.emulator.ptx import (
 )
 
 WIDE_FIELDS = ("global_address", "global_stride")  # of a tensor map: 64 bits
-MORE: dict[str, Emit] = {}
-handles = handling(MORE)
+MEMORY_HANDLERS: dict[str, Emit] = {}
+handles = handling(MEMORY_HANDLERS)
 
 
 def here(emitter: Emitter, instruction: Instruction) -> str:

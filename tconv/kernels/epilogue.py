@@ -1,114 +1,19 @@
-"""The epilogue of a convolution: what a kernel does to its sums before it writes them.
+"""The epilogue of a convolution, which a kernel applies to its sums before it stores them.
 
     z = (sums + bias - mean) gamma / sqrt(variance + eps) + beta    bias and batch normalization
     y = activation(z + residual), or activation(z) + residual
     y = max of the 2x2 windows of y
 
-Each part is there only where its tensor is. All of it is computed in the type of the sums. A
-pooled tile holds whole windows: its four quarters are the four places of every window, and
-their maximum is an element-wise one.
+A part whose tensor is None is left out. Everything is computed in the type of the sums. A pooled
+tile holds complete windows: its four quarters are the four places of every window, and their
+maximum is element-wise.
 """
 
 import triton
 import triton.language as tl
 
-# ---- activations ----------------------------------------------------------------------------
-
-
-@triton.jit
-def relu(value):
-    """Zero for negative values; NaN stays NaN."""
-    return tl.where(value < 0, 0.0, value)
-
-
-@triton.jit
-def sigmoid(value):
-    return 1.0 / (1.0 + tl.exp(-value))
-
-
-@triton.jit
-def tanh(value):
-    """Hyperbolic tangent: a Pade approximant near 0, where the exponential form cancels."""
-    square = value * value
-    over = ((square + 378.0) * square + 17325.0) * square + 135135.0
-    under = ((28.0 * square + 3150.0) * square + 62370.0) * square + 135135.0
-    near = value * (over / under)
-    far = 1.0 - 2.0 / (tl.exp(2.0 * value) + 1.0)
-    return tl.where((value > -0.5) & (value < 0.5), near, far)
-
-
-@triton.jit
-def gelu_tanh_argument(value):
-    """w, where GELU's tanh form 0.5 v (1 + tanh(w / 2)) equals v sigmoid(w)."""
-    return 1.5957691216057308 * (value + 0.044715 * (value * value * value))  # 2 sqrt(2 / pi)
-
-
-@triton.jit
-def activate(value, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
-    """The activation of ``value``, with NaN and infinities as in torch; None is the identity."""
-    if ACTIVATION == "relu":
-        value = relu(value)
-    elif ACTIVATION == "relu6":
-        value = relu(tl.where(value > 6, 6.0, value))
-    elif ACTIVATION == "leaky_relu":
-        value = tl.where(value > 0, value, value * SLOPE)
-    elif ACTIVATION == "silu":
-        value = value / (1.0 + tl.exp(-value))
-    elif ACTIVATION == "hardswish":
-        value = value * relu(tl.where(value > 3, 6.0, value + 3.0)) / 6.0
-    elif ACTIVATION == "hardsigmoid":
-        value = relu(tl.where(value > 3, 6.0, value + 3.0)) / 6.0
-    elif ACTIVATION == "gelu":
-        value = 0.5 * value * (1.0 + tl.erf(value * 0.7071067811865476))
-    elif ACTIVATION == "gelu_tanh":
-        value = value / (1.0 + tl.exp(-gelu_tanh_argument(value)))
-    elif ACTIVATION == "sigmoid":
-        value = sigmoid(value)
-    elif ACTIVATION == "tanh":
-        value = tanh(value)
-    return value
-
-
-@triton.jit
-def activation_grad(dy, value, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr,
-                    FROM_RESULT: tl.constexpr):  # fmt: skip
-    """dy times the activation's derivative, at the kinks as in torch.
-
-    ``value`` is the activation's argument or, with FROM_RESULT, its result.
-    """
-    if ACTIVATION == "relu":
-        dy = tl.where(value <= 0, 0.0, dy)
-    elif ACTIVATION == "relu6":
-        dy = tl.where((value <= 0) | (value >= 6), 0.0, dy)
-    elif ACTIVATION == "leaky_relu":
-        dy = tl.where(value > 0, dy, dy * SLOPE)
-    elif ACTIVATION == "silu":
-        share = sigmoid(value)
-        dy = dy * share * (1.0 + value * (1.0 - share))
-    elif ACTIVATION == "hardswish":
-        dy = tl.where(value < 3, tl.where(value <= -3, 0.0, dy * (value / 3.0 + 0.5)), dy)
-    elif ACTIVATION == "hardsigmoid":
-        dy = tl.where((value > -3) & (value < 3), dy / 6.0, 0.0)
-    elif ACTIVATION == "gelu":
-        share = 0.5 * (1.0 + tl.erf(value * 0.7071067811865476))
-        density = 0.3989422804014327 * tl.exp(-0.5 * value * value)  # 1 / sqrt(2 pi)
-        dy = dy * (share + value * density)
-    elif ACTIVATION == "gelu_tanh":
-        share = sigmoid(gelu_tanh_argument(value))
-        rise = 1.5957691216057308 * (1.0 + 3 * 0.044715 * value * value)
-        dy = dy * (share + value * (share * (1.0 - share)) * rise)
-    elif ACTIVATION == "sigmoid":
-        share = value
-        if not FROM_RESULT:
-            share = sigmoid(value)
-        dy = dy * (share * (1.0 - share))
-    elif ACTIVATION == "tanh":
-        height = value
-        if not FROM_RESULT:
-            height = tanh(value)
-        dy = dy * (1.0 - height * height)
-    return dy
-
+from tconv.kernels.activations import activate, relu
+from tconv.kernels.index import element_offset
 
 # ---- bias, batch normalization, residual ----------------------------------------------------
 
@@ -121,7 +26,7 @@ def channel_terms(
     norm_mean,
     norm_var,
     channel,
-    exists,
+    mask,
     EPS: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
 ):
@@ -133,15 +38,15 @@ def channel_terms(
     scale = offset + 1
     shift = offset
     if bias is not None:
-        offset = tl.load(bias + channel, mask=exists, other=0.0).to(ACCUMULATOR)
+        offset = tl.load(bias + channel, mask=mask, other=0.0).to(ACCUMULATOR)
     if norm_mean is not None:
-        offset -= tl.load(norm_mean + channel, mask=exists, other=0.0).to(ACCUMULATOR)
-        variance = tl.load(norm_var + channel, mask=exists, other=1.0).to(ACCUMULATOR)
+        offset -= tl.load(norm_mean + channel, mask=mask, other=0.0).to(ACCUMULATOR)
+        variance = tl.load(norm_var + channel, mask=mask, other=1.0).to(ACCUMULATOR)
         scale = 1.0 / tl.sqrt(variance + EPS)
         if norm_weight is not None:
-            scale *= tl.load(norm_weight + channel, mask=exists, other=0.0).to(ACCUMULATOR)
+            scale *= tl.load(norm_weight + channel, mask=mask, other=0.0).to(ACCUMULATOR)
         if norm_bias is not None:
-            shift = tl.load(norm_bias + channel, mask=exists, other=0.0).to(ACCUMULATOR)
+            shift = tl.load(norm_bias + channel, mask=mask, other=0.0).to(ACCUMULATOR)
     return offset, scale, shift
 
 
@@ -237,9 +142,30 @@ def window_place(element, columns):
 
 
 @triton.jit
-def windows_of_rows(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """[BLOCK_M / 4, BLOCK_N, 2, 2] of a tile whose rows are pixels, window by window."""
-    return tl.permute(tl.reshape(tile, (BLOCK_M // 4, 2, 2, BLOCK_N)), (0, 3, 1, 2))
+def pixel_place(pixel, columns, POOL: tl.constexpr):
+    """(row, column) of a pixel of an image; with POOL pixels are counted window by window."""
+    if POOL:
+        return window_place(pixel, columns)
+    else:
+        return pixel // columns, pixel % columns
+
+
+@triton.jit
+def summed_plane(height, width, POOL: tl.constexpr, INDEX: tl.constexpr):
+    """Pixels of an image that a pass computes: with POOL, those of complete windows."""
+    if POOL:
+        return (height // 2).to(INDEX) * (width // 2) * 4
+    else:
+        return height.to(INDEX) * width
+
+
+@triton.jit
+def tile_windows(tile, PIXELS_FIRST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The 2x2 windows, as its last two axes, of a tile whose pixels are in order of windows."""
+    if PIXELS_FIRST:
+        return tl.permute(tl.reshape(tile, (BLOCK_M // 4, 2, 2, BLOCK_N)), (0, 3, 1, 2))
+    else:
+        return tl.reshape(tile, (BLOCK_N, BLOCK_M // 4, 2, 2))
 
 
 @triton.jit
@@ -286,23 +212,7 @@ def pooled(
     return best, at_best, offset
 
 
-# ---- addresses and stores -------------------------------------------------------------------
-
-
-@triton.jit
-def element_offset(image, place, plane, channel, CHANNELS: tl.constexpr, NHWC: tl.constexpr,
-                   INDEX: tl.constexpr):  # fmt: skip
-    """Elements from the start of a dense tensor to a pixel's first channel, and on to a channel.
-
-    ``place`` is the pixel's within its image of ``plane`` pixels.
-    """
-    if NHWC:
-        pixel_offset = (image.to(INDEX) * plane + place) * CHANNELS
-        channel_offset = channel.to(INDEX)
-    else:
-        pixel_offset = image.to(INDEX) * CHANNELS * plane + place
-        channel_offset = channel.to(INDEX) * plane
-    return pixel_offset, channel_offset
+# ---- stores ------------------------------------------------------------------------------------
 
 
 @triton.jit
@@ -313,3 +223,85 @@ def store_result(y, kept, offsets, at, mask, result, argument, offset):
     if offsets is not None:
         tl.store(offsets + at, offset, mask=mask)
     tl.store(y + at, result.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def across_tile(pixel_value, channel_value, PIXELS_FIRST: tl.constexpr):
+    """A value of each pixel and one of each channel, shaped to broadcast over a tile."""
+    if PIXELS_FIRST:
+        return pixel_value[:, None], channel_value[None, :]
+    else:
+        return pixel_value[None, :], channel_value[:, None]
+
+
+@triton.jit
+def tile_offsets(image, place, plane, pixel_mask, channel, channel_mask, CHANNELS: tl.constexpr,
+                 NHWC: tl.constexpr, PIXELS_FIRST: tl.constexpr, INDEX: tl.constexpr):  # fmt: skip
+    """Offset and mask of each element of a tile in a dense tensor."""
+    pixel_offset, channel_offset = element_offset(
+        image, place, plane, channel, CHANNELS, NHWC, INDEX
+    )
+    pixel_offset, channel_offset = across_tile(pixel_offset, channel_offset, PIXELS_FIRST)
+    pixel_mask, channel_mask = across_tile(pixel_mask, channel_mask, PIXELS_FIRST)
+    return pixel_offset + channel_offset, pixel_mask & channel_mask
+
+
+@triton.jit
+def store_tile(
+    sums,  # [BLOCK_M, BLOCK_N], pixels by channels; or, not PIXELS_FIRST, its transpose
+    inputs,  # (bias, norm_weight, norm_bias, norm_mean, norm_var, residual), each may be None
+    outputs,  # (result, kept, offsets), the latter two may be None
+    image,  # of each pixel
+    place,  # of each pixel within its image of height x width
+    pixel_mask,
+    height,
+    width,
+    tile_row,  # which BLOCK_M pixels of all; with POOL they are whole windows
+    batch,
+    channel,
+    channel_mask,
+    CHANNELS: tl.constexpr,
+    NHWC: tl.constexpr,
+    PIXELS_FIRST: tl.constexpr,
+    EPS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,
+    POOL: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Apply the epilogue to a tile of sums and store what it yields."""
+    bias, norm_weight, norm_bias, norm_mean, norm_var, residual = inputs
+    result, kept, offsets = outputs
+    offset, scale, shift = channel_terms(
+        bias, norm_weight, norm_bias, norm_mean, norm_var, channel, channel_mask, EPS, sums.dtype
+    )
+    _, offset = across_tile(pixel_mask, offset, PIXELS_FIRST)
+    _, scale = across_tile(pixel_mask, scale, PIXELS_FIRST)
+    _, shift = across_tile(pixel_mask, shift, PIXELS_FIRST)
+    at, mask = tile_offsets(
+        image, place, height.to(INDEX) * width, pixel_mask, channel, channel_mask, CHANNELS, NHWC,
+        PIXELS_FIRST, INDEX,
+    )  # fmt: skip
+    more = None
+    if residual is not None:
+        more = tl.load(residual + at, mask=mask, other=0.0)
+    total, argument = epilogue(
+        sums, offset, scale, shift, more, bias, norm_mean, ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL
+    )
+    best_place = None
+    if POOL:
+        total, argument, best_place = pooled(
+            tile_windows(total, PIXELS_FIRST, BLOCK_M, BLOCK_N),
+            tile_windows(argument, PIXELS_FIRST, BLOCK_M, BLOCK_N),
+            kept, ACTIVATION, RESIDUAL_AFTER,
+        )  # fmt: skip
+        window = tile_row.to(INDEX) * (BLOCK_M // 4) + tl.arange(0, BLOCK_M // 4)
+        plane = (height // 2).to(INDEX) * (width // 2)
+        at, mask = tile_offsets(
+            window // plane, window % plane, plane, window < batch.to(INDEX) * plane, channel,
+            channel_mask, CHANNELS, NHWC, PIXELS_FIRST, INDEX,
+        )  # fmt: skip
+    store_result(result, kept, offsets, at, mask, total, argument, best_place)

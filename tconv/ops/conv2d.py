@@ -20,6 +20,7 @@ from torch.overrides import has_torch_function_variadic
 
 from tconv.geometry import out_size
 from tconv.launch import runs_triton
+from tconv.ops import vmap
 from tconv.ops.arguments import overridden
 from tconv.ops.conv_check import check_types, conv_window
 from tconv.ops.conv_run import (
@@ -273,16 +274,16 @@ def _conv2d_jvp(inputs: tuple[Any, ...], y: Tensor, tangents: tuple[Any, ...]) -
     return conv2d_tangent(x, w, window, precision, tangents[:3])
 
 
-for _name, _run, _gradient, _save, _jvp in (
-    ("conv2d", _conv2d, _conv2d_backward, _save_conv2d, _conv2d_jvp),
+for _name, _run, _gradient, _save, _jvp, _fold in (
+    ("conv2d", _conv2d, _conv2d_backward, _save_conv2d, _conv2d_jvp, vmap.conv2d),
     ("conv2d_input_grad", _conv2d_input_grad, _input_grad_backward, _save_gradient,
-     bilinear("conv2d_input_grad")),
+     bilinear("conv2d_input_grad"), vmap.input_grad),
     ("conv2d_weight_grad", _conv2d_weight_grad, _weight_grad_backward, _save_gradient,
-     bilinear("conv2d_weight_grad")),
+     bilinear("conv2d_weight_grad"), vmap.weight_grad),
     ("conv2d_bias_grad", _conv2d_bias_grad, _bias_grad_backward, _save_bias_grad,
-     linear("conv2d_bias_grad")),
+     linear("conv2d_bias_grad"), vmap.bias_grad),
 ):  # fmt: skip
-    register(_library, _name, _run, _gradient, _save, _jvp)
+    register(_library, _name, _run, _gradient, _save, _jvp, _fold)
 
 
 # ---- autocast -------------------------------------------------------------------------------
@@ -310,6 +311,24 @@ def windowed(
     if rows or columns:
         x = torch.nn.functional.pad(x, (0, columns, 0, rows))
     return x, window
+
+
+def convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    window: Sizes,
+    activation: str | None,
+    precision: str | None,
+) -> Tensor:
+    """activation(x * w + bias + residual) of batched images whose window was checked."""
+    if activation is None and residual is None:
+        return _ops.conv2d.default(x, weight, bias, window, precision)  # type: ignore[no-any-return]
+    operands = (x, weight, bias, residual)
+    ending = (activation, NEGATIVE_SLOPE, False, False, differentiates(*operands), precision)
+    y: Tensor = _ops.conv2d_fused.default(*operands, *(None,) * 4, 0.0, window, *ending)[0]
+    return y
 
 
 def conv2d(
@@ -371,13 +390,7 @@ def conv2d(
         return overridden(conv2d, tensors, *tensors[:3], *form, **how)  # type: ignore[no-any-return]
     x, window = windowed(input, weight, bias, stride, padding, dilation, groups)
     batched = input.dim() != 3
-    if activation is None and residual is None:
-        y = _ops.conv2d.default(x, weight, bias, window, precision)
-    else:
-        if residual is not None and not batched:
-            residual = residual.unsqueeze(0)
-        operands = (x, weight, bias, residual)
-        keep = differentiates(*operands)
-        ending = (activation, NEGATIVE_SLOPE, False, False, keep, precision)
-        y = _ops.conv2d_fused.default(*operands, *(None,) * 4, 0.0, window, *ending)[0]
+    if residual is not None and not batched:
+        residual = residual.unsqueeze(0)
+    y = convolved(x, weight, bias, residual, window, activation, precision)
     return y if batched else y.squeeze(0)
