@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from tconv.cost.constants import calibrated
-from tconv.cost.descent import cheapest
+from tconv.cost.cheapest import cheapest
 from tconv.cost.neighbour import neighbours_choice
 from tconv.cost.space import broken_rule
 from tconv.families import FAMILIES, serves

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import triton.language as tl
@@ -144,18 +143,19 @@ def pixel_box(pixels: int, batch: int, out_h: int, out_w: int, most: int = 1 << 
     >>> pixel_box(64, 64, 7, 7)
     PixelBox(images=64, rows=1, columns=1, count=49, exact=True)
     """
-    found = []
-    side = pixels.bit_length() - 1
-    for log_w in range(side + 1):
-        for log_h in range(side + 1 - log_w):
-            sides = 1 << (side - log_w - log_h), 1 << log_h, 1 << log_w
-            if max(sides) > most:
-                continue
-            pairs = list(zip((batch, out_h, out_w), sides, strict=True))
-            count = prod(-(-extent // edge) for extent, edge in pairs)
-            exact = all(extent % edge == 0 for extent, edge in pairs)
-            found.append((count, sides[0], -sides[2], PixelBox(*sides, count, exact)))
-    return min(found, key=lambda entry: entry[:3])[3]
+    best = (1 << 62, 0, 0), (1, 1, 1)
+    side, longest = pixels.bit_length() - 1, most.bit_length() - 1
+    for log_w in range(min(side, longest) + 1):
+        columns = -(-out_w >> log_w)
+        for log_h in range(max(0, side - log_w - longest), min(side - log_w, longest) + 1):
+            log_n = side - log_w - log_h
+            count = -(-batch >> log_n) * -(-out_h >> log_h) * columns
+            key = count, log_n, -log_w
+            if key < best[0]:
+                best = key, (1 << log_n, 1 << log_h, 1 << log_w)
+    (count, *_), (images, rows, columns) = best
+    exact = not (batch % images or out_h % rows or out_w % columns)
+    return PixelBox(images, rows, columns, count, exact)
 
 
 def programs(tiles: int, others: int, tile: Tile, target: Target) -> int:

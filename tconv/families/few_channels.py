@@ -128,4 +128,5 @@ FAMILY = Family(
     axes=matmul_axes,
     matmul=matmul,
     demand=demand,
+    copies=True,
 )

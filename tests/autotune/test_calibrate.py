@@ -22,7 +22,7 @@ from tconv.cost.constants import (
     user_constants,
     write_calibrated,
 )
-from tconv.cost.descent import cheapest
+from tconv.cost.cheapest import cheapest
 from tconv.cost.model import predict
 from tconv.cost.space import candidates
 from tconv.geometry import ConvGeometry
