@@ -1,5 +1,7 @@
-"""For tests and doctests alike: without a GPU the kernels run in Triton's interpreter, or on the
-GPU that ``TCONV_EMULATE`` names; fresh tensors are poisoned.
+"""Fixtures and settings for tests and doctests.
+
+Without a GPU the kernels run in Triton's interpreter, or on the emulated GPU that ``TCONV_EMULATE``
+names. Fresh tensors are poisoned.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ if interpreting():
     interpreter_boxes.mend()
     watch()
 
-# A plugin of its own: importing it changes where the suite runs.
+# A plugin that must not be collected: importing it changes where the suite runs.
 collect_ignore = ["tests/as_on_a_gpu.py"]
 if importlib.util.find_spec("keras") is None:
     collect_ignore.append("tconv/keras.py")
 
 
-# What a test needs by its markers, which pyproject.toml describes, and whether it is there.
+# What a test with each marker needs (pyproject.toml describes them), and whether it is present.
 NEEDS = {
     "gpu": ("needs a GPU, CUDA's or an emulated one", torch.cuda.is_available() or emulated()),
     "device": ("needs a CUDA GPU", torch.cuda.is_available()),
@@ -51,20 +53,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _float32_is_float32() -> Iterator[None]:
-    """Without TF32, which cuDNN takes by default, unless a test asks for it."""
+    """Disable TF32, which cuDNN uses by default, unless a test asks for it."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's tuned tables."""
+    """Keep tests from reading or writing the user's tuned tables."""
     monkeypatch.setenv("TCONV_HOME", str(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh memory holds NaN, or the least integer: an element that no kernel wrote is seen."""
+    """Fill fresh memory with NaN or the least integer, to expose elements that no kernel wrote."""
 
     def poisoning(plain: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def empty(*args: Any, **kwargs: Any) -> torch.Tensor:

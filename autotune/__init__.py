@@ -1,4 +1,4 @@
-"""The tuner: which kernel and tile is best for a layer, on this GPU."""
+"""The tuner: finds the fastest kernel and tile for each layer on this GPU."""
 
 from autotune.first_call import on_first_call
 

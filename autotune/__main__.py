@@ -1,9 +1,12 @@
-"""``python -m autotune``; workers import this file too, and must find it inert."""
+"""Entry point of ``python -m autotune``; does nothing when a worker process imports it."""
 
 if __name__ == "__main__":
-    try:
-        from autotune.cli import app
-    except ModuleNotFoundError as error:  # it names the extra
-        raise SystemExit(f"error: {error}") from None
+    from tconv.command_line import command_line
 
-    app(prog_name="python -m autotune")
+    with command_line():
+        try:
+            from autotune.cli import app
+        except ModuleNotFoundError as error:  # the message names the missing extra
+            raise SystemExit(f"error: {error}") from None
+
+        app(prog_name="python -m autotune")

@@ -1,4 +1,4 @@
-"""The command line: tune, ask about a layer or a space, replay a search, carry results along."""
+"""The command line: tune, describe layers and spaces, replay searches, exchange results."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 ALL_PASSES = ",".join(PASSES)
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+EXIT_INTERRUPTED = 130  # the exit code that shells report for SIGINT
 EXIT_FAILED = 1
 
 
 def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
-    """Say what is wrong and end."""
+    """Print an error message and exit with ``code``."""
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(code)
 
 
 def known(kind: str, value: str, values: Iterable[str]) -> str:
-    """``value``, if it is one of ``values``; else exit code 2 and the list."""
+    """Return ``value`` if it is one of ``values``; otherwise exit with code 2."""
     allowed = list(values)
     if value not in allowed:
         fail(f"unknown {kind} {value!r}; there are: {', '.join(allowed)}")
@@ -51,7 +51,7 @@ def known(kind: str, value: str, values: Iterable[str]) -> str:
 
 
 def known_passes(text: str) -> list[Pass]:
-    """The passes that a comma-separated text names, in the order of computation."""
+    """Return the passes named in a comma-separated text, in the order of computation."""
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     for part in wanted:
         known("pass", part, PASSES)
@@ -67,18 +67,20 @@ def positive(name: str, value: int) -> int:
 
 
 SuiteOption = Annotated[
-    list[str] | None, typer.Option("--suite", help="A model's layers; may be given again.")
+    list[str] | None, typer.Option("--suite", help="Model whose layers to use; repeatable.")
 ]
-PassesOption = Annotated[str, typer.Option("--passes", help="Of fprop, dgrad, wgrad, by commas.")]
+PassesOption = Annotated[
+    str, typer.Option("--passes", help="Comma-separated: fprop, dgrad, wgrad.")
+]
 TargetOption = Annotated[
     str | None,
-    typer.Option("--target", help="Predict for this GPU; by default measure on the one here."),
+    typer.Option("--target", help="Predict for this GPU; default: measure on the local one."),
 ]
 DtypeOption = Annotated[
     str,
-    typer.Option("--dtype", help="Of activations and filters; tf32, tf32x3: so float32 products."),
+    typer.Option("--dtype", help="Data type; tf32, tf32x3: precision of float32 products."),
 ]
-BatchOption = Annotated[int, typer.Option("--batch", help="Images at a time.")]
+BatchOption = Annotated[int, typer.Option("--batch", help="Images per batch.")]
 
 
 def _suites(wanted: list[str] | None) -> list[str]:
@@ -91,7 +93,7 @@ def _suites(wanted: list[str] | None) -> list[str]:
 
 
 def _work(suite: list[str] | None, passes: str, dtype: str, batch: int) -> list[Job]:
-    """A job for each layer and pass that the options name."""
+    """Return one job for each layer and pass that the options select."""
     from autotune.suites import suite as layers
     from autotune.tune import jobs
 
@@ -103,7 +105,7 @@ def _work(suite: list[str] | None, passes: str, dtype: str, batch: int) -> list[
 
 
 def _target(name: str | None, cluster: Cluster | None = None) -> tuple[Target, Kind]:
-    """The target and how its figures come about: a named one is predicted for."""
+    """Return the target and the kind of its times; those of a named target are predicted."""
     from autotune.tune import machine
 
     if name is None:
@@ -111,7 +113,7 @@ def _target(name: str | None, cluster: Cluster | None = None) -> tuple[Target, K
         if cluster is not None and cluster.gpus:
             here = cluster.ask(machine)
             if not isinstance(here, tuple):
-                fail(f"a worker announces a GPU and has none: {here}", EXIT_FAILED)
+                fail(f"a worker advertises a GPU but has none: {here}", EXIT_FAILED)
         return here if here is not None else (TARGETS[DEFAULT_TARGET], "predicted")
     return TARGETS[known("target", name, TARGETS)], "predicted"
 
@@ -125,23 +127,23 @@ def tune(
     batch: BatchOption = DEFAULT_BATCH,
     candidates: Annotated[
         int | None,
-        typer.Option("--candidates", help="Tried for each problem; by default 16, predicted 8."),
+        typer.Option("--candidates", help="Tried per problem; default 16, or 8 predicted."),
     ] = None,
     strategy: Annotated[
         str | None,
-        typer.Option("--strategy", help="How they are chosen; by default combined, or ranked."),
+        typer.Option("--strategy", help="Default: combined; for predictions ranked."),
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", help="Processes that compile.")
+        int, typer.Option("--workers", help="Compiler processes.")
     ] = DEFAULT_EFFORT.workers,
     time_limit: Annotated[
-        str | None, typer.Option("--time-limit", help="Time to stop after: 90s, 8m, 1h30m.")
+        str | None, typer.Option("--time-limit", help="Stop after this time: 90s, 8m, 1h30m.")
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option("--cluster", help="Dask scheduler whose workers do the work.")
+        str | None, typer.Option("--cluster", help="Run on the workers of this Dask scheduler.")
     ] = None,
 ) -> None:
-    """Find the best tile for each layer and pass; print and keep the winners."""
+    """Find the fastest tile for each layer and pass; print and store the winners."""
     from autotune.provenance import other_processes
     from autotune.tune import tune as run
     from autotune.tune import with_changes
@@ -172,13 +174,13 @@ def tune(
         )
         console.print(show.announcement(gpu, kind, dtype))
         if kind == "measured" and helpers is None and (others := other_processes()):
-            console.print(f"{others} other processes use this GPU: times may be of their making")
+            console.print(f"{others} other processes use this GPU and may distort the times")
         outcome = run(
             work, gpu, kind, effort, strategy=strategy, deadline=deadline, cluster=helpers
         )
     show.print_outcome(outcome, console)
     if outcome.interrupted:
-        fail("stopped; what was found is kept, and the next run goes on", EXIT_INTERRUPTED)
+        fail("stopped; results so far are kept and the next run continues", EXIT_INTERRUPTED)
     if outcome.trouble or any(finding.winner is None for finding in outcome.findings):
         fail("; ".join(outcome.trouble) or "some problems have no winner", EXIT_FAILED)
 
@@ -192,10 +194,10 @@ def emulate(
     batch: BatchOption = DEFAULT_BATCH,
     workers: Annotated[int, typer.Option("--workers", help="Processes that run kernels.")] = 1,
     resources: Annotated[
-        bool, typer.Option("--resources", help="Also what the compiled code takes.")
+        bool, typer.Option("--resources", help="Also report registers and memory.")
     ] = False,
     choices: Annotated[
-        Path | None, typer.Option("--choices", help="JSON as printed: run these instead.")
+        Path | None, typer.Option("--choices", help="Run the choices in this JSON output.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -233,20 +235,20 @@ def emulate(
 @app.command()
 def layer(
     input: Annotated[str, typer.Option("--input", help="Input volume, CxHxW.")],
-    filters: Annotated[int, typer.Option("--filters", help="K, how many.")],
-    extent: Annotated[int, typer.Option("--extent", help="F, of a filter.")],
+    filters: Annotated[int, typer.Option("--filters", help="K, number of filters.")],
+    extent: Annotated[int, typer.Option("--extent", help="F, filter height and width.")],
     stride: Annotated[int, typer.Option("--stride", help="S.")] = 1,
-    padding: Annotated[int, typer.Option("--padding", help="P, of zeros.")] = 0,
+    padding: Annotated[int, typer.Option("--padding", help="P, zero padding.")] = 0,
     batch: BatchOption = DEFAULT_BATCH,
     dtype: DtypeOption = "float16",
     target: TargetOption = None,
-    dilation: Annotated[int, typer.Option("--dilation", help="Between taps.")] = 1,
-    groups: Annotated[int, typer.Option("--groups", help="That share the channels.")] = 1,
+    dilation: Annotated[int, typer.Option("--dilation", help="Tap spacing.")] = 1,
+    groups: Annotated[int, typer.Option("--groups", help="Channel groups.")] = 1,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Draw it to scale: .svg or .png.")
     ] = None,
 ) -> None:
-    """What a layer is, what bounds it, and which kernel and tile would run."""
+    """Describe a layer: its volumes, what bounds its time, and its kernels and tiles."""
     known("dtype", dtype, ARITHMETICS)
     gpu, _ = _target(target)
     try:
@@ -256,7 +258,7 @@ def layer(
     except ValueError as error:
         fail(str(error))
     console = Console(highlight=False, soft_wrap=True)
-    if picture is not None:  # first: one that cannot be drawn is refused before any output
+    if picture is not None:  # draw first, so that an undrawable picture fails before any output
         try:
             show.draw_layer(geometry, dtype, gpu, picture)
         except (OSError, ValueError) as error:
@@ -274,7 +276,7 @@ def space(
     dtype: DtypeOption = "float16",
     batch: BatchOption = DEFAULT_BATCH,
 ) -> None:
-    """How many tiles remain after each rule."""
+    """Count the tiles that remain after each rule."""
     work = _work(suite, passes, dtype, batch)
     gpu, _ = _target(target)
     show.print_space(work, gpu, Console())
@@ -282,14 +284,14 @@ def space(
 
 @app.command()
 def replay(
-    space: Annotated[Path, typer.Argument(help="CSV: parameters, and last their time.")],
-    strategy: Annotated[str, typer.Option("--strategy", help="Which to run.")] = DEFAULT,
-    evaluations: Annotated[int, typer.Option("--evaluations", help="Of a run.")] = 200,
-    repeats: Annotated[int, typer.Option("--repeats", help="Runs, to take the mean of.")] = 40,
-    seed: Annotated[int, typer.Option("--seed", help="Of the first run.")] = 0,
+    space: Annotated[Path, typer.Argument(help="CSV: parameters, then time.")],
+    strategy: Annotated[str, typer.Option("--strategy", help="Strategy to run.")] = DEFAULT,
+    evaluations: Annotated[int, typer.Option("--evaluations", help="Per run.")] = 200,
+    repeats: Annotated[int, typer.Option("--repeats", help="Runs to average.")] = 40,
+    seed: Annotated[int, typer.Option("--seed", help="First run's seed.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Run a search strategy against a recorded space: how near it comes to the optimum."""
+    """Replay a search strategy on a recorded space and report its share of the optimum."""
     from json import dumps
 
     from autotune.recorded import SpaceError
@@ -310,7 +312,7 @@ def judge(
     tables: Annotated[list[Path], typer.Argument(help="Recorded tables: CSV or CSV.gz.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Judge the cost model by kernels that others timed on an A100, an H100 or an RTX 3070."""
+    """Judge the cost model by recorded kernel times of an A100, an H100 or an RTX 3070."""
     from json import dumps
 
     from autotune.judge import judge as run
@@ -321,16 +323,14 @@ def judge(
     except RecordingError as error:
         fail(str(error))
     if not cells:
-        fail("no problem of these tables was timed with enough tiles")
+        fail("no problem in these tables has enough timed tiles")
     if json:
         typer.echo(dumps({cell.name: cell.as_json() for cell in cells}))
     else:
         show.print_judgement(cells, Console(soft_wrap=True))
 
 
-StoredOption = Annotated[
-    str | None, typer.Option("--target", help="Of this GPU; by default the one here.")
-]
+StoredOption = Annotated[str | None, typer.Option("--target", help="GPU; default: the local one.")]
 
 
 def _stored_target(name: str | None) -> str:
@@ -338,16 +338,16 @@ def _stored_target(name: str | None) -> str:
 
     if name is not None:
         if TARGET_NAME.fullmatch(name) is None:
-            fail(f"--target {name!r} is no GPU's name; one reads nvidia-h200 or sm_90")
+            fail(f"--target {name!r} is not a GPU name such as nvidia-h200 or sm_90")
         return name
     here = machine()
     if here is None:
-        fail("there is no GPU here: say with --target whose trials are meant")
+        fail("no local GPU: name one with --target")
     return here[0].name
 
 
 def _stored(target: str, kind: Kind) -> list[Trial]:
-    """The trials of the store; exit code 2 where it cannot be used."""
+    """Return the store's trials of ``target``; exit with code 2 if the store is unusable."""
     from autotune.trial_store import Store
 
     with Store() as store:
@@ -362,10 +362,10 @@ def export(
     target: StoredOption = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", help="File; by default tconv/tuned/GPU.json, or ./GPU.json."),
+        typer.Option("--to", help="File; default: tconv/tuned/GPU.json or ./GPU.json."),
     ] = None,
 ) -> None:
-    """Write the measured winners of a GPU as a data file, to ship with the library."""
+    """Write a GPU's measured winners to a data file that the library can ship."""
     from autotune.ship import export_winners
     from tconv.files import in_checkout
     from tconv.winners import shipped_table
@@ -381,27 +381,27 @@ def export(
 
 @app.command(name="import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="Winners that another machine exported.")],
+    file: Annotated[Path, typer.Argument(help="Winners exported on another machine.")],
 ) -> None:
-    """Take over another machine's winners; what was measured here stays."""
+    """Import another machine's winners; winners measured here are kept."""
     from autotune.ship import import_winners
 
     try:
         done = import_winners(file)
     except (TableError, OSError) as error:
         fail(str(error))
-    typer.echo(f"{done.target}: {done.taken} winners taken over, {done.kept} stay as they were")
+    typer.echo(f"{done.target}: {done.taken} winners imported, {done.kept} kept unchanged")
 
 
 @app.command()
 def record(
-    folder: Annotated[Path, typer.Argument(help="For the CSVs, one a problem.")],
+    folder: Annotated[Path, typer.Argument(help="Output folder, one CSV per problem.")],
     target: StoredOption = None,
     predicted: Annotated[
-        bool, typer.Option("--predicted", help="What was predicted, not what was measured.")
+        bool, typer.Option("--predicted", help="Predicted instead of measured trials.")
     ] = False,
 ) -> None:
-    """Write what was tried as recorded spaces, to replay a search without a GPU."""
+    """Write trials as recorded spaces, on which a search can be replayed without a GPU."""
     from autotune.ship import record_spaces
 
     name = _stored_target(target)
@@ -420,14 +420,12 @@ def calibrate(
     target: StoredOption = None,
     tables: Annotated[
         list[Path] | None,
-        typer.Option("--from", help="Recorded tables of one GPU, in place of own measurements."),
+        typer.Option("--from", help="Fit to recorded tables of one GPU instead."),
     ] = None,
-    to: Annotated[
-        Path | None, typer.Option("--to", help="File; by default the user's own.")
-    ] = None,
-    source: Annotated[str, typer.Option("--source", help="Of the tables, to be cited.")] = "",
+    to: Annotated[Path | None, typer.Option("--to", help="File; default: the user's own.")] = None,
+    source: Annotated[str, typer.Option("--source", help="Citation for the tables.")] = "",
 ) -> None:
-    """Refit the cost model's constants to times: measured here, or recorded by others."""
+    """Refit the cost model's constants to times measured here or recorded by others."""
     from dataclasses import replace
 
     from autotune.calibrate import CalibrationError
@@ -440,7 +438,7 @@ def calibrate(
     console = Console(soft_wrap=True)
     console.print(show.calibration_table(found))
     if not found.better:
-        console.print("Fitted constants predict held-out problems no better: those in force stay.")
+        console.print("The fit predicts held-out problems no better; the constants are unchanged.")
     path = to or user_constants(gpu)
     try:
         write_calibrated(path, gpu, replace(found.calibrated, source=source))
@@ -450,7 +448,7 @@ def calibrate(
 
 
 def _calibration(target: str | None) -> tuple[Calibration, str]:
-    """From the measured trials of the store, and the GPU's name."""
+    """Return a calibration from the store's measured trials, and the GPU's name."""
     from autotune.calibrate import calibrate as run
     from autotune.tune import machine
 
@@ -465,7 +463,7 @@ def _calibration(target: str | None) -> tuple[Calibration, str]:
 
 
 def _calibration_from(tables: list[Path], target: str | None) -> tuple[Calibration, str]:
-    """From recorded tables, of the GPU of ``target`` where they hold several."""
+    """Return a calibration from recorded tables; ``target`` selects a GPU if they hold several."""
     from autotune.calibrate import calibrate_from
     from autotune.recordings import RECORDED, RecordingError, read_recordings
 
@@ -482,7 +480,7 @@ def _calibration_from(tables: list[Path], target: str | None) -> tuple[Calibrati
 
 @app.command()
 def suites() -> None:
-    """The suites that exist, and their distinct layers."""
+    """List the suites and their distinct layers."""
     from autotune.suites import names
     from autotune.suites import suite as layers
 

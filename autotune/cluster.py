@@ -1,12 +1,12 @@
-"""A Dask cluster in place of this machine's processes: ``autotune tune --cluster ADDRESS``.
+"""Run tasks on a Dask cluster instead of local processes: ``autotune tune --cluster ADDRESS``.
 
     dask scheduler                                   # prints its address
     dask worker ADDRESS                              # on any machine: compiles and checks
     dask worker ADDRESS --nthreads 1 --resources "GPU=1"     # on one with a GPU: measures too
 
-A task runs in a process of its own below the Dask worker, as it does below the tuner, with the same
-time limit and the same environment. Dask does a lost worker's tasks again. Like ``workers``, this
-file imports nothing of the project before a task does.
+Each task runs in its own process below the Dask worker, with the same time limit and environment as
+in a local run. Dask retries the tasks of a lost worker. Like ``workers``, this file imports nothing
+from the project until a task does.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 
 from autotune.workers import Failure, Task, Workers, memory_of
 
-PATIENCE = 10.0  # seconds for a scheduler to answer, and for a first worker to come
-GPU = {"GPU": 1.0}  # what a worker announces that may measure, and what a measurement takes
+PATIENCE = 30.0  # seconds to wait for the scheduler's answer and for a first worker
+GPU = {"GPU": 1.0}  # Dask resource that a measuring worker advertises and a measurement takes
 
 _pools = threading.local()
 
 
 class ClusterError(ConnectionError):
-    """A cluster that cannot be used, or no longer answers."""
+    """A cluster that is unusable or no longer answers."""
 
 
 def remote(
@@ -39,13 +39,13 @@ def remote(
     source: str,
     gpu: bool,
 ) -> Any:
-    """One task below a Dask worker: its result, or ``Failure``."""
+    """Run one task below a Dask worker; return its result or a ``Failure``."""
     from autotune.provenance import source_hash
 
     if source_hash() != source:
-        words = f"this worker's kernels are of version {source_hash()}, the tuner's of {source}"
+        words = f"this worker's kernels have version {source_hash()}, the tuner's {source}"
         return Failure("crash", f"{words}: install the same tconv")
-    # A worker under a nanny is daemonic, and may have no children; ours end when it does.
+    # A worker under a nanny is daemonic and may not have children; our children end with it.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     pools: dict[str, Workers] = _pools.__dict__
     key = str((sorted(environment.items()), gpu))
@@ -56,10 +56,10 @@ def remote(
 
 
 class Cluster:
-    """A scheduler and its workers.
+    """A Dask scheduler and its workers.
 
     Raises:
-        ClusterError: where Dask is not installed, no scheduler answers, or it has no worker.
+        ClusterError: if Dask is missing, no scheduler answers, or it has no worker.
     """
 
     def __init__(self, address: str) -> None:
@@ -81,12 +81,12 @@ class Cluster:
         self.gpus = int(sum(worker["resources"].get("GPU", 0) for worker in found))
 
     def workers(self, environment: Mapping[str, str | None], gpu: bool = False) -> Workers:
-        """The cluster's processes; with ``gpu`` those that announce one, each for itself."""
+        """Return the cluster's workers; with ``gpu``, those that advertise a GPU."""
         count = max(1, self.gpus if gpu else self.slots)
         return Workers(count, environment, lambda: _Executor(self._client, environment, gpu))
 
     def ask(self, function: Callable[[], Any], seconds: float = 120.0) -> Any:
-        """What ``function`` gives on a worker with a GPU; ``Failure`` where it fails."""
+        """Call ``function`` on a worker with a GPU; return its result or a ``Failure``."""
         with self.workers({"TRITON_INTERPRET": None}, gpu=True) as asked:
             ((_, result, _),) = asked.run([Task(None, function, ())], seconds)
         return result
@@ -102,17 +102,17 @@ class Cluster:
 
 
 class _Executor(Executor):
-    """Dask's executor, for what ``Workers`` submits."""
+    """Dask's executor, adapted to the tasks that ``Workers`` submits."""
 
     def __init__(self, client: Any, environment: Mapping[str, str | None], gpu: bool) -> None:
         self._client = client
         self._environment, self._gpu = dict(environment), gpu
-        # The same check twice is two checks: pure functions alone may be answered from memory.
+        # Each check must run: Dask may answer pure functions from its cache.
         how: dict[str, Any] = {"pure": False, "resources": GPU} if gpu else {"pure": False}
         self._executor = client.get_executor(**how)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """``fn`` is ``perform``, which is called where the task runs."""
+        """Submit a task; ``fn`` is always ``perform``, which the remote process calls."""
         from autotune.provenance import source_hash
 
         if self._client.status != "running":

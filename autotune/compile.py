@@ -1,7 +1,7 @@
-"""Compile a choice for a GPU that need not be there, and read what the code takes.
+"""Compile a choice for a GPU that may be absent, and read the resources its code uses.
 
-Runs in worker processes without ``TRITON_INTERPRET``. Triton's own disk cache makes a second
-compilation of the same source a matter of milliseconds.
+Runs in worker processes without ``TRITON_INTERPRET``. Triton's disk cache makes recompiling the
+same source a matter of milliseconds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None, "TCONV_EMULATE":
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the code of one choice takes: its matrix kernel, and the worst of its helpers."""
+    """Resources of one choice's matrix kernel, and the largest spill of its helper kernels."""
 
     resources: Resources
     helper_spill_bytes: int = 0
@@ -43,9 +43,9 @@ def _gpu_target(target: Target) -> Any:
 
 
 class _Driver:
-    """A Triton driver of a GPU that need not be there: it knows its target and can launch nothing.
+    """A Triton driver for a GPU that may be absent: it knows its target but cannot launch.
 
-    Its "device" is the target itself, so that Triton's JIT keeps the kernels of each target apart.
+    The "device" is the target itself, so that Triton's JIT keeps the kernels of each target apart.
     """
 
     def __init__(self, target: Any) -> None:
@@ -63,10 +63,10 @@ class _Driver:
 
 @contextlib.contextmanager
 def _compiling_for(gpu: Any) -> Iterator[None]:
-    """Let Triton's JIT compile for ``gpu`` without asking for the machine's own driver."""
+    """Make Triton's JIT compile for ``gpu`` without querying this machine's driver."""
     from triton.runtime import driver
 
-    before = driver._active  # ``driver.active`` would look for a GPU
+    before = driver._active  # reading ``driver.active`` would look for a GPU
     driver.set_active(_Driver(gpu))
     try:
         yield
@@ -75,7 +75,7 @@ def _compiling_for(gpu: Any) -> Iterator[None]:
 
 
 def _tool(name: str) -> str:
-    """Path of one of the CUDA tools that Triton ships."""
+    """Return the path of a CUDA tool that Triton ships."""
     import triton
 
     knob = getattr(triton.knobs.nvidia, name, None) if hasattr(triton, "knobs") else None
@@ -89,22 +89,22 @@ def _cuda_resources(compiled: Any, steps: int) -> Resources:
     counted = matrix_loop_instructions(listing_of(compiled), steps) if steps else 0
     match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if match is None:
-        raise RuntimeError("cuobjdump told no registers")
+        raise RuntimeError("cuobjdump reported no registers")
     return Resources(
         registers=int(match[1]),
-        spill_bytes=int(match[2]),  # LOCAL stays 0: spills go to the stack
+        spill_bytes=int(match[2]),  # spills go to the stack; LOCAL stays 0
         shared_bytes=compiled.metadata.shared,
         instructions=counted,
     )
 
 
 def listing_of(compiled: Any) -> str:
-    """The SASS of a kernel compiled for NVIDIA."""
+    """Return the SASS of a kernel compiled for NVIDIA."""
     return _cubin_told(compiled, "nvdisasm", "-c")
 
 
 def _cubin_told(compiled: Any, tool: str, option: str) -> str:
-    """What one of the CUDA tools prints of a kernel."""
+    """Return a CUDA tool's output for a compiled kernel."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
@@ -122,7 +122,7 @@ def _hip_resources(compiled: Any, steps: int) -> Resources:
         match = re.search(rf"\.{name}:\s*(\d+)", text)
         return int(match[1]) if match else 0
 
-    # .vgpr_count includes the accumulation registers on CDNA3, which has one file for both.
+    # .vgpr_count includes accumulation registers: CDNA3 has one register file for both.
     return Resources(
         registers=number("vgpr_count"),
         spill_bytes=4 * number("vgpr_spill_count"),
@@ -136,11 +136,11 @@ READERS: dict[str, Reader] = {"cuda": _cuda_resources, "hip": _hip_resources}
 
 
 def build(launch: Launch, target: Target) -> Any:
-    """The kernel of ``launch``, compiled by Triton's JIT, so that a launch finds it in the cache.
+    """Compile the kernel of ``launch`` with Triton's JIT, so that a later launch hits the cache.
 
-    The key of Triton's disk cache covers how each argument is specialised, which differs between
-    versions of Triton: the JIT itself decides it, here as in a launch. Empty tensors stand for
-    the operands: their address, 0, is aligned as fresh memory is.
+    The key of Triton's disk cache depends on how each argument is specialised, which differs
+    between versions of Triton. The JIT decides this here exactly as in a launch. Empty tensors
+    stand in for the operands: their address, 0, is as aligned as freshly allocated memory.
     """
     import torch
 
@@ -153,15 +153,16 @@ def build(launch: Launch, target: Target) -> Any:
     with _compiling_for(gpu):
         arguments = launch.arguments(tensors, target.backend)
         compiled = launch.function.warmup(grid=launch.grid, **arguments)
-    # The JIT would keep every candidate's code for the life of the process.
+    # The JIT would keep every candidate's code until the process ends.
     launch.function.device_caches.pop(gpu, None)
     return compiled
 
 
 def compile_launch(launch: Launch, target: Target, steps: int = 1) -> Resources:
-    """Compile one kernel; ``steps`` is how often its loop runs, should it be unrolled.
+    """Compile one kernel and return its resources.
 
-    With 0 its instructions are not counted: disassembling takes longer than compiling.
+    ``steps`` is the trip count of its loop, used if the loop is unrolled. With 0 the instructions
+    are not counted: disassembling takes longer than compiling.
     """
     return READERS[target.backend](build(launch, target), steps)
 

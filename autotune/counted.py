@@ -1,6 +1,6 @@
-"""Figures of what an emulated GPU counted: ratios that the size of a problem leaves as they are.
+"""Ratios of an emulated GPU's counters that do not depend on the problem's size.
 
-Counts are of the scaled-down copy of a layer that was run.
+Counters come from running a scaled-down copy of the layer.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from typing import Any
 
 WARP = 32  # threads
 COUNTERS_TITLE = "checked: compiled code, emulated; counts of a scaled-down copy of each layer"
-KINDS = 4  # of instructions, the most frequent, that a table names
+KINDS = 4  # most frequent kinds of instructions that a table lists
 MOVED = ("global_load_bytes", "global_store_bytes", "tma_load_bytes", "tma_store_bytes")
 
 
 @dataclass(frozen=True)
 class Counted:
-    """The figures of one choice; None where there is nothing to divide by.
+    """Ratios for one choice; None where the denominator is zero.
 
     >>> found = Counted.of({"results": 64, "instructions_by_class": {"matrix": 2, "integer": 8}})
     >>> found.instructions, found.kinds
     (5.0, 'integer 4, matrix 1')
     """
 
-    instructions: float | None  # of threads, a result
-    kinds: str  # the most frequent instructions, a result
-    global_bytes: float | None  # moved from and to global memory, TMA's included, a result
-    sectors: float | None  # of 32 bytes, that a warp's request of global memory touches
-    bank_conflicts: float | None  # passes over shared memory beyond the needed ones, over these
-    tma_bytes: float | None  # a result
-    barriers: float | None  # waits of warps at a barrier or for a copy, a program
+    instructions: float | None  # thread instructions per result
+    kinds: str  # most frequent kinds of instructions, each per result
+    global_bytes: float | None  # bytes moved to and from global memory, TMA included, per result
+    sectors: float | None  # 32-byte sectors touched per warp request to global memory
+    bank_conflicts: float | None  # excess shared-memory wavefronts over necessary ones
+    tma_bytes: float | None  # bytes per result
+    barriers: float | None  # warp waits at a barrier or for a copy, per program
 
     @classmethod
     def of(cls, counters: Mapping[str, Any]) -> Counted:
-        """The figures of ``counters``, as the emulator gives them, with the number of results."""
+        """Compute the ratios from the emulator's ``counters`` and the number of results."""
 
         def total(*names: str) -> int:
             return sum(counters.get(name, 0) for name in names)
@@ -56,7 +56,7 @@ class Counted:
         )
 
     def cells(self) -> tuple[str, ...]:
-        """The figures as text, under ``HEADINGS``."""
+        """Return the ratios as text, in the order of ``HEADINGS``."""
         conflicts = "" if self.bank_conflicts is None else f"{self.bank_conflicts:.0%}"
         instructions = f"{_text(self.instructions)} ({self.kinds})"
         moved = (_text(self.global_bytes), _text(self.sectors))

@@ -1,4 +1,4 @@
-"""How long a run may take, in words and in seconds."""
+"""Time limits: parsing, deadlines, and interrupting a block."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ PART = re.compile(r"(\d+(?:\.\d+)?)([hms])")
 
 
 def seconds_of(text: str) -> float:
-    """The seconds that ``text`` means: numbers with h, m or s behind them.
+    """Return the seconds in ``text``: numbers followed by h, m or s.
 
     >>> seconds_of("1h30m")
     5400.0
 
     Raises:
-        ValueError: for other text, and for no time at all.
+        ValueError: for any other text, and for zero.
     """
     if WORDED.fullmatch(text.strip()) is None:
-        raise ValueError(f"{text!r} is no time; write 90s, 8m or 1h30m")
+        raise ValueError(f"{text!r} is not a time; write 90s, 8m or 1h30m")
     seconds = sum(float(number) * UNITS[unit] for number, unit in PART.findall(text))
     if seconds == 0:
         raise ValueError(f"{text!r} leaves no time for anything; write 90s, 8m or 1h30m")
@@ -34,7 +34,7 @@ def seconds_of(text: str) -> float:
 
 @dataclass(frozen=True)
 class Deadline:
-    """When a run must end; by default never."""
+    """A run's deadline, by default never."""
 
     seconds: float = math.inf
     clock: Callable[[], float] = time.monotonic  # a wall clock may be set back
@@ -45,20 +45,20 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds that remain, 0 where none do."""
+        """Seconds until the deadline, 0 once it has passed."""
         return max(0.0, self.seconds - (self.clock() - self.began))
 
 
 class OverdueError(BaseException):
-    """A block took longer than it may; no ``except Exception`` inside it can swallow this."""
+    """A block exceeded its time limit; no ``except Exception`` inside it can swallow this."""
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Interrupt the block after ``seconds``, between two steps of Python; in the main thread only.
+    """Interrupt the block after ``seconds``, between two Python instructions; main thread only.
 
     Raises:
-        OverdueError: where it took longer.
+        OverdueError: if the block took longer.
     """
 
     def stop(signum: int, frame: object) -> None:

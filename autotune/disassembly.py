@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# Opcodes that multiply matrices: mma.sync, wgmma, tcgen05 and fp64, by their SASS names.
+# SASS opcodes of matrix products: mma.sync, wgmma, tcgen05 and fp64.
 SASS_MATRIX = ("HGMMA", "HMMA", "DMMA", "QGMMA", "IGMMA", "IMMA", "UTCHMMA", "UTCQMMA", "UTCOMMA")
 AMD_MATRIX = ("v_mfma",)
-# Where no matrix unit serves (exact fp32), the loop with most multiply-adds is meant.
+# Without matrix instructions (exact fp32), take the loop with the most multiply-adds.
 SASS_SCALAR = ("FFMA", "DFMA", "HFMA2")
 AMD_SCALAR = ("v_fma", "v_pk_fma", "v_fmac", "v_dot")
-# A loop that stores is one over tiles: the loop over their steps, within it, stores nothing.
+# A loop that stores runs over tiles; the loop over a tile's steps lies inside it and stores
+# nothing.
 STORES = ("STG", "UTMASTG", "global_store", "buffer_store")
 
 
 @dataclass(frozen=True)
 class Line:
-    """A label, or an instruction with the label it may jump to."""
+    """A label, or an instruction and its jump target if any."""
 
     label: str | None
     opcode: str = ""
@@ -51,22 +52,23 @@ def _amd(text: str) -> list[Line]:
 
 
 def _loops(lines: list[Line]) -> list[list[str]]:
-    """The opcodes of each loop, from a label to a jump back to it; the shortest first."""
+    """Return the opcodes of each loop, from a label to a jump back to it; shortest first."""
     places = {line.label: place for place, line in enumerate(lines) if line.label}
     spans = []
     for end, line in enumerate(lines):
         begin = places.get(line.jump, end) if line.jump else end
-        if begin < end - 1:  # a jump to itself ends a program
+        if begin < end - 1:  # a jump to itself pads the end of a program
             spans.append((begin, end))
     loops = [[line.opcode for line in lines[b : e + 1] if line.opcode] for b, e in spans]
     return sorted(loops, key=len)
 
 
 def _count(lines: list[Line], matrix: tuple[str, ...], scalar: tuple[str, ...], steps: int) -> int:
-    """Instructions a step, of the shortest loop that multiplies matrices.
+    """Count the instructions per step of the shortest loop that multiplies matrices.
 
-    It need not be innermost: waiting for a copy to arrive is a loop too. A loop of few,
-    known ``steps`` may have been unrolled: what lies between its products is then shared out.
+    It need not be the innermost loop: waiting for a copy is a loop too. A loop with a few known
+    ``steps`` may be unrolled; the instructions from its first to its last product are then divided
+    by ``steps``.
     """
     loops = [
         loop for loop in _loops(lines) if not any(opcode.startswith(STORES) for opcode in loop)
@@ -84,15 +86,15 @@ def _count(lines: list[Line], matrix: tuple[str, ...], scalar: tuple[str, ...], 
 
 
 def matrix_loop_instructions(listing: str, steps: int = 1) -> int:
-    """Instructions a step of the matrix loop in ``nvdisasm -c``'s listing; 0 where none is."""
+    """Return the instructions per step of the matrix loop in an ``nvdisasm -c`` listing, or 0."""
     return _count(_sass(listing), SASS_MATRIX, SASS_SCALAR, steps)
 
 
 def program_instructions(listing: str) -> int:
-    """Instructions of a whole program without loops, from ``nvdisasm -c``'s listing."""
+    """Count the instructions of a program without loops in an ``nvdisasm -c`` listing."""
     return sum(bool(line.opcode) for line in _sass(listing))
 
 
 def amd_loop_instructions(text: str, steps: int = 1) -> int:
-    """The same for AMDGPU assembly."""
+    """Return the instructions per step of the matrix loop in AMDGPU assembly, or 0."""
     return _count(_amd(text), AMD_MATRIX, AMD_SCALAR, steps)

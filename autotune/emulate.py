@@ -1,7 +1,7 @@
-"""Run the compiled code of a choice on an emulated GPU, and hold its results to the reference.
+"""Run a choice's compiled code on an emulated GPU and compare its results with the reference.
 
-Runs in worker processes that see ``gate.environment``: which GPU is emulated is settled when the
-library is imported.
+Runs in worker processes with ``gate.environment``: the emulated GPU is fixed when the library is
+imported.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from tconv.tile import Choice, Tile
 if TYPE_CHECKING:
     from tconv.emulator import Copies
 
-FILLED: tuple[Copies, ...] = ("late", "early")  # shows a missing wait, a buffer reused too soon
-LEFT_OUT = ("instructions_by_opcode",)  # of the counters: too long for a row of a store
-WHOLE_FLOPS = 4e6  # of a problem that is run as it is, rather than scaled down
+# late copies expose a missing wait, early ones a buffer reused too soon
+FILLED: tuple[Copies, ...] = ("late", "early")
+LEFT_OUT = ("instructions_by_opcode",)  # counters too long for a row of the store
+WHOLE_FLOPS = 4e6  # problems up to this size run unscaled
 SECONDS = 120.0  # for one choice, compiling included
 
 
 @dataclass(frozen=True)
 class Emulation:
-    """A choice for a problem, the geometry that it was run on, and what came of it.
+    """A choice for a problem, the geometry it was run on, and the result.
 
-    ``resources`` are those of its compiled matrix kernel, where they were asked for.
+    ``resources`` are those of its compiled matrix kernel, if requested.
     """
 
     problem: Problem
@@ -44,7 +45,7 @@ class Emulation:
     resources: Resources | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values for JSON."""
         verdict = self.verdict
         found: dict[str, Any] = {
             "problem": self.problem.key,
@@ -63,13 +64,13 @@ class Emulation:
 
 
 def check(problem: Problem, choice: Choice) -> Verdict:
-    """The verdict on a scaled-down geometry, where it costs about a second."""
+    """Return the verdict on a scaled-down geometry, which takes about a second."""
     small, tile = gate.scaled_down(problem, choice)
     return check_as_posed(small, replace(choice, tile=tile))
 
 
 def check_as_posed(problem: Problem, choice: Choice) -> Verdict:
-    """The verdict on ``problem`` as it stands, computed once for each way of filling copies.
+    """Return the verdict on ``problem`` unscaled, run once per copy timing in ``FILLED``.
 
     Raises:
         tconv.emulator.NotCovered: for an instruction that the emulator does not know.
@@ -105,7 +106,7 @@ def _check(problem: Problem, choice: Choice, filled: Copies) -> Verdict:
 def emulate_here(
     problem: Problem, choice: Choice, target: Target, with_resources: bool = False
 ) -> Emulation:
-    """Emulate ``choice`` in this process, whole where ``problem`` is small."""
+    """Emulate ``choice`` in this process, at full size if ``problem`` is small."""
     posed, tile = problem, choice.tile
     if problem.geometry.flops > WHOLE_FLOPS:
         posed, tile = gate.scaled_down(problem, choice)
@@ -124,7 +125,7 @@ def emulate(
     workers: int = 1,
     with_resources: bool = False,
 ) -> Iterator[Emulation]:
-    """Emulate each choice in worker processes, as they finish; what fails otherwise is a detail."""
+    """Emulate the choices in worker processes, in order of completion; errors become verdicts."""
     tasks = [
         Task(place, emulate_here, (problem, choice, target, with_resources))
         for place, (problem, choice) in enumerate(chosen)
@@ -141,11 +142,11 @@ def emulate(
 
 
 def read_choices(path: Path) -> list[tuple[Problem, Choice]]:
-    """The problems and choices of a JSON file that ``emulate --json`` printed.
+    """Read the problems and choices from a JSON file that ``emulate --json`` printed.
 
     Raises:
-        OSError: where it cannot be read.
-        ValueError: where it holds something else.
+        OSError: if the file cannot be read.
+        ValueError: if it holds anything else.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["problems"]

@@ -1,4 +1,4 @@
-"""From a tile to its trial: compiled, judged by its resources, gated, and on a GPU measured."""
+"""Turn a tile into a trial: compile it, check its resources and results, and on a GPU time it."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from tconv.target import Target
 from tconv.tile import Choice
 from tconv.winners import Kind, Winner, user_table, write_table
 
-LONGEST_DETAIL = 300  # characters of a compiler's words that a trial keeps
-CONTESTED = 1.1  # times the best: finalists behind that are no match for it
-MOST_LOST = 3  # measurements in a row that end their process: then it is the GPU
+LONGEST_DETAIL = 300  # characters of a compiler's message that a trial keeps
+CONTESTED = 1.1  # times the best: slower finalists are not measured again
+MOST_LOST = 3  # consecutive measurements that end their process, before the GPU is considered lost
 RETRIED = (
     "time limit", "crash", "measuring: time limit", "measuring: crash",
     "machine", "gate: machine", "measuring: machine",
 )  # fmt: skip
 GONE = ("no CUDA-capable device", "No CUDA GPUs are available", "device not found")
-MOST_SPILLED = 0  # bytes a thread: a loop that spills loses to one that does not
+MOST_SPILLED = 0  # bytes per thread: a loop that spills is slower than one that does not
 
 Gate = Callable[[Problem, Choice], "Verdict | Failure"]
 Measure = Callable[[Problem, Choice, float], "Timing | Failure"]
-"""Of a candidate; the milliseconds of the best so far, behind which it may be given up early."""
+"""Times a candidate; the last argument is the best time in ms so far, to give up early."""
 Contest = Callable[[Problem, Sequence[Choice]], "list[Timing] | Failure"]
-"""Of the finalists, one after another, round by round, so that noise strikes all alike."""
+"""Times the finalists in turn, round by round, so that noise affects all of them alike."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for all trials of a run."""
+    """Settings shared by all trials of a run."""
 
     target: Target
     kind: Kind
@@ -54,7 +54,7 @@ class Setting:
 
 
 class OutOfTimeError(Exception):
-    """The run's time is spent: what was tried is kept, the rest is left."""
+    """The run's time limit is spent: finished trials are kept, the rest is not tried."""
 
 
 class DeviceLostError(Exception):
@@ -62,16 +62,16 @@ class DeviceLostError(Exception):
 
 
 def shortened(text: str) -> str:
-    """The end of a message, where compilers say what was wrong."""
+    """Return the end of a message, where compilers report the error."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST_DETAIL else "..." + line[3 - LONGEST_DETAIL :]
 
 
 class Bench:
-    """Tries candidates, and remembers every trial in the store as it is made.
+    """Tries candidates and stores every trial as soon as it is made.
 
-    ``gate``, ``measure`` and ``contest`` run a candidate; the latter two are None where there is
-    no GPU, and trials are then predictions. Without ``compilers`` a launch compiles: see ``tried``.
+    ``gate``, ``measure`` and ``contest`` run a candidate. Without a GPU the last two are None and
+    trials are predictions. Without ``compilers`` the launch compiles: see ``tried``.
     """
 
     def __init__(
@@ -84,20 +84,20 @@ class Bench:
         contest: Contest | None = None,
     ) -> None:
         self.setting = setting
-        self.compiled = 0  # candidates that this run compiled, rather than knew
+        self.compiled = 0  # candidates that this run compiled instead of recalling
         self.recalled = 0
         self._store = store
         self._compilers = compilers
         self._gate = gate
         self._measure = measure
         self._contest = contest
-        self._reference: float | None = None  # ms of the same work, at the first measurement
-        self.drift = 1.0  # its later times over the first, the farthest from 1
-        self._lost = 0  # measurements in a row that ended their process
-        self._turns: dict[Problem, dict[Choice, int]] = {}  # of each choice in its search
+        self._reference: float | None = None  # ms of the first reference measurement
+        self.drift = 1.0  # reference time over the first, the ratio farthest from 1
+        self._lost = 0  # consecutive measurements that ended their process
+        self._turns: dict[Problem, dict[Choice, int]] = {}  # each choice's place in its search
 
     def try_all(self, problem: Problem, choices: Sequence[Choice]) -> list[Trial]:
-        """A trial for each of ``choices``: recalled where nothing has changed, else compiled."""
+        """Return a trial for each of ``choices``, recalled if still valid, else compiled."""
         setting = self.setting
         where = (setting.target.name, problem, setting.kind, setting.versions, setting.source)
         known = self._store.find(*where)
@@ -121,7 +121,7 @@ class Bench:
         return [trials[choice] for choice in choices]
 
     def _compiled(self, tasks: list[Task]) -> Iterator[tuple[Task, Any, float]]:
-        """Results as they come, until the run's time is spent."""
+        """Yield results as they finish, until the run's time limit."""
         assert self._compilers is not None
         limit = self.setting.effort.compile_seconds
         left = self.setting.deadline.left
@@ -129,7 +129,7 @@ class Bench:
             raise OutOfTimeError
         for task, result, seconds in self._compilers.run(tasks, min(limit, left)):
             stopped = isinstance(result, Failure) and result.reason == "time limit"
-            if stopped and seconds < limit:  # by the run's end, not by its own limit
+            if stopped and seconds < limit:  # stopped by the run's time limit, not by its own
                 raise OutOfTimeError
             yield task, result, seconds
             if not self.setting.deadline.left:
@@ -140,7 +140,7 @@ class Bench:
         return trial
 
     def _judged(self, problem: Problem, choice: Choice, result: Any, seconds: float) -> Trial:
-        """The trial that a compilation amounts to."""
+        """Return the trial for a compilation's result."""
         blank = self._blank(problem, choice, seconds)
         if isinstance(result, Failure):
             status = "compile error" if result.reason == "error" else result.reason
@@ -153,9 +153,9 @@ class Bench:
     def tried(
         self, problem: Problem, choices: Iterable[Choice], deadline: Deadline
     ) -> Iterator[Trial]:
-        """A measured trial for each of ``choices``, recalled or compiled by its own launch.
+        """Yield a measured trial for each of ``choices``, recalled or compiled by its own launch.
 
-        Once one has a time, ``deadline`` ends it.
+        After the first successful time, ``deadline`` ends the iteration.
         """
         setting = self.setting
         where = (setting.target.name, problem, setting.kind, setting.versions, setting.source)
@@ -171,7 +171,7 @@ class Bench:
             yield trial
 
     def _blank(self, problem: Problem, choice: Choice, seconds: float) -> Trial:
-        """The trial of a choice of which nothing is known but the model's figure."""
+        """Return a trial that holds only the model's predicted time."""
         setting = self.setting
         ranked = predict(problem, choice, setting.target).milliseconds
         return Trial(
@@ -188,7 +188,7 @@ class Bench:
         )
 
     def _costed(self, trial: Trial) -> Trial:
-        """``trial`` with the model's figures for its resources, or the reason it fails."""
+        """Return ``trial`` with the model's figures for its resources, or the reason it fails."""
         taken = trial.resources
         assert taken is not None
         if reason := self._unfit(taken):
@@ -199,7 +199,7 @@ class Bench:
         return replace(trial, milliseconds=prediction.milliseconds, occupancy=prediction.occupancy)
 
     def _judged_again(self, trial: Trial) -> Trial:
-        """A recalled prediction is costed anew: the model may have changed since."""
+        """Re-predict a recalled prediction: the model may have changed since."""
         if trial.kind == "measured" or trial.status != "ok" or trial.resources is None:
             return trial
         anew = self._costed(trial)
@@ -208,16 +208,16 @@ class Bench:
     def _unfit(self, taken: Resources) -> tuple[str, str] | None:
         limit = self.setting.target.shared_per_program
         if taken.shared_bytes > limit:
-            return "shared memory", f"{taken.shared_bytes} B of at most {limit} B"
+            return "shared memory", f"{taken.shared_bytes} B, limit {limit} B"
         if taken.spill_bytes > MOST_SPILLED:
             return "spills", f"{taken.spill_bytes} B a thread"
         return None
 
     def gated(self, trial: Trial) -> Trial:
-        """``trial`` after the correctness gate; one that passed before is not run again."""
+        """Return ``trial`` after the correctness gate, which is skipped if passed before."""
         setting = self.setting
         better = setting.kind == "predicted" and gate.checked_by(setting.target) == "emulated"
-        stale = better and trial.checked == "interpreted"  # checked again, on its compiled code
+        stale = better and trial.checked == "interpreted"  # check again, now on the compiled code
         if trial.status != "ok" or (trial.error_fp64 is not None and not stale):
             return trial
         verdict = self._gate(trial.problem, trial.choice)
@@ -235,14 +235,14 @@ class Bench:
         return self._keep(replace(passed, counters=verdict.counters))
 
     def measured(self, trial: Trial, best: float = math.inf) -> Trial:
-        """``trial`` with its times, once it has passed the gate; recalled where known."""
+        """Return ``trial`` with its times if it passes the gate; stored times are reused."""
         passed = self.gated(trial)
         if passed.status != "ok" or passed.milliseconds is not None or self._measure is None:
             return passed
         if not self.setting.deadline.left:
             raise OutOfTimeError
         timing = self._measure(passed.problem, passed.choice, best)
-        if isinstance(timing, Failure):  # no memory left, or no resources at launch
+        if isinstance(timing, Failure):  # out of memory, or too many resources at launch
             self._missed(timing)
             words = shortened(timing.detail)
             return self._keep(replace(passed, status=f"measuring: {timing.reason}", detail=words))
@@ -250,7 +250,7 @@ class Bench:
         return self._keep(self._timed(passed, timing))
 
     def _missed(self, failure: Failure) -> None:
-        """One candidate may fault; a GPU that several in a row cannot reach is gone."""
+        """Count a failed measurement; several in a row mean that the GPU is lost."""
         self._lost = self._lost + 1 if failure.reason in ("crash", "time limit") else 0
         gone = any(words in failure.detail for words in GONE)
         if gone or self._lost >= MOST_LOST:
@@ -265,11 +265,12 @@ class Bench:
         return replace(trial, milliseconds=timing.median, p20=timing.p20, p80=timing.p80)
 
     def winner(self, trials: Iterable[Trial]) -> Trial | None:
-        """The quickest trial that passes the gate; on a GPU, after the finalists' contest."""
+        """Return the fastest trial that passes the gate; on a GPU, after the finalists' contest."""
         if self.setting.kind == "measured":
             trials = [self.measured(trial) for trial in trials]
         fit = [trial for trial in trials if trial.status == "ok" and trial.milliseconds is not None]
-        fit.sort(key=lambda trial: trial.searched or 0.0)  # ties: the strategy's order
+        # the sort is stable: ties keep the strategy's order
+        fit.sort(key=lambda trial: trial.searched or 0.0)
         fit = fit[: self.setting.effort.finalists]
         if self._contest is not None and len(fit) > 1:
             fit = self._contested(fit)
@@ -279,9 +280,9 @@ class Bench:
         return None
 
     def _contested(self, finalists: list[Trial]) -> list[Trial]:
-        """The finalists, measured anew side by side, the quickest first.
+        """Measure the finalists again in turn and return them fastest first.
 
-        Those of an earlier run that met before do not meet again.
+        Finalists that an earlier run compared are not compared again.
         """
         near = (finalists[0].searched or 0.0) * CONTESTED
         close = [trial for trial in finalists if (trial.searched or 0.0) <= near]
@@ -303,8 +304,8 @@ def publish(target: Target, winners: Iterable[Trial]) -> None:
     """Add ``winners`` to the user's table of ``target``.
 
     Raises:
-        TableError: where the table cannot be used; it is left as it is.
-        OSError: where it cannot be written.
+        TableError: if the table is unusable; the file is left untouched.
+        OSError: if the table cannot be written.
     """
     entries = {
         trial.problem.key: Winner(trial.family, trial.tile, trial.kind, trial.milliseconds or 0.0)
@@ -314,7 +315,7 @@ def publish(target: Target, winners: Iterable[Trial]) -> None:
 
 
 def worker_gate(workers: Workers, effort: Effort, target: Target, kind: Kind) -> Gate:
-    """The gate in a worker: on its GPU, on an emulated one, or in Triton's interpreter."""
+    """Return the gate in a worker: on its GPU, on an emulated one, or in Triton's interpreter."""
     function = gate.check
     if kind == "measured":
         function = on_gpu.check
@@ -331,7 +332,7 @@ def worker_gate(workers: Workers, effort: Effort, target: Target, kind: Kind) ->
 
 
 def worker_measure(workers: Workers, target: Target, effort: Effort) -> Measure:
-    """Times a choice in a worker on its GPU."""
+    """Return a function that times a choice in a worker on its GPU."""
 
     def run(problem: Problem, choice: Choice, best: float) -> Timing | Failure:
         task = Task(choice, on_gpu.timing, (problem, choice, target.l2_bytes, effort, best))
@@ -343,7 +344,7 @@ def worker_measure(workers: Workers, target: Target, effort: Effort) -> Measure:
 
 
 def worker_contest(workers: Workers, target: Target, effort: Effort) -> Contest:
-    """Times choices in turn in a worker on its GPU."""
+    """Return a function that times choices in turn in a worker on its GPU."""
 
     def run(problem: Problem, choices: Sequence[Choice]) -> list[Timing] | Failure:
         task = Task(problem, on_gpu.contest, (problem, tuple(choices), target.l2_bytes, effort))

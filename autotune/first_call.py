@@ -1,4 +1,4 @@
-"""Tune a layer when it is first met: ``autotune.on_first_call(seconds=5)``."""
+"""Tune a layer at its first call: ``autotune.on_first_call(seconds=5)``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from autotune.deadline import Deadline
 
-# What loads Triton is imported when it is needed: a worker process mends its environment first.
+# Import anything that loads Triton late: a worker process sets its environment first.
 if TYPE_CHECKING:
     from autotune.evaluate import Gate, Measure
     from tconv.problem import Problem
     from tconv.target import Target
     from tconv.tile import Choice
 
-CANDIDATES = 16  # of the model's hopes, as far as the time allows
+CANDIDATES = 16  # taken from the model's best predictions, as far as the time allows
 
 
 def on_first_call(
@@ -27,28 +27,28 @@ def on_first_call(
     gate: Gate | None = None,
     measure: Measure | None = None,
 ) -> Callable[[], None]:
-    """Have each untuned layer tuned at its first call, within ``seconds`` for each of its passes.
+    """Tune each untuned layer at its first call, within ``seconds`` for each of its passes.
 
-    The best of what the cost model hopes for is measured on the spot, in this process, on inputs of
-    the layer's own geometry; each candidate passes the correctness gate first. Trials and winners
-    are kept as ``autotune tune`` keeps them: the next process finds them, and measures nothing.
-    Layers that were tuned before, by whatever way, are left as they are. Without a GPU there is
-    nothing to measure and nothing changes. Under CUDA graphs, call the model once before capture.
+    The candidates that the cost model predicts fastest are measured in this process, on inputs of
+    the layer's own geometry; each must pass the correctness gate first. Trials and winners are
+    stored as ``autotune tune`` stores them, so that the next process measures nothing. Layers that
+    are already tuned are left unchanged. Without a GPU nothing is measured and nothing changes.
+    With CUDA graphs, call the model once before capture.
 
     Args:
-        seconds: for each pass of a layer; the candidate under way is finished.
-        gate: ``gate(problem, choice)``, in place of the check on the GPU; a ``Verdict``.
-        measure: ``measure(problem, choice, best)``, in place of the GPU's clock; a ``Timing``. It
-            comes with a ``gate``.
+        seconds: time for each pass of a layer; a started candidate is finished.
+        gate: ``gate(problem, choice)`` returning a ``Verdict``, instead of the check on the GPU.
+        measure: ``measure(problem, choice, best)`` returning a ``Timing``, instead of the GPU's
+            clock; requires a ``gate``.
 
     Returns:
-        A function that takes this back.
+        A function that turns tuning at the first call off again.
 
     Raises:
-        ValueError: for ``seconds`` that are not positive.
+        ValueError: if ``seconds`` is not positive.
     """
     if not 0 < seconds < math.inf:
-        raise ValueError(f"seconds is {seconds!r}; it is the time for each pass, more than 0")
+        raise ValueError(f"seconds is {seconds!r}; the time for each pass must be more than 0")
     from tconv import select
 
     lock = threading.Lock()
@@ -57,7 +57,7 @@ def on_first_call(
         with lock:
             try:
                 return _tuned(problem, target, seconds, gate, measure)
-            except Exception as error:  # a layer must run, whatever becomes of its tuning
+            except Exception as error:  # a layer must run even if its tuning fails
                 warnings.warn(f"{problem.key} was not tuned: {error}", stacklevel=2)
                 return None
 
@@ -67,7 +67,7 @@ def on_first_call(
 def _tuned(
     problem: Problem, target: Target, seconds: float, gate: Gate | None, measure: Measure | None
 ) -> Choice | None:
-    """The winner of the tuner's own bench, in this process; None where nothing was measured."""
+    """Return the winner of a search in this process, or None if nothing was measured."""
     import torch
 
     from autotune import on_gpu, provenance
@@ -84,7 +84,7 @@ def _tuned(
             return None
         here = on_gpu.Here(target, DEFAULT_EFFORT, deadline)
         gate, measure, contest = gate or here.check, here.timing, here.contest
-    assert gate is not None, "a clock of one's own comes with a gate"
+    assert gate is not None, "a custom measure requires a gate"
     versions = provenance.versions(provenance.driver_version(), PROTOCOL)
     setting = Setting(target, "measured", versions, provenance.source_hash(), DEFAULT_EFFORT)
     hopes = shortlist(problem, target, candidates(problem, target), CANDIDATES)
@@ -95,6 +95,6 @@ def _tuned(
         return None
     try:
         publish(target, [winner])
-    except (TableError, OSError) as error:  # it serves this process all the same
+    except (TableError, OSError) as error:  # the winner still serves this process
         warnings.warn(f"the winner of {problem.key} was not written: {error}", stacklevel=2)
     return replace(winner.choice, ground="tuned")

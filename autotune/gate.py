@@ -1,9 +1,9 @@
-"""The correctness gate: no tile wins before its results agree with the reference.
+"""The correctness gate: a tile can only win if its results agree with the reference.
 
-On a GPU the real geometry is computed, on inputs drawn afresh. Without one a scaled-down geometry
-that takes the same branches is computed on the CPU, in a worker process of its own
-(``environment``): by the compiled code on an emulated GPU, or, for targets that are not emulated,
-by the source in Triton's interpreter. The two do not mix in one process.
+On a GPU the gate runs the real geometry on fresh random inputs. Without a GPU it runs a scaled-down
+geometry that takes the same branches, on the CPU in a worker process (``environment``): the
+compiled code on an emulated GPU or, for targets that cannot be emulated, the source in Triton's
+interpreter. The two cannot share a process.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from tconv.target import EMULATED, INTERPRETER, Target
 from tconv.tile import Choice, Tile
 
 SMALL_BATCH = 2  # images: a tile then spans the border between two
-SMALL_SPLITS = 3  # of a reduction: a first, a middle and a last
+SMALL_SPLITS = 3  # parts of a split reduction: a first, a middle and a last
 SMALL_GROUPS = 2
-BLOCKS_ACROSS = 2  # blocks along each axis of the product: a whole one and a rest
+BLOCKS_ACROSS = 2  # blocks along each axis of the matrix product: one whole and one partial
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a result is right; ``error`` is its largest error over the largest true value.
+    """Whether a result is correct; ``error`` is its largest error over the largest true value.
 
     ``counters`` are those of an emulated GPU, with the number of ``results``; ``faults`` are the
-    rules of the machine that the compiled code broke.
+    machine rules that the compiled code broke.
     """
 
     passed: bool
@@ -50,19 +50,19 @@ class Verdict:
 
 
 def checked_by(target: Target) -> Check:
-    """How a result for ``target`` is checked on a machine without its GPU."""
+    """Return how a result for ``target`` is checked on a machine without its GPU."""
     return "emulated" if target.arch in EMULATED else "interpreted"
 
 
 def environment(target: Target) -> dict[str, str | None]:
-    """What the worker that checks results for ``target`` must see, on a machine without its GPU."""
+    """Return the environment of a worker that checks ``target``'s results without its GPU."""
     if checked_by(target) == "emulated":
         return {"TRITON_INTERPRET": None, "TCONV_EMULATE": target.arch}
     return {"TRITON_INTERPRET": "1", "TCONV_EMULATE": None}
 
 
 def reduction_length(problem: Problem) -> int:
-    """How many products are summed for one output, at most."""
+    """Return the largest number of products summed for one output."""
     shape = problem.geometry
     if problem.direction == "wgrad":
         return shape.batch * shape.out_h * shape.out_w
@@ -71,7 +71,7 @@ def reduction_length(problem: Problem) -> int:
 
 
 def expected(problem: Problem, tensors: dict[str, Tensor]) -> Tensor:
-    """What the pass must give, in fp64."""
+    """Return the pass's correct result in fp64."""
     shape = problem.geometry
     if problem.direction == "fprop":
         return reference.conv2d(tensors["x"], tensors["w"], None, shape)
@@ -81,12 +81,12 @@ def expected(problem: Problem, tensors: dict[str, Tensor]) -> Tensor:
 
 
 def compare(result: Tensor, wanted: Tensor, problem: Problem) -> Verdict:
-    """Hold ``result`` against the reference, within the tolerance of its dtype."""
+    """Compare ``result`` with the reference, within the tolerance of its dtype."""
     length = reduction_length(problem)
     rtol, atol = reference.tolerance(problem.dtype, length, problem.precision)
     error = (result.double() - wanted).abs()
     largest = float(error.max()) / max(float(wanted.abs().max()), 1e-30)
-    # Written so that a NaN fails: it is within no bound.
+    # Negated so that NaN fails: NaN satisfies no bound.
     wrong = int((~(error <= atol + rtol * wanted.abs())).sum())
     if wrong == 0:
         return Verdict(True, largest)
@@ -96,9 +96,10 @@ def compare(result: Tensor, wanted: Tensor, problem: Problem) -> Verdict:
 
 @contextlib.contextmanager
 def _poisoned() -> Iterator[None]:
-    """Fresh tensors hold NaN, so that an output that no program wrote is seen."""
+    """Fill fresh tensors with NaN, so that an output that no program wrote is noticed."""
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)  # with it torch.empty fills (a flag, on by default)
+    # makes torch.empty fill (a flag that is on by default)
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
@@ -116,26 +117,27 @@ def check_on(problem: Problem, choice: Choice, device: str) -> Verdict:
 
 
 def check_on_gpu(problem: Problem, choice: Choice) -> Verdict:
-    """The verdict on the real geometry, computed on the current GPU."""
+    """Return the verdict on the real geometry, computed on the current GPU."""
     return replace(check_on(problem, choice, "cuda"), checked="gpu")
 
 
 def check(problem: Problem, choice: Choice) -> Verdict:
-    """The verdict on a scaled-down geometry in the interpreter, where it costs about a second."""
+    """Return the verdict on a scaled-down geometry in the interpreter; takes about a second."""
     small, tile = scaled_down(problem, choice)
     if small.dtype == "bfloat16":
-        # The interpreter's bfloat16 product multiplies the raw bits. The kernel is the same
-        # text for both dtypes, so float16 stands in.
+        # The interpreter multiplies bfloat16 as raw bits. The kernel source is the same for both
+        # dtypes, so float16 stands in.
         small = replace(small, dtype="float16")
     return replace(check_on(small, replace(choice, tile=tile), "cpu"), checked="interpreted")
 
 
 def scaled_down(problem: Problem, choice: Choice) -> tuple[Problem, Tile]:
-    """The smallest geometry that takes ``choice`` through the same branches.
+    """Return the smallest geometry that takes ``choice`` through the same branches.
 
-    Filter, stride, padding, dilation, the remainders of channels by their blocks and the
-    dropped border stay; the rest shrinks to about two blocks along each axis, or less where the
-    kernel family would not serve it: boxes need strides of 16 bytes, so some groups more.
+    Filter, stride, padding, dilation, the remainders of channels modulo their blocks and the
+    dropped border stay the same. The rest shrinks to about two blocks along each axis, or less far
+    where the kernel family would not support it: boxes need strides of 16 bytes, so some groups
+    keep more.
 
     >>> layer = ConvGeometry(64, 256, 56, 56, 256, 3, 3, pad_h=1, pad_w=1)
     >>> choice = Choice("implicit_gemm", Tile(128, 128, 64))
@@ -149,12 +151,10 @@ def scaled_down(problem: Problem, choice: Choice) -> tuple[Problem, Tile]:
         "dgrad": (tile.block_n, tile.block_k, tile.block_m),
         "wgrad": (tile.block_n, tile.block_m, tile.block_k * splits),
     }[problem.direction]
-    ins, outs = (
-        _fewer(channels, block)
-        for channels, block in (
-            (shape.group_in_channels, block_in), (shape.group_out_channels, block_out)
-        )
-    )  # fmt: skip
+    # wgrad's columns are taps times channels, so several taps already make several blocks.
+    along_taps = problem.direction == "wgrad" and shape.taps > 1
+    ins = _fewer(shape.group_in_channels, block_in, 1 if along_taps else BLOCKS_ACROSS)
+    outs = _fewer(shape.group_out_channels, block_out, BLOCKS_ACROSS)
     for batch, out_h, out_w in _fewer_pixels(shape, pixels + pixels // 2):
         for groups in range(min(shape.groups, SMALL_GROUPS), shape.groups + 1):
             small = replace(
@@ -163,7 +163,7 @@ def scaled_down(problem: Problem, choice: Choice) -> tuple[Problem, Tile]:
                 in_channels=groups * ins,
                 out_channels=groups * outs,
                 groups=groups,
-                # As many strides less as outputs less: the dropped border stays.
+                # Shrink the input by as many strides as the output, to keep the dropped border.
                 in_h=_least(shape.in_h - (shape.out_h - out_h) * shape.stride_h, shape.in_h),
                 in_w=_least(shape.in_w - (shape.out_w - out_w) * shape.stride_w, shape.in_w),
             )
@@ -174,10 +174,10 @@ def scaled_down(problem: Problem, choice: Choice) -> tuple[Problem, Tile]:
 
 
 def _fewer_pixels(shape: ConvGeometry, wanted: int) -> Iterator[tuple[int, int, int]]:
-    """Batches and output sizes that hold ``wanted`` pixels, a whole block and part of another.
+    """Yield batches and output sizes with ``wanted`` pixels: one whole block and part of another.
 
-    First two small images. Boxes must divide an image's sides, so then sides that are multiples
-    of 8, and whole images; or boxes run along the batch, so at last a whole batch.
+    The first is two small images. Boxes must divide an image's sides, so sides that are multiples
+    of 8 follow, then whole images. Boxes may also run along the batch, so a whole batch comes last.
     """
     for images in (SMALL_BATCH, shape.batch):
         image = cdiv(wanted, max(images, 1))
@@ -188,13 +188,13 @@ def _fewer_pixels(shape: ConvGeometry, wanted: int) -> Iterator[tuple[int, int, 
             yield min(shape.batch, max(images, cdiv(wanted, rows * columns))), rows, columns
 
 
-def _fewer(channels: int, block: int) -> int:
-    """At most two blocks of channels, with the same remainder."""
-    if channels <= BLOCKS_ACROSS * block:
+def _fewer(channels: int, block: int, blocks: int) -> int:
+    """Return at most ``blocks`` blocks of channels, with the same remainder as ``channels``."""
+    if channels <= blocks * block:
         return channels
-    return block + channels % block if channels % block else BLOCKS_ACROSS * block
+    return block + channels % block if channels % block else blocks * block
 
 
 def _least(size: int, whole: int) -> int:
-    """``size``, or the whole where so little padding and filter alone would cover it."""
+    """Return ``size``, or ``whole`` if padding and filter alone would cover so small an input."""
     return size if size >= 1 else whole

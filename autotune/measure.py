@@ -1,7 +1,7 @@
-"""Time a call on a CUDA GPU: a graph replayed with the L2 flushed before each run; medians.
+"""Time a call on a CUDA GPU: replay its graph with the L2 flushed before each run.
 
-Host costs do not count: while the flush runs, the CPU has long queued what follows. Where a
-call cannot be captured it is timed as it stands.
+Host time is excluded: the CPU queues the next work while the flush runs. A call that cannot be
+captured is timed directly.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from autotune.search import Effort
 from tconv.geometry import Pass
 from tconv.problem import Problem
 
-# Of trials whose times may be compared; it goes up when what follows here changes.
+# Only times of the same protocol are comparable; increase it when the code below changes.
 PROTOCOL = "protocol 2"  # graphs of two inputs in turn, L2 flushed, medians
-FLUSH_FACTOR = 2  # the flush writes so many times the L2's bytes
+FLUSH_FACTOR = 2  # the flush writes this many times the L2's bytes
 LEAST_FLUSH = 64 << 20  # bytes
 CALIBRATION_RUNS = 3
 LOST_CAUSE = 1.5  # times the best so far
-ROUNDS = 10  # of a contest
+ROUNDS = 10  # per contest
 OPERANDS: dict[Pass, tuple[str, str]] = {
     "fprop": ("x", "w"),
     "dgrad": ("dy", "w"),
@@ -37,9 +37,9 @@ OPERANDS: dict[Pass, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds: the median, the quantiles that frame the middle 60%, and how many runs.
+    """Milliseconds: the median, the quantiles that bound the middle 60%, and the number of runs.
 
-    ``reference`` is what the same fixed work took beside them: where it changes in the course of a
+    ``reference`` is the time of a fixed piece of work measured beside them. If it changes during a
     run, the clock drifts or another process uses the GPU.
     """
 
@@ -51,19 +51,19 @@ class Timing:
 
 
 class Timer(Protocol):
-    """Runs a call ``repeats`` times and tells the milliseconds of each run."""
+    """Runs a call ``repeats`` times and returns the milliseconds of each run."""
 
     def __call__(self, repeats: int) -> Sequence[float]: ...
 
 
 def summary(samples: Sequence[float]) -> Timing:
-    """The figures that a trial keeps of its runs."""
+    """Return the statistics that a trial keeps of its runs."""
     median, p20, p80 = map(float, np.quantile(samples, (0.5, 0.2, 0.8)))
     return Timing(median, p20, p80, len(samples))
 
 
 def repeats_for(milliseconds: float, budget: float, least: int, most: int) -> int:
-    """How many runs of ``milliseconds`` fill ``budget``, within bounds.
+    """Return how many runs of ``milliseconds`` fill ``budget``, within bounds.
 
     >>> repeats_for(0.5, budget=50.0, least=10, most=200)
     100
@@ -78,7 +78,7 @@ def repeats_for(milliseconds: float, budget: float, least: int, most: int) -> in
 def measure(timer: Timer, effort: Effort, best: float = math.inf) -> Timing:
     """Calibrate, warm up, then time as often as ``effort`` allows.
 
-    A candidate that even at its quickest is far behind ``best`` is given up after calibration.
+    A candidate whose fastest calibration run is far behind ``best`` is given up after calibration.
     """
     first = timer(CALIBRATION_RUNS)
     if min(first) > LOST_CAUSE * best:
@@ -90,7 +90,7 @@ def measure(timer: Timer, effort: Effort, best: float = math.inf) -> Timing:
 
 
 def contest(timers: Sequence[Timer], effort: Effort) -> list[Timing]:
-    """Time several calls in turn, round by round: what disturbs one round disturbs all of them."""
+    """Time several calls in turn, round by round, so that a disturbance affects all alike."""
     onces = [statistics.median(timer(CALIBRATION_RUNS)) for timer in timers]
     bounds = (effort.least_repeats, effort.most_repeats)
     runs = [repeats_for(once, effort.measure_milliseconds, *bounds) for once in onces]
@@ -106,7 +106,7 @@ def contest(timers: Sequence[Timer], effort: Effort) -> list[Timing]:
 class CudaTimer:
     """Times ``calls`` in turn on the current CUDA device, each run with cold caches.
 
-    Several do the same work on inputs of their own, so that no result hangs on one draw.
+    Several calls do the same work on different inputs, so that no result depends on one draw.
     """
 
     def __init__(self, calls: Sequence[Callable[[], Any]], l2_bytes: int) -> None:
@@ -116,7 +116,7 @@ class CudaTimer:
         self._turns = itertools.cycle([self._captured(call) for call in calls])
 
     def _captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
-        """``call`` as a graph; warmed up before on the same stream, as capture demands."""
+        """Capture ``call`` as a graph; capture requires the warm-up on the same stream."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for _ in range(2):
@@ -126,7 +126,7 @@ class CudaTimer:
         try:
             with torch.cuda.graph(graph, stream=self._stream):
                 call()
-        except RuntimeError:  # not every launch can be captured
+        except RuntimeError:  # some launches cannot be captured
             torch.cuda.synchronize()
             return call
         return graph.replay
@@ -145,7 +145,7 @@ class CudaTimer:
 
 
 def inputs(problem: Problem, device: str, seed: int = 0) -> dict[str, Tensor]:
-    """The pass's two operands, of unit variance, by name; x and dy in the problem's layout."""
+    """Return the pass's operands, of unit variance, by name; x and dy in the problem's layout."""
     shape = problem.geometry
     generator = torch.Generator(device=device).manual_seed(seed)
     sizes = {

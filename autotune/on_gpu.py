@@ -1,6 +1,6 @@
-"""One candidate on the GPU of this process: the gate, and the clock.
+"""Check and time one candidate on this process's GPU.
 
-Runs in a worker process, for a kernel that faults takes its process's CUDA context with it.
+Runs in a worker process, because a faulting kernel destroys its process's CUDA context.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from tconv.tile import Choice
 Result = TypeVar("Result")
 
 FAULT = 70  # exit code of a process whose GPU context is lost
-ROTATED = 2  # draws of the inputs that runs take in turn
+ROTATED = 2  # draws of the inputs, used by the runs in turn
 REFERENCE_SIDE, REFERENCE_RUNS = 2048, 5
 
 
 def context_lost() -> bool:
-    """Whether this process's GPU context is lost, so that every later call on the GPU must fail.
+    """Return whether this process's GPU context is lost, which makes every later GPU call fail.
 
-    The driver is asked, for each library words a fault in its own way: "CUDA error: ..." is
-    torch's, "Triton Error [CUDA]: ..." Triton's. Kernels that still run are waited for: a fault
-    belongs to who launched them, not to who comes next.
+    Ask the driver, because libraries word a fault differently: torch's message starts with "CUDA
+    error:", Triton's with "Triton Error [CUDA]:". Synchronising waits for running kernels, so that
+    a fault is attributed to the candidate that launched them and not to the next one.
     """
     import torch
 
@@ -51,7 +51,7 @@ def context_lost() -> bool:
 
 @contextlib.contextmanager
 def _mortal() -> Iterator[None]:
-    """End the process where its GPU context is lost: the next task finds a fresh one."""
+    """End the process if its GPU context is lost, so that the next task gets a fresh one."""
     try:
         yield
     finally:
@@ -60,13 +60,13 @@ def _mortal() -> Iterator[None]:
 
 
 def check(problem: Problem, choice: Choice) -> Verdict:
-    """Whether ``choice`` computes the right thing on this process's GPU."""
+    """Check ``choice`` on this process's GPU."""
     with _mortal():
         return gate.check_on_gpu(problem, choice)
 
 
 def timing(problem: Problem, choice: Choice, l2_bytes: int, effort: Effort, best: float) -> Timing:
-    """How long ``choice`` takes on this process's GPU."""
+    """Time ``choice`` on this process's GPU."""
     with _mortal():
         found = measure(_timers(problem, (choice,), l2_bytes)[0], effort, best)
         return replace(found, reference=_reference(l2_bytes))
@@ -75,7 +75,7 @@ def timing(problem: Problem, choice: Choice, l2_bytes: int, effort: Effort, best
 def contest(
     problem: Problem, choices: Sequence[Choice], l2_bytes: int, effort: Effort
 ) -> list[Timing]:
-    """How long each of ``choices`` takes on this process's GPU, measured in turn."""
+    """Time each of ``choices`` on this process's GPU, in turn."""
     with _mortal():
         found = measure_in_turn(_timers(problem, choices, l2_bytes), effort)
         reference = _reference(l2_bytes)
@@ -94,7 +94,7 @@ def _timers(problem: Problem, choices: Sequence[Choice], l2_bytes: int) -> list[
 
 @lru_cache(maxsize=1)
 def _reference_timer(l2_bytes: int) -> CudaTimer:
-    """A matrix product, the same for all: its time follows the clock and the company."""
+    """Return the timer of a fixed matrix product, which tracks the GPU clock and other load."""
     import torch
 
     side = torch.randn(REFERENCE_SIDE, REFERENCE_SIDE, device="cuda", dtype=torch.float16)
@@ -107,16 +107,16 @@ def _reference(l2_bytes: int) -> float:
 
 @dataclass(frozen=True)
 class Here:
-    """Gate, clock and contest in a process that must live on: an error becomes a ``Failure``.
+    """Gate, clock and contest in a process that must survive: an error becomes a ``Failure``.
 
     Raises:
-        RuntimeError: where a candidate cost the process its GPU context; the next ones are not to
-            blame.
+        RuntimeError: if a candidate destroyed the process's GPU context; later candidates would
+            fail through no fault of their own.
     """
 
     target: Target
     effort: Effort
-    deadline: Deadline  # after which there is no contest
+    deadline: Deadline  # no contest starts after it
 
     def check(self, problem: Problem, choice: Choice) -> Verdict | Failure:
         return self._tried(choice, lambda: gate.check_on_gpu(problem, choice))
@@ -134,7 +134,7 @@ class Here:
     def _tried(self, choice: Choice, work: Callable[[], Result]) -> Result | Failure:
         try:
             return work()
-        except Exception as error:  # too many resources, no memory left, a compiler's refusal
+        except Exception as error:  # too many resources, out of memory, or a compiler's error
             words = f"{type(error).__name__}: {error}"
             if context_lost():
                 raise RuntimeError(f"{choice.family} {choice.tile}: {words}") from error

@@ -1,8 +1,8 @@
 """A layer drawn to scale: its input volume, a filter, its output volume, and one program's tile.
 
-Volumes stand in oblique projection, height upward, width to the right and channels into the page.
-The tile that a program of the forward pass computes is marked on the output volume, and on the
-input volume what it reads for that.
+Volumes are drawn in oblique projection: height upward, width to the right, channels into the page.
+The tile of one forward program is marked on the output volume, and the pixels it reads on the input
+volume.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ with extra("tune"):
     from matplotlib.figure import Figure
     from matplotlib.patches import Polygon
 
-OBLIQUE = 0.35, 0.25  # of a channel's depth: to the right and upward
-LEAST_DEPTH = 0.02  # of the drawing: a single channel is still seen to be a volume
-INPUT, FILTER, OUTPUT, TILE = "#0072b2", "#009e73", "#d55e00", "#e69f00"  # Okabe and Ito
+OBLIQUE = 0.35, 0.25  # offset per unit of depth, to the right and upward
+LEAST_DEPTH = 0.02  # share of the drawing, so that a single channel still looks like a volume
+INPUT, FILTER, OUTPUT, TILE = "#0072b2", "#009e73", "#d55e00", "#e69f00"  # colours by Okabe and Ito
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Tiled:
-    """What one program computes: rows, columns and channels of the output, of so many images."""
+    """The part of the output that one program computes: rows, columns, channels and images."""
 
     rows: int
     columns: int
@@ -40,7 +40,7 @@ class Tiled:
 
 
 def tile_of(problem: Problem, choice: Choice) -> Tiled:
-    """The first program's tile of the forward pass, as the kernel family cuts it.
+    """Return the first forward program's tile, as the kernel family cuts the output.
 
     >>> from tconv.geometry import ConvGeometry
     >>> layer = ConvGeometry.from_lecture("3x32x32", filters=10, extent=5, padding=2)
@@ -55,7 +55,7 @@ def tile_of(problem: Problem, choice: Choice) -> Tiled:
         box = row_box(tile.block_m)
         rows, columns = min(box.rows, shape.out_h), min(box.columns, shape.out_w)
         images = min(box.images, shape.batch)
-    else:  # pixels in the order of reading
+    else:  # the tile takes pixels in row order
         pixels = min(tile.block_m, shape.batch * shape.out_h * shape.out_w)
         images = cdiv(pixels, shape.out_h * shape.out_w)
         rows = min(shape.out_h, cdiv(pixels, shape.out_w))
@@ -70,7 +70,7 @@ def tile_of(problem: Problem, choice: Choice) -> Tiled:
 def _faces(
     left: float, bottom: float, width: float, height: float, depth: float
 ) -> list[list[Point]]:
-    """Front, top and right side of a box."""
+    """Return the front, top and right side of a box."""
     dx, dy = depth * OBLIQUE[0], depth * OBLIQUE[1]
     right, top = left + width, bottom + height
     front = [(left, bottom), (right, bottom), (right, top), (left, top)]
@@ -86,12 +86,12 @@ def _draw(axes: Any, faces: list[list[Point]], colour: str, alpha: float, line: 
 
 
 def layer_picture(problem: Problem, choice: Choice, width: float = 10.0) -> Figure:
-    """The forward pass of ``problem`` in one drawing of ``width`` inches."""
+    """Draw the forward pass of ``problem`` in one figure of ``width`` inches."""
     shape, tiled = problem.geometry, tile_of(problem, choice)
     reach_h = shape.dilation_h * (shape.filter_h - 1) + 1
     reach_w = shape.dilation_w * (shape.filter_w - 1) + 1
     largest = max(shape.in_h, shape.in_w, shape.out_h, shape.out_w)
-    # Deep and small volumes, late in a network, are foreshortened: to scale among themselves.
+    # Shorten the depth of small volumes with many channels; channel depths keep their ratios.
     deepest = max(shape.in_channels, shape.out_channels)
     shorten = min(1.0, 2.0 * largest / deepest)
     least = LEAST_DEPTH * largest
@@ -117,7 +117,7 @@ def layer_picture(problem: Problem, choice: Choice, width: float = 10.0) -> Figu
         left = 0.0
         end = volume(left, (shape.in_channels, shape.in_h, shape.in_w), INPUT,
                      f"input {shape.input_volume}")  # fmt: skip
-        # What the tile's windows cover, as far as it lies on the image.
+        # the part of the tile's windows that lies on the image
         seen_h = min(shape.in_h, (tiled.rows - 1) * shape.stride_h + reach_h - shape.pad_h)
         seen_w = min(shape.in_w, (tiled.columns - 1) * shape.stride_w + reach_w - shape.pad_w)
         seen = _faces(left, shape.in_h / 2 - seen_h, seen_w, seen_h, depth(shape.in_channels))

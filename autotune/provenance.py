@@ -1,4 +1,4 @@
-"""What a trial is valid for: the kernels' source and the versions that compiled and measured it."""
+"""What a trial's validity depends on: the kernels' source and the software versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tconv
 
-# Device code; constants, operands and grids; compiler options; what a plan reads them from.
+# Files with device code, constants, operands, grids, compiler options, and what plans read.
 DECIDING = (
     "kernels/*.py", "families/*.py", "launch.py",
     "geometry.py", "problem.py", "target.py", "tile.py",
@@ -20,12 +20,12 @@ DECIDING = (
 
 @lru_cache
 def source_hash() -> str:
-    """A short hash of everything that decides a kernel's code: device code, plans and launches."""
+    """Return a short hash of all files that decide a kernel's code."""
     return hash_of(Path(tconv.__file__).parent)
 
 
 def hash_of(root: Path) -> str:
-    """``source_hash`` of the package ``tconv`` in folder ``root``."""
+    """Return ``source_hash`` for the package ``tconv`` in folder ``root``."""
     digest = hashlib.sha256()
     for file in deciding(root):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
@@ -33,13 +33,13 @@ def hash_of(root: Path) -> str:
 
 
 def deciding(root: Path) -> list[Path]:
-    """The files of ``tconv`` that decide a kernel's code."""
+    """Return the files of ``tconv`` that decide a kernel's code."""
     return [file for pattern in DECIDING for file in sorted(root.glob(pattern))]
 
 
 @lru_cache
 def versions(driver: str = "", protocol: str = "") -> str:
-    """Versions of torch, triton and, where a GPU measured, its driver and how it was measured."""
+    """Return the versions of torch and triton and, if measured, of driver and protocol."""
     parts = [f"{package} {_version(package)}" for package in ("torch", "triton")]
     parts += [f"driver {driver}"] * bool(driver) + [protocol] * bool(protocol)
     return ", ".join(parts)
@@ -48,23 +48,23 @@ def versions(driver: str = "", protocol: str = "") -> str:
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:  # some builds name triton's package otherwise
+    except metadata.PackageNotFoundError:  # some builds distribute triton under another name
         return str(getattr(import_module(package), "__version__", "unknown"))
 
 
 def driver_version() -> str:
-    """The GPU driver's version, where one can be asked."""
+    """Return the GPU driver's version, or "" if it is unknown."""
     lines = asked("--query-gpu=driver_version")
     return lines[0] if lines else ""
 
 
 def other_processes() -> int:
-    """How many processes besides this one compute on the machine's GPUs."""
+    """Count the processes besides this one that compute on the machine's GPUs."""
     return sum(line != str(os.getpid()) for line in asked("--query-compute-apps=pid"))
 
 
 def asked(query: str) -> list[str]:
-    """nvidia-smi's answer, a line each; none where it is not there."""
+    """Return the lines of nvidia-smi's answer; none if it is missing or fails."""
     command = ["nvidia-smi", query, "--format=csv,noheader"]
     try:
         output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

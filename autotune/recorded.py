@@ -1,7 +1,7 @@
-"""Recorded search spaces: a CSV of configurations and the times that were measured of them.
+"""Recorded search spaces: a CSV of configurations and their measured times.
 
-Columns are parameters, the last is ``time``, empty where the configuration failed. The unit of time
-does not matter: results are shares of the optimum.
+Each column but the last is a parameter. The last is ``time``, empty if the configuration failed.
+The unit of time does not matter: results are shares of the optimum.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ with extra("tune"):
 
 TIME = "time"
 LARGEST_SPACE = 256 << 20  # bytes; a million configurations of ten parameters take about 50 MiB
-LARGEST_VALUE = 1e15  # of a parameter or a time: strategies multiply and square them
+LARGEST_VALUE = 1e15  # for a parameter or a time: strategies multiply and square them
 
 
 class SpaceError(ValueError):
-    """A file that holds no search space; the message names file, row and column."""
+    """A file is not a valid search space; the message names file, row and column."""
 
 
 @dataclass(frozen=True)
 class RecordedSpace:
-    """Configurations and their times; NaN where one failed."""
+    """Configurations and their times, NaN for a failed one."""
 
     space: SearchSpace
     times: NDArray[np.float64]
@@ -43,12 +43,12 @@ class RecordedSpace:
 
 
 def read_space(path: Path) -> RecordedSpace:
-    """The space that ``path`` holds.
+    """Read the search space in ``path``.
 
     Raises:
-        SpaceError: where the file is missing, empty or too large, has no ``time`` as its last
-            column, has text or gaps among its numbers, times that are not positive, a configuration
-            twice, or none that succeeded.
+        SpaceError: if the file is missing, empty or too large, if ``time`` is not its last column,
+            if a cell is not a number or a time not positive, if a configuration appears twice, or
+            if none succeeded.
     """
     try:
         text = read_text(path, LARGEST_SPACE)
@@ -56,16 +56,16 @@ def read_space(path: Path) -> RecordedSpace:
             raise SpaceError(f"{path}: there is no such file")
         table = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise SpaceError(f"{path}: no CSV table: {error}") from error
+        raise SpaceError(f"{path}: not a CSV table: {error}") from error
     names = [str(name) for name in table.columns]
     if names[-1:] != [TIME] or len(names) < 2:
         raise SpaceError(
             f"{path}: the last column is {names[-1]!r}; parameters come first, and then {TIME!r}"
         )
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus cells for an index
-        raise SpaceError(f"{path}, line 2: more cells than the heading has columns")
+    if not isinstance(table.index, pd.RangeIndex):  # pandas reads surplus cells as an index
+        raise SpaceError(f"{path}, line 2: more cells than columns in the header")
     if table.empty:
-        raise SpaceError(f"{path}: no configuration, only the heading")
+        raise SpaceError(f"{path}: no configurations, only a header")
     numbers = table.apply(lambda column: pd.to_numeric(column.str.strip(), errors="coerce"))
     allowed = numbers.notna() & (numbers.abs() <= LARGEST_VALUE)
     allowed[TIME] = np.where(
@@ -82,7 +82,7 @@ def read_space(path: Path) -> RecordedSpace:
         )
     twice = numbers[names[:-1]].duplicated()
     if twice.any():
-        raise SpaceError(f"{path}, line {int(twice.argmax()) + 2}: the configuration came before")
+        raise SpaceError(f"{path}, line {twice.argmax() + 2}: repeats an earlier configuration")
     times = numbers[TIME].to_numpy(dtype=np.float64)
     if np.isnan(times).all():
         raise SpaceError(f"{path}: every configuration failed, column {TIME!r} is empty")

@@ -1,4 +1,4 @@
-"""A strategy against a recorded space: no kernel runs, the recorded times answer."""
+"""Replay a search strategy on recorded times, without running a kernel."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from autotune.recorded import RecordedSpace, read_space
 from autotune.strategies import STRATEGIES
 from autotune.strategies.common import search
 
-MILESTONES = (10, 25, 50, 100, 200)  # evaluations after which the best so far is noted
+# numbers of evaluations after which the best so far is reported
+MILESTONES = (10, 25, 50, 100, 200)
 
 
 @dataclass(frozen=True)
 class Replay:
-    """How near a strategy came to the optimum, mean over repeats."""
+    """How close a strategy came to the optimum, averaged over repeats."""
 
     strategy: str
     space: str
     repeats: int
     seed: int
-    optimum_share: dict[int, float]  # by evaluations: optimum / best so far; 0 before a success
-    curve: tuple[float, ...]  # the same after each evaluation
+    # optimum / best so far, by number of evaluations; 0 before a success
+    optimum_share: dict[int, float]
+    curve: tuple[float, ...]  # the same share after each evaluation
 
     def as_json(self) -> dict[str, object]:
         share = {str(count): round(value, 6) for count, value in self.optimum_share.items()}
@@ -35,9 +37,9 @@ class Replay:
 
 
 def shares(recorded: RecordedSpace, strategy: str, budget: int, seed: int) -> list[float]:
-    """Share of the optimum after each evaluation of one run.
+    """Return the share of the optimum after each evaluation of one run.
 
-    A strategy that ends before its budget keeps what it has.
+    A strategy that ends early keeps its best result for the rest of the budget.
     """
 
     def times_of(places: list[int]) -> list[float]:
@@ -56,8 +58,8 @@ def _one(path: Path, strategy: str, budget: int, seed: int) -> list[float]:
 def replay(
     path: Path, strategy: str, budget: int, repeats: int, seed: int, workers: int | None = None
 ) -> Replay:
-    """``repeats`` runs with seeds from ``seed`` on, side by side."""
-    read_space(path)  # its faults are told here, once
+    """Run a strategy ``repeats`` times in parallel, with consecutive seeds from ``seed``."""
+    read_space(path)  # reports errors in the file once, before the runs
     run = partial(_one, path, strategy, budget)
     seeds = range(seed, seed + repeats)
     workers = min(workers or os.cpu_count() or 1, repeats)

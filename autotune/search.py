@@ -1,7 +1,7 @@
-"""Search among a problem's candidates: they, their trials, and a strategy that knows of neither.
+"""Search one problem's candidates; strategies see only parameter vectors and times.
 
-A strategy sees parameters and times (see ``autotune.strategies``). What the model knows of the
-kernels reaches it as an order of the candidates, best hopes first.
+What the model knows of the kernels reaches a strategy as an order of the candidates, the most
+promising first (see ``autotune.strategies``).
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from tconv.tile import Choice, Tile
 from tconv.winners import Kind
 
 Evaluate = Callable[[Sequence[Choice]], list[Trial]]
-# A prediction is the model's own: its order is right. What is measured may teach it better.
+# Predictions follow the model's order exactly; measurements may deviate from it.
 DEFAULT_STRATEGY: dict[Kind, str] = {"predicted": "ranked", "measured": "combined"}
 DEFAULT_CANDIDATES: dict[Kind, int] = {"predicted": 8, "measured": 16}
 MOST_WORKERS = 8
-SEED = 0  # of a strategy's chance: a tune that is repeated finds its trials in the store
+SEED = 0  # random seed of a strategy: a repeated run finds its trials in the store
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much a run spends; the one place where its defaults stand."""
+    """How much a run spends; the only definition of its defaults."""
 
     candidates: int = DEFAULT_CANDIDATES[
         "predicted"
-    ]  # tried for each problem: compiled, and on a GPU measured
-    finalists: int = 3  # of them, checked against the reference until one passes
+    ]  # per problem: compiled, and on a GPU measured
+    finalists: int = 3  # checked against the reference until one passes
     compile_seconds: float = 60.0  # limit for one candidate
     gate_seconds: float = 60.0  # limit for one check
     warmup_milliseconds: float = 20.0
@@ -54,8 +54,8 @@ class Effort:
 
 
 DEFAULT_EFFORT = Effort()
-WITHIN_REACH = 3.0  # times the best prediction: a family's best hope is worth a try
-SAME_SHAPE = 2  # of the tiles tried, how many may share one shape of block
+WITHIN_REACH = 3.0  # times the best prediction, up to which a family's best candidate is tried
+SAME_SHAPE = 2  # how many of the tried tiles may share one block shape
 
 
 def explore(
@@ -66,9 +66,10 @@ def explore(
     evaluate: Evaluate,
     budget: int,
 ) -> list[Trial]:
-    """The trials that ``strategy`` made, in order, no more than ``budget``.
+    """Return the trials that ``strategy`` made, in order, at most ``budget``.
 
-    The model's hopes come first; among them is the rule of thumb's, which the others must beat.
+    The model's most promising candidates come first, among them the rule of thumb's choice, which
+    the others must beat.
     """
     choices, space = space_of(problem, target, candidates, budget)
     if not choices:
@@ -88,7 +89,7 @@ PARAMETERS = ("family", *(field.name for field in fields(Tile)))
 
 
 def parameters_of(choices: Sequence[Choice]) -> NDArray[np.float64]:
-    """A row of ``PARAMETERS`` for each choice."""
+    """Return a row of ``PARAMETERS`` for each choice."""
     families, of_tile = list(FAMILIES), attrgetter(*PARAMETERS[1:])
     rows = [(families.index(each.family), *of_tile(each.tile)) for each in choices]
     return np.array(rows, dtype=np.float64)
@@ -97,11 +98,12 @@ def parameters_of(choices: Sequence[Choice]) -> NDArray[np.float64]:
 def space_of(
     problem: Problem, target: Target, candidates: Sequence[Choice], count: int
 ) -> tuple[list[Choice], SearchSpace]:
-    """``candidates`` as a strategy sees them, with what the model says; ``count`` hopes first."""
+    """Return the choices and the space a strategy searches, the ``count`` most promising first."""
     by_choice = dict(zip(candidates, merits(problem, candidates, target), strict=True))
     hopes = _hopes(problem, target, by_choice, count)
-    choices = list(dict.fromkeys([*hopes, *candidates]))  # the rule of thumb may lie between them
-    # What the model expects to spill, it holds for impossible: compiling rejects it.
+    # the rule of thumb's tile may not be on the grid of candidates
+    choices = list(dict.fromkeys([*hopes, *candidates]))
+    # A tile that the model expects to spill counts as infeasible: compiling would reject it.
     predicted = [
         math.inf if spills else milliseconds
         for spills, milliseconds, _ in merits(problem, choices, target)
@@ -113,10 +115,10 @@ def space_of(
 def shortlist(
     problem: Problem, target: Target, candidates: Sequence[Choice], count: int
 ) -> list[Choice]:
-    """``count`` choices by predicted time, no more than ``SAME_SHAPE`` of one family and shape.
+    """Return ``count`` choices by predicted time, at most ``SAME_SHAPE`` per family and shape.
 
-    Every family whose best hope is within reach has it among them, in the first half: the model may
-    misjudge a family as a whole.
+    The first half includes every family whose best candidate is within reach, because the model may
+    misjudge a whole family.
     """
     by_choice = dict(zip(candidates, merits(problem, candidates, target), strict=True))
     return _hopes(problem, target, by_choice, count)

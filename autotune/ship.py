@@ -1,4 +1,4 @@
-"""Winners and traces as files: to travel from one machine to another, and with the library."""
+"""Winners and trials as files, to move between machines and to ship with the library."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tconv.winners import (
 with extra("tune"):
     import pandas as pd
 
-LEAST_RECORDED = 2  # configurations: below that there is nothing to search
+LEAST_RECORDED = 2  # fewer configurations leave nothing to search
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """What an import did: winners taken over, and those that stand in their way."""
+    """Result of an import: how many winners were imported, and how many existing ones kept."""
 
     target: str
     taken: int
@@ -38,13 +38,14 @@ class Exchange:
 
 
 def export_winners(target: str, path: Path) -> int:
-    """Write the user's measured winners of ``target`` to ``path``; how many.
+    """Write the user's measured winners of ``target`` to ``path`` and return their number.
 
-    They are added to what stands there. Predictions do not travel: anyone can make them anew.
+    They are added to the winners in ``path``. Predictions are not exported: anyone can recompute
+    them.
 
     Raises:
-        TableError: where there are none, or a file cannot be read or belongs to another GPU.
-        OSError: where the file cannot be written.
+        TableError: if there are none, or if a file cannot be read or belongs to another GPU.
+        OSError: if the file cannot be written.
     """
     source = user_table(target)
     measured = {
@@ -58,17 +59,17 @@ def export_winners(target: str, path: Path) -> int:
 
 
 def import_winners(path: Path) -> Exchange:
-    """Add the winners of ``path`` to the user's own; what was measured here is not displaced.
+    """Add the winners in ``path`` to the user's own; winners measured here are not replaced.
 
     Raises:
-        TableError: for a file that cannot be read or names no target.
-        OSError: where the user's table cannot be written.
+        TableError: if the file cannot be read or names no target.
+        OSError: if the user's table cannot be written.
     """
     if not path.exists():
         raise TableError(f"{path}: there is no such file")
     given, target = read_table(path), table_target(path)
     if target is None:
-        raise TableError(f"{path} names no target: it is no table of winners")
+        raise TableError(f"{path} names no target and so is not a table of winners")
     own = user_table(target)
     standing = read_table(own)
     fresh: dict[str, Winner] = {
@@ -88,14 +89,14 @@ def _same_target(path: Path, target: str) -> None:
 
 
 def record_spaces(trials: Iterable[Trial], folder: Path) -> list[Path]:
-    """Write what was tried of each problem as a recorded space, to be replayed without a GPU.
+    """Write each problem's trials as a recorded space, to be replayed without a GPU.
 
-    One CSV a problem, named after it: the family (by its place in ``tconv.families``), the
-    fields of the tile, and ``time`` in milliseconds, empty where the configuration failed.
-    Problems of which fewer than two succeeded are left out.
+    There is one CSV per problem, named after it. Its columns are the family (its index in
+    ``tconv.families``), the fields of the tile, and ``time`` in milliseconds, empty if the
+    configuration failed. Problems with fewer than two successes are left out.
 
     Raises:
-        OSError: where the folder cannot be written; spaces that stood there stay.
+        OSError: if the folder cannot be written; spaces already in it stay.
     """
     grouped: dict[Problem, dict[tuple[str, Tile], Trial]] = {}
     for trial in trials:

@@ -1,4 +1,4 @@
-"""What the command line prints: tables of winners, and a layer in the lecture's words."""
+"""Output of the command line: tables of winners, and layers in the lecture's terms."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from autotune.judge import Cell
     from autotune.replay import Replay
 
-MOST_DRIFT = 1.05  # of the GPU's clock, that is not worth a word
-FILE_WIDTH = 200  # columns, where output goes to a file and tables should not be broken
+MOST_DRIFT = 1.05  # drift of the GPU's clock that is not worth reporting
+FILE_WIDTH = 200  # columns, so that tables written to a file are not broken
 
 
 def announcement(target: Target, kind: str, dtype: str) -> str:
-    """What a run is about to do, in a line."""
+    """Return one line that announces what a run will do."""
     if kind == "measured":
         return f"Measuring {dtype} on this machine's {target.product}."
     return (
@@ -47,14 +47,14 @@ def announcement(target: Target, kind: str, dtype: str) -> str:
 
 
 def how_checked(target: Target) -> str:
-    """How results for ``target`` are checked on a machine without its GPU."""
+    """Return how results for ``target`` are checked on a machine without its GPU."""
     if checked_by(target) == "emulated":
         return "compiled code, emulated"
     return f"source, in Triton's interpreter ({target.name} is not covered by the emulator)"
 
 
 def roofline_share(finding: Finding, target: Target) -> float | None:
-    """Least time that the machine's peaks allow, over the winner's time."""
+    """Return the roofline's least time over the winner's time."""
     if finding.winner is None or not finding.winner.milliseconds:
         return None
     problem = finding.job.problem
@@ -65,7 +65,7 @@ def roofline_share(finding: Finding, target: Target) -> float | None:
 
 
 def winners_table(outcome: Outcome) -> Table:
-    """A row for each problem."""
+    """Return a table with one row per problem."""
     share = f"roofline share, {outcome.kind}"
     headings = ("layer", "input", "K F S P", "pass", "kernel", "tile", f"{outcome.kind} ms", share)
     table = Table(*headings, "registers", "spills", "occupancy", "bound (model)")
@@ -94,7 +94,7 @@ def winners_table(outcome: Outcome) -> Table:
 
 
 def counters_table(outcome: Outcome) -> Table | None:
-    """What an emulated GPU counted of each winner; None where none was emulated."""
+    """Return a table of each winner's emulated counters, or None if none was emulated."""
     table = Table("layer", "pass", *HEADINGS, title=COUNTERS_TITLE)
     for finding in outcome.findings:
         if finding.winner is not None and finding.winner.counters:
@@ -105,7 +105,7 @@ def counters_table(outcome: Outcome) -> Table | None:
 
 
 def emulation_line(emulation: Emulation) -> str:
-    """What came of one emulated problem."""
+    """Return one line with the result of one emulated problem."""
     verdict, choice = emulation.verdict, emulation.choice
     head = f"{emulation.problem.key}: {choice.family} {choice.tile}"
     if not verdict.passed:
@@ -116,7 +116,7 @@ def emulation_line(emulation: Emulation) -> str:
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
-    """Winners, and where they and the trials are kept."""
+    """Print the winners and where they and the trials are stored."""
     # Wide enough for the table when output goes to a file.
     wide = console if console.is_terminal else Console(file=console.file, width=FILE_WIDTH)
     wide.print(winners_table(outcome))
@@ -127,29 +127,29 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     failed = sum(trial.status != "ok" for trial in trials)
     console.print(
         f"{len(outcome.findings)} problems, {len(trials)} candidates: {outcome.compiled} compiled "
-        f"now, {outcome.recalled} known from before, {failed} failed."
+        f"now, {outcome.recalled} recalled, {failed} failed."
     )
     if outcome.left:
         names = ", ".join(
             f"{job.layer.suite} {job.layer.name} {job.problem.direction}" for job in outcome.left
         )
         console.print(
-            f"{len(outcome.left)} problems are left, the next run goes on with them: {names}",
+            f"{len(outcome.left)} problems are left for the next run: {names}",
             soft_wrap=True,
         )
     if abs(math.log(outcome.drift)) > math.log(MOST_DRIFT):
         console.print(
             f"The GPU drifted: the same work took {outcome.drift:.2f} times what it took at first. "
-            "Finalists were measured side by side, other times are of different clocks."
+            "Finalists were measured in turn; other times may differ in clock."
         )
     if outcome.table is not None:
         console.print(f"Winners ({outcome.kind}): {outcome.table}", soft_wrap=True)
-    where = outcome.store if outcome.store is not None else "in memory only, and now gone"
+    where = outcome.store if outcome.store is not None else "in memory only, not saved"
     console.print(f"Trials: {where}", soft_wrap=True)
 
 
 def _output_line(name: str, size: int, stride: int, pad: int, reach: int) -> str:
-    """(W - F + 2P)/S + 1 with numbers; a dilated filter covers ``reach`` rather than F."""
+    """Return (W - F + 2P)/S + 1 with numbers; a dilated filter covers ``reach`` instead of F."""
     span = size - reach + 2 * pad
     exact = span / stride + 1
     formula = f"({size} - {reach} + 2*{pad})/{stride} + 1"
@@ -167,7 +167,7 @@ def _output_line(name: str, size: int, stride: int, pad: int, reach: int) -> str
 
 
 def layer_lines(geometry: ConvGeometry, dtype: str, target: Target) -> list[str]:
-    """A layer in the lecture's words, and what bounds it on ``target``."""
+    """Describe a layer in the lecture's terms, and what bounds its time on ``target``."""
     shape = geometry
     reach_h = shape.dilation_h * (shape.filter_h - 1) + 1
     reach_w = shape.dilation_w * (shape.filter_w - 1) + 1
@@ -185,15 +185,15 @@ def layer_lines(geometry: ConvGeometry, dtype: str, target: Target) -> list[str]
         "  " + _output_line("height", shape.in_h, shape.stride_h, shape.pad_h, reach_h),
         "  " + _output_line("width", shape.in_w, shape.stride_w, shape.pad_w, reach_w),
         f"{count} parameters: ({weights} + 1) * {shape.out_channels}",
-        f"{shape.flops:,} FLOPs a pass, at least {least:,} bytes moved",
+        f"{shape.flops:,} FLOPs per pass, at least {least:,} bytes moved",
         f"arithmetic intensity {intensity:.1f} FLOPs a byte; {target.name} ({target.product}) "
         f"turns at {ridge:.0f}: {side}",
-        f"the roofline allows no less than {limit:.4f} ms a pass (data-sheet peaks)",
+        f"roofline limit: {limit:.4f} ms per pass (data-sheet peaks)",
     ]
 
 
 def print_layer(geometry: ConvGeometry, dtype: str, target: Target, console: Console) -> None:
-    """``layer_lines``, and the kernel and tile of each pass with their ground."""
+    """Print ``layer_lines``, and each pass's kernel and tile with the reason for it."""
     for line in layer_lines(geometry, dtype, target):
         console.print(line, markup=False)
     forget()  # a table may have been written since
@@ -209,7 +209,7 @@ def print_layer(geometry: ConvGeometry, dtype: str, target: Target, console: Con
 
 
 def draw_layer(geometry: ConvGeometry, dtype: str, target: Target, path: Path) -> None:
-    """The layer's volumes to scale, and the tile of the forward pass, as a file."""
+    """Draw the layer's volumes to scale, with the forward pass's tile, to a file."""
     from autotune.picture import layer_picture
     from tconv import svg
 
@@ -219,7 +219,7 @@ def draw_layer(geometry: ConvGeometry, dtype: str, target: Target, path: Path) -
 
 
 def print_space(jobs: Sequence[Job], target: Target, console: Console) -> None:
-    """How many tiles remain after each rule, a row for each problem."""
+    """Print how many tiles remain after each rule, one row per problem."""
     table: Table | None = None
     for job in jobs:
         report = rules_report(job.problem, target)
@@ -232,7 +232,7 @@ def print_space(jobs: Sequence[Job], target: Target, console: Console) -> None:
 
 
 def replay_table(found: Replay) -> Table:
-    """How near a strategy came to the optimum, by evaluations."""
+    """Return a table of the strategy's share of the optimum by number of evaluations."""
     title = f"{found.strategy} on {found.space}: share of the optimum, mean of {found.repeats} runs"
     table = Table(*(f"after {count}" for count in found.optimum_share), title=title)
     table.add_row(*(f"{share:.3f}" for share in found.optimum_share.values()))
@@ -240,7 +240,7 @@ def replay_table(found: Replay) -> Table:
 
 
 def calibration_table(found: Calibration) -> Table:
-    """What fitting brought, and the constants."""
+    """Return a table of the fit's improvement and its constants."""
     title = (
         f"{found.trials} measured trials of {found.problems} problems; error and rank correlation "
         "on problems that were held out"
@@ -260,7 +260,7 @@ def calibration_table(found: Calibration) -> Table:
 
 
 def print_judgement(cells: Sequence[Cell], console: Console) -> None:
-    """How the cost model does on recorded tiles, a row a cell; then the worst problems."""
+    """Print the cost model's accuracy on recorded tiles by cell, then the worst problems."""
     from autotune.judge import PICKS, geometric_mean, worst
 
     title = "best time / best of the model's first k; predicted / recorded by decade of time"
@@ -291,7 +291,7 @@ def print_judgement(cells: Sequence[Cell], console: Console) -> None:
 
 
 def print_suites(suites: Iterable[Sequence[Layer]], console: Console) -> None:
-    """Every suite's distinct layers."""
+    """Print every suite's distinct layers."""
     table = Table("suite", "layer", "input volume", "K F S P", "output volume", "layers alike")
     for layers in suites:
         for layer in layers:

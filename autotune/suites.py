@@ -1,4 +1,4 @@
-"""Suites: the distinct convolution layers of known models, and of kinds of layers."""
+"""Suites: the distinct convolution layers of known models, and of some kinds of layers."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from functools import lru_cache
 
 from tconv.geometry import ConvGeometry, PoolGeometry
 
-SUITES = ("lenet5", "vgg16")  # what a plain ``tune`` tunes
+SUITES = ("lenet5", "vgg16")  # what ``tune`` tunes by default
 DEFAULT_BATCH = 64
 
 
 class UnknownSuiteError(ValueError):
-    """No suite of that name; the message lists those that exist."""
+    """No suite has the given name; the message lists the existing ones."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One geometry of a suite, under the name of the first layer that has it."""
+    """One geometry of a suite, named after the first layer that has it."""
 
     suite: str
     name: str
     geometry: ConvGeometry
-    repeats: int = 1  # layers of the model that share it
+    repeats: int = 1  # number of the model's layers with this geometry
     pooled: bool = False  # whether a 2x2 pool follows one of them
 
 
 @dataclass(frozen=True)
 class PoolLayer:
-    """One max-pool of a suite, under the name of the first layer that has it."""
+    """One max-pool of a suite, named after the first layer that has it."""
 
     suite: str
     name: str
@@ -37,7 +37,7 @@ class PoolLayer:
 
 # Layers by kind rather than by model: (name, input volume, K, F, S, P, groups).
 KINDS: dict[str, tuple[tuple[str, str, int, int, int, int, int], ...]] = {
-    # Depthwise, each extent on a wide image and on a small one with many channels.
+    # Depthwise: each filter size on a large image and on a small one with many channels.
     "depthwise": (
         ("3x3 wide", "128x56x56", 128, 3, 1, 1, 128),
         ("3x3 deep", "512x14x14", 512, 3, 1, 1, 512),
@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[tuple[str, str, int, int, int, int, int], ...]] = {
         ("7x7 wide", "128x56x56", 128, 7, 1, 3, 128),
         ("7x7 deep", "512x14x14", 512, 7, 1, 3, 512),
     ),
-    # ResNeXt-50 32x4d's 3x3 layers, and those of AlexNet that its two GPUs shared.
+    # The 3x3 layers of ResNeXt-50 32x4d, and AlexNet's layers that were split over two GPUs.
     "grouped": (
         ("resnext layer1", "128x56x56", 128, 3, 1, 1, 32),
         ("resnext layer2.0", "256x56x56", 256, 3, 2, 1, 32),
@@ -62,7 +62,7 @@ KINDS: dict[str, tuple[tuple[str, str, int, int, int, int, int], ...]] = {
 
 
 def names() -> tuple[str, ...]:
-    """The suites that exist: every model whose input volume is known, and the kinds of layers."""
+    """Return all suites: the models with a known input volume, and the kinds of layers."""
     from tconv.models import BUILDERS
 
     return (*BUILDERS, *KINDS)
@@ -70,7 +70,7 @@ def names() -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def suite(name: str, batch: int = DEFAULT_BATCH) -> tuple[Layer, ...]:
-    """The distinct layers of suite ``name``, in the model's order.
+    """Return the distinct layers of suite ``name``, in the model's order.
 
     >>> [layer.name for layer in suite("lenet5")]
     ['c1', 'c3', 'c5']
@@ -92,7 +92,7 @@ def suite(name: str, batch: int = DEFAULT_BATCH) -> tuple[Layer, ...]:
 
 @lru_cache(maxsize=64)
 def pools(name: str, batch: int = DEFAULT_BATCH) -> tuple[PoolLayer, ...]:
-    """The distinct max-pools of model ``name``, in its order; of a kind of layers none.
+    """Return the distinct max-pools of model ``name`` in order; kinds of layers have none.
 
     >>> [pool.geometry.window_h for pool in pools("resnet50")]
     [3]
@@ -107,13 +107,13 @@ def pools(name: str, batch: int = DEFAULT_BATCH) -> tuple[PoolLayer, ...]:
 
 
 def _halves(pool: PoolGeometry) -> bool:
-    """Whether it is the pool that a convolution's kernel can compute as well: 2x2 at stride 2."""
+    """True if a convolution's kernel can compute this pool as well: 2x2 at stride 2."""
     window = (pool.window_h, pool.window_w, pool.stride_h, pool.stride_w)
     return window == (2, 2, 2, 2) and (pool.pad_h, pool.pad_w) == (0, 0)
 
 
 def _calls(name: str, batch: int) -> list[tuple[str, ConvGeometry | PoolGeometry]]:
-    """The convolutions and pools of a model, in order."""
+    """Return the convolutions and pools of a model, in order."""
     import torch
 
     from tconv.models import BUILDERS, INPUT_VOLUMES, traced

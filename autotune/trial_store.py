@@ -1,7 +1,7 @@
-"""Every trial, failures included, in one SQLite file that survives a kill.
+"""Store every trial, failures included, in one SQLite file that survives a killed process.
 
-Each trial is a transaction of its own under a write-ahead log. A file that cannot be used is
-named in a warning and left alone: the run goes on, and its trials live in memory.
+Each trial is one transaction under a write-ahead log. If the file is unusable, warn, leave it
+untouched and keep the run's trials in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tconv.winners import Kind
 
 
 def default_path() -> Path:
-    """Where trials are kept: beside the user's own tables."""
+    """Return the path of the trial store, beside the user's own tables."""
     return winners.home() / "trials.sqlite"
 
 
@@ -65,21 +65,21 @@ def _row(trial: Trial) -> tuple[Any, ...]:
 
 
 def _trial(row: tuple[Any, ...]) -> Trial:
-    """The trial of a row.
+    """Return the trial in a row.
 
     Raises:
-        ValueError: for a row that this version of the tuner did not write.
-        TypeError: for one that lacks what a trial must have.
+        ValueError: if this version of the tuner did not write the row.
+        TypeError: if it lacks a required value.
     """
     named = dict(zip(COLUMNS, row, strict=True))
     for name, value in named.items():
         number = isinstance(value, (int, float)) and math.isfinite(value)
         text = name in TEXTS or (name in OPTIONAL_TEXTS and value is not None)
         if not isinstance(value, str) if text else not (number or value is None):
-            raise ValueError(f"{name} is of another type")
-    named["family"] = named.pop("algorithm")  # its name in the file since 0.1.0
+            raise ValueError(f"{name} has the wrong type")
+    named["family"] = named.pop("algorithm")  # the column's name in files since 0.1.0
     if named["family"] not in FAMILIES or named["kind"] not in ("measured", "predicted"):
-        raise ValueError("no trial of these kernels")
+        raise ValueError("not a trial of these kernels")
     resources = None
     if named["registers"] is not None:
         fields = ("registers", "spill_bytes", "shared_bytes", "instructions")
@@ -110,20 +110,20 @@ def _trial(row: tuple[Any, ...]) -> Trial:
 
 
 def _checked(named: dict[str, Any]) -> Check:
-    """How the result of a row was checked; rows of earlier formats do not tell, their kind does."""
+    """Return how a row's result was checked; rows of earlier formats imply it by their kind."""
     if named["checked"] is None:
         if named["error_fp64"] is None:
             return ""
         return "gpu" if named["kind"] == "measured" else "interpreted"
     if named["checked"] not in get_args(Check):
-        raise ValueError("checked in no way that is known here")
+        raise ValueError("unknown way of checking")
     return cast(Check, named["checked"])
 
 
 class Store:
-    """The trials at ``path``; in memory where that cannot be used (``path`` is then None).
+    """The trials at ``path``; if that is unusable, in memory with ``path`` None.
 
-    Of a store that can be read but not written to, the trials are in memory too.
+    A store that is readable but not writable is copied into memory.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -140,7 +140,7 @@ class Store:
             self._lose(error, self._known(wanted))
 
     def _known(self, path: Path) -> list[Trial]:
-        """What a store that cannot be written to holds."""
+        """Return the trials of a store that cannot be written to."""
         try:
             with closing(view(path)) as self._connection:
                 return self._salvage()
@@ -156,7 +156,7 @@ class Store:
             self.add(trial)
 
     def add(self, trial: Trial) -> None:
-        """Write ``trial``, in place of an earlier one of the same candidate and versions."""
+        """Write ``trial``, replacing an earlier one of the same candidate and versions."""
         marks = ", ".join("?" * len(COLUMNS))
         statement = f"INSERT OR REPLACE INTO trials ({', '.join(COLUMNS)}) VALUES ({marks})"
         try:
@@ -169,21 +169,21 @@ class Store:
             self._lose(error, [*known, trial])
 
     def _salvage(self) -> list[Trial]:
-        """What can still be read, so that a run whose disk filled up goes on knowing it."""
+        """Return the trials that can still be read, so that a run with a full disk keeps them."""
         try:
             return list(self.trials())
         except sqlite3.Error:
             return []
 
     def trials(self, target: str | None = None, kind: Kind | None = None) -> Iterator[Trial]:
-        """The trials of one target and kind, or all, oldest first."""
+        """Yield the trials of one target and kind, or all, oldest first."""
         wanted = {"target": target, "kind": kind}
         yield from self._select({name: value for name, value in wanted.items() if value})
 
     def find(
         self, target: str, problem: Problem, kind: Kind, versions: str, source: str
     ) -> dict[tuple[str, Tile], Trial]:
-        """What is known of ``problem`` from the same kernels and versions, by choice."""
+        """Return the stored trials of ``problem`` with the same kernels and versions, by choice."""
         wanted = {
             "target": target,
             "problem": problem.key,
@@ -214,8 +214,8 @@ class Store:
                 yield trial
         if strange:
             warnings.warn(
-                f"{self.path} holds {strange} rows that are no trials of this version: they are "
-                "passed over",
+                f"{self.path} holds {strange} rows that are not trials of this version; they are "
+                "skipped",
                 stacklevel=3,
             )
 

@@ -1,4 +1,4 @@
-"""Tune suites: enumerate, rank, compile, gate, measure where there is a GPU, and write winners."""
+"""Tune suites: enumerate, rank, compile, check, measure if there is a GPU, write winners."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ with extra("tune"):
 
 @dataclass(frozen=True)
 class Job:
-    """One problem of a run, and the layer that poses it."""
+    """One problem of a run, and the layer it comes from."""
 
     layer: Layer
     problem: Problem
@@ -58,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of a job: its winner, None where every candidate failed, and all trials."""
+    """Result of a job: all trials, and the winner, or None if every candidate failed."""
 
     job: Job
     winner: Trial | None
@@ -67,7 +67,7 @@ class Finding:
 
 @dataclass
 class Outcome:
-    """A run as far as it came."""
+    """Results of a run, which may be incomplete."""
 
     target: Target
     kind: Kind
@@ -75,15 +75,15 @@ class Outcome:
     compiled: int = 0
     recalled: int = 0
     interrupted: bool = False
-    left: list[Job] = field(default_factory=list)  # that the time did not suffice for
-    drift: float = 1.0  # of the GPU's clock: the same work's later times over its first
-    table: Path | None = None  # None where it could not be written
+    left: list[Job] = field(default_factory=list)  # jobs not reached within the time limit
+    drift: float = 1.0  # later times of the reference work over its first time
+    table: Path | None = None  # None if it could not be written
     store: Path | None = None
     trouble: list[str] = field(default_factory=list)
 
 
 def jobs(layers: Iterable[Layer], passes: Sequence[Pass], dtype: str) -> list[Job]:
-    """A job for each layer and pass. Layers that suites share are tuned once."""
+    """Return a job for each layer and pass; a layer shared by suites is tuned once."""
     seen: dict[str, Job] = {}
     for layer in layers:
         for direction in passes:
@@ -93,7 +93,7 @@ def jobs(layers: Iterable[Layer], passes: Sequence[Pass], dtype: str) -> list[Jo
 
 
 def workers_for(effort: Effort) -> int:
-    """Processes that compile at once: no more than there are cores."""
+    """Return the number of compiler processes, at most one per core."""
     return max(1, min(effort.workers, os.cpu_count() or 1))
 
 
@@ -112,12 +112,12 @@ def tune(
 ) -> Outcome:
     """Find a winner for each of ``work``; trials go to the store as they are made.
 
-    ``gate``, ``measure`` and ``contest`` stand in for the machine's own. Ctrl-C or ``deadline``
-    ends the run early and keeps what was found; the next run goes on from there. ``cluster``
-    compiles, checks and measures in place of this machine; all comes back to its store.
+    ``gate``, ``measure`` and ``contest`` replace the machine's own. Ctrl-C or ``deadline`` ends the
+    run early and keeps what was found; the next run continues from there. ``cluster`` compiles,
+    checks and measures instead of this machine; all trials go to this machine's store.
     """
     outcome = Outcome(target, kind)
-    kernel_cache.guard()  # said here once, rather than by each worker
+    kernel_cache.guard()  # warn once here instead of in each worker
     with ExitStack() as stack:
         store = stack.enter_context(Store())
         outcome.store = store.path
@@ -152,7 +152,7 @@ def tune(
             outcome.interrupted = isinstance(end, KeyboardInterrupt)
             if isinstance(end, (DeviceLostError, ClusterError)):
                 outcome.trouble.append(str(end))
-            compilers.abandon()  # else the interpreter waits at its end for what they began
+            compilers.abandon()  # otherwise the interpreter waits at exit for tasks that have begun
             checkers.abandon()
         outcome.left = list(work[len(outcome.findings) :])
         outcome.compiled, outcome.recalled = bench.compiled, bench.recalled
@@ -165,12 +165,12 @@ def tune(
 
 
 def _machines_faults(outcome: Outcome) -> list[str]:
-    """What kept candidates from being tried that is no fault of theirs, in a line."""
+    """Describe in one line the machine's failures that kept candidates from being tried."""
     trials = [trial for finding in outcome.findings for trial in finding.trials]
     kept_from = [trial for trial in trials if trial.status.endswith("machine")]
     if not kept_from:
         return []
-    words = f"{len(kept_from)} candidates could not be tried, the next run tries them again"
+    words = f"{len(kept_from)} candidates could not be tried; the next run will try them again"
     return [f"{words}: {kept_from[-1].detail}"]
 
 
@@ -191,7 +191,7 @@ def _run(
         outcome.findings.append(finding)
         progress.advance(bar)
         if finding.winner is None:
-            progress.console.print(f"{name}: no candidate passed, the heuristic stands")
+            progress.console.print(f"{name}: no candidate passed; the rule of thumb applies")
             continue
         best = f"{finding.winner.milliseconds:.4f} ms {setting.kind}, "
         best += f"{finding.winner.family} {finding.winner.tile}"
@@ -224,7 +224,7 @@ def _solve(job: Job, bench: Bench, strategy: str) -> Finding:
 
 
 def _publish(winners: Iterable[Trial], outcome: Outcome) -> None:
-    """Add ``winners`` to the user's table; one that cannot be used is reported, and left."""
+    """Add ``winners`` to the user's table; an unusable table is reported and left untouched."""
     path = user_table(outcome.target.name)
     try:
         publish(outcome.target, winners)
@@ -238,7 +238,7 @@ def _publish(winners: Iterable[Trial], outcome: Outcome) -> None:
 
 
 def machine() -> tuple[Target, Kind] | None:
-    """The GPU of this machine, whose times are measured; None where there is none."""
+    """Return this machine's GPU, whose times are measured, or None."""
     import torch
 
     from tconv.target import target_of
@@ -249,5 +249,5 @@ def machine() -> tuple[Target, Kind] | None:
 
 
 def with_changes(effort: Effort, **changes: Any) -> Effort:
-    """``effort`` with those of ``changes`` that are not None."""
+    """Return ``effort`` with those ``changes`` that are not None."""
     return replace(effort, **{name: value for name, value in changes.items() if value is not None})

@@ -1,10 +1,10 @@
-"""Tasks in worker processes, each with a time limit; a worker that dies fails its task only.
+"""Run tasks in worker processes with a time limit; a dying worker fails only its own task.
 
-A worker leads a process group of its own: what it has started (ptxas) ends with it, and it ends
-with its parent. Workers that compile may be given a limit of memory as well.
+Each worker leads a process group: the processes it started (ptxas) end with it, and it ends with
+its parent. Compiling workers can also have a memory limit.
 
-This file imports nothing of the project: a worker must mend its environment first, for
-Triton reads ``TRITON_INTERPRET`` when a kernel is decorated.
+This file imports nothing from the project: a worker must set its environment first, because Triton
+reads ``TRITON_INTERPRET`` when a kernel is decorated.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from pathlib import Path
 from typing import Any
 
 GRACE = 5.0  # seconds between asking a task to stop and ending its process
-SILENCE = 60.0  # seconds past a task's time, after which nobody is at work on it
-# Of the machine's memory, for all workers together: each may have a ptxas beside it, whose limit is
-# its own. A compilation takes about 0.3 GiB, most of it torch's libraries.
+SILENCE = 60.0  # seconds past a task's time limit, after which its worker counts as gone
+# Share of the machine's memory for all workers together. Each may have a ptxas beside it with a
+# limit of its own. A compilation takes about 0.3 GiB, most of it torch's libraries.
 MEMORY_SHARE = 0.5
-LEAST_MEMORY = 2 << 30  # bytes, of one worker
+LEAST_MEMORY = 2 << 30  # bytes per worker
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 NO_ROOM = os.strerror(errno.ENOSPC)
 _spawning = threading.Lock()
-DIED = object()  # in place of a result: the process ended; a task may well return None
+DIED = object()  # marks a dead process; unlike None, no task returns it
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task gave no result, and in what words.
+    """Why a task gave no result, with the message.
 
-    ``time limit``, ``crash``, ``error``, or ``machine``: a full disk or a missing tool is no fault
-    of the task's, which may succeed another time.
+    The reason is ``time limit``, ``crash``, ``error`` or ``machine``. The last is a full disk or a
+    missing tool: the task is not at fault and may succeed later.
     """
 
     reason: str
@@ -62,7 +62,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Task:
-    """A call to be made in a worker; ``function`` is found there by its name."""
+    """A call to make in a worker, which finds ``function`` by its name."""
 
     key: Hashable
     function: Callable[..., Any]
@@ -70,7 +70,7 @@ class Task:
 
 
 class TimeLimitError(Exception):
-    """A task took longer than it may."""
+    """A task exceeded its time limit."""
 
 
 def _stop(signum: int, frame: object) -> None:
@@ -78,16 +78,16 @@ def _stop(signum: int, frame: object) -> None:
 
 
 def machine_memory() -> int:
-    """Bytes that this machine, or the container we are in, may use."""
+    """Return the bytes of memory that this machine, or its container, may use."""
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for place in CONTAINER_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # none, or "max"
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
             found.append(int(place.read_text()))
     return min(found)
 
 
 def memory_of(count: int) -> int:
-    """Bytes that each of ``count`` workers on this machine may take."""
+    """Return the bytes that each of ``count`` workers on this machine may use."""
     return max(LEAST_MEMORY, int(MEMORY_SHARE * machine_memory() / count))
 
 
@@ -96,16 +96,16 @@ def _watch_parent() -> None:
     if parent is not None:
         parent.join()
         if os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)  # and with it whatever it waits for
+            os.killpg(0, signal.SIGKILL)  # also ends the processes it waits for
         os._exit(1)
 
 
 def prepare(environment: Mapping[str, str | None], memory: int | None = None) -> None:
-    """First act of a worker: its environment, Ctrl-C left to the parent, no life without it.
+    """Worker initialiser: set the environment, ignore SIGINT, die with the parent.
 
-    ``memory`` limits what it, and each process that it starts, may hold in bytes. Address space
-    that is only reserved does not count, memory that is written to does: beyond it Python raises
-    MemoryError, and a compiler ends.
+    ``memory`` limits the bytes of this process and of each process it starts. Reserved address
+    space does not count, written memory does. Beyond the limit Python raises MemoryError and a
+    compiler ends.
     """
     for name, value in environment.items():
         if value is None:
@@ -122,16 +122,17 @@ def prepare(environment: Mapping[str, str | None], memory: int | None = None) ->
 
 
 def reason_of(error: Exception) -> str:
-    """Whose fault an error is: the ``machine``'s, whose disk or GPU is full, or the task's."""
-    full = NO_ROOM in str(error) or type(error).__name__ == "OutOfMemoryError"  # torch's, of a GPU
+    """Return "machine" if its disk or GPU memory is full or a file is missing, else "error"."""
+    # torch's, for GPU memory
+    full = NO_ROOM in str(error) or type(error).__name__ == "OutOfMemoryError"
     return "machine" if full or isinstance(error, OSError) else "error"
 
 
 def perform(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:
-    """Run one task in a worker; past its time it is interrupted, and at last the process ends.
+    """Run one task in a worker: interrupt it at its time limit, and finally end the process.
 
-    The interruption ends a hung ptxas, which Triton waits for in Python. Code that never
-    returns to Python is ended by faulthandler's own thread, which needs no interpreter lock.
+    The interruption ends a hung ptxas, which Triton waits for in Python. Code that never returns to
+    Python is ended by faulthandler's own thread, which needs no interpreter lock.
     """
     signal.signal(signal.SIGALRM, _stop)
     with open(os.devnull, "w") as sink:
@@ -150,8 +151,8 @@ def perform(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: f
 
 @contextlib.contextmanager
 def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """``changes`` made to this process's environment, which a process started now inherits."""
-    _spawning.acquire()  # threads of one process share its environment
+    """Apply ``changes`` to this process's environment, which newly started processes inherit."""
+    _spawning.acquire()  # threads share the process's environment
     before = {name: os.environ.get(name) for name in changes}
     try:
         for name, value in changes.items():
@@ -170,11 +171,11 @@ def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
 
 
 class Workers:
-    """A pool of worker processes that outlives the death of any of them.
+    """A pool of worker processes that survives the death of any of them.
 
-    ``environment`` is what the workers see otherwise than this process (None removes).
-    ``executor`` makes the pool anew; by default fresh processes on this machine, each of which may
-    take ``memory`` bytes. CUDA maps more than it uses: workers that measure are given no limit.
+    ``environment`` is what changes in the workers' environment (None removes a variable).
+    ``executor`` creates the pool, by default fresh local processes that may each use ``memory``
+    bytes. CUDA maps more memory than it uses, so measuring workers have no limit.
     """
 
     def __init__(
@@ -186,7 +187,7 @@ class Workers:
     ) -> None:
         self.count = count
         self._memory = memory
-        self._groups: set[int] = set()  # of the pool's processes; each leads one
+        self._groups: set[int] = set()  # process groups of the pool's workers
         self._environment = dict(environment)
         self._make = executor or self._processes
         self._pool: Executor | None = None
@@ -201,29 +202,29 @@ class Workers:
     def _submit(self, task: Task, seconds: float) -> Future[Any]:
         if self._pool is None:
             self._pool = self._make()
-        with _environment(self._environment):  # a worker starts at the first submissions
+        with _environment(self._environment):  # workers start at the first submissions
             future = self._pool.submit(perform, task.function, task.arguments, seconds)
         self._groups.update(getattr(self._pool, "_processes", None) or ())
         return future
 
     def run(self, tasks: list[Task], seconds: float) -> Iterator[tuple[Task, Any, float]]:
-        """Each task with its result or ``Failure`` and the seconds it took, as they finish.
+        """Yield each task with its result or ``Failure`` and its seconds, as they finish.
 
-        When a process dies and several tasks are in flight, they are tried again one by one, so
-        that only the one at fault fails.
+        If a process dies while several tasks are in flight, they are retried one by one, so that
+        only the one at fault fails.
         """
         waiting, suspects = deque(tasks), deque[Task]()
         running: dict[Future[Any], tuple[Task, float]] = {}
         try:
             while waiting or suspects or running:
-                # No more in flight than workers: a task's time starts when it is handed over.
+                # Keep at most one task in flight per worker: its time starts at submission.
                 while waiting and not suspects and len(running) < self.count:
                     self._start(waiting.popleft(), seconds, running, waiting)
                 if suspects and not running:
                     self._start(suspects.popleft(), seconds, running, suspects)
                 alone = len(running) == 1
                 done, _ = wait(running, seconds + SILENCE, return_when=FIRST_COMPLETED)
-                if not done:  # of a cluster whose workers are gone; a process here would end
+                if not done:  # a cluster's workers are gone; a local process would have ended
                     for future, (task, began) in running.items():
                         future.cancel()
                         failed = Failure("crash", f"no answer in {seconds + SILENCE:g} s")
@@ -252,21 +253,21 @@ class Workers:
     ) -> None:
         try:
             running[self._submit(task, seconds)] = task, time.monotonic()
-        except BrokenProcessPool:  # a worker died between tasks: no task's fault
+        except BrokenProcessPool:  # a worker died between tasks: no task is at fault
             self.abandon()
             again.appendleft(task)
 
     @staticmethod
     def _result(future: Future[Any]) -> Any:
-        """A task's result, or ``DIED``."""
+        """Return a task's result, or ``DIED``."""
         try:
             return future.result()
         except BrokenProcessPool:
             return DIED
-        except CancelledError:  # by a cluster that went away
+        except CancelledError:  # the cluster went away
             return Failure("crash", "the cluster no longer answers")
-        except Exception as error:  # the result could not travel
-            if type(error).__name__ == "KilledWorker":  # Dask's: it was tried on several
+        except Exception as error:  # the result could not be pickled
+            if type(error).__name__ == "KilledWorker":  # Dask's, after trying several workers
                 return Failure("crash", str(error))
             return Failure("error", f"{type(error).__name__}: {error}")
 
@@ -278,11 +279,11 @@ class Workers:
             self._groups = set()
 
     def abandon(self) -> None:
-        """End the workers in the middle of their tasks, and what they have started."""
+        """Kill the workers and the processes they have started."""
         processes, groups = dict(getattr(self._pool, "_processes", None) or {}), self._groups
         self.close()
         for group in groups:
-            with contextlib.suppress(ProcessLookupError):  # ended before, or not yet begun
+            with contextlib.suppress(ProcessLookupError):  # ended already, or not yet started
                 os.killpg(group, signal.SIGKILL)
         for process in processes.values():
             process.kill()

@@ -1,9 +1,9 @@
-"""How fast the virtual GPU executes the kernels of a few problems, and what its time goes to.
+"""Benchmark the virtual GPU on the kernels of a few problems, with its time by module.
 
     python -m benchmarks.emulator --target sm_90 --limit 4
 
-A row is one launch on scaled-down geometry: instructions that warps issue, and of the seconds
-beyond compiling the part that translates PTX to Python and the parts of the engine's modules.
+Each row is one launch on a scaled-down geometry: its warp instructions, its seconds beyond
+compiling, and the shares of translating PTX to Python and of the engine's modules.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autotune.compile import build
+from tconv.command_line import command_line
 from tconv.emulator import Machine, Memory, Program, TensorMap
 from tconv.emulator.translate import translate
 from tconv.families import FAMILIES
@@ -45,7 +46,7 @@ WIDTHS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int8": 1}
 
 
 def arguments_of(launch: Launch, compiled: Any, memory: Memory) -> list[Any]:
-    """What the driver would pass: addresses of zeroed tensors, tensor maps, sizes."""
+    """Return a launch's arguments as the driver passes them, with zeroed tensors."""
     maps = iter(getattr(compiled.metadata, "tensordesc_meta", None) or [])
     found: list[Any] = []
     for parameter in launch.function.params:
@@ -66,7 +67,7 @@ def arguments_of(launch: Launch, compiled: Any, memory: Memory) -> list[Any]:
 
 
 def measure(launch: Launch, target: Target) -> dict[str, Any]:
-    """Seconds and counts of one launch."""
+    """Return the seconds and counts of one launch."""
     compiled = build(launch, target)
     start = time.perf_counter()
     program = Program.parse(compiled.asm["ptx"])
@@ -103,7 +104,7 @@ def main(
     target: Annotated[str, typer.Option(help="sm_80 or sm_90")] = "sm_90",
     limit: Annotated[int, typer.Option(help="problems to take")] = len(PROBLEMS),
 ) -> None:
-    """Print a row for each launch."""
+    """Print one row for each launch."""
     table = Table(title=f"emulated {target}; seconds beyond compiling")
     for heading in ("kernel", "blocks", "instructions", "s", "k instr/s", "translating s", "parts"):
         table.add_column(heading)
@@ -124,4 +125,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

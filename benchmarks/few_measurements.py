@@ -1,12 +1,12 @@
-"""How near the best of a whole space a few measurements come, before there are any from a GPU.
+"""Estimate on simulated GPUs how close a few measurements come to the best of a whole space.
 
     python -m benchmarks.few_measurements --suite vgg16 --evaluations 16
 
-The judge is hypothetical: the cost model with constants disturbed by chance, and besides with
-errors that only configurations of one shape share (each family, block and pipeline depth has a
-factor of its own). The tuner is told times by that judge, and knows only the undisturbed model.
-Shares are of the judge's best of all candidates. Nothing here is measured on a GPU, and how far a
-real one is from the model is what ``autotune calibrate`` will say.
+A simulated GPU, the judge, is the cost model with randomly disturbed constants, plus an error
+shared by all configurations of one shape (each family, block and pipeline depth has its own
+factor). The tuner receives the judge's times and knows only the undisturbed model. Shares are of
+the judge's best over all candidates. Nothing here is measured on a GPU; ``autotune calibrate``
+measures how far a real one is from the model.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from autotune.search import space_of
 from autotune.strategies import STRATEGIES
 from autotune.strategies.common import search
 from autotune.suites import suite as layers_of
+from tconv.command_line import command_line
 from tconv.cost.constants import FITTED, Constants
 from tconv.cost.model import predict
 from tconv.cost.space import candidates
@@ -41,7 +42,7 @@ TARGET = TARGETS["sm_90"]
 
 
 class Judge:
-    """A GPU that might be: the model's figures, off by a kind that a model is off by."""
+    """A simulated GPU: the model's times with the kinds of error that a model has."""
 
     def __init__(self, seed: int, constants_error: float, shape_error: float) -> None:
         generator = np.random.default_rng(seed)
@@ -66,7 +67,7 @@ class Judge:
         return time * math.exp(sum(self._error_of(problem.key, shape) for shape in shapes))
 
     def _error_of(self, key: str, shape: tuple[object, ...]) -> float:
-        """The same for the same problem and shape, whatever else is asked."""
+        """Return a random error that depends only on the seed, the problem and the shape."""
         text = f"{self._seed}/{key}/{shape}"
         if text not in self._errors:
             drawn = np.random.default_rng(list(text.encode())).normal(0, self._shape_error / 2)
@@ -81,7 +82,7 @@ def shares(
     constants_error: float,
     shape_error: float,
 ) -> list[float]:
-    """The judge's best over what the heuristic takes, then over what is found in each budget."""
+    """Return the judge's best time over the heuristic's, then over each budget's best."""
     judge = Judge(seed, constants_error, shape_error)
     space = candidates(problem, TARGET)
     times = {choice: judge.milliseconds(problem, choice, TARGET) for choice in space}
@@ -103,19 +104,21 @@ def shares(
 
 
 def main(
-    suite: Annotated[list[str] | None, typer.Option(help="may be given again")] = None,
-    evaluations: Annotated[
-        list[int] | None, typer.Option(min=1, help="measurements a problem")
+    suite: Annotated[
+        list[str] | None, typer.Option(help="model whose layers to use; repeatable")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="GPUs that might be")] = 3,
+    evaluations: Annotated[
+        list[int] | None, typer.Option(min=1, help="measurements per problem")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="number of simulated GPUs")] = 3,
     constants_error: Annotated[
-        float, typer.Option(min=0, help="of the model's constants, deviation of ln")
+        float, typer.Option(min=0, help="deviation of ln of the model's constants")
     ] = 0.3,
     shape_error: Annotated[
-        float, typer.Option(min=0, help="of each shape by itself, deviation of ln")
+        float, typer.Option(min=0, help="deviation of ln of each shape's factor")
     ] = 0.1,
 ) -> None:
-    """Geometric means over layers, passes and hypothetical GPUs."""
+    """Print geometric means over layers, passes and simulated GPUs."""
     budgets = tuple(sorted(evaluations or [4, 8, 16, 32]))
     table = Table(
         "suite", "problems", "none", *map(str, budgets),
@@ -143,4 +146,5 @@ def _means(rows: list[list[float]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

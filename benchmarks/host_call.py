@@ -1,11 +1,11 @@
-"""What one convolution costs the host, on a machine with no GPU: the driver is faked.
+"""Measure the host's cost of one convolution call, without a GPU: the driver is faked.
 
     python -m benchmarks.host_call --limit 15
 
-Kernels are really compiled, for sm_90, and every layer of the call runs as on a GPU, down to
-the launch itself, which does nothing. So the figures are those of the host alone: what lies
-above the driver's own launch. Beside them stands ``torch.nn.functional.conv2d`` on a tensor of
-one element, whose cost on the CPU is mostly torch's own way to the operator.
+Kernels are really compiled, for sm_90, and every layer of the call runs as on a GPU, up to the
+launch itself, which does nothing. The figures are therefore the host's cost above the driver's own
+launch. For comparison the table has ``torch.nn.functional.conv2d`` on a one-element tensor, whose
+cost on the CPU is mostly torch's dispatch of the operator.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from tconv import functional, launch
+from tconv.command_line import command_line
 from tconv.families import FAMILIES
 from tconv.geometry import ConvGeometry
 from tconv.launch import Launch, recorded
@@ -46,7 +47,7 @@ LAYERS = {
 
 
 class FakeUtils:
-    """The driver's calls, each of which returns at once."""
+    """Fake driver calls, which return immediately."""
 
     launched = 0
 
@@ -63,14 +64,14 @@ class FakeUtils:
     def fill_tma_descriptor(self, *_: Any) -> int:
         return 1
 
-    fill_tma_descriptor_tiled = fill_tma_descriptor  # named so by Triton 3.7
+    fill_tma_descriptor_tiled = fill_tma_descriptor  # the name in Triton 3.7
 
     def build_signature_metadata(self, *_: Any) -> bytes:
         return b""
 
 
 class FakeDriver:
-    """A driver with one sm_90 device, as Triton's runtime asks for it."""
+    """A driver with one sm_90 device, with the interface that Triton's runtime expects."""
 
     utils = FakeUtils()
 
@@ -100,11 +101,11 @@ class FakeDriver:
 
 
 def install() -> None:
-    """Have Triton launch on the fake, and tconv take CPU tensors for its own."""
+    """Make Triton launch on the fake driver, and tconv accept CPU tensors."""
     import triton.backends.nvidia.driver as nvidia
 
     driver.set_active(FakeDriver())
-    # Made by the C helper, which is built against a CUDA that is not here.
+    # Normally provided by the C helper, which needs CUDA headers to build.
     nvidia.PyKernelArg = lambda **fields: fields
     for name in ("ARG_KERNEL", "ARG_CONSTEXPR", "ARG_TUPLE"):
         setattr(nvidia, name, 0)
@@ -118,12 +119,12 @@ def install() -> None:
 
 
 def microseconds(call: Callable[[], Any], calls: int) -> float:
-    """Mean of many calls, of the quietest round: what else the machine does only adds to it."""
+    """Return the mean of many calls in the fastest round; other load only adds time."""
     for _ in range(calls // 10):
         call()
     rounds = []
     for _ in range(ROUNDS):
-        begin = time.process_time()  # of this process: other work on the machine does not count
+        begin = time.process_time()  # CPU time of this process excludes other work on the machine
         for _ in range(calls):
             call()
         rounds.append((time.process_time() - begin) / calls * 1e6)
@@ -131,7 +132,7 @@ def microseconds(call: Callable[[], Any], calls: int) -> float:
 
 
 def ready(launch: Launch, tensors: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
-    """The driver's function for a launch, and all that it is given."""
+    """Return the driver's launch function for a launch, and its arguments."""
     compiled = next(iter(launch._compiled.values()))
     given = launch._arguments_on(tensors) or []
     head = [*launch._grid, 0, compiled.function, compiled.packed_metadata, None, None, None]
@@ -139,7 +140,7 @@ def ready(launch: Launch, tensors: dict[str, Any]) -> tuple[Callable[..., Any], 
 
 
 def measure(shape: ConvGeometry, calls: int) -> dict[str, float]:
-    """Microseconds of each way to the same convolution, channels_last float16."""
+    """Return the microseconds of each way to compute a channels_last float16 convolution."""
     size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
     filters = (shape.out_channels, shape.in_channels, shape.filter_h, shape.filter_w)
     x = torch.zeros(size, dtype=torch.float16).to(memory_format=torch.channels_last)
@@ -165,7 +166,7 @@ def measure(shape: ConvGeometry, calls: int) -> dict[str, float]:
         for run, arguments in made:
             run(*arguments)
 
-    # Of one element, torch computes nearly nothing: what remains is its way there.
+    # On one element torch computes almost nothing, which leaves its dispatch cost.
     small = torch.zeros(1, 1, 1, 1)
 
     def torchs() -> Any:
@@ -186,12 +187,12 @@ def measure(shape: ConvGeometry, calls: int) -> dict[str, float]:
 
 
 def main(
-    calls: Annotated[int, typer.Option(help="of each kind, fifteen times over")] = 1000,
+    calls: Annotated[int, typer.Option(help="calls per round, in fifteen rounds")] = 1000,
     limit: Annotated[
-        float | None, typer.Option(help="us that a call of one launch may take, else exit 1")
+        float | None, typer.Option(help="exit with 1 if a call of one launch takes more us")
     ] = None,
 ) -> None:
-    """Print the table; with a limit, fail where an eager call of one launch takes longer."""
+    """Print the table; with a limit, fail if an eager call of one launch takes longer."""
     install()
     found = {name: measure(shape, calls) for name, shape in LAYERS.items()}
     versions = f"torch {torch.__version__}, triton {triton.__version__}"
@@ -210,4 +211,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

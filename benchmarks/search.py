@@ -1,12 +1,11 @@
-"""Our search strategies beside Kernel Tuner's and Optuna's, on the same recorded spaces in one run.
+"""Compare our search strategies with Kernel Tuner's and Optuna's on the same recorded spaces.
 
     nox -s bench_search -- SPACE.csv ... --repeats 40
 
-Each run tries a number of distinct configurations; what it has found is noted after each, as a
-share of the optimum. Without a space, those of a few layers are taken as the cost model predicts
-them, and said to be predicted. Kernel Tuner runs in its own simulation mode. Optuna's samplers are
-asked again where they name a configuration that is not in the space or was tried before: that
-costs them nothing.
+Each run tries a number of distinct configurations; after each, the best so far is recorded as a
+share of the optimum. Without a space, the spaces of a few layers are used with the cost model's
+times, and labelled predicted. Kernel Tuner runs in its own simulation mode. If an Optuna sampler
+names a configuration that is not in the space or was tried before, it is asked again at no cost.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ from rich.table import Table
 from autotune.recorded import TIME, RecordedSpace, SpaceError, read_space
 from autotune.replay import MILESTONES, shares
 from autotune.strategies import STRATEGIES
+from tconv.command_line import command_line
 
 COLUMNS = ["space", "contender", "runs", "evaluations", "optimum_share", "deviation"]
 Shares = NDArray[np.float64]
@@ -51,7 +51,7 @@ PREDICTED_LAYERS = (("vgg16", "features.10", "fprop"), ("resnet50", "layer2.0.co
 
 @dataclass(frozen=True)
 class Contender:
-    """A strategy and whose it is."""
+    """A strategy and the package it belongs to."""
 
     package: str
     strategy: str
@@ -67,14 +67,14 @@ def _space(path: Path) -> RecordedSpace:
 
 
 def best_so_far(times: Iterable[float], optimum: float, budget: int) -> list[float]:
-    """Share of the optimum after each evaluation; a strategy that ends early keeps what it has."""
+    """Return the share of the optimum after each evaluation; an early end keeps its last share."""
     padded = (list(times) + [math.nan] * budget)[:budget]
     best = np.fmin.accumulate(np.where(np.isnan(padded), np.inf, padded))
     return [float(optimum / time) for time in best]
 
 
 def run(contender: Contender, path: Path, budget: int, seed: int) -> list[float]:
-    """One run's shares of the optimum."""
+    """Return one run's shares of the optimum."""
     how = {"tconv": _ours, "Kernel Tuner": _kernel_tuner, "Optuna": _optuna}[contender.package]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -87,7 +87,7 @@ def _ours(path: Path, strategy: str, budget: int, seed: int) -> list[float]:
 
 @lru_cache(maxsize=4)
 def _cache_file(path: Path) -> Path:
-    """The space as Kernel Tuner keeps what it measured."""
+    """Write the space as a cache file of Kernel Tuner and return its path."""
     recorded = _space(path)
     names, values = recorded.space.names, recorded.space.values
     cache = {}
@@ -106,7 +106,7 @@ def _cache_file(path: Path) -> Path:
 
 
 def _plain(values: Any) -> list[tuple[Any, ...]]:
-    """Rows of whole numbers where they are whole, as Kernel Tuner writes its keys."""
+    """Return the rows with whole numbers as integers, as Kernel Tuner writes its keys."""
     return [tuple(int(v) if float(v).is_integer() else float(v) for v in row) for row in values]
 
 
@@ -165,7 +165,7 @@ def _optuna(path: Path, strategy: str, budget: int, seed: int) -> list[float]:
 
 
 def predicted_spaces(folder: Path) -> list[Path]:
-    """Spaces of a few layers, timed by the cost model for sm_90; their names say so."""
+    """Write the spaces of a few layers with the cost model's times for sm_90, named predicted."""
     from autotune.ship import record_spaces
     from autotune.suites import suite
     from autotune.trial import Trial
@@ -196,12 +196,12 @@ def contenders(packages: Sequence[str]) -> list[Contender]:
 def _result(found: Any) -> Any:
     try:
         return found.result()
-    except Exception as error:  # one strategy that fails leaves the others
+    except Exception as error:  # a failing strategy must not stop the others
         return f"{type(error).__name__}: {error}"
 
 
 def draw(table: pd.DataFrame, path: Path, space: str) -> None:
-    """Mean share of the optimum against evaluations, ours in bold."""
+    """Plot the mean share of the optimum against evaluations, ours in bold."""
     from matplotlib.figure import Figure
 
     from tconv import svg
@@ -223,7 +223,7 @@ def draw(table: pd.DataFrame, path: Path, space: str) -> None:
 def compare(
     paths: Sequence[Path], who: Sequence[Contender], budget: int, repeats: int, console: Console
 ) -> pd.DataFrame:
-    """A row for each space, contender and number of evaluations."""
+    """Return a row for each space, contender and number of evaluations."""
     rows, work = [], [(path, each) for path in paths for each in who]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         posed = {
@@ -241,7 +241,7 @@ def compare(
 
 
 def summary(space: str, contender: str, runs: Shares) -> list[tuple[object, ...]]:
-    """Rows of the table: mean and deviation of ``runs`` (runs, evaluations) by milestone."""
+    """Return table rows with mean and deviation of ``runs`` (runs, evaluations) by milestone."""
     budget = runs.shape[1]
     counts = [count for count in MILESTONES if count <= budget] or [budget]
     return [
@@ -284,14 +284,14 @@ def publish(found: pd.DataFrame, out: Path, console: Console, note: str = "") ->
 
 def main(
     spaces: Annotated[list[Path] | None, typer.Argument(help="CSVs; else predicted ones.")] = None,
-    evaluations: Annotated[int, typer.Option(min=1, help="Evaluations of a run.")] = 200,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs, to take the mean of.")] = 40,
+    evaluations: Annotated[int, typer.Option(min=1, help="Evaluations per run.")] = 200,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs to average.")] = 40,
     package: Annotated[list[str] | None, typer.Option(help="tconv, Kernel Tuner, Optuna.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table and the plots.")] = Path(
         "reports/published/search"
     ),
 ) -> None:
-    """Compare search strategies; print a table, write it and a convergence plot for each space."""
+    """Compare search strategies: print and write a table, and a convergence plot for each space."""
     console = Console()
     packages = package or ["tconv", "Kernel Tuner", "Optuna"]
     with tempfile.TemporaryDirectory() as folder:
@@ -310,4 +310,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

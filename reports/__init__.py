@@ -1,4 +1,4 @@
-"""Reports: tables, figures and pages of what was tuned and measured."""
+"""Reports: tables, figures and pages of tuning and measurement results."""
 
 from tconv.extras import extra
 

@@ -1,8 +1,11 @@
-"""``python -m reports``."""
+"""Entry point of ``python -m reports``."""
 
-try:
-    from reports.cli import app
-except ModuleNotFoundError as error:  # it names the extra
-    raise SystemExit(f"error: {error}") from None
+from tconv.command_line import command_line
 
-app(prog_name="python -m reports")
+with command_line():
+    try:
+        from reports.cli import app
+    except ModuleNotFoundError as error:  # the message names the missing extra
+        raise SystemExit(f"error: {error}") from None
+
+    app(prog_name="python -m reports")

@@ -1,4 +1,4 @@
-"""Ours beside torch's, in tables and words: layers that lose, networks, memory."""
+"""Tables and text that compare our times with torch's: losing layers, networks, memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from reports.tables import Tables
 from reports.verdicts import name_of, passed, ratios
 from tconv.geometry import PASSES
 
-EAGER = "torch"  # the backend that others are compared with
-LOSSES = 40  # that a table can hold
+EAGER = "torch"  # the backend that the others are compared with
+LOSSES = 40  # most rows in the table of losses
 
 
 def verdict(tables: Tables) -> str | None:
-    """How ours compares with cuDNN, in a sentence or two; None where nothing was compared."""
+    """Summarise our speed relative to cuDNN in a sentence or two; None without a comparison."""
     rows = [row for row in tables.layers if row.times_nhwc]
     if not rows:
         return None
@@ -39,7 +39,7 @@ def verdict(tables: Tables) -> str | None:
 
 
 def losses_grid(tables: Tables) -> Grid:
-    """Passes that cuDNN computes faster on channels_last tensors, the costliest first."""
+    """Return a table of the passes that cuDNN computes faster on channels_last, costliest first."""
     lost = [row for row in tables.layers if (row.times_nhwc or 1.0) < 1]
     lost.sort(key=lambda row: (row.cudnn_nhwc_ms or 0.0) - (row.tconv_ms or 0.0))
     why = cause_of(tables)
@@ -54,7 +54,7 @@ def losses_grid(tables: Tables) -> Grid:
 
 
 def cause_of(tables: Tables) -> Callable[[LayerRow], str]:
-    """Why a row is slow: what somebody found out, else what the model holds to be narrowest."""
+    """Explain why a row is slow: a recorded cause, or else the resource that the model blames."""
     told = {(c.suite, c.layer, c.direction, c.dtype): c.cause for c in tables.causes}
     ranked: dict[str, list[TrialRow]] = passed(tables.trials)
 
@@ -74,7 +74,7 @@ Key = tuple[str, str, int, str]
 
 
 def by_network(rows: Iterable[NetworkRow]) -> dict[Key, dict[str, NetworkRow]]:
-    """Rows of one network, mode, batch and dtype, by backend."""
+    """Group a network's rows of one mode, batch and dtype by backend."""
     grouped: dict[Key, dict[str, NetworkRow]] = {}
     for row in rows:
         key = (row.model, row.mode, row.batch, row.dtype)
@@ -83,7 +83,7 @@ def by_network(rows: Iterable[NetworkRow]) -> dict[Key, dict[str, NetworkRow]]:
 
 
 def networks_grid(tables: Tables) -> Grid:
-    """End to end: a row a backend, and how many times as fast as torch, eager, channels_last."""
+    """Return a table of networks, one row per backend, with speed-ups over eager torch."""
     rows = []
     for (model, mode, batch, dtype), backends in by_network(tables.networks).items():
         eager = backends.get(EAGER)
@@ -98,7 +98,7 @@ def networks_grid(tables: Tables) -> Grid:
 
 
 def memory_grid(tables: Tables) -> Grid:
-    """Peak bytes of a layer's forward and backward pass."""
+    """Return a table of each layer's peak bytes in the forward and backward pass."""
 
     def cells(row: MemoryRow) -> list[str]:
         ours, theirs = row.tconv_peak_mib, row.torch_peak_mib

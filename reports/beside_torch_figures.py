@@ -1,4 +1,4 @@
-"""Plots of ours beside torch's: layers, networks, where their time goes, memory."""
+"""Plots that compare our times with torch's: layers, networks, operators, memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reports.tables import Tables
 from reports.verdicts import ratios
 from tconv.svg import INK, STYLE
 
-# Okabe and Ito's colours, which readers of every colour vision tell apart; ours in the stronger.
+# Colours by Okabe and Ito, distinguishable with any colour vision; ours are the stronger ones.
 BACKENDS = {
     "tconv": "#d55e00",
     "tconv graphed": "#e69f00",
@@ -36,12 +36,12 @@ OPERATORS = {
     "copies and casts": "#d55e00",
     "other": "#999999",
 }
-SPREAD = 1.35  # of the axis beyond the longest bar, for its figure
-MARKS = (0.1, 0.2, 0.5, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10, 20, 50)  # on an axis of speed-ups
+SPREAD = 1.35  # axis length over the longest bar, to leave room for its label
+MARKS = (0.1, 0.2, 0.5, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10, 20, 50)  # ticks of a speed-up axis
 
 
 def speedups(tables: Tables, suite: str) -> Figure | None:
-    """Bars of ours over cuDNN on channels_last tensors; a tick marks contiguous ones."""
+    """Plot our speed-up over cuDNN as bars for channels_last and ticks for contiguous tensors."""
     rows = [row for row in tables.layers if row.suite == suite and row.times_nhwc]
     if not rows:
         return None
@@ -62,7 +62,7 @@ def speedups(tables: Tables, suite: str) -> Figure | None:
 
 
 def _bars(axes: Axes, rows: Sequence[LayerRow], at: Sequence[float], direction: str) -> None:
-    """From 1 to the ratio; a loss is hatched, so that it is seen without colour."""
+    """Draw a bar from 1 to the ratio; losses are hatched so that they do not depend on colour."""
     times, colour = ratios(rows), COLOURS[direction]
     bars = axes.barh(at, [ratio - 1 for ratio in times], BAR, left=1, color=colour)
     for bar, ratio, y in zip(bars, times, at, strict=True):
@@ -78,7 +78,7 @@ def _bars(axes: Axes, rows: Sequence[LayerRow], at: Sequence[float], direction: 
 
 
 def networks(tables: Tables, mode: str) -> Figure | None:
-    """Images a second of each backend over torch's, eager and channels_last."""
+    """Plot each backend's images per second over torch's, eager and channels_last."""
     grouped = {
         key: backends
         for key, backends in by_network(tables.networks).items()
@@ -112,7 +112,7 @@ def networks(tables: Tables, mode: str) -> Figure | None:
 
 
 def operators(tables: Tables, mode: str) -> Figure | None:
-    """Where the time of a network goes: a stacked bar for ours, one for torch's."""
+    """Plot where a network's time goes: one stacked bar for ours, one for torch's."""
     bars: dict[tuple[str, int, str, str], dict[str, float]] = {}
     for row in tables.operators:
         if row.mode == mode:
@@ -120,7 +120,7 @@ def operators(tables: Tables, mode: str) -> Figure | None:
             bars.setdefault(key, {})[row.operator] = row.ms
     if not bars:
         return None
-    # Of each network the larger bar is whole, so that small ones can be read beside large ones.
+    # Scale each network by its larger bar, so that small networks are readable beside large ones.
     longest: dict[tuple[str, int, str], float] = {}
     for (model, batch, dtype, _), parts in bars.items():
         whose = (model, batch, dtype)
@@ -153,7 +153,7 @@ def operators(tables: Tables, mode: str) -> Figure | None:
 
 
 def memory(tables: Tables) -> Figure | None:
-    """Peak memory of ours over torch's, a bar a layer."""
+    """Plot our peak memory over torch's, one bar per layer."""
     rows = [row for row in tables.memory if row.torch_peak_mib][:BARS]
     if not rows:
         return None

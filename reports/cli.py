@@ -1,4 +1,4 @@
-"""Measure, render reports from what is stored, and compare their tables."""
+"""Measure, render reports from stored results, and compare their tables."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ COMMANDS = (
 
 
 def commands_for(target: str) -> tuple[str, ...]:
-    """What makes a report on ``target`` anew."""
+    """Return the commands that reproduce the report on ``target``."""
     return tuple(command.format(target=target) for command in COMMANDS)
 
 
 def known_targets() -> dict[str, Target]:
-    """The architectures that can be predicted for, and the GPUs at hand."""
+    """Return the targets with predictions, and the GPUs of this machine."""
     here = (target_of(index) for index in range(torch.cuda.device_count()))
     return {**TARGETS, **{target.name: target for target in here}}
 
 
 def _trials(path: Path) -> list[Trial]:
-    """All trials of the store at ``path``; none where there is no store."""
-    if not path.exists():  # opening would make an empty one
+    """Return all trials of the store at ``path``; none if there is no store."""
+    if not path.exists():  # opening would create an empty store
         return []
     with Store(path) as store:
         trials = list(store.trials())
@@ -70,7 +70,7 @@ def _trials(path: Path) -> list[Trial]:
 
 
 def _contents(trials: Sequence[Trial], target: Target, kind: Kind) -> Tables:
-    """A report's content for one target: what was tuned and what was measured beside cuDNN."""
+    """Return a report's content for one target: tuning results and measurements beside cuDNN."""
     tuned = benched = None
     if any((trial.target, trial.kind) == (target.name, kind) for trial in trials):
         tuned = collect(trials, target, kind, commands_for(target.name))
@@ -81,7 +81,7 @@ def _contents(trials: Sequence[Trial], target: Target, kind: Kind) -> Tables:
 
 
 def _from_store(name: str, kind: str | None, path: Path) -> Tables:
-    """A report's content for one target, by name."""
+    """Return a report's content for the named target."""
     targets = known_targets()
     if name not in targets:
         fail(f"no target {name!r}; there are: {', '.join(targets)}")
@@ -95,15 +95,15 @@ def _from_store(name: str, kind: str | None, path: Path) -> Tables:
 
 
 def _stored(kind: str | None, path: Path) -> list[Tables]:
-    """A report's content for each target and kind that is stored."""
+    """Return a report's content for each stored target and kind."""
     trials, targets = _trials(path), known_targets()
     benched = ((name, "measured") for name in targets if (folder_of(name) / HEAD).exists())
     found = sorted({*((trial.target, trial.kind) for trial in trials), *benched})
     for name in sorted({name for name, _ in found if name not in targets}):
-        typer.echo(f"{name} is not at hand: its trials are left out", err=True)
+        typer.echo(f"{name} is not on this machine: its trials are left out", err=True)
     wanted = [(name, k) for name, k in found if name in targets and kind in (None, k)]
     if not wanted:
-        fail(f"no trials to report in {path}; make some: python -m autotune tune")
+        fail(f"no trials to report in {path}; run: python -m autotune tune")
     return [_contents(trials, targets[name], cast(Kind, k)) for name, k in wanted]
 
 
@@ -111,19 +111,19 @@ def _stored(kind: str | None, path: Path) -> list[Tables]:
 def render_command(
     target: Annotated[
         str | None,
-        typer.Option(help="architecture or GPU; by default all that is stored"),
+        typer.Option(help="architecture or GPU; default: all stored ones"),
     ] = None,
     kind: Annotated[str | None, typer.Option(help="predicted or measured")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="folder; by default one of the published reports, or ./reports"),
+        typer.Option(help="folder; default: a published report's, or ./reports"),
     ] = None,
-    store: Annotated[Path | None, typer.Option(help="the tuner's store of trials")] = None,
+    store: Annotated[Path | None, typer.Option(help="the tuner's trial store")] = None,
     tables: Annotated[
         Path | None, typer.Option(help="render again from the tables in this folder")
     ] = None,
 ) -> None:
-    """Write index.html, index.md, SVG figures and CSV tables: a folder a target and kind."""
+    """Write HTML, Markdown, SVG figures and CSV tables into one folder per target and kind."""
     path = store or default_path()
     try:
         if tables is not None:
@@ -134,7 +134,7 @@ def render_command(
             contents = _stored(kind, path)
         if out is not None and len(contents) > 1:
             names = ", ".join(content.about.target for content in contents)
-            fail(f"--out takes one report and there are several: name its --target ({names})")
+            fail(f"--out takes one report but there are several: choose a --target ({names})")
         for content in contents:
             _write(content, out or default_folder(content))
     except RowError as error:
@@ -153,29 +153,29 @@ def _write(content: Tables, folder: Path) -> None:
 @app.command()
 def bench(
     suite: Annotated[
-        list[str] | None, typer.Option(help="a model's layers, or a kind; may be given again")
+        list[str] | None, typer.Option(help="a model or a kind of layers; repeatable")
     ] = None,
-    passes: Annotated[str, typer.Option(help="of fprop, dgrad, wgrad, by commas")] = ALL_PASSES,
+    passes: Annotated[str, typer.Option(help="comma-separated: fprop, dgrad, wgrad")] = ALL_PASSES,
     dtype: Annotated[
-        list[str] | None, typer.Option(help="float16 by default; tf32x3 is accurate float32")
+        list[str] | None, typer.Option(help="default: float16; tf32x3 is accurate float32")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="images at a time")] = DEFAULT_BATCH,
+    batch: Annotated[int, typer.Option(min=1, help="images per batch")] = DEFAULT_BATCH,
     network: Annotated[
-        list[str] | None, typer.Option(help="measured whole; by default the five of the goals")
+        list[str] | None, typer.Option(help="whole networks; default: the five in the goals")
     ] = None,
     time_limit: Annotated[
-        str | None, typer.Option(help="time to stop after: 90s, 8m, 1h30m")
+        str | None, typer.Option(help="stop after this time: 90s, 8m, 1h30m")
     ] = None,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="small layers in Triton's interpreter, on a CPU")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="folder of the report; by default one in reports/published")
+        Path | None, typer.Option(help="report folder; default: in reports/published")
     ] = None,
 ) -> None:
     """Measure layers, pools, networks and memory beside torch on this GPU, and render the report.
 
-    A run that was broken off goes on from the rows it has.
+    An interrupted run continues from its stored rows.
     """
     known_networks = (network or list(NETWORKS)) if not rehearse else []
     for kind, wanted, there in (
@@ -206,19 +206,19 @@ def bench(
         typer.echo(f"rows or report cannot be written: {error}", err=True)
         raise typer.Exit(1) from error
     if run.left:
-        typer.echo(f"{len(run.left)} are left, the next run goes on with them: {run.left[0]}, ...")
+        typer.echo(f"{len(run.left)} items are left for the next run: {run.left[0]}, ...")
 
 
 def _bench_device(rehearse: bool) -> tuple[torch.device, Target]:
-    """The GPU of this machine; a CPU for a rehearsal, which must run the kernels too."""
+    """Return this machine's GPU; for a rehearsal a CPU, which must be able to run the kernels."""
     if rehearse:
         if not interpreting():
             fail("a rehearsal runs in Triton's interpreter: set TRITON_INTERPRET=1")
         return torch.device("cpu"), REHEARSAL
     if not torch.cuda.is_available():
         fail(
-            "there is no GPU here, and nothing is measured without one; what is stored is rendered "
-            "by: python -m reports render"
+            "there is no GPU here, and measuring needs one; to render stored results, run "
+            "python -m reports render"
         )
     return torch.device("cuda", torch.cuda.current_device()), target_of(torch.cuda.current_device())
 
@@ -226,14 +226,14 @@ def _bench_device(rehearse: bool) -> tuple[torch.device, Target]:
 @app.command("compare")
 def compare_command(
     before: Annotated[Path, typer.Argument(help="a layers.csv")],
-    after: Annotated[Path, typer.Argument(help="another")],
+    after: Annotated[Path, typer.Argument(help="another layers.csv")],
     fail_on_regression: Annotated[
         str | None,
-        typer.Option(help="exit with 1 where a pass is slower by more, beyond noise: 5%"),
+        typer.Option(help="exit with 1 if a pass is slower by more than this and noise: 5%"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for pages that show it")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for pages of the comparison")] = None,
 ) -> None:
-    """What became slower or faster from one layer table to another, beyond noise."""
+    """Report what became slower or faster from one layer table to another, beyond noise."""
     try:
         beyond = None if fail_on_regression is None else share_of(fail_on_regression)
     except ValueError as error:
@@ -262,20 +262,20 @@ def compare_command(
 @app.command("compilers")
 def compilers_command(
     suite: Annotated[
-        list[str] | None, typer.Option(help="a model's layers; may be repeated")
+        list[str] | None, typer.Option(help="model whose layers to use; repeatable")
     ] = None,
-    passes: Annotated[str, typer.Option(help="of fprop, dgrad, wgrad, by commas")] = ALL_PASSES,
+    passes: Annotated[str, typer.Option(help="comma-separated: fprop, dgrad, wgrad")] = ALL_PASSES,
     dtype: Annotated[str, typer.Option(help="of activations and filters")] = "float16",
-    batch: Annotated[int, typer.Option(min=1, help="images at a time")] = DEFAULT_BATCH,
+    batch: Annotated[int, typer.Option(min=1, help="images per batch")] = DEFAULT_BATCH,
     target: Annotated[str, typer.Option(help="the GPU to compile for and to emulate")] = "sm_90",
     python: Annotated[
         list[str] | None,
-        typer.Option(help="a Python that imports another Triton, as 3.6.0=PATH; may be repeated"),
+        typer.Option(help="a Python with another Triton, as 3.6.0=PATH; repeatable"),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes that run kernels")] = 1,
     out: Annotated[Path, typer.Option(help="folder for the table")] = Path("runs/compilers"),
 ) -> None:
-    """What changes between versions of Triton for each winner; regressions first. No times."""
+    """Report what changes between Triton versions for each winner, regressions first; no times."""
     from autotune.suites import suite as layers
     from autotune.tune import jobs
     from reports import compilers
@@ -310,7 +310,7 @@ def compilers_command(
 
 
 def _shown(grid: Grid) -> Table:
-    """A page's table for the terminal."""
+    """Convert a page's table for the terminal."""
     table = Table(*grid.headings)
     for row in grid.rows:
         table.add_row(*map(escape, row))

@@ -1,4 +1,4 @@
-"""From the tuner's trials to typed rows."""
+"""Convert the tuner's trials to typed rows."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from tconv.problem import Problem
 from tconv.target import Target
 from tconv.winners import Kind
 
-OTHER = "other"  # stands for a suite where none has the layer
-MAPPED = 2  # problems whose whole tile map is kept: each takes a model run over the space
+OTHER = "other"  # the suite's name for layers that no suite has
+MAPPED = 2  # problems with a full tile map; each map runs the model over the whole space
 
 
 @dataclass(frozen=True)
 class Named:
-    """A problem under the names that a report calls it by."""
+    """A problem and the names that a report uses for it."""
 
     suite: str
     layer: str
@@ -44,10 +44,11 @@ class Named:
 
 
 def name_problems(problems: Iterable[Problem]) -> list[Named]:
-    """``problems`` by suite, dtype, batch, layer and pass; what no suite has comes last.
+    """Sort ``problems`` by suite, dtype, batch, layer and pass; problems of no suite come last.
 
-    Networks share layers. A suite is named where it holds a problem that those before it do not:
-    first those all of whose layers are here, and of them those that a plain ``tune`` tunes.
+    Networks share layers, so a suite is named only if it holds a problem that earlier suites do
+    not. Suites whose layers are all present come first, and among these the ones that ``tune``
+    tunes by default.
     """
     wanted = set(problems)
     kinds = sorted({(p.dtype, p.precision, p.layout, p.geometry.batch) for p in wanted})
@@ -67,7 +68,8 @@ def name_problems(problems: Iterable[Problem]) -> list[Named]:
     preferred = [*SUITES, *(name for name in found if name not in SUITES)]
     names: list[Named] = []
     named: set[Problem] = set()
-    for suite in sorted(preferred, key=lambda name: shares[name] < 1):  # stable: ties by preference
+    # stable sort: ties keep the order of preference
+    for suite in sorted(preferred, key=lambda name: shares[name] < 1):
         held = found[suite]
         if not named.issuperset(entry.problem for entry in held):
             names += held
@@ -83,7 +85,7 @@ def _order(problem: Problem) -> tuple[str, int]:
 
 
 def latest(trials: Iterable[Trial]) -> dict[Problem, list[Trial]]:
-    """Trials of the newest kernels and versions by problem, in the order of the search."""
+    """Group the trials of the newest kernels and versions by problem, in search order."""
     grouped: dict[Problem, list[Trial]] = {}
     for trial in trials:
         grouped.setdefault(trial.problem, []).append(trial)
@@ -92,19 +94,19 @@ def latest(trials: Iterable[Trial]) -> dict[Problem, list[Trial]]:
         newest = (group[-1].versions, group[-1].source)
         same = [trial for trial in group if (trial.versions, trial.source) == newest]
         distinct = {(trial.family, trial.tile): trial for trial in same}.values()
-        # The store moves a trial to the end when it is checked: the search's order is not lost.
+        # The store moves a trial to the end when it is checked, so sort by the recorded turn.
         kept[problem] = sorted(distinct, key=_turn)
     return kept
 
 
 def _turn(trial: Trial) -> tuple[float, float]:
-    """The search's order; of trials that were none of a search, the model's."""
+    """Sort key: the turn in the search; for trials outside a search, the model's order."""
     turn = math.inf if trial.turn is None else trial.turn
     return turn, trial.ranked_milliseconds or 0.0
 
 
 def winner(trials: Iterable[Trial]) -> Trial | None:
-    """The fastest that passed; as in the tuner, one whose result was never checked cannot win."""
+    """Return the fastest trial that passed; as in the tuner, an unchecked result cannot win."""
     passed = [t for t in trials if t.status == "ok" and t.error_fp64 is not None and t.milliseconds]
     return min(passed, key=lambda trial: trial.milliseconds or 0.0, default=None)
 
@@ -112,12 +114,12 @@ def winner(trials: Iterable[Trial]) -> Trial | None:
 def collect(
     trials: Iterable[Trial], target: Target, kind: Kind, commands: tuple[str, ...] = ()
 ) -> Tables:
-    """The rows of a report on ``target``.
+    """Return the rows of a report on ``target``.
 
-    Problems without a trial that passed have no layer row, but keep their trials.
+    Problems without a passing trial have no layer row but keep their trials.
 
     Raises:
-        LookupError: where there is no trial of this target and kind.
+        LookupError: if there is no trial of this target and kind.
     """
     found = latest(t for t in trials if t.target == target.name and t.kind == kind)
     if not found:
@@ -192,7 +194,7 @@ def _space_rows(problem: Problem, target: Target) -> list[SpaceRow]:
 
 
 def _map_rows(layers: Sequence[LayerRow], target: Target) -> list[MapRow]:
-    """The tile maps of the layers with most work, one for each of ``MAPPED`` passes."""
+    """Return the tile maps of the layers with the most work, one for each of ``MAPPED`` passes."""
     rows: list[MapRow] = []
     for direction in PASSES[:MAPPED]:
         same = [row.problem for row in layers if row.direction == direction]

@@ -1,4 +1,4 @@
-"""Two layer tables against each other: what became slower or faster, beyond noise."""
+"""Compare two layer tables: what became slower or faster, beyond noise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reports.rows import LayerRow, RowError, number_text, read_rows
 from tconv import svg
 from tconv.svg import INK, STYLE
 
-LEAST = 0.01  # of the time: a smaller change is none, however narrow the quantiles are
+LEAST = 0.01  # share of the time below which a change is ignored, however narrow the quantiles are
 SLOWER, FASTER = "#d55e00", "#0072b2"
 Change = Literal["slower", "faster", "within noise"]
 Key = tuple[str, ...]
@@ -33,12 +33,12 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """New time over old: above 1 is slower."""
+        """The new time over the old one: above 1 is slower."""
         return (self.after.tconv_ms or 0.0) / (self.before.tconv_ms or 1.0)
 
     @property
     def change(self) -> Change:
-        """Beyond noise where the middle 60% of the two measurements have nothing in common."""
+        """True if the middle 60% of the two measurements do not overlap."""
         if abs(self.ratio - 1) < LEAST:
             return "within noise"
         (low, high), (new_low, new_high) = (_span(row) for row in (self.before, self.after))
@@ -54,36 +54,36 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All pairs, and what only one of the files has."""
+    """All pairs of rows, and the rows that only one of the files has."""
 
     pairs: tuple[Pair, ...]
     only_before: tuple[LayerRow, ...]
     only_after: tuple[LayerRow, ...]
 
     def changed(self, change: Change) -> list[Pair]:
-        """Pairs of one kind, the largest change first."""
+        """Return the pairs of one kind, largest change first."""
         held = [pair for pair in self.pairs if pair.change == change]
         return sorted(held, key=lambda pair: pair.ratio, reverse=change == "slower")
 
     def regressions(self, beyond: float) -> list[Pair]:
-        """Pairs that are slower, beyond noise, by more than a share of the old time."""
+        """Return the pairs that are slower, beyond noise, by more than a share of the old time."""
         return [pair for pair in self.changed("slower") if pair.ratio > 1 + beyond]
 
 
 def _span(row: LayerRow) -> tuple[float, float]:
-    """The quantiles of a time; itself where it has none, as predictions have."""
+    """Return a time's quantiles, or twice the time itself for predictions, which have none."""
     time = row.tconv_ms or 0.0
     return row.tconv_ms_p20 or time, row.tconv_ms_p80 or time
 
 
 def share_of(text: str) -> float:
-    """The share that ``5%`` means.
+    """Return the share that a text such as ``5%`` means.
 
     >>> share_of("5%")
     0.05
 
     Raises:
-        ValueError: for anything but a percentage from 0 up.
+        ValueError: for anything but a percentage of at least 0.
     """
     number = text.strip().removesuffix("%")
     try:
@@ -91,16 +91,16 @@ def share_of(text: str) -> float:
     except ValueError:
         value = -1.0
     if not text.strip().endswith("%") or not 0 <= value < float("inf"):
-        raise ValueError(f"{text!r} is no share of the time; write 5%")
+        raise ValueError(f"{text!r} is not a percentage; write 5%")
     return value
 
 
 def compare(before: Path, after: Path) -> Comparison:
-    """The layer tables ``before`` and ``after``, row by row.
+    """Compare the layer tables ``before`` and ``after`` row by row.
 
     Raises:
-        RowError: naming file, row and column of what cannot be used; for a row that stands twice;
-            and where one table is predicted and the other measured.
+        RowError: naming file, row and column of an invalid value; if a row appears twice; or if one
+            table is predicted and the other measured.
     """
     old, new = _by_key(before), _by_key(after)
     kinds = [{row.kind for row in table.values()} for table in (old, new)]
@@ -122,14 +122,14 @@ def _by_key(path: Path) -> dict[Key, LayerRow]:
                  row.filter_w, row.stride, row.padding, row.dilation, row.groups)  # fmt: skip
         key = (row.suite, row.layer, row.direction, row.dtype, *map(str, shape))
         if key in found:
-            words = f"{row.suite} {row.layer} {row.direction} {row.dtype} stands there twice"
+            words = f"{row.suite} {row.layer} {row.direction} {row.dtype} appears twice"
             raise RowError(f"{path}: row {number}, column layer: {words}")
         found[key] = row
     return found
 
 
 def pairs_grid(pairs: Sequence[Pair]) -> Grid:
-    """Before and after, side by side."""
+    """Return a table of the times before and after."""
     rows = []
     for pair in pairs:
         old, new = pair.before, pair.after
@@ -145,7 +145,7 @@ def pairs_grid(pairs: Sequence[Pair]) -> Grid:
 
 
 def summary(found: Comparison) -> str:
-    """What changed, in a sentence or two."""
+    """Summarise the changes in a sentence or two."""
     if not found.pairs:
         return "The two tables have no layer and pass in common."
     slower, faster = found.changed("slower"), found.changed("faster")
@@ -156,12 +156,12 @@ def summary(found: Comparison) -> str:
     )
     for which, rows in (("before", found.only_before), ("after", found.only_after)):
         if rows:
-            words += f" {len(rows)} stand only in the table {which}."
+            words += f" {len(rows)} are only in the table {which}."
     return words
 
 
 def changes_figure(found: Comparison) -> Figure | None:
-    """Bars of the change of each pass that changed beyond noise."""
+    """Plot the change of each pass that changed beyond noise, as bars."""
     pairs = [*found.changed("slower"), *reversed(found.changed("faster"))][:BARS]
     if not pairs:
         return None
@@ -181,10 +181,10 @@ def changes_figure(found: Comparison) -> Figure | None:
 
 
 def render_comparison(found: Comparison, before: Path, after: Path, folder: Path) -> list[Path]:
-    """Write the comparison as pages into ``folder``; returns them.
+    """Write the comparison as pages into ``folder`` and return their paths.
 
     Raises:
-        OSError: where the folder cannot be written.
+        OSError: if the folder cannot be written.
     """
     parts: list[Part] = []
     if (figure := changes_figure(found)) is not None:

@@ -1,8 +1,8 @@
-"""What another Triton makes of the same kernels: each winner compiled and emulated with each.
+"""Compare Triton versions: compile and emulate each winner with every version.
 
-Every version runs in a Python of its own, for a process has one Triton. What is compared is what
-a machine without a GPU can know: registers, spills, shared memory, instructions, what an emulated
-GPU counts, and whether the result is still right. No figure here is a time.
+Each version runs in its own Python, since a process can only import one Triton. The comparison
+covers what can be known without a GPU: registers, spills, shared memory, instructions, an emulated
+GPU's counters, and whether the result is still correct. No figure here is a time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tconv.problem import Problem
 from tconv.tile import Choice
 
 ROOT = Path(tconv.__file__).parents[1]
-NOTED = 1.05  # a factor from which a change is named
-# Of a row, more is worse: the column, and its heading.
+NOTED = 1.05  # factor from which a change is reported
+# Columns of a row in which a larger value is worse, and their headings.
 FIGURES = {
     "registers": "registers",
     "spill_bytes": "spilled bytes",
@@ -40,27 +40,27 @@ FIGURES = {
     "emulated_bank_conflicts": "bank conflicts, share",
     "emulated_barriers": "barriers a program",
 }
-LEAST = {"emulated_bank_conflicts": 0.05, "spill_bytes": 1.0}  # what a change from 0 counts from
+LEAST = {"emulated_bank_conflicts": 0.05, "spill_bytes": 1.0}  # reference for a change from 0
 
 
 class CompilersError(Exception):
-    """A Python that cannot be compared; the message says which and why."""
+    """A Python cannot be compared; the message says which and why."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One winner's rows, oldest Triton first, and what became worse."""
+    """One winner's rows, oldest Triton first, and its regressions."""
 
     rows: tuple[CompilerRow, ...]
-    factor: float  # by which the worst figure grew from one version to the next
+    factor: float  # growth of the worst figure from one version to the next
     words: str
 
 
 def pythons_named(named: Iterable[str]) -> dict[str, str]:
-    """Paths of Pythons by the Triton that each imports, this one's among them, oldest first.
+    """Return the paths of Pythons, this one included, by their Triton version, oldest first.
 
     Raises:
-        CompilersError: for one that imports another version than it is named for, or none.
+        CompilersError: if a Python imports another version than it is named for, or none.
     """
     found = {version_of(sys.executable): sys.executable}
     for text in named:
@@ -76,10 +76,10 @@ def pythons_named(named: Iterable[str]) -> dict[str, str]:
 
 
 def version_of(python: str) -> str:
-    """The Triton that ``python`` imports.
+    """Return the version of Triton that ``python`` imports.
 
     Raises:
-        CompilersError: where it has none.
+        CompilersError: if it has none.
     """
     code = "import triton; print(triton.__version__)"
     try:
@@ -94,10 +94,10 @@ def version_of(python: str) -> str:
 def emulated_with(
     python: str, chosen: Sequence[tuple[Problem, Choice]], target: str, workers: int = 1
 ) -> list[dict[str, Any]]:
-    """What ``autotune emulate`` finds of ``chosen`` with the Triton of ``python``.
+    """Run ``autotune emulate`` on ``chosen`` with the Triton of ``python`` and return its output.
 
     Raises:
-        CompilersError: where it finds nothing, in its own words.
+        CompilersError: if it prints no result, with its error message.
     """
     wanted = [
         {"problem": problem.key, "family": choice.family, "tile": str(choice.tile)}
@@ -113,18 +113,18 @@ def emulated_with(
         return list(json.loads(done.stdout)["problems"])
     except (ValueError, KeyError, TypeError) as error:
         said = done.stderr.strip().splitlines() or ["nothing"]
-        raise CompilersError(f"{python} -m autotune emulate said: {said[-1]}") from error
+        raise CompilersError(f"{python} -m autotune emulate failed: {said[-1]}") from error
 
 
 def _clean() -> dict[str, str]:
-    """This environment, with this very project, and what decides how kernels run left out."""
+    """Return this environment with this project on the path, without kernel settings."""
     kept = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "TCONV_EMULATE")}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return kept | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def row_of(found: Mapping[str, Any], triton: str) -> CompilerRow:
-    """The row of one problem that ``autotune emulate`` printed."""
+    """Return the row of one problem that ``autotune emulate`` printed."""
     taken = found.get("resources") or {}
     counted = Counted.of(found.get("counters") or {})
     return CompilerRow(
@@ -148,7 +148,7 @@ def row_of(found: Mapping[str, Any], triton: str) -> CompilerRow:
 
 
 def changes(rows: Iterable[CompilerRow]) -> list[Change]:
-    """By winner what changed from version to version, the worst regression first."""
+    """Return each winner's changes from version to version, worst regression first."""
     grouped: dict[tuple[str, str, str], list[CompilerRow]] = {}
     for row in rows:
         grouped.setdefault((row.problem, row.family, row.tile), []).append(row)
@@ -160,7 +160,7 @@ def changes(rows: Iterable[CompilerRow]) -> list[Change]:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """An order of versions.
+    """Sort key of a version.
 
     >>> sorted(["3.10.0", "3.9.1"], key=version_key)
     ['3.9.1', '3.10.0']
@@ -169,7 +169,7 @@ def version_key(version: str) -> tuple[int, ...]:
 
 
 def _worst(rows: Sequence[CompilerRow]) -> tuple[float, str]:
-    """The largest factor by which a figure grew, and the changes in words."""
+    """Return the largest factor by which a figure grew, and a description of the changes."""
     factor, words = 1.0, []
     for before, after in pairwise(rows):
         told = []
@@ -194,7 +194,7 @@ def _worst(rows: Sequence[CompilerRow]) -> tuple[float, str]:
 
 
 def markdown(found: Sequence[Change], target: str) -> str:
-    """The changes as a table, a line a winner, figures of all versions side by side."""
+    """Return the changes as a table, one line per winner, all versions' figures in each cell."""
     versions = [row.triton for row in found[0].rows] if found else []
     worse = sum(change.factor >= NOTED for change in found)
     headings = ["problem", "kernel", "tile", "what changed", "result", *FIGURES.values()]
@@ -224,7 +224,7 @@ def _side_by_side(rows: Sequence[CompilerRow], name: str) -> str:
 
 
 def _joined(cells: Sequence[str]) -> str:
-    """One cell where all versions agree."""
+    """Return the text of a cell, once if all versions agree."""
     return cells[0] if len(set(cells)) == 1 else " / ".join(cell or "-" for cell in cells)
 
 

@@ -1,5 +1,7 @@
-"""The report's plots. Marks are in Okabe and Ito's colours, which readers of every colour vision
-tell apart, each with a shape of its own.
+"""The report's bar charts.
+
+Marks use Okabe and Ito's colours, distinguishable with any colour vision, and each has its own
+shape.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from tconv.geometry import PASSES
 from tconv.svg import INK, STYLE
 
 COLOURS = {"fprop": "#0072b2", "dgrad": "#d55e00", "wgrad": "#009e73"}
-BARS = 60  # layers that a bar chart can hold
-BAR, STEP = 0.25, 0.27  # height of a bar, and from one to the next, where layers are 1 apart
+BARS = 60  # most layers in one bar chart
+# bar height and distance between bars, in units of the distance between layers
+BAR, STEP = 0.25, 0.27
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty plot, in inches."""
+    """Return an empty plot of the given size in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -31,9 +34,9 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
 def bars_by_layer(
     axes: Axes, rows: Sequence[LayerRow]
 ) -> Iterator[tuple[str, list[LayerRow], list[float]]]:
-    """Each pass with its rows and the heights of their bars: a group a layer, named at the axis.
+    """Yield each pass with its rows and bar positions: one group per layer, named on the axis.
 
-    At most ``BARS`` layers are shown; the legend stands above the plot.
+    At most ``BARS`` layers are shown; the legend is above the plot.
     """
     layers = list(dict.fromkeys((row.layer, row.dtype, row.batch) for row in rows))[:BARS]
     place = {layer: index for index, layer in enumerate(layers)}
@@ -53,13 +56,13 @@ def bars_by_layer(
 
 
 def height_of(rows: Sequence[LayerRow]) -> float:
-    """Inches that the bars of ``rows`` take."""
+    """Return the inches that the bars of ``rows`` take."""
     layers = {(row.layer, row.dtype, row.batch) for row in rows}
     return 1.6 + 0.62 * min(len(layers), BARS)
 
 
 def shares(tables: Tables, suite: str) -> Figure | None:
-    """Share of the roofline, a group of bars a layer."""
+    """Plot the share of the roofline as one group of bars per layer."""
     rows = [row for row in tables.layers if row.suite == suite and row.roofline_share]
     if not rows:
         return None

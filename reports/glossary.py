@@ -1,4 +1,4 @@
-"""How to read a report, in the lecture's words."""
+"""The glossary of a report, in the lecture's terms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tconv.winners import Kind
 
 
 def glossary(kind: Kind) -> list[tuple[str, str]]:
-    """Terms and what they mean."""
+    """Return the glossary's terms and their definitions."""
     times = (
         "what the tuner's model computes from the compiled code's resources; no GPU ran it"
         if kind == "predicted"

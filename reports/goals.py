@@ -1,4 +1,4 @@
-"""The project's goals on a GPU, each held against what was measured."""
+"""The project's goals on a GPU, compared with measurements."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from reports.tables import Tables
 
 @dataclass(frozen=True)
 class Goal:
-    """What is wanted of some figures: their geometric mean, and of each by itself."""
+    """The target for some figures' geometric mean, and optionally for each figure."""
 
     work: str
     against: str
     mean: float | None = None
     least: float | None = None
-    share: bool = False  # of a ceiling, in percent, rather than a speed-up
+    share: bool = False  # percent of a ceiling instead of a speed-up
 
 
 @dataclass(frozen=True)
 class Reached:
-    """A goal and its figures; without any it was not measured."""
+    """A goal and its figures; no figures means that it was not measured."""
 
     goal: Goal
     figures: tuple[float, ...]
@@ -36,7 +36,7 @@ class Reached:
 
     @property
     def met(self) -> bool | None:
-        """None where nothing was measured."""
+        """Whether the goal is met; None if nothing was measured."""
         if not self.figures:
             return None
         goal = self.goal
@@ -52,7 +52,7 @@ def _plain(dtype: str, suites: Sequence[str], *passes: str) -> Callable[[LayerRo
 
 
 def _first(row: LayerRow) -> bool:
-    """A network's first layer, of three channels: forward and filter gradient."""
+    """True for a network's first layer, with three channels: forward pass and filter gradient."""
     return (
         row.in_channels == 3 and row.filters is not None and not row.epilogue
         and row.direction in ("fprop", "wgrad") and row.dtype == "float16"
@@ -73,7 +73,7 @@ def _pool(direction: str) -> Callable[[LayerRow], bool]:
 HALF = "float16"
 CUDNN = "cuDNN, channels_last"
 COPY = "the measured copy"
-# Figures are times as fast as torch on channels_last tensors.
+# Speed-ups over torch on channels_last tensors.
 RATIOS: tuple[tuple[Goal, Callable[[LayerRow], bool]], ...] = (
     (Goal("VGG-16 fprop", CUDNN, 1.0, 0.9), _plain(HALF, ["vgg16"], "fprop")),
     (Goal("the same with bias and ReLU", "torch, eager", 1.4),
@@ -95,7 +95,7 @@ RATIOS: tuple[tuple[Goal, Callable[[LayerRow], bool]], ...] = (
     (Goal("max-pool, forward", "torch, channels_last", 1.7), _pool("fprop")),
     (Goal("max-pool, backward", "torch, channels_last", 2.0), _pool("dgrad")),
 )  # fmt: skip
-# Figures are shares of the bandwidth that a large copy reaches on this very machine.
+# Shares of the bandwidth that a large copy reaches on the same machine.
 SHARES: tuple[tuple[Goal, Callable[[LayerRow], bool]], ...] = (
     (Goal("depthwise 3x3", COPY, 0.85, share=True), _depthwise(3)),
     (Goal("depthwise 5x5", COPY, 0.75, share=True), _depthwise(5)),
@@ -119,7 +119,7 @@ OURS = ("tconv", "tconv graphed")
 
 
 def reached(tables: Tables) -> list[Reached]:
-    """Every goal with its figures."""
+    """Return every goal with its figures."""
     found = [
         Reached(
             goal, tuple(row.times_nhwc for row in tables.layers if wanted(row) and row.times_nhwc)
@@ -138,7 +138,7 @@ def reached(tables: Tables) -> list[Reached]:
 
 
 def _whole(rows: Sequence[NetworkRow], model: str, mode: str, rival: str) -> list[float]:
-    """Times as fast as ``rival``, of the better of our two ways to launch, a figure a batch."""
+    """Return the speed-up over ``rival`` of our faster launch mode at each batch size."""
     figures = []
     for (name, how, _, dtype), backends in by_network(rows).items():
         ours = [backends[each].ms for each in OURS if each in backends]
@@ -148,7 +148,7 @@ def _whole(rows: Sequence[NetworkRow], model: str, mode: str, rival: str) -> lis
 
 
 def goals_grid(tables: Tables) -> Grid:
-    """What is wanted, what was reached, and whether that is enough."""
+    """Return a table of each goal's target, its result, and whether it is met."""
     rows = []
     for each in reached(tables):
         goal = each.goal

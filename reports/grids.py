@@ -21,9 +21,9 @@ from tconv.geometry import PASSES
 Column = tuple[str, Callable[[LayerRow], str]]
 
 FORMATS = ("channels_last", "contiguous")
-FIRST_RULE = "every combination"  # what the space calls its count before any rule
-ONLY_IF_UNUSUAL = ("dilation", "groups")  # left out where all are 1
-ONCE = ("dtype", "batch", "kernel", "checked")  # said above the table where all rows agree
+FIRST_RULE = "every combination"  # label of the number of tiles before any rule
+ONLY_IF_UNUSUAL = ("dilation", "groups")  # columns left out if all values are 1
+ONCE = ("dtype", "batch", "kernel", "checked")  # stated once above the table if all rows agree
 WHY = "why it won over the runner-up"
 WORDS = (
     "layer", "pass", "dtype", "tile", "kernel", "roof", "bound by (model)", "checked",
@@ -32,13 +32,13 @@ WORDS = (
 
 
 def layer_grid(tables: Tables, rows: Sequence[LayerRow]) -> Grid:
-    """The table of layers and passes: shape, times, rates, errors, choice."""
+    """Return the table of layers and passes: shape, times, rates, errors, choice."""
     columns = [*_layer_columns(), *_figure_columns(tables.about.kind), *_choice_columns()]
     return _grid(columns, rows, "layers")
 
 
 def code_grid(tables: Tables) -> Grid:
-    """What the code of each chosen tile takes, what bounds it, and why it won."""
+    """Return the table of each chosen tile's resources, its bound, and why it won."""
     ranked = passed(tables.trials)
 
     def best(row: LayerRow) -> TrialRow | None:
@@ -79,7 +79,7 @@ CHECKS = {
 
 
 def counters_grid(tables: Tables) -> Grid:
-    """What an emulated GPU counted of each winner's compiled code, on a scaled-down copy."""
+    """Return the table of emulated counters of each winner's code, on a scaled-down copy."""
     winners = {
         (trial.problem, trial.family, trial.tile): trial
         for trial in tables.trials
@@ -115,7 +115,7 @@ def counters_grid(tables: Tables) -> Grid:
 
 
 def _grid(columns: Sequence[Column], rows: Sequence[LayerRow], name: str) -> Grid:
-    """Columns without a single figure are left out; what all rows share is said once."""
+    """Return a table without empty columns; values shared by all rows are stated once."""
     content = [[cell(row) for _, cell in columns] for row in rows]
     headings = [heading for heading, _ in columns]
     values = {heading: {cells[i] for cells in content} for i, heading in enumerate(headings)}
@@ -133,7 +133,7 @@ def _grid(columns: Sequence[Column], rows: Sequence[LayerRow], name: str) -> Gri
 
 
 def _layer_columns() -> list[Column]:
-    """The layer in the lecture's words."""
+    """Return the columns that describe a layer in the lecture's terms."""
     return [
         ("layer", lambda row: row.layer),
         ("pass", lambda row: row.direction),
@@ -159,7 +159,7 @@ def _figure(value: float | None) -> str:
 
 
 def times_text(ratio: float | None) -> str:
-    """A speed-up as all tables write it.
+    """Format a speed-up as in all tables.
 
     >>> times_text(1.2345), times_text(None)
     ('1.23', '')
@@ -185,14 +185,14 @@ def _figure_columns(kind: str) -> list[Column]:
 
 
 def _middle(row: LayerRow) -> str:
-    """The 20th and the 80th percentile."""
+    """Return the 20th and the 80th percentile as text."""
     if row.tconv_ms_p20 is None or row.tconv_ms_p80 is None:
         return ""
     return f"{number_text(row.tconv_ms_p20)} to {number_text(row.tconv_ms_p80)}"
 
 
 def pass_grid(tables: Tables) -> Grid:
-    """By suite and pass: how much faster than cuDNN, and how near the roofline."""
+    """Return the table of speed-ups over cuDNN and roofline shares, by suite and pass."""
     kind = tables.about.kind
     groups: dict[tuple[str, ...], list[LayerRow]] = {}
     several = len({row.dtype for row in tables.layers}) > 1
@@ -223,7 +223,7 @@ def pass_grid(tables: Tables) -> Grid:
 
 
 def search_grid(tables: Tables) -> Grid:
-    """By pass: what each rule left of the space, how many were tried, and how they fared."""
+    """Return, by pass, the tiles left by each rule, the number tried, and their outcomes."""
     stages: dict[str, dict[str, Counter[str]]] = {"space": {}, "passed": {}, "rejected": {}}
     for row in tables.space:
         first = row.rule == FIRST_RULE

@@ -1,4 +1,4 @@
-"""Rows of the layer table from problems and times: the one place that derives their figures."""
+"""Build rows of the layer table from problems and times; derive their figures here only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tconv.winners import Kind
 
 
 def conv_row(suite: str, layer: str, problem: Problem, choice: Choice, kind: Kind) -> LayerRow:
-    """One pass of a convolution, without its figures."""
+    """Return the row of a convolution pass, without its figures."""
     shape = problem.geometry
     volume = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
     filters = (shape.out_channels, shape.filter_h, shape.filter_w)
@@ -24,7 +24,7 @@ def conv_row(suite: str, layer: str, problem: Problem, choice: Choice, kind: Kin
 
 
 def pool_row(suite: str, layer: str, problem: PoolProblem, choice: Choice) -> LayerRow:
-    """One pass of a max-pool, without its figures: a row that has no filters."""
+    """Return the row of a max-pool pass, without its figures: a row without filters."""
     shape = problem.geometry
     volume = (shape.batch, shape.channels, shape.in_h, shape.in_w)
     return LayerRow(
@@ -34,7 +34,7 @@ def pool_row(suite: str, layer: str, problem: PoolProblem, choice: Choice) -> La
 
 
 def _window(shape: ConvGeometry | PoolGeometry) -> tuple[str, str, str]:
-    """Stride, padding and dilation as a table writes them."""
+    """Return stride, padding and dilation as table text."""
     return (
         pair_text(shape.stride_h, shape.stride_w),
         pair_text(shape.pad_h, shape.pad_w),
@@ -49,10 +49,10 @@ def with_time(
     p20: float | None = None,
     p80: float | None = None,
 ) -> LayerRow:
-    """``row`` with its time and what follows from it: rates, and the share of the roofline.
+    """Return ``row`` with its time and the figures derived from it: rates and roofline share.
 
-    The roofline is the least time in which the vendor's peaks allow the useful work: each operation
-    of a convolution, and x, w and y moved once; of a pool, x and y.
+    The roofline is the least time in which the vendor's peak rates allow the useful work: every
+    operation of a convolution, and one transfer each of x, w and y; for a pool, of x and y.
     """
     seconds, flops = milliseconds / 1e3, 0 if row.filters is None else row.geometry.flops
     least = target.memory_seconds(row.least_bytes)

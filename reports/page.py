@@ -1,4 +1,4 @@
-"""What a page is made of; the templates know these parts and no others."""
+"""The parts of a page; the templates know only these."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: headings and cells as text, and which columns hold words rather than figures."""
+    """A table: headings and cells as text, and the columns that hold words instead of figures."""
 
     part: ClassVar[str] = "grid"
     headings: list[str]
     rows: list[list[str]]
     words: frozenset[int] = field(default_factory=frozenset)
     name: str = ""  # its class in HTML
-    common: str = ""  # what all rows share, in place of its columns
+    common: str = ""  # values shared by all rows, which replace their columns
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as both pages show it."""
+    """A figure, as shown on both pages."""
 
     part: ClassVar[str] = "picture"
     name: str
@@ -62,7 +62,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """Where a link finds it.
+        """The target of links to this section.
 
         >>> Section("End to end, measured", ()).anchor
         'end-to-end-measured'

@@ -1,4 +1,4 @@
-"""From typed rows to ``index.html``, ``index.md`` and SVG figures. No GPU, no network."""
+"""Render typed rows to ``index.html``, ``index.md`` and SVG figures, without GPU or network."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PAGES = {"index.html": "index.html.j2", "index.md": "index.md.j2"}
 
 
 def default_folder(tables: Tables) -> Path:
-    """``<gpu>`` for measurements, ``<gpu>-predicted`` for predictions.
+    """Return the report's folder: ``<gpu>`` for measurements, ``<gpu>-predicted`` for predictions.
 
-    Among the published reports of a checkout; of an installed package in the current folder.
+    In a checkout it is among the published reports, for an installed package in the current folder.
     """
     suffix = "-predicted" if tables.about.kind == "predicted" else ""
     folder = PUBLISHED if in_checkout() else Path("reports")
@@ -32,13 +32,13 @@ def default_folder(tables: Tables) -> Path:
 
 
 def render(tables: Tables, folder: Path) -> list[Path]:
-    """Write the report into ``folder``, its tables included; returns the files, pages first.
+    """Write the report and its tables into ``folder``; return the paths, pages first.
 
-    Causes that somebody wrote down in the folder's ``causes.csv`` stay, where ``tables`` has none.
+    Hand-written causes in the folder's ``causes.csv`` are kept if ``tables`` has none.
 
     Raises:
-        RowError: for a ``causes.csv`` that cannot be read.
-        OSError: where one cannot be written; a report that stood there stays whole.
+        RowError: if ``causes.csv`` cannot be read.
+        OSError: if a file cannot be written; an existing report stays intact.
     """
     causes = folder / "causes.csv"
     if not tables.causes and tables.about.kind == "measured" and causes.exists():
@@ -49,16 +49,16 @@ def render(tables: Tables, folder: Path) -> list[Path]:
 
 
 def write_pages(content: dict[str, Any], chapters: Sequence[Section], folder: Path) -> list[Path]:
-    """Both pages and the figures of ``chapters``, pages first; ``content`` as templates want it.
+    """Write both pages and the figures of ``chapters``; return the paths, pages first.
 
     Raises:
-        OSError: where one cannot be written; pages that stood there stay.
+        OSError: if a file cannot be written; existing pages stay intact.
     """
     return _write(pages_text(content, chapters), folder)
 
 
 def pages_text(content: dict[str, Any], chapters: Sequence[Section]) -> dict[str, str]:
-    """The same, by the file's name."""
+    """Return both pages and the figures by file name; ``content`` is the templates' context."""
     files = {}
     for name, template in PAGES.items():
         text = (
@@ -85,14 +85,14 @@ def _environment(html: bool) -> jinja2.Environment:
         autoescape=html,
         undefined=jinja2.StrictUndefined,
     )
-    # A bar within a cell would end it; an angle bracket would be read as a tag.
+    # A bar would end the cell, an angle bracket would start a tag.
     escapes = str.maketrans({"|": "\\|", "<": "&lt;", "\n": " "})
     environment.filters["cell"] = lambda text: str(text).translate(escapes)
     return environment
 
 
 def _content(tables: Tables, chapters: list[Section]) -> dict[str, Any]:
-    """What both templates are given."""
+    """Return the context of both templates."""
     about = tables.about
     return {
         "title": f"tconv on {about.target} ({about.product}): {about.kind}",

@@ -1,4 +1,4 @@
-"""What a report must say of its numbers: the machine, the kind, the versions, the date."""
+"""The head of a report: machine, kind of figures, versions and date."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tconv.winners import Kind, TableError, read_json
 
 @dataclass(frozen=True)
 class About:
-    """Head of a report; stored beside its tables as ``about.json``.
+    """Head of a report, stored beside its tables as ``about.json``.
 
-    ``peaks`` are dense TFLOP/s by arithmetic, ``bandwidth_gbps`` is DRAM's, both the vendor's.
-    ``ceilings`` are what this very machine was measured to reach: TFLOP/s of a large matrix product
-    by arithmetic, and ``copy`` in GB/s, read and write together. ``facts`` are the rest that a
-    reader must know: driver, cuDNN, clocks, precision switches.
+    ``peaks`` (dense TFLOP/s by arithmetic) and ``bandwidth_gbps`` (DRAM) are the vendor's figures.
+    ``ceilings`` were measured on this machine: TFLOP/s of a large matrix product by arithmetic, and
+    ``copy`` in GB/s, reads plus writes. ``facts`` holds everything else a reader needs: driver,
+    cuDNN, clocks, precision switches.
     """
 
     target: str
@@ -31,7 +31,7 @@ class About:
     bandwidth_gbps: float
     peaks: dict[str, float] = field(hash=False)
     versions: str  # torch, triton, driver
-    date: str  # of the newest trial where known, else of collecting
+    date: str  # of the newest trial if known, else of collecting
     commands: tuple[str, ...]
     ceilings: dict[str, float] = field(default_factory=dict, hash=False)
     facts: dict[str, str] = field(default_factory=dict, hash=False)
@@ -39,7 +39,7 @@ class About:
 
     @property
     def machine(self) -> Target:
-        """As much of the target as rooflines need."""
+        """The parts of the target that rooflines need."""
         return Target(
             self.target,
             self.arch,
@@ -69,15 +69,15 @@ class About:
 
 
 def about_text(about: About) -> str:
-    """The head of a report as ``about.json`` holds it."""
+    """Return the head of a report as ``about.json`` text."""
     return json.dumps(asdict(about), indent=2) + "\n"
 
 
 def read_about(path: Path) -> About:
-    """The head of a stored report.
+    """Read the head of a stored report.
 
     Raises:
-        RowError: naming the file, and the entry that is missing or wrong.
+        RowError: naming the file, and the missing or invalid entry.
     """
     try:
         content = read_json(path)
@@ -118,7 +118,7 @@ def _entry(path: Path, content: dict[str, Any], name: str, *types: type) -> Any:
 
 
 def _rates(path: Path, content: dict[str, Any], name: str) -> dict[str, float]:
-    """Rates by name; a head that was written before there were any has none."""
+    """Return rates by name; older heads have none."""
     found = _entry(path, content, name, dict) if name in content or name == "peaks" else {}
     for key, value in found.items():
         if not isinstance(value, (int, float)) or not 0 < value < math.inf:

@@ -1,4 +1,4 @@
-"""The roofline plot: every layer and pass below the machine's roofs, each layer named."""
+"""The roofline plot: every layer and pass below the machine's roofs, with layer names."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tconv.svg import INK, STYLE
 MARKERS = {"fprop": "o", "dgrad": "s", "wgrad": "^"}
 SIZES = {"fprop": 150, "dgrad": 60, "wgrad": 60}
 NAMED = 40  # layers that the plot can name legibly
-LETTER = 0.0125  # of the whole height, for a letter of a name
-KNEE = 0.05  # of the whole height, for the lines to bend in
+LETTER = 0.0125  # share of the height for one letter of a name
+KNEE = 0.05  # share of the height in which the lines bend
 
 
 def intensity(row: LayerRow) -> float:
-    """FLOPs for each byte that a pass must move."""
+    """Return the FLOPs per byte that a pass must move."""
     return row.geometry.flops / row.least_bytes
 
 
 def roofline(tables: Tables, suite: str) -> Figure | None:
-    """TFLOP/s against FLOPs a byte; cuDNN's rates hang from ours by a thread."""
+    """Plot TFLOP/s against FLOPs per byte; a line joins cuDNN's rates to ours."""
     rows = [row for row in tables.layers if row.suite == suite and row.tflops and row.filters]
     if not rows:
         return None
@@ -44,7 +44,7 @@ def roofline(tables: Tables, suite: str) -> Figure | None:
             if not (chosen := [row for row in rows if row.direction == direction]):
                 continue
             x, y = [intensity(row) for row in chosen], [row.tflops or 0.0 for row in chosen]
-            # Passes of one layer may coincide: rings of three sizes stay visible.
+            # Passes of a layer may coincide: rings of three sizes keep all visible.
             look: Any = {"s": SIZES[direction], "marker": MARKERS[direction], "linewidths": 2}
             edge = COLOURS[direction]
             axes.scatter(
@@ -61,7 +61,7 @@ def roofline(tables: Tables, suite: str) -> Figure | None:
 
 
 def _theirs(axes: Axes, rows: Sequence[LayerRow], direction: str) -> None:
-    """cuDNN's rates on channels_last tensors: small, filled, and joined to ours."""
+    """Draw cuDNN's rates on channels_last tensors: small, filled, and joined to ours."""
     compared = [row for row in rows if row.times_nhwc]
     if not compared:
         return
@@ -75,7 +75,7 @@ def _theirs(axes: Axes, rows: Sequence[LayerRow], direction: str) -> None:
 
 
 def _roofs(axes: Axes, tables: Tables, dtypes: set[str], limits: tuple[float, float]) -> None:
-    """A slope of memory's rate up to a flat roof for each arithmetic."""
+    """Draw the memory bandwidth as a slope up to one flat roof per arithmetic."""
     reach, about = np.geomspace(*limits, 200), tables.about
     for dtype in sorted(dtypes & about.peaks.keys()):
         peak = about.peaks[dtype]
@@ -83,7 +83,7 @@ def _roofs(axes: Axes, tables: Tables, dtypes: set[str], limits: tuple[float, fl
             reach, np.minimum(peak, reach * about.bandwidth_gbps / 1e3), color=INK, linewidth=1.5
         )
         reached = about.ceilings.get(dtype)
-        if reached:  # what a large product, and a copy, reached on this machine
+        if reached:  # measured ceilings of a large product and a copy
             slope = reach * about.ceilings.get("copy", about.bandwidth_gbps) / 1e3
             axes.plot(reach, np.minimum(reached, slope), color=INK, linewidth=1, linestyle="--")
         text = f"{dtype} peak {peak:g} TFLOP/s" + (f", reached {reached:g}" if reached else "")
@@ -92,7 +92,7 @@ def _roofs(axes: Axes, tables: Tables, dtypes: set[str], limits: tuple[float, fl
 
 
 def _name_layers(axes: Axes, rows: Sequence[LayerRow]) -> None:
-    """Each layer's name in a band below the marks, spread apart, with a line up to them."""
+    """Write each layer's name in a band below the marks, spread apart, with a line up to them."""
     points: dict[tuple[float, str], list[float]] = {}
     for row in rows:
         points.setdefault((intensity(row), row.layer), []).append(row.tflops or 0.0)
@@ -108,14 +108,14 @@ def _name_layers(axes: Axes, rows: Sequence[LayerRow]) -> None:
     places = spread([float(np.log10(x)) for x, _ in ordered], low, high)
     for place, (x, name) in zip(places, ordered, strict=True):
         highest = float(np.log10(max(points[x, name])))
-        # From the name, aslant to the layer's own place, then up through its marks.
+        # From the name diagonally to the layer's position, then up through its marks.
         line = [10**place, x, x], [10**foot, 10**knee, 10**highest]
         axes.plot(*line, color=INK, linewidth=0.5, alpha=0.5, zorder=1)
         axes.text(10**place, 10 ** (foot - 0.01 * height), name, **style)
 
 
 def spread(places: list[float], low: float, high: float, gap: float = 0.024) -> list[float]:
-    """Sorted places moved apart to ``gap`` of the width, within it where there is room.
+    """Spread sorted positions to distances of ``gap`` of the width, within it if there is room.
 
     >>> spread([0.0, 0.0, 1.0], 0.0, 1.0, gap=0.25)
     [0.0, 0.25, 0.75]

@@ -1,10 +1,10 @@
-"""Typed rows of the tables a report is made of, and their CSV files.
+"""Typed rows of a report's tables, and their CSV files.
 
-``layers.csv`` holds one row for each layer and pass, ``trials.csv`` one for each candidate the
-tuner tried, in the order of its ranking, ``space.csv`` how many tiles each rule left, ``map.csv``
-the model's figure for each shape of block, ``networks.csv`` whole networks, ``operators.csv`` where
-their time goes, ``memory.csv`` what a layer takes. Rows survive the way to a file and back
-unchanged: collectors round figures with ``rounded`` first.
+``layers.csv`` has one row per layer and pass, ``trials.csv`` one per tried candidate in the order
+of the tuner's ranking, ``space.csv`` the number of tiles left by each rule, ``map.csv`` the model's
+figure for each block shape, ``networks.csv`` whole networks, ``operators.csv`` their time by
+operator, ``memory.csv`` each layer's memory. Writing and reading a row changes nothing, because
+collectors first round figures with ``rounded``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DIGITS = 4  # significant digits of every figure in a table
 
 
 class RowError(ValueError):
-    """A CSV that is no table of rows; the message names file, row and column."""
+    """A CSV is not a table of rows; the message names file, row and column."""
 
 
 @overload
@@ -38,7 +38,7 @@ def rounded(value: float) -> float: ...
 @overload
 def rounded(value: None) -> None: ...
 def rounded(value: float | None) -> float | None:
-    """``value`` to the digits that a table shows.
+    """Round ``value`` to the digits that a table shows.
 
     >>> rounded(0.123456), rounded(98765.4)
     (0.1235, 98770.0)
@@ -47,7 +47,7 @@ def rounded(value: float | None) -> float | None:
 
 
 def number_text(value: float) -> str:
-    """A figure as tables, CSV and pages write it.
+    """Format a figure as in tables, CSV files and pages.
 
     >>> [number_text(value) for value in (0.1235, 98770.0, 0.00000123, 12.0)]
     ['0.1235', '98770', '1.23e-06', '12']
@@ -58,22 +58,22 @@ def number_text(value: float) -> str:
 
 
 def pair_text(down: int, across: int) -> str:
-    """A hyperparameter of both axes: ``1`` where they agree, else ``1x2``."""
+    """Format a hyperparameter of both axes: ``1`` if they agree, else ``1x2``."""
     return str(down) if down == across else f"{down}x{across}"
 
 
 def pair_of(text: str) -> tuple[int, int]:
-    """The inverse of ``pair_text``."""
+    """Parse the output of ``pair_text``."""
     down, _, across = text.partition("x")
     return int(down), int(across or down)
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One pass of one layer with the best choice found for it; None where unknown.
+    """One pass of one layer with the best choice found for it; None means unknown.
 
-    ``dtype`` is the arithmetic (``tf32`` where operands are rounded to it). ``kind`` says
-    whether ``tconv_ms`` was measured, or predicted by the model from compiled code.
+    ``dtype`` is the arithmetic (``tf32`` if operands are rounded to it). ``kind`` says whether
+    ``tconv_ms`` was measured, or predicted by the model from compiled code.
     """
 
     suite: str
@@ -107,7 +107,7 @@ class LayerRow:
 
     @property
     def geometry(self) -> ConvGeometry:
-        """The convolution; a pooling row, which has no filters, has none."""
+        """The convolution's geometry, or None for a pooling row, which has no filters."""
         assert self.filters is not None, self
         window = (*pair_of(self.stride), *pair_of(self.padding), *pair_of(self.dilation))
         volume = (self.batch, self.in_channels, self.in_h, self.in_w)
@@ -117,7 +117,7 @@ class LayerRow:
 
     @property
     def pool(self) -> PoolGeometry:
-        """The pool of a row that has no filters."""
+        """The pool's geometry, for a row without filters."""
         assert self.filters is None, self
         volume = (self.batch, self.in_channels, self.in_h, self.in_w)
         window = (*pair_of(self.stride), *pair_of(self.padding), *pair_of(self.dilation))
@@ -125,29 +125,29 @@ class LayerRow:
 
     @property
     def output_volume(self) -> str:
-        """CxHxW of what the layer gives."""
+        """The output volume as CxHxW."""
         if self.filters is not None:
             return self.geometry.output_volume
         return f"{self.in_channels}x{self.pool.out_h}x{self.pool.out_w}"
 
     @property
     def times_nhwc(self) -> float | None:
-        """How many times as fast as torch's operator on channels_last tensors."""
+        """Speed-up over torch's operator on channels_last tensors."""
         return _over(self.cudnn_nhwc_ms, self.tconv_ms)
 
     @property
     def times_nchw(self) -> float | None:
-        """How many times as fast as torch's operator on contiguous tensors."""
+        """Speed-up over torch's operator on contiguous tensors."""
         return _over(self.cudnn_nchw_ms, self.tconv_ms)
 
     @property
     def epilogue(self) -> str:
-        """What the convolution's kernel does besides, as its suite is named: ``relu+pool``."""
+        """The kernel's epilogue, in the form of its suite's suffix: ``relu+pool``."""
         return self.suite.partition("+")[2]
 
     @property
     def least_bytes(self) -> int:
-        """What the pass must move: x, w and y once each; of a pool, x and y."""
+        """Bytes that the pass must move: x, w and y once each; for a pool, x and y."""
         if self.filters is None:
             return self.pool.least_bytes(ITEMSIZE[self.dtype])
         shape, problem = self.geometry, self.problem
@@ -167,12 +167,13 @@ def _over(theirs: float | None, ours: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One candidate for one problem. ``ms`` is of ``kind``; ``ranked_ms`` is what the model
-    said before it was compiled; ``status`` is ``ok`` or why it fell; without an error
-    it was never checked, and cannot win; ``bound`` is the resource
-    that the model holds to be the narrowest, ``waves`` how often the programs fill the GPU.
-    ``checked`` says how the error was found; what follows it was counted where an emulated GPU ran
-    the compiled code of a scaled-down copy.
+    """One candidate for one problem.
+
+    ``ms`` is of ``kind``. ``ranked_ms`` is the model's figure before compilation. ``status`` is
+    ``ok`` or the reason for failure. A row without an error was never checked and cannot win.
+    ``bound`` is the resource that limits the tile according to the model, ``waves`` how often its
+    programs fill the GPU. ``checked`` says how the error was found. The emulated columns were
+    counted on a GPU emulator that ran the compiled code of a scaled-down copy.
     """
 
     problem: str
@@ -192,18 +193,18 @@ class TrialRow:
     waves: float | None = None
     bound: str = ""
     checked: str = ""
-    emulated_instructions: float | None = None  # a result
-    emulated_kinds: str = ""  # the most frequent of them, a result
-    emulated_global_bytes: float | None = None  # a result
-    emulated_sectors: float | None = None  # a request
-    emulated_bank_conflicts: float | None = None  # over the passes that are needed
-    emulated_tma_bytes: float | None = None  # a result
-    emulated_barriers: float | None = None  # a program
+    emulated_instructions: float | None = None  # per result
+    emulated_kinds: str = ""  # the most frequent kinds, per result
+    emulated_global_bytes: float | None = None  # per result
+    emulated_sectors: float | None = None  # per request
+    emulated_bank_conflicts: float | None = None  # over the necessary passes
+    emulated_tma_bytes: float | None = None  # per result
+    emulated_barriers: float | None = None  # per program
 
 
 @dataclass(frozen=True)
 class SpaceRow:
-    """How many tiles of one problem ``rule`` left; rules are applied in the rows' order."""
+    """Number of a problem's tiles left by ``rule``; rules apply in the order of the rows."""
 
     problem: str
     rule: str
@@ -212,7 +213,7 @@ class SpaceRow:
 
 @dataclass(frozen=True)
 class MapRow:
-    """The model's best figure, before anything was compiled, of all tiles of one block shape."""
+    """The model's best figure before compilation over all tiles of one block shape."""
 
     problem: str
     block_m: int
@@ -223,10 +224,10 @@ class MapRow:
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """A whole network: ``ms`` is the median of a batch's inference, or of a training step.
+    """A whole network: ``ms`` is the median of a batch's inference or of a training step.
 
-    ``peak_mib`` is the most memory that it held at a time, weights included. ``backend`` says whose
-    kernels and how they were launched.
+    ``peak_mib`` is the peak memory, weights included. ``backend`` names the kernels and how they
+    were launched.
     """
 
     model: str
@@ -241,7 +242,7 @@ class NetworkRow:
 
 @dataclass(frozen=True)
 class OperatorRow:
-    """The time that a network's step spends in one kind of operator, on the device."""
+    """Device time that a network's step spends in one kind of operator."""
 
     model: str
     mode: str
@@ -254,7 +255,7 @@ class OperatorRow:
 
 @dataclass(frozen=True)
 class MemoryRow:
-    """The most memory that one layer's forward and backward pass held, its tensors included."""
+    """Peak memory of one layer's forward and backward pass, its tensors included."""
 
     suite: str
     layer: str
@@ -267,7 +268,7 @@ class MemoryRow:
 
 @dataclass(frozen=True)
 class CauseRow:
-    """Why a layer's pass is as slow as it is, where somebody found out; written by hand."""
+    """Known cause of a layer pass's speed, written by hand."""
 
     suite: str
     layer: str
@@ -278,10 +279,10 @@ class CauseRow:
 
 @dataclass(frozen=True)
 class CompilerRow:
-    """What one version of Triton makes of a winner, and whether its result is right.
+    """One Triton version's code for a winner, and whether its result is correct.
 
-    Resources are of the code compiled for the problem itself; what was emulated is of a
-    scaled-down copy.
+    Resources are of the code compiled for the problem itself; emulated figures are of a scaled-down
+    copy.
     """
 
     problem: str
@@ -294,11 +295,11 @@ class CompilerRow:
     spill_bytes: int | None = None
     shared_bytes: int | None = None
     instructions: int | None = None
-    emulated_instructions: float | None = None  # a result
-    emulated_global_bytes: float | None = None  # a result
-    emulated_sectors: float | None = None  # a request
-    emulated_bank_conflicts: float | None = None  # over the passes that are needed
-    emulated_barriers: float | None = None  # a program
+    emulated_instructions: float | None = None  # per result
+    emulated_global_bytes: float | None = None  # per result
+    emulated_sectors: float | None = None  # per request
+    emulated_bank_conflicts: float | None = None  # over the necessary passes
+    emulated_barriers: float | None = None  # per program
     detail: str = ""
 
 
@@ -308,7 +309,7 @@ Row = TypeVar(
 )  # fmt: skip
 
 
-RENAMED = {"algorithm": "family"}  # columns of 0.1.0 that have another name now
+RENAMED = {"algorithm": "family"}  # columns of 0.1.0 that have been renamed
 
 
 def column_of(field_name: str) -> str:
@@ -326,7 +327,7 @@ def _text(cell: Any) -> str:
 
 
 def rows_text(row_type: type[Row], rows: Iterable[Row]) -> str:
-    """``rows`` as CSV, header included when there are none."""
+    """Return ``rows`` as CSV text, with the header even if there are none."""
     names = [field.name for field in fields(row_type)]
     content = [[_text(getattr(row, name)) for name in names] for row in rows]
     frame = pd.DataFrame(content, columns=columns_of(row_type), dtype=str)
@@ -334,16 +335,16 @@ def rows_text(row_type: type[Row], rows: Iterable[Row]) -> str:
 
 
 def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
-    """Write ``rows`` as CSV, in one step."""
+    """Write ``rows`` as CSV, atomically."""
     replace_all({path: rows_text(row_type, rows)})
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
-    """The rows of a CSV that ``write_rows`` or another tool wrote.
+    """Read the rows of a CSV that ``write_rows`` or another tool wrote.
 
     Raises:
-        RowError: naming the file, and the row (counted from 1 below the header) and column,
-            for a table that is missing, empty, cut off, of other columns, or of other values.
+        RowError: naming the file, the row (counted from 1 below the header) and the column, if the
+            table is missing, empty or cut off, or has other columns or invalid values.
     """
     try:
         text = read_text(path, LARGEST_FILE)
@@ -359,7 +360,7 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     missing = [column for column in expected if column not in frame.columns]
     if absent := [column for column in missing if not ADDED.fullmatch(column)]:
         raise RowError(f"{path}: header: column {absent[0]} is missing")
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus cells for an index
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas reads surplus cells as an index
         raise RowError(f"{path}: row 1 has more cells than the header has columns")
     frame = frame.assign(**dict.fromkeys(missing, ""))
     parsers = _parsers(row_type)

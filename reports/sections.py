@@ -1,4 +1,4 @@
-"""The chapters of a report, from its tables; what both pages show, in order."""
+"""The chapters of a report, built from its tables, in the order of both pages."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ COUNTED = (
 
 
 def verdict(tables: Tables) -> str:
-    """The report in a sentence or two."""
+    """Summarise the report in a sentence or two."""
     return beside_torch.verdict(tables) or verdicts.verdict(tables)
 
 
 def facts(tables: Tables) -> list[tuple[str, str]]:
-    """What was measured, or predicted, on what, when and how."""
+    """Return the facts about the figures: kind, machine, date and method."""
     about = tables.about
     used = dict.fromkeys(row.dtype for row in tables.layers)
     peaks = [f"{about.peaks[d]:g} TFLOP/s {d}" for d in used if d in about.peaks]
@@ -70,7 +70,7 @@ def facts(tables: Tables) -> list[tuple[str, str]]:
 
 
 def reproduce(tables: Tables) -> str:
-    """What besides the commands decides the figures."""
+    """Return what decides the figures besides the commands."""
     if tables.about.kind == "predicted":
         return (
             f"A search begins from seed {SEED}, and a prediction is arithmetic: the same versions "
@@ -85,12 +85,12 @@ def reproduce(tables: Tables) -> str:
 
 
 def first_screen(tables: Tables) -> tuple[Part, ...]:
-    """What stands below the facts: geometric means by pass."""
+    """Return the parts below the facts: geometric means by pass."""
     return (grids.pass_grid(tables),)
 
 
 def notes(tables: Tables) -> list[str]:
-    """What is missing, said plainly."""
+    """Return notes on everything that is missing."""
     found = [NOT_MEASURED] if tables.about.kind == "predicted" else []
     told = {row.problem.key for row in tables.layers if row.filters is not None}
     failed = sorted({trial.problem for trial in tables.trials} - told)
@@ -117,7 +117,7 @@ def notes(tables: Tables) -> list[str]:
 
 
 def sections(tables: Tables) -> list[Section]:
-    """The chapters; one that has nothing to show is left out."""
+    """Return the chapters, without empty ones."""
     kind = tables.about.kind
     chapters: list[tuple[str, Callable[[Tables], list[Part]]]] = [
         ("Goals", _goals),
@@ -177,7 +177,7 @@ def _roofline(tables: Tables) -> list[Part]:
         rows = [row for row in tables.layers if row.suite == suite]
         name, title = _file_name("roofline", suite), f"Roofline of {suite}, {kind}"
         parts += _picture(name, title, under, roofline(tables, suite))
-        if not verdicts.ratios(rows):  # else its bars are those of the comparison
+        if not verdicts.ratios(rows):  # otherwise the comparison's bars show these rows
             name, title = _file_name("shares", suite), f"Share of the roofline, {suite}, {kind}"
             parts += _picture(name, title, least, figures.shares(tables, suite))
     return parts

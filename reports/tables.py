@@ -1,4 +1,4 @@
-"""The whole of a report as tables: a folder of CSV files and ``about.json`` holds the same."""
+"""A report's content as tables, stored as a folder of CSV files and ``about.json``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from reports.rows import (
 from tconv.files import replace_all
 
 HEAD = "about.json"
-# By the field of ``Tables``; the file bears the same name. Layers must be there, others may miss.
+# Row types by field of ``Tables`` and file name. Only the layers are required.
 ROWS: dict[str, Any] = {
     "layers": LayerRow,
     "trials": TrialRow,
@@ -34,13 +34,13 @@ ROWS: dict[str, Any] = {
     "memory": MemoryRow,
     "causes": CauseRow,
 }
-# What only a GPU tells: it lies in no folder of predictions.
+# tables that need a GPU: a folder of predictions has none of them
 MEASURED_ONLY = ("networks", "operators", "memory", "causes")
 
 
 @dataclass(frozen=True)
 class Tables:
-    """All that a report is rendered from."""
+    """Everything that a report is rendered from."""
 
     about: About
     layers: list[LayerRow]
@@ -54,16 +54,16 @@ class Tables:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of the files that hold them."""
+        """Names of the tables' files."""
         held = (name for name in ROWS if name not in MEASURED_ONLY or getattr(self, name))
         return (*(f"{name}.csv" for name in held), HEAD)
 
 
 def merged(tuned: Tables | None, benched: Tables | None) -> Tables:
-    """A GPU's whole report: what was measured beside cuDNN, and of the rest what the tuner found.
+    """Merge a GPU's report: measurements beside cuDNN, and for the rest the tuner's results.
 
     Raises:
-        LookupError: where there is neither.
+        LookupError: if both are missing.
     """
     if tuned is None or benched is None:
         if (one := tuned or benched) is None:
@@ -79,7 +79,7 @@ def merged(tuned: Tables | None, benched: Tables | None) -> Tables:
 
 
 def tables_text(tables: Tables) -> dict[str, str]:
-    """By the file's name: ``layers.csv``, ``trials.csv``, ... and ``about.json``."""
+    """Return the files' texts by name: ``layers.csv``, ``trials.csv``, ... and ``about.json``."""
     texts = {
         f"{name}.csv": rows_text(row_type, getattr(tables, name))
         for name, row_type in ROWS.items()
@@ -89,21 +89,21 @@ def tables_text(tables: Tables) -> dict[str, str]:
 
 
 def write_tables(folder: Path, tables: Tables) -> None:
-    """The tables as files in ``folder``, all of them or none.
+    """Write the tables as files into ``folder``, all of them or none.
 
     Raises:
-        OSError: where one cannot be written; tables that stood there stay.
+        OSError: if a file cannot be written; existing tables stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     replace_all({folder / name: text for name, text in tables_text(tables).items()})
 
 
 def read_tables(folder: Path) -> Tables:
-    """A report's tables as ``write_tables`` left them; all but the layers may be missing.
+    """Read a report's tables as ``write_tables`` wrote them; all but the layers may be missing.
 
     Raises:
-        RowError: naming file, row and column of what cannot be used, or of a number whose
-            kind is not the report's.
+        RowError: naming file, row and column of an invalid value, or of a figure whose kind is not
+            the report's.
     """
     about = read_about(folder / HEAD)
     found: dict[str, list[Any]] = {}

@@ -1,4 +1,4 @@
-"""Plots of what the tuner did: its progress, a map of tiles, and what the model had foreseen."""
+"""Plots of the tuner's work: its progress, a map of tiles, and predictions against measurements."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tconv.problem import Problem
 from tconv.svg import INK, STYLE
 from tconv.tile import Tile
 
-CURVES = 120  # problems that a plot of curves can hold
+CURVES = 120  # most problems in one plot of curves
 
 
 def progress(tables: Tables) -> Figure | None:
-    """The best figure so far over the final best, against candidates tried."""
+    """Plot the best figure so far over the final best, against candidates tried."""
     curves = best_so_far(tables)
     if not curves:
         return None
@@ -46,9 +46,9 @@ def progress(tables: Tables) -> Figure | None:
 
 
 def best_so_far(tables: Tables) -> dict[str, list[float]]:
-    """By problem: after each trial, the best time so far over the best of all.
+    """Return, by problem, the best time so far over the best of all, after each trial.
 
-    Until one has passed, the first that does stands in.
+    Before the first success, that success's time is used.
     """
     times: dict[str, list[float | None]] = {}
     for trial in tables.trials:
@@ -71,7 +71,7 @@ def mapped_problems(tables: Tables) -> list[str]:
 
 
 def tile_map(tables: Tables, key: str) -> Figure | None:
-    """block_m by block_n: the best time of all tiles with these blocks, in milliseconds."""
+    """Plot the best time in milliseconds of all tiles with each block_m and block_n."""
     cells = _map_cells(tables, key)
     if not cells:
         return None
@@ -86,7 +86,7 @@ def tile_map(tables: Tables, key: str) -> Figure | None:
     with mpl.rc_context(STYLE):
         figure, axes = canvas(10, 1.8 + 0.5 * len(rows))
         edges = (np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5)
-        axes.pcolormesh(*edges, logs, cmap="cividis_r")  # an image would be no vector graphic
+        axes.pcolormesh(*edges, logs, cmap="cividis_r")  # imshow would embed a raster image
         axes.invert_yaxis()
         for cell, ms in cells.items():
             ink = "#ffffff" if np.log(ms) > middle else "#000000"
@@ -104,7 +104,7 @@ def tile_map(tables: Tables, key: str) -> Figure | None:
 
 
 def _map_cells(tables: Tables, key: str) -> dict[tuple[int, int], float]:
-    """Predicted: the model over the whole space. Measured: only what was measured."""
+    """Return the cells: predictions of the whole space, or only what was measured."""
     if tables.about.kind == "predicted":
         chosen = (cell for cell in tables.map if cell.problem == key)
         return {(cell.block_m, cell.block_n): cell.ranked_ms for cell in chosen}
@@ -118,7 +118,7 @@ def _map_cells(tables: Tables, key: str) -> dict[tuple[int, int], float]:
 
 
 def prediction(tables: Tables) -> Figure | None:
-    """Measured time of each candidate against what the model said before it was compiled."""
+    """Plot each candidate's measured time against the model's prediction before compilation."""
     pairs = foreseen(tables.trials)
     if tables.about.kind != "measured" or not pairs:
         return None

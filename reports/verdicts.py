@@ -1,4 +1,4 @@
-"""What the numbers say, in words: the verdict, what bounds a layer, and why a tile won."""
+"""Conclusions from the figures in words: the verdict, a layer's bound, and why a tile won."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tconv.families import matmul_shape
 from tconv.problem import Problem
 from tconv.tile import Tile
 
-LEVEL = 1.02  # two figures closer than this are called level
-CLEAR = 1.05  # a factor that two tiles must differ by to be named as a reason
+LEVEL = 1.02  # figures within this factor count as equal
+CLEAR = 1.05  # least factor between two tiles to be named as a reason
 
 
 def passed(trials: Iterable[TrialRow]) -> dict[str, list[TrialRow]]:
-    """By problem, the trials that passed, fastest first."""
+    """Return each problem's passing trials, fastest first."""
     grouped: dict[str, list[TrialRow]] = {}
     for trial in trials:
         if trial.status == "ok" and trial.ms is not None:
@@ -28,13 +28,13 @@ def passed(trials: Iterable[TrialRow]) -> dict[str, list[TrialRow]]:
 
 
 def ratios(rows: Iterable[LayerRow], contiguous: bool = False) -> list[float]:
-    """How many times as fast as torch's operators, of the rows that tell it."""
+    """Return the speed-ups over torch's operators of all rows that have one."""
     told = (row.times_nchw if contiguous else row.times_nhwc for row in rows)
     return [ratio for ratio in told if ratio]
 
 
 def foreseen(trials: Iterable[TrialRow]) -> dict[str, list[tuple[float, float]]]:
-    """By problem: what the model said of each candidate before it was compiled, and its time."""
+    """Return, by problem, each candidate's prediction before compilation and its time."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for trial in trials:
         if trial.status == "ok" and trial.ms and trial.ranked_ms:
@@ -43,7 +43,7 @@ def foreseen(trials: Iterable[TrialRow]) -> dict[str, list[tuple[float, float]]]
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Spearman's: 1 where the model ranked as the clock did; None where all are alike.
+    """Return Spearman's rank correlation; None if all values are equal.
 
     >>> rank_correlation([(1.0, 10.0), (2.0, 11.0), (3.0, 30.0)])
     1.0
@@ -55,7 +55,7 @@ def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 def side_of_roofline(row: LayerRow, tables: Tables) -> str:
-    """Which roof the layer lies under: arithmetic, or memory."""
+    """Return the roof that limits the layer: arithmetic or memory."""
     if row.filters is None or row.dtype not in tables.about.peaks:
         return ""
     problem, machine = row.problem, tables.about.machine
@@ -64,7 +64,7 @@ def side_of_roofline(row: LayerRow, tables: Tables) -> str:
 
 
 def why(best: TrialRow, second: TrialRow | None) -> str:
-    """Why the winner beat the runner-up, by the factor in which the two differ most."""
+    """Explain why the winner beat the runner-up, by the factor in which they differ most."""
     if second is None or second.ms is None or best.ms is None:
         return "the only candidate that passed"
     family = "" if second.family == best.family else f"{second.family} "
@@ -82,7 +82,7 @@ def why(best: TrialRow, second: TrialRow | None) -> str:
 
 
 def _factors(trial: TrialRow) -> dict[str, float]:
-    """What makes a tile slow, larger is worse, under the words that praise the smaller."""
+    """Return factors that slow a tile down, keyed by the advantage of a small factor."""
     problem, tile = Problem.from_key(trial.problem), Tile.parse(trial.tile)
     product = matmul_shape(problem, trial.family)
     covered = product.row_tiles(tile) * tile.block_m * product.column_tiles(tile) * tile.block_n
@@ -108,12 +108,12 @@ def suites(tables: Tables) -> list[str]:
 
 
 def name_of(row: LayerRow, tables: Tables) -> str:
-    """The layer's name, with its suite where there are several."""
+    """Return the layer's name, with its suite if there are several."""
     return row.layer if len(suites(tables)) < 2 else f"{row.suite} {row.layer}"
 
 
 def verdict(tables: Tables) -> str:
-    """How near the roofline the layers come, in a sentence or two."""
+    """Summarise in a sentence or two how close the layers come to the roofline."""
     about = tables.about
     ranked = [row for row in tables.layers if row.roofline_share]
     if not ranked:

@@ -1,11 +1,11 @@
 """Convolution and max-pool for PyTorch, forward and backward, as Triton kernels.
 
     import tconv
-    layer = tconv.Conv2d(3, 64, 3, padding=1)  # wherever torch.nn.Conv2d stood
+    layer = tconv.Conv2d(3, 64, 3, padding=1)  # replaces torch.nn.Conv2d
 
-CUDA tensors are computed by Triton kernels. CPU tensors are too where ``TRITON_INTERPRET=1``
+Triton kernels compute on CUDA tensors. They also compute on CPU tensors if ``TRITON_INTERPRET=1``
 (Triton's interpreter) or ``TCONV_EMULATE=sm_90`` (compiled kernels on an emulated GPU) was set
-before the import, and by torch's own CPU operators otherwise.
+before the import; otherwise torch's own CPU operators do.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Which kernel and tile would run, and why."""
+"""Explain which kernel and tile would run, and why."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from tconv.tile import Choice
 
 @dataclass(frozen=True)
 class Explanation:
-    """What would run for each pass of a layer; ``choices`` is empty where torch's CPU
-    operators serve it.
+    """The kernels that would run for each pass of a layer.
+
+    ``choices`` is empty if torch's CPU operators compute the layer.
     """
 
     geometry: ConvGeometry | PoolGeometry
     device: str
     choices: tuple[tuple[str, Choice], ...]
-    passed_over: tuple[tuple[str, str, str], ...] = ()  # pass, kernel family, why it cannot serve
+    # pass, kernel family, why it cannot compute the pass
+    passed_over: tuple[tuple[str, str, str], ...] = ()
 
     def __str__(self) -> str:
         if not self.choices:
@@ -45,20 +47,20 @@ class Explanation:
 def explain(
     what: torch.nn.Module | ConvGeometry | PoolGeometry, input: Tensor | None = None
 ) -> Explanation:
-    """The kernel and tile that would run for a layer, and on what ground.
+    """Return the kernel and tile that would run for each pass of a layer, and the reason.
 
     Args:
         what: a Conv2d or MaxPool2d module, or a geometry.
-        input: the tensor that a module would be given; a geometry needs none, but takes its
-            dtype, device and memory format from one.
+        input: the module's input tensor. A geometry does not need one, but takes dtype, device and
+            memory format from it.
 
-    Grounds are ``tuned`` (the user's measurements), ``shipped`` (ours, for this GPU),
-    ``predicted`` (by the tuner's model) and ``heuristic``. Kernel families that cannot serve a
-    pass are named with the reason. On a CPU without ``TRITON_INTERPRET=1`` and without an
-    emulated GPU no Triton kernel runs, and the explanation says so.
+    The reasons are ``tuned`` (the user's measurements), ``shipped`` (our measurements for this
+    GPU), ``predicted`` (by the tuner's model) and ``heuristic``. Kernel families that cannot
+    compute a pass are listed with the reason. On a CPU without ``TRITON_INTERPRET=1`` and without
+    an emulated GPU no Triton kernel runs, and the explanation says so.
 
     Raises:
-        TypeError: for a module that is neither a convolution nor a max-pool, or without input.
+        TypeError: if a module is neither a convolution nor a max-pool, or has no input.
     """
     geometry = what if isinstance(what, (ConvGeometry, PoolGeometry)) else _geometry(what, input)
     if input is not None:

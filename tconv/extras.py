@@ -1,18 +1,18 @@
-"""Optional dependencies: an error names the extra that installs what is missing."""
+"""Optional dependencies: a failing import names the extra that installs the package."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-# What an import names, where the package is called otherwise.
+# Packages whose import name differs from the package name.
 PACKAGES = {"PIL": "Pillow", "sklearn": "scikit-learn"}
 OPTIONAL = {"PIL", "jinja2", "matplotlib", "pandas", "rich", "sklearn", "typer"}
 
 
 @contextlib.contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Imports of packages that ``pip install 'tconv[name]'`` brings.
+    """Import packages that ``pip install 'tconv[name]'`` installs.
 
     Raises:
         ModuleNotFoundError: naming the missing package and the extra.

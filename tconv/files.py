@@ -1,4 +1,4 @@
-"""Files that carry results from run to run: read with care, written in one step, kept private."""
+"""Result files: validated when read, written atomically, kept private."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-LOCK_SECONDS = 30.0  # how long to wait for another process's writing, which takes milliseconds
+LOCK_SECONDS = 30.0  # how long to wait for another process's write, which takes milliseconds
 POLL_SECONDS = 0.01
 
 
 def in_checkout() -> bool:
-    """Whether this is the source tree, rather than an installed package that nobody writes to."""
+    """Return whether this is the source tree and not an installed, read-only package."""
     return (Path(__file__).parents[1] / "pyproject.toml").is_file()
 
 
 def read_text(path: Path, most: int) -> str | None:
-    """The UTF-8 text of a file of at most ``most`` bytes; None where there is no file.
+    """Read a UTF-8 file of at most ``most`` bytes; None if there is no file.
 
     Raises:
-        OSError: for a larger file, and for a pipe, a folder or a device in its place.
-        UnicodeDecodeError: for bytes that are no UTF-8.
+        OSError: if the file is larger, or is a pipe, a folder or a device.
+        UnicodeDecodeError: if the bytes are not UTF-8.
     """
     try:
-        # A pipe would otherwise be waited for until somebody writes to it.
+        # A blocking open of a pipe would wait for a writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
@@ -46,18 +46,18 @@ def read_text(path: Path, most: int) -> str | None:
 
 
 def replace_all(contents: Mapping[Path, str | bytes]) -> None:
-    """Put each content at its path: all are written before the first takes its place.
+    """Write each content to its path, replacing files only after all contents are written.
 
-    A kill or a full disk leaves what stood there before, and never half a file.
+    A killed process or a full disk leaves the earlier files, and never half a file.
 
     Raises:
-        OSError: where one cannot be written; its path is named.
+        OSError: if a file cannot be written; the message names its path.
     """
     drafts: dict[Path, Path] = {}
     try:
         for path, content in contents.items():
             draft = drafts[path] = path.with_name(f".{path.name}.{os.getpid()}.draft")
-            draft.unlink(missing_ok=True)  # of a killed process that had the same number
+            draft.unlink(missing_ok=True)  # left by a killed process with the same number
             _write(draft, content.encode() if isinstance(content, str) else content)
         for path, draft in drafts.items():
             os.replace(draft, path)
@@ -74,18 +74,18 @@ def _write(draft: Path, content: bytes) -> None:
     with open(draft, "xb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())  # else a power failure may leave the new name and no content
+        os.fsync(file.fileno())  # otherwise a power failure may leave the new name without content
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """No other process or thread is in such a block for the same ``path``.
+    """Exclude all other processes and threads from blocks with the same ``path``.
 
-    The lock is the kernel's: it ends with its process, however that ends. What killed writers left
-    of their drafts is removed. File systems that know no locks go without.
+    The operating system holds the lock and releases it when the process ends, however it ends.
+    Drafts of killed writers are removed. On file systems without locks the block runs unlocked.
 
     Raises:
-        OSError: where the folder cannot be written, or the lock is not to be had.
+        OSError: if the folder cannot be written, or the lock is not available in time.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
@@ -102,7 +102,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _lock(handle: int, path: Path) -> bool:
-    """Whether there is a lock; False where the file system knows none."""
+    """Acquire the lock; return False if the file system has no locks."""
     end = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -118,10 +118,10 @@ def _lock(handle: int, path: Path) -> bool:
 
 
 def private_folder(folder: Path) -> None:
-    """Make ``folder``, and those above it that are missing, for this user alone (mode 0700).
+    """Create ``folder`` and its missing parents, accessible to this user only (mode 0700).
 
     Raises:
-        OSError: where it cannot be made.
+        OSError: if it cannot be created.
     """
     for place in (*reversed(folder.parents), folder):
         if not place.is_dir():
@@ -129,11 +129,11 @@ def private_folder(folder: Path) -> None:
 
 
 def others_may_write(*places: Path) -> str | None:
-    """Why others than this user and root may have written one of ``places``; None where not."""
+    """Return why users other than this one and root may have written ``places``, or None."""
     for place in places:
         try:
             found = place.stat()
-        except OSError:  # nothing there to be trusted
+        except OSError:  # a missing file needs no trust
             continue
         if found.st_uid not in (os.geteuid(), 0):
             return f"{place} belongs to another user (number {found.st_uid})"

@@ -1,4 +1,4 @@
-"""torch's functional interface, on our kernels."""
+"""The functional interface, in the form of ``torch.nn.functional``."""
 
 from tconv.ops import flops
 from tconv.ops.avg_pool2d import avg_pool2d, subsample2d

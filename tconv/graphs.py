@@ -1,7 +1,7 @@
-"""CUDA graphs of a model's inference and of a whole training step: one launch for hundreds.
+"""CUDA graphs of a model's inference or of a training step: one launch instead of hundreds.
 
-A small network is bound by its launches: LeNet-5's step takes a hundred, each of which costs the
-host more than the GPU. A graph replays them all at the price of one.
+A small network is limited by its launches: a LeNet-5 training step takes a hundred, each of which
+costs the host more time than the GPU. A graph replays them all at the cost of one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-WARM_UPS = 3  # runs before capture: kernels are compiled and memory is reserved
+WARM_UPS = 3  # runs before capture, which compile kernels and allocate memory
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -25,30 +25,30 @@ def graphed(
     optimizer: torch.optim.Optimizer | None = None,
     autocast: torch.dtype | None = None,
 ) -> Callable[..., Tensor]:
-    """A function that replays ``model`` as one CUDA graph, for inputs of ``example``'s shape.
+    """Return a function that replays ``model`` as one CUDA graph, for inputs like ``example``.
 
-    Without further arguments it is inference in evaluation mode: ``run(x)`` gives what
-    ``model(x)`` would. With ``target``, ``loss`` and ``optimizer`` it is a training step:
-    ``step(x, target)`` computes the loss and the gradients, updates the weights, and gives the loss
-    before the update. What comes back is a copy; it is not overwritten by the next call.
+    Without further arguments it is inference in evaluation mode: ``run(x)`` returns what
+    ``model(x)`` would. With ``target``, ``loss`` and ``optimizer`` it is a training step: ``step(x,
+    target)`` computes the loss and the gradients, updates the weights, and returns the loss before
+    the update. The result is a copy that later calls do not overwrite.
 
-    The weights are read where they lie: those that an optimizer or ``load_state_dict`` changes
-    take effect. A model that is moved, converted or given new parameters must be graphed anew.
-    Capturing a step changes nothing: weights, buffers and the optimizer's state are put back.
+    The graph reads the weights in place, so changes by an optimizer or ``load_state_dict`` take
+    effect. A model that is moved, converted or given new parameters must be captured again.
+    Capturing a step changes nothing: weights, buffers and the optimizer's state are restored.
 
     Args:
-        model: on a CUDA device.
-        example: an input; its shape, dtype, device and memory format are those that are served.
-        target: of ``example``, for ``loss``.
-        loss: from the model's output and the target to a scalar.
-        optimizer: of the model's parameters. Adam and its kin must have been made with
+        model: a model on a CUDA device.
+        example: an input; inputs must have its shape, dtype, device and memory format.
+        target: the target of ``example``, for ``loss``.
+        loss: a function of the model's output and the target that returns a scalar.
+        optimizer: an optimizer of the model's parameters; Adam and its variants need
             ``capturable=True``.
-        autocast: dtype in which the model computes; None for that of its weights.
+        autocast: the dtype in which the model computes; None for the dtype of its weights.
 
     Raises:
-        ValueError: for an ``example`` or a model that is not on a CUDA device, for only some of
-            ``target``, ``loss`` and ``optimizer``, and, from the function, for an input of another
-            shape, dtype or device.
+        ValueError: if ``example`` or the model is not on a CUDA device, or if only some of
+            ``target``, ``loss`` and ``optimizer`` are given. The returned function raises it for an
+            input of another shape, dtype or device.
     """
     given = [value is not None for value in (target, loss, optimizer)]
     if any(given) and not all(given):
@@ -78,7 +78,7 @@ def _devices(
 
 
 class Replay:
-    """A captured call: inputs are copied to where it reads, its result from where it writes."""
+    """A captured call with fixed input and result tensors, which each call copies to and from."""
 
     def __init__(self, call: Callable[..., Tensor], examples: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(example.detach().clone() for example in examples)
@@ -104,7 +104,7 @@ def _described(tensor: Tensor) -> str:
 
 
 def captured(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], Any], Tensor]:
-    """A graph of ``call`` on ``device``, current or not, and the tensor that its replays write."""
+    """Capture ``call`` on any ``device``; return its replay function and its result tensor."""
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -122,7 +122,7 @@ def _inference(
     model: nn.Module, example: Tensor, autocast: torch.dtype | None
 ) -> Callable[..., Tensor]:
     def call(x: Tensor) -> Tensor:
-        # Weights that autocast keeps would be those of the capture: the cache must be off.
+        # A weight cast cached at capture would never be updated, so the autocast cache must be off.
         casting = torch.autocast(
             x.device.type, autocast, enabled=autocast is not None, cache_enabled=False
         )
@@ -153,7 +153,8 @@ def _training_step(
         casting = torch.autocast(
             x.device.type, autocast, enabled=autocast is not None, cache_enabled=False
         )
-        for parameter in parameters:  # the graph writes gradients, it does not add to them
+        # so that the graph overwrites gradients instead of accumulating them
+        for parameter in parameters:
             parameter.grad = None
         with casting:
             value = loss(model(x), wanted)

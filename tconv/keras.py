@@ -1,13 +1,13 @@
-"""Keras's ``Conv2D`` and ``MaxPooling2D`` on tconv's kernels: Keras 3 on its torch backend.
+"""Keras's ``Conv2D`` and ``MaxPooling2D`` on tconv's kernels, for Keras 3 with its torch backend.
 
     import os
     os.environ["KERAS_BACKEND"] = "torch"  # before Keras is imported
     import tconv.keras
     layer = tconv.keras.Conv2D(32, 3, padding="same", activation="relu")
 
-They are Keras's own layers, arguments, weights and files alike; the one method that computes is
-replaced. ``padding="same"`` is Keras's: the output has ceil(size / stride) pixels, and where the
-padding is odd, the extra zero lies at the bottom and right.
+They are Keras's own layers, with the same arguments, weights and files; only the method that
+computes is replaced. ``padding="same"`` follows Keras: the output has ceil(size / stride) pixels,
+and an odd total padding puts the extra zero at the bottom and right.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KERAS_FILTER_TO_TORCH = (3, 2, 0, 1)  # (height, width, in_channels, filters) ->
 
 
 def same_padding(size: int, extent: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """Padding before and after, so that ``ceil(size / stride)`` windows fit.
+    """Return the padding before and after with which ``ceil(size / stride)`` windows fit.
 
     >>> same_padding(7, extent=3, stride=1)
     (1, 1)
@@ -57,7 +57,7 @@ def same_padding(size: int, extent: int, stride: int, dilation: int = 1) -> tupl
 def _padded(
     x: Tensor, layer: Any, extents: tuple[int, int], dilations: tuple[int, int], value: float
 ) -> tuple[Tensor, tuple[int, int]]:
-    """``x``, filled up where both sides differ; and the padding that is still to come."""
+    """Pad ``x`` where the two sides differ; return it and the symmetric padding still to apply."""
     if layer.padding != "same":
         return x, (0, 0)
     windows = zip(x.shape[2:], extents, layer.strides, dilations, strict=True)
@@ -68,9 +68,9 @@ def _padded(
 
 
 def _floating(x: Tensor) -> Tensor:
-    """x in a type that kernels compare: integers of up to 32 bits are exact in float64."""
+    """Convert x to a type that the kernels compare; float64 holds 32-bit integers exactly."""
     if x.dtype == torch.int64:
-        raise NotImplementedError("tconv pools no int64: cast to int32, which it pools exactly")
+        raise NotImplementedError("tconv cannot pool int64: cast to int32, which it pools exactly")
     return x if x.is_floating_point() or x.dtype == torch.bool else x.double()
 
 
@@ -78,8 +78,8 @@ def _floating(x: Tensor) -> Tensor:
 class Conv2D(keras.layers.Conv2D):  # type: ignore[misc]
     """``keras.layers.Conv2D``, computed by tconv's kernels.
 
-    Volumes are (batch, height, width, channels), or (batch, channels, height, width) with
-    ``data_format="channels_first"``; the former is the fast one.
+    Volumes are (batch, height, width, channels), or with ``data_format="channels_first"`` (batch,
+    channels, height, width), which is slower.
     """
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Tensor:
@@ -103,6 +103,6 @@ class MaxPooling2D(keras.layers.MaxPooling2D):  # type: ignore[misc]
         least = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
         x, padding = _padded(x, self, self.pool_size, (1, 1), least)
         y = functional.max_pool2d(_floating(x), self.pool_size, self.strides, padding)
-        assert isinstance(y, Tensor)  # indices were not asked for
+        assert isinstance(y, Tensor)  # without indices the result is a tensor
         y = y.to(x.dtype)
         return y.permute(TORCH_TO_CHANNELS_LAST) if last else y

@@ -1,7 +1,7 @@
-"""Triton's folder of compiled kernels, which holds code: it is run by whoever finds it there.
+"""Protection of Triton's cache folder, whose compiled kernels are loaded and run as code.
 
-Triton makes it as the user's umask says. Here it is made for its user alone, and one that others
-may write to is left for one of our own, or named where the user has chosen it.
+Triton creates the folder with the user's umask. Here it is created for its user only. If others may
+write to it, an own folder replaces it, or a warning names it if the user has chosen it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 from tconv.files import others_may_write, private_folder
 from tconv.winners import home
 
-VARIABLE = "TRITON_CACHE_DIR"  # by which the user chooses, and we where the user has not
+VARIABLE = "TRITON_CACHE_DIR"  # set by the user, or by us if the user has not
 
 
 @lru_cache(maxsize=1)
 def guard() -> None:
-    """To be called before anything is compiled or loaded; once a process is enough."""
+    """Protect the cache; call before compiling or loading anything, once per process."""
     import triton
 
     folder = Path(triton.knobs.cache.dir)
     chosen = bool(os.environ.get(VARIABLE))
-    with contextlib.suppress(OSError):  # Triton will say what is wrong with it
+    with contextlib.suppress(OSError):  # Triton will report the error
         private_folder(folder)
     reason = others_may_write(folder) if chosen else others_may_write(folder.parent, folder)
     if reason is None:
@@ -39,7 +39,7 @@ def guard() -> None:
 
 
 def _made(folder: Path) -> bool:
-    """Whether there is such a folder now, that nobody else may write to."""
+    """Create the folder if needed; return whether nobody else may write to it."""
     try:
         private_folder(folder)
     except OSError:

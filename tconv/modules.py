@@ -1,4 +1,4 @@
-"""Drop-in modules: torch's own, with the computation replaced."""
+"""Drop-in modules: torch's own classes with our kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tconv import functional
 
 
 class _Unscripted:
-    """A module that TorchScript's compiler refuses by name; ``torch.jit.trace`` takes it."""
+    """A module that ``torch.jit.script`` rejects by name; ``torch.jit.trace`` accepts it."""
 
     def __prepare_scriptable__(self) -> Any:
         raise NotImplementedError(
@@ -28,16 +28,16 @@ class Conv2d(_Unscripted, torch.nn.Conv2d):
     torch.Size([1, 10, 32, 32])
     """
 
-    activation: str | None = None  # of what a kernel does besides, and whether it pools
+    activation: str | None = None  # the kernel's activation; ``pool`` adds a 2x2 max-pool
     pool = False
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # The one method through which torch's module computes; parametrizations and hooks
-        # sit above it and keep working.
+        # torch's module computes through this method alone; parametrizations and hooks sit above it
+        # and keep working.
         return self.fused(input, weight, bias, activation=self.activation, pool=self.pool)
 
     def fused(self, input: Tensor, weight: Tensor, bias: Tensor | None, **epilogue: Any) -> Tensor:
-        """This layer's convolution, with the epilogue that ``functional.conv2d_fused`` takes."""
+        """Convolve with the epilogue options of ``functional.conv2d_fused``."""
         padding = self.padding
         if self.padding_mode != "zeros":
             border = self._reversed_padding_repeated_twice
@@ -111,8 +111,8 @@ class Subsample2d(_Unscripted, torch.nn.Module):
     """LeNet's trainable subsampling: each window's mean, times a weight, plus a bias.
 
     Args:
-        channels: of the input, and of the result.
-        kernel_size: extent and stride of the windows.
+        channels: number of channels of the input and of the result.
+        kernel_size: size and stride of the windows.
 
     >>> layer = Subsample2d(6)
     >>> layer(torch.zeros(1, 6, 28, 28)).shape, sum(p.numel() for p in layer.parameters())

@@ -1,4 +1,4 @@
-"""What is to be computed, apart from how: a geometry, a pass, a dtype, a layout."""
+"""A problem: what to compute, as a geometry, a pass, a dtype and a layout."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 Layout = Literal["nhwc", "nchw"]
 Precision = Literal["ieee", "tf32", "tf32x3"]
 PRECISIONS: tuple[Precision, ...] = ("tf32", "tf32x3", "ieee")
-# What bounds a pass: its dtype, or the two ways in which the matrix unit forms float32 products.
+# The arithmetics that can bound a pass: a dtype, or one of two forms of float32 products.
 ARITHMETICS = (*ITEMSIZE, "tf32", "tf32x3")
 
 
 def dtype_name(dtype: object) -> str:
-    """torch's name of a dtype, without torch: a key of ``ITEMSIZE`` where kernels know it."""
+    """Return torch's name of a dtype, without importing torch; one in ``ITEMSIZE`` if supported."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -25,9 +25,9 @@ def dtype_name(dtype: object) -> str:
 class Problem:
     """One pass of one convolution layer.
 
-    ``layout`` is that of the activations as the caller holds them (``nhwc`` is torch's
-    channels_last). ``precision`` says how a float32 product is formed: exactly, with operands
-    rounded to tf32, or as three products of such parts (tf32x3).
+    ``layout`` is the memory layout of the caller's activations (``nhwc`` is torch's channels_last).
+    ``precision`` is how float32 products are formed: exactly, with operands rounded to tf32, or as
+    three products of tf32 parts (tf32x3).
     """
 
     geometry: ConvGeometry
@@ -51,31 +51,31 @@ class Problem:
 
     @property
     def results(self) -> int:
-        """Elements of what the pass computes: y, dx or dw."""
+        """Number of elements in the pass's result: y, dx or dw."""
         shape = self.geometry
         elements = {"fprop": shape.y_elements, "dgrad": shape.x_elements, "wgrad": shape.w_elements}
         return elements[self.direction]
 
     @property
     def key(self) -> str:
-        """The name under which tuned choices are kept."""
+        """The name under which tuned choices are stored."""
         return f"{self.direction}/{self.arithmetic}/{self.layout}/{self.geometry.key}"
 
     @classmethod
     def of(
         cls, geometry: ConvGeometry, direction: Pass, arithmetic: str, layout: Layout = "nhwc"
     ) -> Problem:
-        """The problem in one of ``ARITHMETICS``: a dtype, or tf32 or tf32x3 of float32."""
+        """Return the problem in one of ``ARITHMETICS``: a dtype, or tf32 or tf32x3 of float32."""
         if arithmetic in ("tf32", "tf32x3"):
             return cls(geometry, direction, "float32", layout, arithmetic)  # type: ignore[arg-type]
         return cls(geometry, direction, arithmetic, layout)
 
     @classmethod
     def from_key(cls, key: str) -> Problem:
-        """The problem that ``key`` names.
+        """Return the problem that ``key`` names.
 
         Raises:
-            ValueError: where it names none, or a layer that cannot exist.
+            ValueError: if it names none, or a layer that cannot exist.
         """
         parts = key.split("/")
         if len(parts) != 4:
@@ -90,7 +90,7 @@ class Problem:
         return cls.of(shape, direction, arithmetic, layout)  # type: ignore[arg-type]
 
 
-# What a kernel may apply to its results; "gelu" is the exact form, "gelu_tanh" the approximate.
+# Activations that a kernel can apply; "gelu" is the exact form, "gelu_tanh" the approximation.
 ACTIVATIONS = (
     "relu",
     "relu6",
@@ -103,7 +103,7 @@ ACTIVATIONS = (
     "sigmoid",
     "tanh",
 )
-# Their derivative is a function of the result; of the others it takes the argument.
+# Activations whose derivative is a function of their result; the others need the argument.
 FROM_RESULT = frozenset({"relu", "relu6", "leaky_relu", "sigmoid", "tanh"})
 
 
@@ -113,7 +113,7 @@ class BatchNorm:
 
         (value - mean) weight / sqrt(variance + eps) + bias
 
-    ``weight`` and ``bias`` say which of the two tensors are there; ``dtype`` is that of all.
+    ``weight`` and ``bias`` say which of the two tensors exist; ``dtype`` is that of all tensors.
     """
 
     dtype: str
@@ -124,18 +124,18 @@ class BatchNorm:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What the forward pass does to its sums before it writes them, in one kernel.
+    """The operations that the forward kernel applies to its sums before storing them.
 
         y = pool(activation(norm(x * w + bias) + residual))
 
-    each part only where it is asked for; with ``residual_after`` the residual is added to the
-    activation's result. ``pool`` is the maximum of 2x2 windows at stride 2. For the gradient,
-    ``kept`` asks for the activation's argument at each element of y as well, and ``offsets`` for
-    the place of each maximum in its window.
+    Every part is optional; with ``residual_after`` the residual is added to the activation's
+    result. ``pool`` is the maximum of 2x2 windows at stride 2. For the gradient, ``kept`` also
+    stores the activation's argument at each element of y, and ``offsets`` the place of each maximum
+    in its window.
 
     Raises:
-        ValueError: for an activation that does not exist, for offsets without a pool, and for an
-            argument to be kept without an activation.
+        ValueError: if the activation does not exist, if ``offsets`` is set without a pool, or
+            ``kept`` without an activation.
     """
 
     bias: bool = False
@@ -153,13 +153,13 @@ class Epilogue:
             known = ", ".join(map(repr, ACTIVATIONS))
             raise ValueError(f"activation is {self.activation!r}; it is one of {known}, or None")
         if self.offsets and not self.pool:
-            raise ValueError("offsets belong to a pool, and there is none")
+            raise ValueError("offsets require a pool")
         if self.kept and self.activation is None:
-            raise ValueError("there is no activation whose argument could be kept")
+            raise ValueError("kept requires an activation")
 
     @property
     def from_result(self) -> bool:
-        """Whether the activation's derivative is known from y, so that nothing need be kept."""
+        """True if y determines the activation's derivative, so that nothing else must be stored."""
         if self.residual and self.residual_after:
             return False
         return self.activation in FROM_RESULT and self.slope >= 0

@@ -1,4 +1,4 @@
-"""The one reference for each operator: fp64, in the fewest words, none of our kernels in it."""
+"""The fp64 reference of each operator, short and independent of our kernels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _arguments(geometry: ConvGeometry) -> tuple[list[int], list[int], list[int]]
 
 
 def conv2d(x: Tensor, w: Tensor, bias: Tensor | None, geometry: ConvGeometry) -> Tensor:
-    """y in fp64, on the device of the tensors, by torch's own convolution."""
+    """Return y in fp64 on the tensors' device, by torch's own convolution."""
     bias64 = None if bias is None else bias.double()
     stride, padding, dilation = _arguments(geometry)
     return torch.nn.functional.conv2d(
@@ -36,27 +36,27 @@ def _gradient(
 
 
 def conv2d_dgrad(dy: Tensor, w: Tensor, geometry: ConvGeometry) -> Tensor:
-    """dx in fp64 on the device of the tensors."""
+    """Return dx in fp64 on the tensors' device."""
     shape = (geometry.batch, geometry.in_channels, geometry.in_h, geometry.in_w)
     x = dy.new_empty(shape, dtype=torch.float64)
     return _gradient(x, w, dy, geometry, [True, False, False])[0]
 
 
 def conv2d_wgrad(x: Tensor, dy: Tensor, geometry: ConvGeometry) -> Tensor:
-    """dw in fp64 on the device of the tensors."""
+    """Return dw in fp64 on the tensors' device."""
     shape = (geometry.out_channels, geometry.group_in_channels)
     w = x.new_empty((*shape, geometry.filter_h, geometry.filter_w), dtype=torch.float64)
     return _gradient(x, w, dy, geometry, [False, True, False])[1]
 
 
 def tolerance(dtype: str, reduction: int, precision: str = "ieee") -> tuple[float, float]:
-    """(rtol, atol) within which a sum of ``reduction`` products of unit-variance numbers lies.
+    """Return (rtol, atol) for a sum of ``reduction`` products of unit-variance numbers.
 
-    For 16-bit types the bounds that AMD's AITER uses: atol = max(8 eps, 10 eps
-    sqrt(reduction)), rtol 6e-3, 8e-3 or 1.2e-2 below 1024, 4096, and above. eps is that of
-    the dtype, or of tf32 (2^-11), over a scale of one. Of wider types the sums are rounded too,
-    as is the reference in fp64: each of the additions errs by up to eps/2 of a partial sum of
-    about sqrt(reduction), which adds up to a fraction of eps reduction.
+    16-bit types use the bounds of AMD's AITER: atol = max(8 eps, 10 eps sqrt(reduction)), rtol
+    6e-3, 8e-3 or 1.2e-2 for reductions below 1024, below 4096, and above. eps is that of the dtype,
+    or of tf32 (2^-11), on a scale of one. For wider types the rounding of the sums counts too, as
+    does that of the fp64 reference: each addition errs by up to eps/2 of a partial sum of about
+    sqrt(reduction), in total a fraction of eps reduction.
     """
     if dtype in ("float16", "bfloat16"):
         eps = torch.finfo(getattr(torch, dtype)).eps
@@ -73,17 +73,17 @@ def tolerance(dtype: str, reduction: int, precision: str = "ieee") -> tuple[floa
 def _window_places(
     in_size: int, out: int, extent: int, stride: int, pad: int, dilation: int
 ) -> tuple[Tensor, Tensor]:
-    """(places, inside), (out, extent), of the windows along one axis; places are clamped."""
+    """Return (places, inside), each (out, extent), of the windows on an axis, places clamped."""
     start = torch.arange(out)[:, None] * stride - pad
     places = start + torch.arange(extent) * dilation
     return places.clamp(0, in_size - 1), (places >= 0) & (places < in_size)
 
 
 def max_pool2d(x: Tensor, geometry: PoolGeometry) -> tuple[Tensor, Tensor]:
-    """(y, indices) of x (batch, channels, in_h, in_w): y in fp64, indices as torch counts them.
+    """Return (y, indices) of x (batch, channels, in_h, in_w): y in fp64, indices as torch's.
 
-    The first maximum wins, a NaN over any number, and of several NaN the last. A window of
-    nothing but -inf has the index of its first element; one of nothing but padding has -1.
+    The first maximum wins. A NaN wins over any number, and the last of several NaN wins. A window
+    with nothing but -inf has the index of its first element, one with nothing but padding has -1.
     """
     shape = geometry
     down = (shape.in_h, shape.out_h, shape.window_h, shape.stride_h, shape.pad_h, shape.dilation_h)
@@ -92,7 +92,7 @@ def max_pool2d(x: Tensor, geometry: PoolGeometry) -> tuple[Tensor, Tensor]:
     )  # fmt: skip
     rows, row_inside = (t.to(x.device)[:, None, :, None] for t in _window_places(*down))
     columns, column_inside = (t.to(x.device)[None, :, None, :] for t in _window_places(*across))
-    # (..., out_h, out_w, taps), taps in the order in which they are compared
+    # (..., out_h, out_w, taps), taps in the order of comparison
     inside = (row_inside & column_inside).flatten(-2)
     places = (rows * shape.in_w + columns).flatten(-2)
     taken = x.double()[..., rows, columns].flatten(-2)
@@ -106,7 +106,7 @@ def max_pool2d(x: Tensor, geometry: PoolGeometry) -> tuple[Tensor, Tensor]:
 
 
 def max_pool2d_dgrad(dy: Tensor, indices: Tensor, geometry: PoolGeometry) -> Tensor:
-    """dx in fp64: each element of dy is added where its index points; index -1 is dropped."""
+    """Return dx in fp64: each element of dy is added at its index; index -1 is dropped."""
     dx = dy.new_zeros((*dy.shape[:-2], geometry.in_h * geometry.in_w), dtype=torch.float64)
     spread = torch.where(indices >= 0, dy.double(), 0.0).flatten(-2)
     dx.scatter_add_(-1, indices.clamp(min=0).flatten(-2), spread)

@@ -1,6 +1,6 @@
-"""Drawings as SVG text that follows the page's light or dark colours; or as PNG.
+"""Save drawings as SVG that follows the page's light or dark colours, or as PNG.
 
-Text and lines are drawn in ``currentColor``, pictures are embedded.
+Text and lines are drawn in ``currentColor``; raster images are embedded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STYLE: Any = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
     **dict.fromkeys(("xtick.color", "ytick.color"), INK),
 }
-# A file of its own has no page to take its colours from.
+# Colours for a stand-alone file, which inherits none from a page.
 ALONE = (
     "<style>svg{color:#1b1f24;background:#fff}@media screen and (prefers-color-scheme:dark)"
     "{svg{color:#e6e9ee;background:#16191d}}</style>"
@@ -39,7 +39,7 @@ ALONE = (
 
 
 def as_svg(figure: Figure, name: str, title: str) -> str:
-    """``figure`` as an ``svg`` element to stand in a page; its ids begin with ``name``."""
+    """Return ``figure`` as an ``svg`` element for a page; ``name`` prefixes its ids."""
     buffer = io.StringIO()
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -52,17 +52,17 @@ def as_svg(figure: Figure, name: str, title: str) -> str:
 
 
 def alone(svg: str) -> str:
-    """The element as a file: with its own colours, light and dark."""
+    """Return the element as a stand-alone file with its own light and dark colours."""
     end = svg.index(">") + 1
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg[:end]}{ALONE}{svg[end:]}'
 
 
 def save(figure: Figure, path: Path, title: str) -> None:
-    """Write ``figure`` to a file that follows the viewer's colours (.svg), or is light (.png).
+    """Write ``figure`` to an .svg file that follows the viewer's colours, or to a light .png.
 
     Raises:
-        ValueError: for a path with another ending.
-        OSError: where it cannot be written; what stood there stays.
+        ValueError: if the path has another suffix.
+        OSError: if the file cannot be written; an existing file stays.
     """
     if path.suffix == ".svg":
         replace_all({path: alone(as_svg(figure, "drawing", title))})
@@ -72,4 +72,4 @@ def save(figure: Figure, path: Path, title: str) -> None:
             figure.savefig(buffer, format="png", metadata={"Software": None, "Title": title})
         replace_all({path: buffer.getvalue()})
     else:
-        raise ValueError(f"{path} ends in {path.suffix!r}; a drawing is a .svg or a .png")
+        raise ValueError(f"{path} ends in {path.suffix!r}; use a .svg or a .png")

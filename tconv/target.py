@@ -1,4 +1,4 @@
-"""The machines a kernel may run on: their limits, and the rates that bound them."""
+"""Target machines: their limits, and the rates that bound a kernel."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Target:
-    """A GPU as far as tiles and rooflines need it.
+    """The properties of a GPU that tiles and rooflines need.
 
-    Rates are the vendor's dense peaks; ``peak_tflops`` is by arithmetic. ``name`` is a
-    GPU's own (``nvidia-h200``) or, where none is at hand, its architecture's (``sm_90``).
+    Rates are the vendor's dense peaks; ``peak_tflops`` is by arithmetic. ``name`` is the GPU's own
+    (``nvidia-h200``) or, without a GPU, its architecture's (``sm_90``).
     """
 
     name: str
     arch: str
     backend: Literal["cuda", "hip", "interpreter"]
-    product: str  # whose figures these are
+    product: str  # the product that the figures describe
     warp_size: int = 32
     processors: int = 1  # SMs, or compute units
     clock_ghz: float = 1.0
-    shared_per_program: int = 0  # bytes that one program may take
+    shared_per_program: int = 0  # most bytes for one program
     shared_per_processor: int = 0
     registers_per_processor: int = 65536
     warps_per_processor: int = 64
     programs_per_processor: int = 32
-    bandwidth_gbps: float = 1.0  # DRAM, 1e9 bytes a second
+    bandwidth_gbps: float = 1.0  # DRAM, 1e9 bytes per second
     l2_gbps: float = 1.0
     l2_bytes: int = 0
     peak_tflops: dict[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def capability(self) -> int | str:
-        """What Triton calls the architecture: 90, or ``gfx942``."""
+        """Triton's name of the architecture: 90, or ``gfx942``."""
         return self.sm or self.arch
 
     @property
     def sm(self) -> int:
-        """The number in NVIDIA's sm_90, 0 of other GPUs.
+        """The number in NVIDIA's sm_90; 0 for other GPUs.
 
-        90 brought tensor memory access and a matrix unit that reads shared memory; 100 one that
-        leaves its sums in a memory of its own.
+        90 added the tensor memory accelerator and matrix instructions that read shared memory; 100
+        added matrix instructions that keep their sums in tensor memory.
         """
         return int(self.arch[3:]) if self.backend == "cuda" else 0
 
     def roofline_seconds(self, flops: float, bytes_moved: float, arithmetic: str) -> float:
-        """The least time that the machine's peaks allow."""
+        """Return the least time in seconds that the machine's peaks allow."""
         return max(self.compute_seconds(flops, arithmetic), self.memory_seconds(bytes_moved))
 
     def compute_seconds(self, flops: float, arithmetic: str) -> float:
@@ -63,15 +63,15 @@ def _peaks(half: float, tf32: float, single: float, double: float) -> dict[str, 
         "float16": half,
         "bfloat16": half,
         "tf32": tf32,
-        "tf32x3": tf32 / 3,  # three products for one
+        "tf32x3": tf32 / 3,  # each product takes three
         "float32": single,
         "float64": double,
     }
 
 
-# Limits: CUDA C++ Programming Guide, "Compute Capabilities"; AMD CDNA3 ISA guide.
-# Rates: the vendors' data sheets for the products named. L2 rates are assumed, at about 60% of
-# 64 bytes a clock for each SM (gfx942: 2 KiB for each of 8 dies), until measurements refit them.
+# Limits: CUDA C++ Programming Guide, "Compute Capabilities"; AMD CDNA3 ISA guide. Rates: the
+# vendors' data sheets for the named products. L2 rates are assumed to be about 60% of 64 bytes per
+# clock and SM (gfx942: 2 KiB per clock for each of 8 dies) until measurements refit them.
 TARGETS = {
     "sm_80": Target(
         "sm_80",
@@ -136,7 +136,7 @@ TARGETS = {
 }
 DEFAULT_TARGET = "sm_90"
 EMULATED = ("sm_80", "sm_90")  # architectures whose compiled code tconv.emulator runs
-# GPUs of these architectures whose memory is not the target's: GB/s by the vendors' data sheets.
+# GPUs with the architecture but not the memory of a target: GB/s from the vendors' data sheets.
 BANDWIDTHS = {
     "H100 PCIe": 2000.0,
     "H100": 3350.0,
@@ -144,13 +144,13 @@ BANDWIDTHS = {
     "A100-PCIE-40GB": 1555.0,
 }
 
-# Triton's interpreter runs programs one after the other on the CPU: it has no limits but time.
+# Triton's interpreter runs programs one after another on the CPU, without resource limits.
 INTERPRETER = Target("interpreter", "interpreter", "interpreter", "Triton's interpreter")
 
 
 @lru_cache
 def target_of(device_index: int) -> Target:
-    """The target that CUDA (or ROCm) device ``device_index`` is."""
+    """Return the target of CUDA (or ROCm) device ``device_index``."""
     import torch
 
     properties = torch.cuda.get_device_properties(device_index)
@@ -175,7 +175,7 @@ def target_of(device_index: int) -> Target:
 
 
 def bandwidth_of(product: str, nearest: Target) -> float:
-    """DRAM's rate of a GPU by its name; the architecture's where nothing else is known.
+    """Return a GPU's DRAM bandwidth by its name, or the architecture's if the name is unknown.
 
     >>> bandwidth_of("NVIDIA H100 80GB HBM3", TARGETS["sm_90"])
     3350.0

@@ -13,6 +13,8 @@ SOURCES = [path for name in ("tconv", "autotune", "reports", "benchmarks")
            for path in sorted((ROOT / name).rglob("*.py"))]  # fmt: skip
 MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "imp"}
 CALLS = {"eval", "exec", "compile", "__import__", "breakpoint"}
+# The emulator writes Python from PTX that Triton's compiler made in this process, and runs that.
+WRITES_CODE = {"tconv/emulator/emitter.py": ["calls exec", "calls compile"]}
 METHODS = {"read_pickle", "to_pickle", "hub", "load_module", "exec_module", "system", "popen"}
 
 
@@ -42,7 +44,8 @@ def offences(tree: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_read_is_run(path: Path) -> None:
-    assert not list(offences(ast.parse(path.read_text(encoding="utf-8"))))
+    found = list(offences(ast.parse(path.read_text(encoding="utf-8"))))
+    assert found == WRITES_CODE.get(path.relative_to(ROOT).as_posix(), [])
 
 
 @pytest.mark.parametrize(

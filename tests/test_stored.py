@@ -1,4 +1,4 @@
-"""Files that tconv 0.1.0 wrote (in ``tests/stored``) are still read whole, without a warning."""
+"""Trials and winners that tconv 0.1.0 wrote (in ``tests/stored``) are still read."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import json
 import shutil
 import sqlite3
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autotune.trial_store import Store
 from tconv import select
-from tconv.cost.constants import read_calibrated, user_constants
+from tconv.cost.constants import (
+    calibrated,
+    read_calibrated,
+    shipped_constants,
+    user_constants,
+    write_calibrated,
+)
 from tconv.problem import Problem
 from tconv.target import TARGETS
 from tconv.winners import read_table, user_table
@@ -56,13 +63,12 @@ def test_new_trials_go_beside_the_old_ones(database: Path) -> None:
         assert list(store.trials()) == [*others, first]
 
 
-def test_winners_and_constants_are_in_force() -> None:
+def test_winners_are_in_force() -> None:
     winners = json.loads((STORED / "sm_90.json").read_text())["winners"]
     found = read_table(STORED / "sm_90.json")
     assert found.keys() == winners.keys()
     user_table("sm_90").parent.mkdir(parents=True)
     shutil.copy(STORED / "sm_90.json", user_table("sm_90"))
-    shutil.copy(STORED / "sm_90.constants.json", user_constants("sm_90"))
     select.forget()
     try:
         for key, entry in winners.items():
@@ -71,6 +77,20 @@ def test_winners_and_constants_are_in_force() -> None:
             assert choice.ground == ("tuned" if entry["kind"] == "measured" else "predicted")
     finally:
         select.forget()
-    known = read_calibrated(STORED / "sm_90.constants.json")
-    assert known is not None
-    assert (known.constants.matrix_share, known.untuned) == (0.71, "neighbour")
+
+
+def test_constants_of_the_earlier_model_give_way_to_shipped_ones_until_refitted() -> None:
+    """They were fitted to another formula: no value of one is right for the other."""
+    path = user_constants("sm_90")
+    path.parent.mkdir(parents=True)
+    shutil.copy(STORED / "sm_90.constants.json", path)
+    calibrated.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"tconv 0\.1\.0's cost model.*autotune calibrate"):
+            known = calibrated(TARGET)
+        assert known == read_calibrated(shipped_constants("sm_90"))
+        refitted = replace(known, untuned="neighbour")
+        write_calibrated(path, "sm_90", refitted)
+        assert calibrated(TARGET) == refitted
+    finally:
+        calibrated.cache_clear()

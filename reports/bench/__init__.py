@@ -1,6 +1,6 @@
-"""Measuring on a GPU: layers and pools beside cuDNN, networks beside torch, and memory.
+"""Measurements on a GPU: layers and pools beside cuDNN, networks beside torch, and memory.
 
-Everything is measured in one run, side by side, to typed rows that lie in the user's folder until a
-report is rendered from them. Without a GPU the same code runs in Triton's interpreter, on tiny
-layers, to be rehearsed: what that gives is called so and stands in no report of a GPU.
+All sides are measured in turn in one run. The typed rows are kept in the user's folder until a
+report is rendered from them. Without a GPU the same code can be rehearsed in Triton's interpreter
+on tiny layers; such results are labelled and never appear in a GPU's report.
 """

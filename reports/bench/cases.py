@@ -1,4 +1,4 @@
-"""What is measured: each pass of each layer of the suites, fused epilogues, and pools."""
+"""The cases to measure: each pass of each layer of the suites, fused epilogues, and pools."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from autotune.suites import Layer, PoolLayer, pools, suite
 from tconv.geometry import Pass
 from tconv.problem import PoolProblem, Problem
 
-# Of a convolution's forward pass: what its kernel does besides, by the suffix of the suite's name.
+# Epilogues of a convolution's forward pass, as suffixes of the suite's name.
 EPILOGUES = ("", "+relu", "+relu+pool")
 
 
 @dataclass(frozen=True)
 class ConvCase:
-    """One pass of a convolution layer; ``epilogue`` is one of ``EPILOGUES``, after a bias."""
+    """One pass of a convolution; ``epilogue`` is one of ``EPILOGUES``, applied after a bias."""
 
     suite: str
     layer: str
@@ -47,9 +47,10 @@ Case = ConvCase | PoolCase
 def cases(
     suites: Iterable[str], passes: Sequence[Pass], dtypes: Iterable[str], batch: int
 ) -> Iterator[Case]:
-    """The cases of ``suites``, each dtype after the other; ``tf32`` and ``tf32x3`` are float32.
+    """Yield the cases of ``suites``, dtype by dtype; ``tf32`` and ``tf32x3`` are float32.
 
-    VGG's forward passes come with their epilogues too, the pool where one follows in the network.
+    VGG's forward passes are also measured with their epilogues, and with the pool where the network
+    has one.
     """
     for dtype in dtypes:
         for name in suites:
@@ -73,7 +74,7 @@ def _ended(layers: Sequence[Layer], dtype: str) -> Iterator[Case]:
 def _pools(pooled: Sequence[PoolLayer], passes: Sequence[Pass], dtype: str) -> Iterator[Case]:
     plain = "float32" if dtype.startswith("tf32") else dtype
     if dtype == "tf32x3":
-        return  # a maximum multiplies nothing: float32's row says it all
+        return  # a maximum has no products, so float32's row covers every precision
     for layer in pooled:
         for direction in passes:
             if direction != "wgrad":

@@ -1,4 +1,4 @@
-"""One case measured: a row of the layer table, ours and cuDNN's side by side."""
+"""Measure one case: a row of the layer table with our times and cuDNN's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from reports.rows import LayerRow, rounded
 from tconv.select import choose
 from tconv.target import Target
 
-DRAWS = 2  # of the inputs, that runs take in turn
+DRAWS = 2  # draws of the inputs, used by the runs in turn
 REHEARSAL = Effort(warmup_milliseconds=0.0, measure_milliseconds=0.0, least_repeats=2)
 
 
 class HostTimer:
-    """Times calls in turn by the host's clock: for rehearsals, where no device runs them."""
+    """Times calls in turn by the host's clock, for rehearsals without a device."""
 
     def __init__(self, calls: Sequence[Callable[[], Any]]) -> None:
         self._calls, self._turn = calls, 0
@@ -40,7 +40,7 @@ class HostTimer:
 
 
 def timer_of(calls: Sequence[Callable[[], Any]], device: torch.device, l2_bytes: int) -> Timer:
-    """The clock that ``device`` has."""
+    """Return the timer for ``device``."""
     return CudaTimer(calls, l2_bytes) if device.type == "cuda" else HostTimer(calls)
 
 
@@ -49,10 +49,10 @@ def effort_on(device: torch.device) -> Effort:
 
 
 def measure_case(case: Case, device: torch.device, target: Target) -> LayerRow:
-    """Times of all three sides, measured in turn, and the errors of two against fp64.
+    """Measure all three sides in turn, and the errors of two against fp64.
 
     Raises:
-        RuntimeError: where a side cannot run, for want of memory say.
+        RuntimeError: if a side cannot run, for example for lack of memory.
     """
     problem = case.problem
     choice = choose(problem, target)
@@ -79,7 +79,7 @@ def measure_case(case: Case, device: torch.device, target: Target) -> LayerRow:
 
 
 def _errors(side: Sides) -> tuple[float, float]:
-    """Largest error over the largest true value, ours and torch's."""
+    """Return the largest error over the largest true value, for ours and for torch's."""
     wanted = side.wanted()
     return _error(side.ours(), wanted), _error(side.nhwc(), wanted)
 

@@ -1,4 +1,4 @@
-"""The machine that measures: what it is, how its switches stand, what it reaches at its best."""
+"""The measuring machine: its identity, its settings, and its measured ceilings."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tconv.problem import ARITHMETICS, ITEMSIZE
 from tconv.target import Target
 
 COPIED = 1 << 30  # bytes: far beyond any L2
-SIDE = 8192  # of the square matrices, which every product of a layer is smaller than
+SIDE = 8192  # side of the square matrices, larger than any product of a layer
 CLOCKS = {"clocks.sm": "SM", "clocks.max.sm": "of at most", "clocks.mem": "memory",
           "power.limit": "power limit", "temperature.gpu": "temperature"}  # fmt: skip
 
 
 def facts(device: torch.device) -> dict[str, str]:
-    """What a reader must know of a measurement, besides torch's and Triton's versions."""
+    """Return the facts a reader needs, besides torch's and Triton's versions."""
     found = {"Python": platform.python_version(), "Code": provenance.source_hash()}
     if device.type != "cuda":
         return {**found, "Device": f"CPU, {torch.get_num_threads()} threads"}
@@ -41,7 +41,7 @@ def facts(device: torch.device) -> dict[str, str]:
 
 
 def _clocks() -> str:
-    """Clocks, power limit and temperature as the driver tells them now."""
+    """Return the current clocks, power limit and temperature that the driver reports."""
     lines = provenance.asked(f"--query-gpu={','.join(CLOCKS)}")
     values = lines[0].split(",") if lines else []
     told = [f"{word} {value.strip()}" for word, value in zip(CLOCKS.values(), values, strict=False)]
@@ -49,10 +49,10 @@ def _clocks() -> str:
 
 
 def ceilings(device: torch.device, target: Target, side: int = SIDE) -> dict[str, float]:
-    """What this machine reaches, on random data.
+    """Measure this machine's ceilings on random data.
 
-    ``copy`` is GB/s of a large device-to-device copy, read and write together; under each
-    arithmetic, TFLOP/s of torch's product of two square matrices.
+    ``copy`` is the GB/s of a large device-to-device copy, reads plus writes. Each arithmetic has
+    the TFLOP/s of torch's product of two square matrices.
     """
     effort = effort_on(device)
     size = COPIED if device.type == "cuda" else COPIED >> 10
@@ -64,7 +64,7 @@ def ceilings(device: torch.device, target: Target, side: int = SIDE) -> dict[str
     del sources, sink, copies
     for arithmetic in ARITHMETICS:
         if arithmetic == "tf32x3":
-            continue  # torch has no such product: three of tf32's
+            continue  # torch has no such product: tf32x3 is three tf32 products
         dtype = getattr(torch, arithmetic if arithmetic in ITEMSIZE else "float32")
         pairs = [
             (torch.randn(side, side, device=device).to(dtype),

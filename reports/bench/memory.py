@@ -1,4 +1,4 @@
-"""The most memory that a layer's forward and backward pass holds, ours and torch's."""
+"""Peak memory of a layer's forward and backward pass, ours and torch's."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MIB = 2**20
 
 @contextlib.contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], float | None]]:
-    """A block whose value tells the MiB that it held at most, beyond what was held before it.
+    """Yield a function that returns the block's peak MiB, beyond what was held before it.
 
-    None where the device does not count: on a CPU.
+    The function returns None if the device keeps no count, as on a CPU.
     """
     if device.type != "cuda":
         yield lambda: None
@@ -33,11 +33,11 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], float | None]]:
 
 
 def memory_of(layer: Layer | PoolLayer, dtype: str, device: torch.device) -> MemoryRow | None:
-    """Ours beside torch's, channels_last both; None on a device that does not count."""
+    """Return our peak and torch's, both channels_last; None if the device keeps no count."""
     found = []
     for ours in (True, False):
         call = _conv(layer, ours) if isinstance(layer, Layer) else _pool(layer, ours)
-        for _ in range(2):  # the first run compiles, and holds what only it needs
+        for _ in range(2):  # the first run compiles, which holds extra memory
             with peak_memory(device) as told:
                 _forward_and_backward(layer, call, getattr(torch, dtype), device)
             peak = told()

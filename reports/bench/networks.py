@@ -1,8 +1,8 @@
-"""Whole networks: inference and training steps, ours beside torch's, and where the time goes.
+"""Whole networks: inference and training steps beside torch, and time by operator.
 
-All backends of a network are measured in one run, in turn, by the host's clock around runs that
-end with the device: what a user waits for. Weights are float32 under autocast on all sides, the
-same for all; training is by SGD with momentum, without a loss scaler.
+All backends of a network are measured in turn in one run. The host's clock times runs that end with
+a device synchronisation: the time a user waits. All sides use the same float32 weights under
+autocast; training uses SGD with momentum and no loss scaler.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from tconv.models.command import compile_in_place
 
 CLASSES = 10
 WARM_UPS = 3
-ROUNDS = 11  # in which the backends take turns
-LEAST_SECONDS = 0.02  # of one sample: short steps are run several times
+ROUNDS = 11  # the backends take turns in each round
+LEAST_SECONDS = 0.02  # per sample: short steps run several times
 PROFILED_STEPS = 3
-# Seconds to prepare a backend. torch.compile in mode max-autotune compiles and times many kernels.
+# Seconds to prepare a backend; torch.compile in mode max-autotune compiles and times many kernels.
 PREPARATION_SECONDS = 120.0
 LIMITS = {"torch.compile": 240.0}
-# Each starts from the same weights. ``tconv`` is torch.compile(backend="tconv"); ``contiguous`` is
-# torch on NCHW tensors, the others are channels_last; ``torch.compile`` is in mode max-autotune,
-# which launches CUDA graphs too.
+# All backends start from the same weights. ``tconv`` is torch.compile(backend="tconv").
+# ``contiguous`` is torch on NCHW tensors; all others use channels_last. ``torch.compile`` runs in
+# mode max-autotune, which also launches CUDA graphs.
 BACKENDS = (
     "tconv", "tconv graphed", "torch", "torch contiguous", "torch graphed", "torch.compile",
 )  # fmt: skip
 PROFILED = ("tconv", "torch")
-# What an operator's time is counted as, by the first word found in its name.
+# The kind of an operator, by the first of these words found in its name.
 OPERATORS = {
     "conv": "convolution",
     "pool": "pool",
@@ -67,7 +67,7 @@ OTHER = "other"
 
 @dataclass(frozen=True)
 class NetworkCase:
-    """A network in one mode; ``dtype`` is that of its activations, by autocast."""
+    """A network in one mode; ``dtype`` is its activations' type under autocast."""
 
     model: str
     mode: str
@@ -81,7 +81,7 @@ class NetworkCase:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of a case; ``missing`` says of each backend that could not run why."""
+    """Results of a case; ``missing`` gives the reason for each backend that could not run."""
 
     rows: list[NetworkRow]
     operators: list[OperatorRow]
@@ -97,10 +97,10 @@ def measure_network(
     rounds: int = ROUNDS,
     deadline: Deadline | None = None,
 ) -> Measured:
-    """All backends of ``case``, in turn, with torch's switches as the case's dtype demands.
+    """Measure all backends of ``case`` in turn, with torch's switches set for the case's dtype.
 
     Raises:
-        OutOfTimeError: where ``deadline`` ended before torch.compile had its own time.
+        OutOfTimeError: if ``deadline`` ended before torch.compile had its full time.
     """
     with torchs_precision(case.dtype):
         steps, peaks, missing = _prepared(case, device, deadline or Deadline())
@@ -126,13 +126,13 @@ def measure_network(
 def _prepared(
     case: NetworkCase, device: torch.device, deadline: Deadline
 ) -> tuple[dict[str, Step], dict[str, float | None], list[str]]:
-    """The backends' steps, warmed up; their peaks of memory; why others did not run."""
+    """Return the warmed-up steps by backend, their peak memory, and why others did not run."""
     steps: dict[str, Step] = {}
     peaks: dict[str, float | None] = {}
     missing = []
     for backend in BACKENDS:
         if device.type != "cuda" and backend not in PROFILED:
-            continue  # there is no graph, and nothing to compile for
+            continue  # a CPU has no graphs and nothing to compile for
         limit = LIMITS.get(backend, PREPARATION_SECONDS)
         try:
             with time_limit(min(limit, deadline.left)), peak_memory(device) as told:
@@ -141,10 +141,10 @@ def _prepared(
                     step()
             steps[backend], peaks[backend] = step, told()
         except OverdueError as error:
-            if deadline.left < 1:  # the run's end stopped it, not its own limit
+            if deadline.left < 1:  # the run's deadline stopped it, not its own limit
                 raise OutOfTimeError from error
             missing.append(f"{case.name}: {backend} did not run: it took {error}")
-        except Exception as error:  # of torch.compile, of a capture, of memory
+        except Exception as error:  # errors of torch.compile, of graph capture, or of memory
             if context_lost():
                 raise
             first = " ".join(str(error).split())[:200]
@@ -153,7 +153,7 @@ def _prepared(
 
 
 def _step(case: NetworkCase, backend: str, device: torch.device) -> Step:
-    """One batch's inference, or one update of the weights."""
+    """Return a step: inference of one batch, or one update of the weights."""
     torch.manual_seed(0)
     model: nn.Module = BUILDERS[case.model](num_classes=CLASSES)
     layout = torch.contiguous_format if backend == "torch contiguous" else torch.channels_last
@@ -220,7 +220,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _in_turn(steps: dict[str, Step], device: torch.device, rounds: int) -> dict[str, float]:
-    """Median seconds of a step, by backend: what disturbs one round disturbs all of them."""
+    """Return each backend's median seconds per step, measured in rounds of all backends."""
     counts = {}
     for backend, step in steps.items():
         counts[backend] = max(1, int(LEAST_SECONDS / max(_seconds(step, 1, device), 1e-6)))
@@ -243,7 +243,7 @@ def _seconds(step: Step, count: int, device: torch.device) -> float:
 
 
 def _profile(step: Step, device: torch.device) -> dict[str, float]:
-    """Milliseconds of a step by kind of operator, on the device; the largest first."""
+    """Return the device milliseconds of a step by kind of operator, largest first."""
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = device.type == "cuda"
@@ -253,7 +253,7 @@ def _profile(step: Step, device: torch.device) -> dict[str, float]:
             step()
         _wait(device)
     found: dict[str, float] = {}
-    total = 0.0  # of the device's own events, where it has any
+    total = 0.0  # device time of the profiler's own events, if it has any
     for event in profiled.key_averages():
         spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         if event.device_type == DeviceType.CPU:
@@ -261,17 +261,17 @@ def _profile(step: Step, device: torch.device) -> dict[str, float]:
             found[kind] = found.get(kind, 0.0) + spent
         else:
             total += spent
-    # Kernels that no operator was seen to launch.
+    # time of kernels without a known operator
     found[OTHER] = found.get(OTHER, 0.0) + max(0.0, total - sum(found.values()))
     scaled = {kind: spent / 1e3 / PROFILED_STEPS for kind, spent in found.items() if spent > 0}
     return dict(sorted(scaled.items(), key=lambda item: -item[1]))
 
 
 def kind_of(operator: str) -> str:
-    """What an operator's time is counted as.
+    """Return the kind that an operator's time is counted as.
 
     >>> kind_of("aten::cudnn_convolution"), kind_of("tconv::max_pool2d"), kind_of("aten::add_")
     ('convolution', 'pool', 'other')
     """
-    name = operator.removeprefix("tconv::")  # which says of every operator that it is ours
+    name = operator.removeprefix("tconv::")  # the prefix marks every operator of ours
     return next((kind for word, kind in OPERATORS.items() if word in name), OTHER)

@@ -1,8 +1,8 @@
-"""A run: what is to be measured, row by row, each kept as it is made.
+"""A measuring run: work through its rows and store each as soon as it is measured.
 
-Rows lie in ``bench/<gpu>`` of the user's folder, as a report's tables. A run that was broken off
-goes on from them, unless kernels, compiler or protocol have changed since: then the old rows move
-aside, to a folder that bears their version.
+Rows are stored as a report's tables in ``bench/<gpu>`` of the user's folder. An interrupted run
+continues from them, unless kernels, compiler or protocol have changed: then the old rows are moved
+to a folder named after their version.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from tconv.target import INTERPRETER, Target
 from tconv.winners import home
 
 SUITES = ("vgg16", "lenet5", "resnet50", "mobilenet_v2", "alexnet", "depthwise", "grouped")
-REMEMBERED = ("vgg16", "resnet50")  # whose layers' memory is told
+REMEMBERED = ("vgg16", "resnet50")  # networks whose layers' memory is reported
 NETWORKS = ("lenet5", "vgg16", "alexnet", "resnet50", "mobilenet_v2")
 REHEARSED = ("convnetjs_cifar10",)
 COMMANDS = ("python -m reports bench",)
-LOST = "lost the GPU's context"  # never tried again with the same code
-LONGEST_NOTE = 200  # characters of an error's words
-# Nothing that a rehearsal gives may be taken for a GPU's: its name says so wherever it stands.
+LOST = "lost the GPU's context"  # such a case is never retried with the same code
+LONGEST_NOTE = 200  # characters of an error message
+# Named so that a rehearsal's results cannot be mistaken for a GPU's.
 REHEARSAL = replace(INTERPRETER, name="rehearsal", product="a CPU, in Triton's interpreter")
 
 
@@ -49,7 +49,7 @@ def _versions() -> str:
 
 
 def _key(row: LayerRow) -> tuple[str, ...]:
-    """What tells one measured row from another."""
+    """Return the key that identifies a measured row."""
     return row.suite, row.layer, row.direction, row.dtype, str(row.batch)
 
 
@@ -64,7 +64,7 @@ def _case_key(case: Case) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Work:
-    """What a run measures, in order."""
+    """The work of a run, in order."""
 
     cases: tuple[Case, ...] = ()
     networks: tuple[NetworkCase, ...] = ()
@@ -79,7 +79,7 @@ def default_work(
     batch: int = 64,
     networks: Sequence[str] = NETWORKS,
 ) -> Work:
-    """All layers and pools of ``suites``; networks at ``batch``, in inference at batch 1 too."""
+    """Return the work for ``suites`` and ``networks``, whose inference also runs at batch 1."""
     whole = [
         NetworkCase(name, mode, count)
         for name in networks
@@ -93,7 +93,7 @@ def default_work(
 
 
 def rehearsal_work() -> Work:
-    """A small network's layers, one by one and whole: every line of a run, in minutes on a CPU."""
+    """Return a small network, by layers and whole: every code path, in minutes on a CPU."""
     small = default_work(REHEARSED, batch=2, networks=())
     first = next(case for case in small.cases if isinstance(case, ConvCase))
     ended = replace(first, epilogue="+relu+pool")
@@ -102,13 +102,13 @@ def rehearsal_work() -> Work:
 
 
 def folder_of(target: str) -> Path:
-    """Where the rows of a GPU are kept."""
+    """Return the folder for a GPU's rows."""
     return home() / "bench" / target
 
 
 @dataclass
 class Run:
-    """The rows so far, and how they are kept. ``tell`` is told each line of progress."""
+    """The rows so far and their storage; ``tell`` receives each line of progress."""
 
     target: Target
     device: torch.device
@@ -126,7 +126,7 @@ class Run:
         return replace(about, facts=machine.facts(self.device))
 
     def _earlier(self) -> Tables | None:
-        """What an earlier run of this very code left; of another code it moves aside."""
+        """Return an earlier run's rows for this code; move those of other code aside."""
         if not (self.folder / HEAD).exists():
             return None
         found = read_tables(self.folder)
@@ -144,7 +144,7 @@ class Run:
         return None
 
     def do(self, work: Work) -> None:
-        """Measure what is not known yet, until all is or the time is spent."""
+        """Measure the missing rows until all are done or the time is spent."""
         if not self.tables.about.ceilings and self._in_time("ceilings"):
             side = {} if self.device.type == "cuda" else {"side": 64}
             found = machine.ceilings(self.device, self.target, **side)
@@ -193,10 +193,10 @@ class Run:
 
     @contextlib.contextmanager
     def _noted(self, name: str) -> Iterator[None]:
-        """Note what cannot run, and go on: whatever error, a compiler's or a launch's, it is noted.
+        """Run one measurement; record any error, of compiler or launch, instead of raising it.
 
         Raises:
-            DeviceLostError: where the error took this process's GPU context with it.
+            DeviceLostError: if the error destroyed this process's GPU context.
         """
         try:
             yield
@@ -210,12 +210,12 @@ class Run:
             self._note(f"{name} could not be measured: {words}")
 
     def _due(self, name: str) -> bool:
-        """Whether ``name`` is to be measured now: there is time, and it lost no context before."""
+        """Return whether to measure ``name`` now: time is left, and it lost no context before."""
         lost = any(note.startswith(f"{name} {LOST}:") for note in self.tables.about.notes)
         return not lost and self._in_time(name)
 
     def _note(self, *notes: str) -> None:
-        """What a reader must know of what is missing; said once, though a run is repeated."""
+        """Add a note for the reader on what is missing, once even if a run is repeated."""
         for note in notes:
             self.tell(note)
         about = self.tables.about

@@ -1,4 +1,4 @@
-"""A case as calls that can be timed: our kernels, and torch's on both memory formats."""
+"""A case as timeable calls: our kernels, and torch's on both memory formats."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Call = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Sides:
-    """The same work three times, on the same numbers, and what it must give."""
+    """The same work on the same numbers three times, and the correct result."""
 
     ours: Call
     nhwc: Call  # torch's operators on channels_last tensors
-    nchw: Call  # on contiguous ones
-    wanted: Call  # in fp64
+    nchw: Call  # torch's operators on contiguous tensors
+    wanted: Call  # the result in fp64
 
 
 def sides(case: Case, device: torch.device, seed: int) -> Sides:
-    """The calls of ``case`` on inputs drawn from ``seed``, of unit variance."""
+    """Return the calls of ``case`` on inputs of unit variance drawn from ``seed``."""
     if isinstance(case, PoolCase):
         return _pool(case, device, seed)
     tensors = inputs(case.problem, str(device), seed)
@@ -39,7 +39,7 @@ def sides(case: Case, device: torch.device, seed: int) -> Sides:
 
 @contextlib.contextmanager
 def torchs_precision(dtype: str) -> Iterator[None]:
-    """torch's switches as a row's dtype demands: cuDNN tries its algorithms, tf32 only if asked."""
+    """Set torch's switches for a row's dtype: cuDNN benchmark on, tf32 only if asked for."""
     matmul, asked = torch.backends.cuda.matmul, dtype == "tf32"
     before = matmul.allow_tf32
     matmul.allow_tf32 = asked
@@ -66,7 +66,7 @@ def _in_format(tensors: dict[str, Tensor], layout: torch.memory_format) -> dict[
 
 
 def _both(call: Callable[[dict[str, Tensor]], Tensor], tensors: dict[str, Tensor]) -> list[Call]:
-    """``call`` on channels_last tensors, and on contiguous ones."""
+    """Return ``call`` on channels_last tensors, and on contiguous ones."""
     formats = (torch.channels_last, torch.contiguous_format)
     return [partial(call, _in_format(tensors, layout)) for layout in formats]
 
@@ -97,7 +97,7 @@ def _plain(case: ConvCase, tensors: dict[str, Tensor]) -> Sides:
 
 
 def _shell(shape: ConvGeometry, name: str, like: Tensor) -> Tensor:
-    """An operand whose values a gradient does not read, but torch asks for."""
+    """Return an operand that torch requires although a gradient does not read its values."""
     size = {
         "x": (shape.batch, shape.in_channels, shape.in_h, shape.in_w),
         "w": (shape.out_channels, shape.group_in_channels, shape.filter_h, shape.filter_w),
@@ -106,7 +106,7 @@ def _shell(shape: ConvGeometry, name: str, like: Tensor) -> Tensor:
 
 
 def _ours(case: ConvCase, tensors: dict[str, Tensor]) -> Call:
-    """The operator that serves a plain pass on channels_last tensors."""
+    """Return the operator that computes a plain pass on channels_last tensors."""
     problem, shape = case.problem, case.problem.geometry
     window = [n for pair in _window(shape) for n in pair] + [shape.groups]
     precision, operators = _precision(case), torch.ops.tconv
@@ -126,7 +126,7 @@ def _precision(case: ConvCase) -> str | None:
 
 
 def _ended(case: ConvCase, tensors: dict[str, Tensor], device: torch.device) -> Sides:
-    """Bias, ReLU and perhaps a pool: one kernel of ours, three or four of torch's."""
+    """Return calls with bias, ReLU and optional pool: one kernel of ours, several of torch's."""
     shape, pooled = case.problem.geometry, case.epilogue.endswith("+pool")
     generator = torch.Generator(device).manual_seed(1)
     bias = torch.randn(shape.out_channels, generator=generator, device=device)
@@ -150,7 +150,7 @@ def _ended(case: ConvCase, tensors: dict[str, Tensor], device: torch.device) -> 
 
 
 def _pool(case: PoolCase, device: torch.device, seed: int) -> Sides:
-    """A max-pool as training runs it, with its offsets; or the gradient from them."""
+    """Return calls of a max-pool as in training, with its offsets, or of its gradient."""
     problem, shape = case.problem, case.problem.geometry
     generator = torch.Generator(device).manual_seed(seed)
     drawn = torch.randn(

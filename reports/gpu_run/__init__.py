@@ -1,7 +1,7 @@
-"""Minutes on a GPU, spent well: ``python -m reports.gpu_run --minutes 9 --out DIR``.
+"""A resumable GPU session: ``python -m reports.gpu_run --minutes 9 --out DIR``.
 
 Steps in order: tests, compute-sanitizer, ceilings and tuning, the bench beside cuDNN, results to
-take home, and the losses with what the profiler says of them. All that was found lies in DIR; the
-next run with the same DIR goes on from there. ``--rehearse`` takes the same way on a CPU, on small
-layers in Triton's interpreter.
+take home, and profiles of the losses. All results are stored in DIR; the next run with the same DIR
+continues from there. ``--rehearse`` runs the same steps on a CPU, on small layers in Triton's
+interpreter.
 """

@@ -1,7 +1,7 @@
-"""``python -m reports.gpu_run --minutes 9 --out DIR``; see the package.
+"""Entry point of ``python -m reports.gpu_run --minutes 9 --out DIR``; see the package.
 
-The parts run in a process of their own. It ends where it loses its GPU context, and is ended where
-it hangs in a part that no limit reached; this one then starts the next, which goes on.
+The parts run in a child process. It exits if it loses its GPU context, and is killed if it hangs in
+a part that no time limit stops. The parent then starts the next child, which continues.
 """
 
 from __future__ import annotations
@@ -19,27 +19,29 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-WIDTH = 150  # columns of the tables where they go to a file
-INSIDE = "TCONV_GPU_RUN_INSIDE"  # set in the process that does the parts
-GRACE = 20.0  # seconds past the run's time, in which results are written
+from tconv.command_line import command_line
+
+WIDTH = 150  # columns of tables written to a file
+INSIDE = "TCONV_GPU_RUN_INSIDE"  # set in the child process that runs the parts
+GRACE = 20.0  # seconds past the run's time, for writing results
 MOST_STARTS = 20
-ENDS = (0, 1, 2)  # exit codes of a process that came to its end
+ENDS = (0, 1, 2)  # exit codes of a child that finished
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="folder of all that is found; a run goes on from it")],
-    minutes: Annotated[float, typer.Option(min=0.1, help="to stop after")] = 9.0,
+    out: Annotated[Path, typer.Option(help="folder for all results; a run continues from it")],
+    minutes: Annotated[float, typer.Option(min=0.1, help="stop after this many")] = 9.0,
     rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="on a CPU, small, in Triton's interpreter")
+        bool, typer.Option("--rehearse", help="small layers in Triton's interpreter, on a CPU")
     ] = False,
     again: Annotated[
-        list[str] | None, typer.Option(help="steps to do once more: tests, tune, bench, ...")
+        list[str] | None, typer.Option(help="steps to repeat: tests, tune, bench, ...")
     ] = None,
 ) -> None:
-    """Tests, tuning, the bench beside cuDNN on this machine's GPU, resumed where they stopped."""
+    """Run tests, tuning and the bench beside cuDNN on this machine's GPU, resuming earlier runs."""
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    os.environ["TCONV_HOME"] = str(out)  # trials, winners and rows lie there too
+    os.environ["TCONV_HOME"] = str(out)  # trials, winners and rows are stored there too
     if rehearse:
         os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
     if os.environ.get(INSIDE):
@@ -56,10 +58,10 @@ def main(
 
 
 def supervise(command: Callable[[float, bool], Sequence[str]], out: Path, seconds: float) -> int:
-    """Run ``command(seconds left, whether first)`` until one comes to its end; its exit code.
+    """Run ``command(seconds left, whether first)`` until one finishes; return its exit code.
 
-    A part that took its process with it is noted as failed, unless the process ended itself
-    because its GPU context was lost: then the part has noted what lost it.
+    A part that ended its process is recorded as failed. If the process ended itself because its GPU
+    context was lost, the part has already recorded that.
     """
     from autotune.deadline import Deadline
     from autotune.on_gpu import FAULT
@@ -75,7 +77,7 @@ def supervise(command: Callable[[float, bool], Sequence[str]], out: Path, second
         try:
             code = process.wait(deadline.left + GRACE)
         except subprocess.TimeoutExpired:
-            pass  # it hangs
+            pass  # the child hangs
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -94,7 +96,7 @@ def supervise(command: Callable[[float, bool], Sequence[str]], out: Path, second
 
 
 def run(out: Path, minutes: float, rehearse: bool, again: Sequence[str]) -> None:
-    """All parts that are not done yet, in this process."""
+    """Run all parts that are not done yet in this process."""
     from autotune.deadline import Deadline
     from autotune.evaluate import DeviceLostError
     from autotune.on_gpu import FAULT
@@ -128,7 +130,7 @@ def run(out: Path, minutes: float, rehearse: bool, again: Sequence[str]) -> None
     except DeviceLostError as error:
         tell(f"{error}; a fresh process goes on")
         sys.stdout.flush()
-        os._exit(FAULT)  # whatever is left of the GPU's libraries cannot be torn down
+        os._exit(FAULT)  # the GPU libraries cannot be shut down cleanly
     for line in take_home(context):
         tell(line)
     with Store() as store:
@@ -141,4 +143,5 @@ def run(out: Path, minutes: float, rehearse: bool, again: Sequence[str]) -> None
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

@@ -1,4 +1,4 @@
-"""One pass of one layer as it would run, for a profiler: ``python -m reports.gpu_run.one KEY``."""
+"""Run one pass of one layer for a profiler: ``python -m reports.gpu_run.one KEY``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import typer
 
 from autotune.measure import inputs
+from tconv.command_line import command_line
 from tconv.launch import target_for
 from tconv.ops.conv_run import compute
 from tconv.problem import Problem
@@ -15,7 +16,7 @@ from tconv.select import choose
 
 
 def main(
-    key: Annotated[str, typer.Argument(help="of a problem: fprop/float16/nhwc/n64c3...")],
+    key: Annotated[str, typer.Argument(help="a problem's key: fprop/float16/nhwc/n64c3...")],
     repeats: Annotated[int, typer.Option(min=1, help="runs that the profiler sees")] = 1,
 ) -> None:
     """Compile, then run between the profiler's start and stop."""
@@ -40,4 +41,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

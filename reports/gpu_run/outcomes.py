@@ -1,8 +1,8 @@
-"""A pytest plugin by which a run that was stopped goes on: ``pytest -p reports.gpu_run.outcomes``.
+"""A pytest plugin that resumes a stopped run: ``pytest -p reports.gpu_run.outcomes``.
 
-The file that ``TCONV_OUTCOMES`` names gets a line as each test begins and ends: "began ID", then
-"passed ID", "failed ID" or "skipped ID". A test that ended in an earlier run is left out, and so is
-one that began in ``MOST_BEGUN`` runs and never ended: it hangs, or takes its process with it.
+The file named by ``TCONV_OUTCOMES`` gets a line when each test begins and ends: "began ID", then
+"passed ID", "failed ID" or "skipped ID". Tests that ended in an earlier run are skipped, and so are
+tests that began in ``MOST_BEGUN`` runs without ending: they hang or kill their process.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MOST_BEGUN = 2
 
 @dataclass
 class Outcomes:
-    """What the file tells of each test."""
+    """The recorded outcome of each test."""
 
     ended: dict[str, str] = field(default_factory=dict)
     begun: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def read(cls, path: Path) -> Outcomes:
-        """Those of ``path``; none where it does not exist. A line that is cut off is ignored."""
+        """Read the outcomes in ``path``, if it exists; a truncated line is ignored."""
         found = cls()
         if not path.exists():
             return found
@@ -37,7 +37,8 @@ class Outcomes:
                 continue
             if word == "began":
                 found.begun[test[:-1]] += 1
-            elif found.ended.get(test[:-1]) != "failed":  # a test's end may fail after its call
+            # a test's teardown may fail after its call passed
+            elif found.ended.get(test[:-1]) != "failed":
                 found.ended[test[:-1]] = word
         return found
 
@@ -48,7 +49,7 @@ class Outcomes:
         return [test for test, word in self.ended.items() if word == "failed"]
 
     def hung(self) -> list[str]:
-        """Tests that are not begun again."""
+        """Return the tests that are not begun again."""
         return [test for test, times in self.begun.items()
                 if times >= MOST_BEGUN and test not in self.ended]  # fmt: skip
 
@@ -63,7 +64,7 @@ def _note(word: str, test: str) -> None:
 
 
 class _Recorder:
-    """In the process that all reports come to; pytest-xdist's workers run tests, and report."""
+    """Records outcomes in the process that receives all reports, pytest-xdist's controller."""
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         _note("began", nodeid)

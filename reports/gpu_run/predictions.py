@@ -1,10 +1,10 @@
-"""Predicted before, measured after: the cost model's figures of a run's layers, and how they did.
+"""The cost model's predictions for a run's layers, compared with later measurements.
 
     python -m reports.gpu_run.predictions --out DIR
 
-writes them for an H100 and an H200 into DIR, on any machine; a GPU run with the same DIR does so
-before it measures anything. Each is the model's best time of a layer that was never tuned; what is
-measured later is the tuned winner. A file that exists is left as it is: it was written before.
+writes the predictions for an H100 and an H200 into DIR, on any machine. A GPU run with the same DIR
+does so before it measures anything. A prediction is the model's best time of an untuned layer; the
+later measurement is of the tuned winner. An existing file is kept: it was written earlier.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from autotune.provenance import source_hash
 from autotune.workers import Failure, Task, Workers
 from reports.bench.cases import ConvCase, cases
 from reports.rows import LayerRow, rounded
+from tconv.command_line import command_line
 from tconv.cost.model import predict
 from tconv.geometry import PASSES
 from tconv.select import heuristic
 from tconv.target import TARGETS, Target, bandwidth_of
 
-# What a run tunes and measures: the suites of the goals, then more arithmetics of some.
+# The suites that a run tunes and measures: those of the goals, then some in other arithmetics.
 TUNED = (
     ("vgg16", "float16"), ("lenet5", "float16"), ("resnet50", "float16"),
     ("depthwise", "float16"), ("grouped", "float16"), ("mobilenet_v2", "float16"),
@@ -38,12 +39,12 @@ TUNED = (
     ("resnet50", "bfloat16"), ("vgg16", "tf32"),
 )  # fmt: skip
 GPUS = {"nvidia-h100-80gb-hbm3": "NVIDIA H100 80GB HBM3", "nvidia-h200": "NVIDIA H200"}
-SECONDS = 300.0  # that one suite's predictions take at most
+SECONDS = 300.0  # limit for one suite's predictions
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """The model's account of one pass of one layer, in milliseconds."""
+    """The model's prediction for one pass of one layer, in milliseconds."""
 
     suite: str
     layer: str
@@ -61,7 +62,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Compared:
-    """A prediction beside what was measured later; ``ratio`` is measured over predicted."""
+    """A prediction and the later measurement; ``ratio`` is measured over predicted."""
 
     predicted: Predicted
     measured_ms: float
@@ -72,7 +73,7 @@ class Compared:
 
 
 def target_named(name: str) -> Target:
-    """One of ``GPUS`` as the model knows it: Hopper's architecture with its own memory."""
+    """Return a GPU of ``GPUS`` as a target: Hopper's architecture with its own memory."""
     product, nearest = GPUS[name], TARGETS["sm_90"]
     return replace(
         nearest, name=name, product=product, bandwidth_gbps=bandwidth_of(product, nearest)
@@ -82,7 +83,7 @@ def target_named(name: str) -> Target:
 def predictions_of(
     suite: str, dtype: str, target: Target, batch: int = 64, most: int | None = None
 ) -> list[Predicted]:
-    """Of all passes of a suite's layers, or of the first ``most`` of them."""
+    """Predict all passes of a suite's layers, or the first ``most`` of them."""
     found = []
     posed = [case for case in cases([suite], PASSES, [dtype], batch)
              if isinstance(case, ConvCase) and not case.epilogue]  # fmt: skip
@@ -96,7 +97,7 @@ def predictions_of(
 
 
 def file_of(out: Path, name: str) -> Path:
-    """Where the predictions for one GPU lie, by version of the kernels."""
+    """Return the path of the predictions for one GPU, which contains the kernels' version."""
     return out / "predicted" / source_hash() / f"{name}.csv"
 
 
@@ -104,10 +105,10 @@ def write_predictions(
     out: Path, names: Iterable[str] = tuple(GPUS), work: Sequence[tuple[str, str]] = TUNED,
     most: int | None = None,
 ) -> list[Path]:  # fmt: skip
-    """The predictions for each GPU, in worker processes; files that exist are left as they are.
+    """Write the predictions for each GPU, in worker processes; existing files are kept.
 
     Raises:
-        RuntimeError: where one could not be made.
+        RuntimeError: if a prediction fails.
     """
     files = [file_of(out, name) for name in names]
     lacking = [name for name, file in zip(names, files, strict=True) if not file.exists()]
@@ -133,10 +134,10 @@ def write_predictions(
 
 
 def read_predictions(path: Path) -> list[Predicted]:
-    """The rows of a file that ``write_predictions`` wrote.
+    """Read the rows of a file that ``write_predictions`` wrote.
 
     Raises:
-        ValueError: for another file.
+        ValueError: for any other file.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -150,7 +151,7 @@ def read_predictions(path: Path) -> list[Predicted]:
 
 
 def compared(predicted: Iterable[Predicted], rows: Iterable[LayerRow]) -> list[Compared]:
-    """Each prediction whose layer was measured, by layer and pass."""
+    """Pair each prediction with the measurement of the same layer and pass."""
     measured = {
         (row.suite, row.layer, row.direction, row.dtype, row.batch): row.tconv_ms
         for row in rows
@@ -160,7 +161,7 @@ def compared(predicted: Iterable[Predicted], rows: Iterable[LayerRow]) -> list[C
 
 
 def page(found: Sequence[Compared], product: str) -> str:
-    """The comparison in Markdown: a line for each pass, then one for each layer and pass."""
+    """Return the comparison in Markdown: one line per pass, then one per layer and pass."""
     lines = [
         f"# Predicted before, measured after: {product}", "",
         "Predicted: the cost model's best tile of a layer that was never tuned, written down "
@@ -184,7 +185,7 @@ def page(found: Sequence[Compared], product: str) -> str:
 
 
 def _summary(held: Sequence[Compared]) -> str:
-    """The geometric mean of the ratios, their geometric standard deviation, Spearman's rho."""
+    """Return the ratios' geometric mean and geometric standard deviation, and Spearman's rho."""
     logs = [math.log(each.ratio) for each in held]
     mean = sum(logs) / len(logs)
     spread = math.sqrt(sum((value - mean) ** 2 for value in logs) / len(logs))
@@ -195,10 +196,11 @@ def _summary(held: Sequence[Compared]) -> str:
 
 
 def main(out: Annotated[Path, typer.Option(help="folder of the GPU run")]) -> None:
-    """Write down what the cost model predicts for an H100 and an H200."""
+    """Write the cost model's predictions for an H100 and an H200."""
     for path in write_predictions(out.resolve()):
         typer.echo(f"predicted: {path}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

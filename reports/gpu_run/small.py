@@ -1,7 +1,7 @@
-"""Every kernel once, on small layers: ``python -m reports.gpu_run.small [--seed N]``.
+"""Run every kernel once, on small layers: ``python -m reports.gpu_run.small [--seed N]``.
 
-For compute-sanitizer, under which a kernel takes a hundred times its time. Results are held against
-the fp64 reference all the same.
+Meant for compute-sanitizer, which slows a kernel down a hundredfold. Results are still compared
+with the fp64 reference.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from autotune.gate import check_on
 from reports.bench.cases import PoolCase
 from reports.bench.sides import sides
 from tconv import functional
+from tconv.command_line import command_line
 from tconv.families import FAMILIES
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.launch import recorded, target_for
@@ -24,7 +25,7 @@ from tconv.problem import PoolProblem, Problem
 from tconv.target import Target
 from tconv.tile import Choice
 
-# Odd sizes and more than one block along an axis, but few programs.
+# Odd sizes, more than one block along an axis, and few programs.
 LAYERS = {
     "3x3": ConvGeometry(2, 32, 13, 11, 48, 3, 3, pad_h=1, pad_w=1),
     "stride 2": ConvGeometry(2, 32, 14, 12, 32, 3, 3, 2, 2, 1, 1),
@@ -41,7 +42,7 @@ POOLS = {
 
 
 def problems(target: Target) -> Iterator[tuple[str, Problem, Choice]]:
-    """Each layer's passes, on each family that serves it, in both memory formats."""
+    """Yield each layer's passes for each family that supports them, in both memory formats."""
     for name, shape in LAYERS.items():
         for direction in PASSES:
             for layout in ("nhwc", "nchw"):
@@ -55,7 +56,7 @@ def problems(target: Target) -> Iterator[tuple[str, Problem, Choice]]:
 def run_all(
     device: torch.device, seed: int, share: tuple[int, int] = (1, 1)
 ) -> tuple[set[str], list[str]]:
-    """The kernels that were launched, and what went wrong; ``share`` is (1, 4) to (4, 4), say."""
+    """Return the launched kernels and the failures; ``share`` is (1, 4) to (4, 4), for example."""
     wrong: list[str] = []
     number, count = share
     with recorded() as launches:
@@ -63,7 +64,7 @@ def run_all(
             verdict = check_on(problem, choice, str(device))
             if not verdict.passed:
                 wrong.append(f"{name}: {verdict.detail}")
-        if number < count:  # what follows is the last share's
+        if number < count:  # the rest belongs to the last share
             return {launch.kernel for launch in launches}, wrong
         _endings(device)
         for name, shape in POOLS.items():
@@ -76,7 +77,7 @@ def run_all(
 
 
 def _endings(device: torch.device) -> None:
-    """Fused epilogues forward and backward, average-pool, subsampling, gradients of gradients."""
+    """Run fused epilogues forward and backward, average-pool, subsampling, and double backward."""
     x = torch.randn(2, 16, 12, 10, device=device).to(memory_format=torch.channels_last)
     w, bias = torch.randn(16, 16, 3, 3, device=device), torch.randn(16, device=device)
     for leaf in (x, w, bias):
@@ -92,13 +93,13 @@ def _endings(device: torch.device) -> None:
 
 
 def main(
-    seed: Annotated[int, typer.Option(help="of the inputs")] = 0,
-    share: Annotated[str, typer.Option(help="of the kernels: 1/4 to 4/4, say")] = "1/1",
+    seed: Annotated[int, typer.Option(help="seed of the inputs")] = 0,
+    share: Annotated[str, typer.Option(help="share of the kernels, for example 1/4")] = "1/1",
 ) -> None:
-    """Run every kernel once and hold it against the reference."""
+    """Run every kernel once and compare it with the reference."""
     number, _, count = share.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 0 < int(number) <= int(count)):
-        raise typer.BadParameter(f"{share!r} is no share: 1/4 to 4/4, say")
+        raise typer.BadParameter(f"{share!r} is not a share such as 1/4")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     kernels, wrong = run_all(device, seed, (int(number), int(count)))
@@ -110,4 +111,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

@@ -1,4 +1,4 @@
-"""What a GPU run has done so far: one JSON file, written after each part of a step."""
+"""Progress of a GPU run: one JSON file, written after each part of a step."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-# An unfinished part ran out of its own time, or its machine failed it: it is tried again.
+# An unfinished part exceeded its own time limit or its machine failed; it is retried.
 Outcome = Literal["done", "failed", "cannot", "unfinished"]
 MOST_TRIES = 3
-LONGEST_NOTE = 4000  # characters of a part's last words
+LONGEST_NOTE = 4000  # characters of a part's last output
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a step: how it ended, what it cost, and its last words."""
+    """A part of a step: its outcome, its time, and its last output."""
 
     outcome: Outcome
     seconds: float
@@ -25,25 +25,25 @@ class Part:
 
     @property
     def over(self) -> bool:
-        """Whether it is not to be begun again."""
+        """True if it must not be started again."""
         return self.outcome != "unfinished" or self.tries >= MOST_TRIES
 
 
 @dataclass
 class State:
-    """Parts that ended, by step and name; those of other kernels are forgotten."""
+    """The parts that ended, by step and name; parts of other kernels are discarded."""
 
     path: Path
     code: str  # version of the kernels
     parts: dict[str, dict[str, Part]] = field(default_factory=dict)
-    at_work: tuple[str, str] | None = None  # step and name of the part that has begun
+    at_work: tuple[str, str] | None = None  # step and name of the part that is running
 
     @classmethod
     def read(cls, path: Path, code: str) -> State:
-        """What an earlier run left; nothing where there was none, or its kernels were others.
+        """Read an earlier run's state; empty if there is none, or if its kernels differ.
 
         Raises:
-            ValueError: for a file that is no such state.
+            ValueError: if the file is not such a state.
         """
         if not path.exists():
             return cls(path, code)
@@ -54,33 +54,33 @@ class State:
             at_work = content["at_work"]
             found = cls(path, content["code"], parts, at_work and (at_work[0], at_work[1]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no state of a GPU run: {error!r}") from error
+            raise ValueError(f"{path} is not the state of a GPU run: {error!r}") from error
         return found if found.code == code else cls(path, code)
 
     def known(self, step: str, name: str) -> bool:
-        """Whether a part is not to be begun: it ended, or was left unfinished too often."""
+        """Return whether a part must not be started: it ended, or was unfinished too often."""
         part = self.parts.get(step, {}).get(name)
         return part is not None and part.over
 
     def troubles(self) -> Iterator[tuple[str, Part]]:
-        """The parts that are not done, under their steps and names."""
+        """Yield the parts that are not done, with their steps and names."""
         for step, parts in self.parts.items():
             for name, part in parts.items():
                 if part.outcome != "done":
                     yield f"{step} {name}", part
 
     def begin(self, step: str, name: str) -> None:
-        """Note which part is at work: should the process die, it died of this one."""
+        """Record which part is running, in case it kills the process."""
         self.at_work = step, name
         self._write()
 
     def leave(self) -> None:
-        """Note that the part at work stopped, and that the next run goes on with it."""
+        """Record that the running part stopped and that the next run continues it."""
         self.at_work = None
         self._write()
 
     def keep(self, step: str, name: str, part: Part) -> None:
-        """Note how a part ended."""
+        """Record how a part ended."""
         before = self.parts.setdefault(step, {}).get(name)
         tries = before.tries + 1 if before and before.outcome == "unfinished" else 1
         short = Part(part.outcome, round(part.seconds, 1), part.note[-LONGEST_NOTE:], tries)

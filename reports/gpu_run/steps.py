@@ -1,4 +1,4 @@
-"""The parts of a GPU run, each a few minutes at most, in the order in which they are worth most."""
+"""The parts of a GPU run, each at most a few minutes, most valuable first."""
 
 from __future__ import annotations
 
@@ -41,20 +41,21 @@ from tconv.problem import Problem
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice
 
-# What runs on the GPU where there is one: all that holds kernels against a reference.
+# Tests that run on a GPU if there is one: all that compare kernels with a reference.
 TESTS = ("tests/tconv/families", "tests/tconv/ops", "tests/tconv/test_convert.py",
          "tests/tconv/test_graphs.py", "tests/tconv/models/test_train.py")  # fmt: skip
 TOOLS = ("memcheck", "racecheck", "initcheck")  # of compute-sanitizer
-SHARES = 4  # parts that the small kernels are split into, under a tool that slows them down
+SHARES = 4  # parts that the small kernels are split into for tools that slow them down
 TEST_SECONDS, TOOL_SECONDS, PROFILE_SECONDS, PROBE_SECONDS = 240.0, 120.0, 90.0, 60.0
-TEST_PROCESSES = 12  # most of their time they compile
-# The least program that a tool must be able to watch.
+TEST_PROCESSES = 12  # tests spend most of their time compiling
+# A minimal program that a tool must be able to watch.
 PROBE = "import torch; print((torch.ones(8, device='cuda') + 1).sum().item())"
-# Else torch keeps freed memory, and a tool sees one large block in place of tensors.
+# Without it torch pools memory, and a tool sees one large block instead of tensors.
 WATCHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-NO_TESTS = 5  # pytest's exit code where none was left to run
-TIDY_SECONDS = 5.0  # kept back from a tune, for what is written after it
-# Tried in full, so that searches can be replayed: small and large, each pass, each kind of layer.
+NO_TESTS = 5  # pytest's exit code if no test was left to run
+TIDY_SECONDS = 5.0  # held back from a tune for writing its results
+# Problems whose candidates are all tried, so that searches can be replayed: small and large, each
+# pass, each kind of layer.
 TRACED: tuple[tuple[str, str, Pass], ...] = (
     ("vgg16", "features.10", "fprop"), ("vgg16", "features.10", "wgrad"),
     ("vgg16", "features.24", "dgrad"), ("vgg16", "features.0", "fprop"),
@@ -65,27 +66,27 @@ TRACED: tuple[tuple[str, str, Pass], ...] = (
 )  # fmt: skip
 TRACE_EFFORT = replace(DEFAULT_EFFORT, candidates=1_000_000, measure_milliseconds=15.0,
                        warmup_milliseconds=3.0, workers=16)  # fmt: skip
-PROFILED = 6  # losses that a profiler looks at
+PROFILED = 6  # losses to profile
 SECTIONS = ("SpeedOfLight", "Occupancy", "SchedulerStats", "WarpStateStats")
 TOLD = ("Compute (SM) Throughput", "Memory Throughput", "DRAM Throughput", "L2 Cache Throughput",
         "Achieved Occupancy", "Issued Warp Per Scheduler", "Duration")  # fmt: skip
 
 
 class LeftError(Exception):
-    """The run's time is spent before this part is done: the next run takes it up."""
+    """The run's time ended before this part was done; the next run continues it."""
 
 
 class CannotError(Exception):
-    """This machine lacks what the part needs."""
+    """This machine lacks something that the part needs."""
 
 
 class UnfinishedError(Exception):
-    """The part ran out of its own time, or the machine failed it: it is tried again."""
+    """The part exceeded its own time limit or the machine failed; it is retried."""
 
 
 @dataclass
 class Context:
-    """What all parts are given."""
+    """The context that all parts receive."""
 
     out: Path
     state: State
@@ -103,14 +104,14 @@ class Context:
         log: str,
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> str:
-        """Run a command of this checkout, its output in a file of ``out``; the last lines of it.
+        """Run a command of this checkout, log its output in ``out``, and return its last lines.
 
-        Its whole process group ends with it: a test that hangs has workers, a tool its target.
+        Its whole process group ends with it: a hanging test has workers, a tool its target.
 
         Raises:
-            LeftError: where the run's own end stopped it.
-            UnfinishedError: where it took longer than ``seconds``.
-            ExitError: where it failed.
+            LeftError: if the run's time limit stopped it.
+            UnfinishedError: if it took longer than ``seconds``.
+            ExitError: if it failed.
         """
         limit = min(seconds, self.deadline.left)
         path = self.out / log
@@ -136,7 +137,7 @@ class Context:
 
 
 class ExitError(RuntimeError):
-    """A command ended with another exit code than 0."""
+    """A command ended with a nonzero exit code."""
 
     def __init__(self, code: int, last: str) -> None:
         super().__init__(f"exit code {code}:\n{last}")
@@ -145,7 +146,7 @@ class ExitError(RuntimeError):
 
 @dataclass(frozen=True)
 class Task:
-    """A part of a step; ``least`` seconds must be left for it to begin."""
+    """A part of a step; it only starts with at least ``least`` seconds left."""
 
     step: str
     name: str
@@ -154,7 +155,7 @@ class Task:
 
 
 def perform(task: Task, context: Context) -> None:
-    """Do a part that is not done yet, and note how it ended."""
+    """Run a part that is not done yet and record how it ended."""
     if context.state.known(task.step, task.name):
         return
     label = f"{task.step}: {task.name}"
@@ -169,7 +170,7 @@ def perform(task: Task, context: Context) -> None:
         context.left.append(label)
         context.state.leave()
         return
-    except DeviceLostError:  # of this process; what lost it is noted, and not done again
+    except DeviceLostError:  # the cause is recorded and not repeated
         context.state.leave()
         raise
     except UnfinishedError as error:
@@ -177,7 +178,7 @@ def perform(task: Task, context: Context) -> None:
         part = Part("unfinished", 0.0, str(error))
     except CannotError as error:
         part = Part("cannot", 0.0, str(error))
-    except Exception as error:  # one part that fails leaves the others
+    except Exception as error:  # a failing part must not stop the others
         part = Part("failed", 0.0, f"{type(error).__name__}: {error}")
     spent = before - context.deadline.left if math.isfinite(before) else 0.0
     context.state.keep(task.step, task.name, replace(part, seconds=spent))
@@ -186,7 +187,7 @@ def perform(task: Task, context: Context) -> None:
 
 
 def tasks(rehearse: bool) -> Iterator[Task]:
-    """All parts, in order."""
+    """Yield all parts in order."""
     yield Task("predictions", "H100 and H200", _predict)
     yield Task(
         "tests", "gpu", partial(_tests, arguments=("-m", "gpu or device", "tests")), least=30
@@ -210,18 +211,18 @@ def tasks(rehearse: bool) -> Iterator[Task]:
 
 
 def _predict(context: Context) -> str:
-    """What the cost model predicts, written down before anything is measured."""
+    """Write the cost model's predictions before anything is measured."""
     few: dict[str, Any] = {"work": TUNED[1:2], "most": 2} if context.rehearse else {}
     files = write_predictions(context.out, **few)
     return ", ".join(str(file.relative_to(context.out)) for file in files)
 
 
 def _tests(context: Context, arguments: Sequence[str]) -> str:
-    """Tests in several processes; those that ended in an earlier run are not run again.
+    """Run tests in several processes; tests that ended in an earlier run are not repeated.
 
     Raises:
-        LeftError: where time was spent first, the run's or that of one go.
-        RuntimeError: for tests that failed, or hang.
+        LeftError: if the time of the run or of one attempt ends first.
+        RuntimeError: if tests fail or hang.
     """
     name = "gpu" if "-m" in arguments else Path(arguments[-1]).stem
     path = tests_of(context.out, context.state) / f"{name}.txt"
@@ -231,7 +232,7 @@ def _tests(context: Context, arguments: Sequence[str]) -> str:
     command = [sys.executable, "-m", "pytest", "-q", *plugins, *many, *arguments]
     try:
         context.spawn(command, TEST_SECONDS, f"logs/tests-{name}.txt", {VARIABLE: str(path)})
-    except UnfinishedError as error:  # each go comes further
+    except UnfinishedError as error:  # each attempt gets further
         raise LeftError from error
     except ExitError as error:
         if error.code not in (1, NO_TESTS):
@@ -243,12 +244,12 @@ def _tests(context: Context, arguments: Sequence[str]) -> str:
 
 
 def tests_of(out: Path, state: State) -> Path:
-    """Where the outcomes of tests are kept, by version of the kernels."""
+    """Return the path of the tests' outcomes, which contains the kernels' version."""
     return out / "tests" / state.code
 
 
 def _processes(rehearse: bool) -> list[str]:
-    """pytest's options for tests side by side, where pytest-xdist is there."""
+    """Return pytest's options for parallel tests, if pytest-xdist is installed."""
     count = 1 if rehearse else min(TEST_PROCESSES, os.cpu_count() or 1)
     if count == 1 or find_spec("xdist") is None:
         return []
@@ -256,13 +257,13 @@ def _processes(rehearse: bool) -> list[str]:
 
 
 def _small(context: Context) -> str:
-    """Every kernel once, and compiled into Triton's cache for the tools."""
+    """Run every kernel once, which also fills Triton's cache for the tools."""
     program = [sys.executable, "-m", "reports.gpu_run.small"]
     return context.spawn(program, TEST_SECONDS, "logs/small.txt")
 
 
 def _sanitize(context: Context, tool: str, share: str) -> str:
-    """A share of the kernels once under one of compute-sanitizer's tools."""
+    """Run a share of the kernels once under a tool of compute-sanitizer."""
     found = None if context.rehearse else shutil.which("compute-sanitizer")
     if found is None:
         raise CannotError("compute-sanitizer is not on this machine")
@@ -277,7 +278,7 @@ def _sanitize(context: Context, tool: str, share: str) -> str:
 
 
 def _tune(context: Context, name: str, dtype: str) -> str:
-    """The winners of a suite, or as many as the time allows."""
+    """Tune a suite, as far as the time allows."""
     work = jobs(suite(name), PASSES, dtype)
     effort = replace(DEFAULT_EFFORT, candidates=DEFAULT_CANDIDATES["measured"])
     if context.rehearse:
@@ -295,7 +296,7 @@ def _tuned(context: Context, work: Sequence[Job], effort: Effort, strategy: str 
 
 
 def host_measure(problem: Problem, choice: Choice, best: float) -> Timing:
-    """In place of a GPU's clock: a small copy of the problem in the interpreter, by the host's."""
+    """Time a small copy of the problem in the interpreter by the host's clock, without a GPU."""
     small, tile = gate.scaled_down(problem, choice)
     tensors = inputs(small, "cpu")
     call = partial(compute, small, replace(choice, tile=tile), **tensors)
@@ -303,11 +304,11 @@ def host_measure(problem: Problem, choice: Choice, best: float) -> Timing:
 
 
 def _told(outcome: Outcome) -> str:
-    """A tune's end in a line.
+    """Return a summary of a tune in one line.
 
     Raises:
-        LeftError: where its time was spent first; its trials are in the store.
-        UnfinishedError: where the machine kept it from something.
+        LeftError: if its time ended first; its trials are in the store.
+        UnfinishedError: if the machine prevented part of it.
     """
     failed = sum(finding.winner is None for finding in outcome.findings)
     if outcome.trouble or outcome.interrupted:
@@ -320,10 +321,10 @@ def _told(outcome: Outcome) -> str:
 
 
 def _measured(context: Context, work: Work) -> str:
-    """Part of the bench.
+    """Run part of the bench.
 
     Raises:
-        LeftError: where its time was spent first; its rows are kept.
+        LeftError: if its time ended first; its rows are kept.
     """
     target = REHEARSAL if context.rehearse else context.target
     run = Run(target, context.device, context.deadline, context.tell)
@@ -347,7 +348,7 @@ def _whole(context: Context, name: str) -> str:
 
 
 def _trace(context: Context, traced: tuple[str, str, Pass]) -> str:
-    """All candidates of one problem, measured quickly."""
+    """Measure all candidates of one problem, each briefly."""
     network, layer, direction = traced
     (found,) = (each for each in suite(network) if each.name == layer)
     work = jobs([found], (direction,), "float16")
@@ -356,7 +357,7 @@ def _trace(context: Context, traced: tuple[str, str, Pass]) -> str:
 
 
 def _profile(context: Context) -> str:
-    """What the profiler says of the passes that lose most time to cuDNN."""
+    """Profile the passes that lose the most time to cuDNN."""
     lost = worst_losses(context)
     if not lost:
         return "no losses are known"
@@ -377,7 +378,7 @@ def _profile(context: Context) -> str:
 
 
 def worst_losses(context: Context) -> list[LayerRow]:
-    """Plain convolutions that are slower than cuDNN's, the most time lost first."""
+    """Return the plain convolutions slower than cuDNN's, most time lost first."""
     target = REHEARSAL if context.rehearse else context.target
     rows = Run(target, context.device, context.deadline, context.tell).tables.layers
     lost = [row for row in rows if row.filters and not row.epilogue and (row.times_nhwc or 1) < 1]
@@ -386,7 +387,7 @@ def worst_losses(context: Context) -> list[LayerRow]:
 
 
 def metrics(text: str) -> dict[str, str]:
-    """Figures of the longest kernel in ncu's CSV, by name.
+    """Return the metrics of the longest kernel in ncu's CSV, by name.
 
     >>> metrics('"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"\\n'
     ...         '"0","k","Duration","us","12.5"\\n"0","k","DRAM Throughput","%","71"\\n')
@@ -408,14 +409,14 @@ def metrics(text: str) -> dict[str, str]:
 
 
 def here(rehearse: bool) -> tuple[torch.device, Target]:
-    """The GPU of this machine; for a rehearsal the CPU.
+    """Return this machine's GPU, or the CPU for a rehearsal.
 
     Raises:
-        CannotError: where there is no GPU and it is no rehearsal.
+        CannotError: if there is no GPU and this is not a rehearsal.
     """
     if rehearse:
         return torch.device("cpu"), REHEARSAL
     found = machine()
     if found is None:
-        raise CannotError("there is no GPU here; --rehearse takes the same way on a CPU")
+        raise CannotError("there is no GPU here; --rehearse runs the same steps on a CPU")
     return torch.device("cuda", torch.cuda.current_device()), found[0]

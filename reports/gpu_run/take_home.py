@@ -1,4 +1,4 @@
-"""What leaves the GPU: winners to ship, traces to replay, fitted constants, the report, a table."""
+"""Results to take home from a GPU: winners, traces, fitted constants, the report, a summary."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tconv.problem import Problem
 from tconv.target import TARGETS, Target
 from tconv.winners import TableError
 
-LEAST_TRACE = 100  # candidates: fewer are a tune's, not a trace
+LEAST_TRACE = 100  # candidates; a problem with fewer was tuned, not traced
 
 
 def take_home(context: Context) -> list[str]:
-    """Write all of it into the run's folder; a line for each thing, and for what is lacking."""
+    """Write all results into the run's folder; return a line for each, present or missing."""
     name = context.target.name
     with Store() as store:
         trials = list(store.trials(name, "measured"))
@@ -50,7 +50,7 @@ def take_home(context: Context) -> list[str]:
 
 
 def _predicted(context: Context, tables: Tables) -> str:
-    """The page that holds the predictions against what was measured after them."""
+    """Write the page that compares the predictions with later measurements."""
     name = "nvidia-h200" if context.rehearse else context.target.name
     path = file_of(context.out, name)
     if not path.exists():
@@ -63,7 +63,7 @@ def _predicted(context: Context, tables: Tables) -> str:
 
 
 def _traced(trials: list[Trial]) -> list[Trial]:
-    """Those of the problems that were tried in full."""
+    """Return the trials of the problems that were tried in full."""
     wanted = {
         Problem(layer.geometry, direction)
         for network, name, direction in TRACED
@@ -78,7 +78,7 @@ def _traced(trials: list[Trial]) -> list[Trial]:
 
 
 def _calibrated(trials: list[Trial], target: Target) -> str:
-    """The cost model's constants, fitted to what was measured."""
+    """Fit the cost model's constants to the measurements."""
     try:
         found = calibrate(trials, target)
     except CalibrationError as error:
@@ -93,10 +93,10 @@ def _calibrated(trials: list[Trial], target: Target) -> str:
 
 
 def tables_of(context: Context, trials: list[Trial]) -> Tables | None:
-    """The report's content: what was tuned, and what was measured beside cuDNN."""
+    """Return the report's content: tuning results and measurements beside cuDNN."""
     folder = context.out / "bench" / context.target.name
     benched = read_tables(folder) if (folder / HEAD).exists() else None
-    # A rehearsal's candidates were compiled for a GPU that is not there.
+    # A rehearsal compiles its candidates for an absent GPU.
     target = TARGETS["sm_90"] if context.rehearse else context.target
     own = [trial for trial in trials if trial.target == context.target.name]
     tuned = None
@@ -107,7 +107,7 @@ def tables_of(context: Context, trials: list[Trial]) -> Tables | None:
 
 
 def summary(state: State, tables: Tables | None, console: Console) -> None:
-    """A short table: how each step stands, and the goals that have figures."""
+    """Return a short table of each step's state and of the goals with figures."""
     table = Table("step", "done", "failed", "unfinished", "cannot be done here", "seconds")
     for step, parts in state.parts.items():
         counts = [sum(part.outcome == outcome for part in parts.values())

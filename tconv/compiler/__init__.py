@@ -1,4 +1,4 @@
-"""The compiler backend: ``torch.compile(model, backend="tconv")`` puts any model on our kernels."""
+"""The compiler backend: ``torch.compile(model, backend="tconv")`` runs a model on our kernels."""
 
 from tconv.compiler.backend import tconv_backend
 from tconv.compiler.export import export

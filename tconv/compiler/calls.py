@@ -1,7 +1,7 @@
-"""Reads the calls of a captured graph: one name and one signature for an operation's spellings.
+"""Read the calls of a captured graph: every spelling of an operation gets one name and signature.
 
 A ReLU may be written as a module, ``F.relu(x)``, ``torch.relu_(x)``, ``x.relu()`` or, in an
-exported graph, ``aten.relu.default``. ``read`` gives all of them as the same ``Call``.
+exported graph, ``aten.relu.default``. ``read`` returns the same ``Call`` for all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, fx
 
 @dataclass(frozen=True)
 class Call:
-    """One operation of a graph: its name and its arguments by name."""
+    """One operation of a graph: its name, and its arguments by name."""
 
     name: str
     arguments: dict[str, Any]
@@ -30,66 +30,66 @@ class Call:
 
 
 # ---- signatures -----------------------------------------------------------------------------
-# torch's own parameter names and defaults; ``inplace`` is positional where torch has it so.
+# torch's own parameter names and defaults; ``inplace`` is positional where it is in torch.
 
 
 def _conv(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):  # type: ignore[no-untyped-def]
-    """``torch.conv1d``, ``conv2d``, ``conv3d``."""
+    """Signature of ``torch.conv1d``, ``conv2d`` and ``conv3d``."""
 
 
 def _conv_transpose(  # type: ignore[no-untyped-def]
     input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
 ):
-    """``torch.conv_transpose1d``, ``conv_transpose2d``, ``conv_transpose3d``."""
+    """Signature of ``torch.conv_transpose1d``, ``conv_transpose2d`` and ``conv_transpose3d``."""
 
 
 def _own_conv(x, w, bias, window, precision):  # type: ignore[no-untyped-def]
-    """``torch.ops.tconv.conv2d``."""
+    """Signature of ``torch.ops.tconv.conv2d``."""
 
 
 def _batch_norm(  # type: ignore[no-untyped-def]
     input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
 ):
-    """``torch.nn.functional.batch_norm``."""
+    """Signature of ``torch.nn.functional.batch_norm``."""
 
 
 def _builtin_batch_norm(  # type: ignore[no-untyped-def]
     input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled=True
 ):
-    """``torch.batch_norm`` and ``aten.batch_norm``."""
+    """Signature of ``torch.batch_norm`` and ``aten.batch_norm``."""
 
 
 def _max_pool(  # type: ignore[no-untyped-def]
     input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
 ):
-    """``torch.nn.functional.max_pool2d``."""
+    """Signature of ``torch.nn.functional.max_pool2d``."""
 
 
 def _avg_pool(  # type: ignore[no-untyped-def]
     input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True,
     divisor_override=None,
 ):  # fmt: skip
-    """``torch.nn.functional.avg_pool2d``."""
+    """Signature of ``torch.nn.functional.avg_pool2d``."""
 
 
 def _add(input, other, *, alpha=1):  # type: ignore[no-untyped-def]
-    """``torch.add``, ``x + y``, ``x += y``."""
+    """Signature of ``torch.add``, ``x + y`` and ``x += y``."""
 
 
 def _unary(input, inplace=False):  # type: ignore[no-untyped-def]
-    """An activation without a parameter."""
+    """Signature of an activation without a parameter."""
 
 
 def _leaky_relu(input, negative_slope=0.01, inplace=False):  # type: ignore[no-untyped-def]
-    """``torch.nn.functional.leaky_relu``."""
+    """Signature of ``torch.nn.functional.leaky_relu``."""
 
 
 def _gelu(input, *, approximate="none"):  # type: ignore[no-untyped-def]
-    """``torch.nn.functional.gelu``."""
+    """Signature of ``torch.nn.functional.gelu``."""
 
 
 def _hardtanh(input, min_val=-1.0, max_val=1.0, inplace=False):  # type: ignore[no-untyped-def]
-    """``torch.nn.functional.hardtanh``: ReLU6 where the limits are 0 and 6."""
+    """Signature of ``torch.nn.functional.hardtanh``, which is ReLU6 for the limits 0 and 6."""
 
 
 _aten = torch.ops.aten
@@ -97,7 +97,7 @@ _UNARY = ("relu", "relu6", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh"
 
 
 def _spellings() -> dict[Any, tuple[str, Callable[..., Any], bool]]:
-    """For each callable or method name: the operation, its signature, whether it is in place."""
+    """Map each callable or method name to operation, signature, and whether it is in place."""
     found: dict[Any, tuple[str, Callable[..., Any], bool]] = {}
 
     def name(
@@ -144,12 +144,12 @@ def _spellings() -> dict[Any, tuple[str, Callable[..., Any], bool]]:
 
 @lru_cache(maxsize=1)
 def spellings() -> dict[Any, tuple[str, Callable[..., Any], bool]]:
-    """The table of ``_spellings``; our own operators are in it once they are registered."""
+    """Return the cached table; our own operators must be registered before."""
     return {**_spellings(), torch.ops.tconv.conv2d.default: ("own_conv2d", _own_conv, False)}
 
 
 def read(node: fx.Node) -> Call | None:
-    """The operation of a graph's node, or None for one that the table does not hold."""
+    """Return the operation of a graph's node, or None if the table does not have it."""
     if node.op not in ("call_function", "call_method"):
         return None
     found = spellings().get(node.target)
@@ -176,7 +176,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def _relu6(call: Call) -> Call:
-    """``hardtanh`` between 0 and 6 is ReLU6. ``clamp`` is not: its gradient at 0 and 6 is 1."""
+    """Read ``hardtanh`` to [0, 6] as ReLU6, unlike ``clamp``, whose gradient at 0 and 6 is 1."""
     if call.name == "hardtanh" and (call["min_val"], call["max_val"]) == (0, 6):
         return Call("relu6", call.arguments)
     return call
@@ -186,7 +186,7 @@ def _relu6(call: Call) -> Call:
 
 
 def mutates(node: fx.Node) -> bool:
-    """Whether a node may write to a tensor, or change a state that later nodes run under."""
+    """Return whether a node may write to a tensor or change a state of later nodes."""
     if node.op in ("placeholder", "get_attr", "output"):
         return False
     if node.op == "call_module":
@@ -206,7 +206,7 @@ def mutates(node: fx.Node) -> bool:
         return True
     name = getattr(node.target, "__name__", "")
     if name.startswith("_") and not name.startswith("__"):
-        return True  # _set_grad_enabled, _enter_autocast and their like
+        return True  # _set_grad_enabled, _enter_autocast and similar functions
     return name.endswith("_") and not name.endswith("__")
 
 

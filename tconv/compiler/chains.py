@@ -1,11 +1,11 @@
-"""Finds the chains of a graph that one kernel computes: a convolution and what follows it.
+"""Find chains in a graph that one kernel computes: a convolution and the operations after it.
 
     convolution, batch norm (evaluation), residual add, activation, 2x2 max-pool
 
-in the order in which they occur; the residual may come before or after the activation. A link
-joins the chain where the value before it has no other reader and keeps its dtype and, but for a
-pool, its shape, and where nothing between the convolution and the link writes to memory: the fused
-call reads its operands at the place of the last link.
+in the order of occurrence; the residual may come before or after the activation. A link joins the
+chain if the value before it has no other reader, if it keeps the dtype and (except for a pool) the
+shape, and if nothing between the convolution and the link writes to memory. The last condition is
+needed because the fused call reads its operands at the place of the last link.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from tconv.problem import ACTIVATIONS, FROM_RESULT
 
 @dataclass
 class Chain:
-    """A convolution of a graph and the links that its kernel computes too."""
+    """A convolution of a graph and the links that its kernel also computes."""
 
     conv: fx.Node
     call: Call
     nodes: list[fx.Node] = field(default_factory=list)  # the convolution first
     batch_norm: Call | None = None
     residual: fx.Node | None = None
-    residual_last: bool = False  # whether it is added behind the activation
+    residual_last: bool = False  # whether it is added after the activation
     activation: Call | None = None
     pool: Call | None = None
-    stopped: str | None = None  # why the next link, which could be fused by its kind, is not
+    stopped: str | None = None  # why the next link, which is of a fusible kind, is not fused
 
     @property
     def last(self) -> fx.Node:
@@ -40,7 +40,7 @@ class Chain:
 
     @property
     def links(self) -> list[str]:
-        """The names of what follows the convolution, in order."""
+        """The names of the operations after the convolution, in order."""
         names = []
         for node in self.nodes[1:]:
             call = read(node)
@@ -50,7 +50,7 @@ class Chain:
 
 
 def value_of(node: Any) -> Any:
-    """The fake tensor that stands for a node's value: its shape, dtype and device."""
+    """Return the fake tensor of a node's value, which has its shape, dtype and device."""
     if not isinstance(node, fx.Node):
         return None
     meta = node.meta
@@ -58,11 +58,11 @@ def value_of(node: Any) -> Any:
 
 
 def grow(conv: fx.Node, call: Call, order: dict[fx.Node, int], writes: list[int]) -> Chain:
-    """The longest chain that begins at ``conv``.
+    """Return the longest chain that begins at ``conv``.
 
     Args:
-        conv: a two-dimensional convolution that we serve.
-        call: the same, read.
+        conv: a two-dimensional convolution that our kernels compute.
+        call: its operation, as returned by ``read``.
         order: each node's place in the graph.
         writes: the places of the nodes that write to memory, in ascending order.
     """
@@ -94,7 +94,7 @@ def _only_reader(chain: Chain) -> fx.Node | None:
 
 
 def _could_join(chain: Chain, link: Call) -> bool:
-    """Whether the order of links allows one of this kind next."""
+    """Return whether the order of links allows this kind next."""
     if link.name == "batch_norm":
         return chain.batch_norm is None and chain.residual is None and chain.activation is None
     if link.name == "add":
@@ -107,7 +107,7 @@ def _could_join(chain: Chain, link: Call) -> bool:
 def _refused(
     chain: Chain, node: fx.Node, link: Call, order: dict[fx.Node, int], writes: list[int]
 ) -> str | None:
-    """Why ``node`` cannot be the chain's next link; None where it can."""
+    """Return why ``node`` cannot be the chain's next link, or None if it can."""
     own = {order[each] for each in chain.nodes}
     first, here = order[chain.conv], order[node]
     if any(first < place < here and place not in own for place in writes):
@@ -188,7 +188,7 @@ def _join(chain: Chain, node: fx.Node, link: Call) -> None:
 
 
 def _drop_overwritten(chain: Chain) -> None:
-    """Cut the chain before an activation whose result, read by its gradient, is overwritten."""
+    """Cut the chain before an activation whose result is overwritten before backward reads it."""
     if chain.activation is None or chain.activation.name not in FROM_RESULT:
         return
     if not any(mutates(user) for user in chain.last.users):
@@ -206,19 +206,19 @@ def _drop_overwritten(chain: Chain) -> None:
 
 
 def places_of_writes(graph: fx.Graph) -> tuple[dict[fx.Node, int], list[int]]:
-    """Each node's place in the graph, and the places of the nodes that write to memory."""
+    """Return each node's place in the graph, and the places of the nodes that write to memory."""
     order = {node: place for place, node in enumerate(graph.nodes)}
     return order, [place for node, place in order.items() if mutates(node)]
 
 
 def unserved(call: Call, node: fx.Node) -> str | None:
-    """Why a convolution or pool of a graph stays torch's; None where we serve it."""
+    """Return why torch must compute a convolution or pool, or None if our kernels can."""
     for operand in ("input", "weight"):
         value = value_of(call.arguments.get(operand))
         if value is None:
             continue
         if not isinstance(value, Tensor):
-            return f"its {operand} is no tensor"
+            return f"its {operand} is not a tensor"
         if value.layout != torch.strided:
             return f"its {operand} is {value.layout}"
         if value.is_quantized or value.dtype not in SERVED_DTYPES:

@@ -1,4 +1,4 @@
-"""``torch.export`` with our kernels in the exported graph."""
+"""``torch.export`` with our operators in the exported graph."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tconv.compiler.backend import fuse
 def export(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, **options: Any
 ) -> torch.export.ExportedProgram:
-    """Export a model whose convolutions and pools, with what follows them, are our operators.
+    """Export a model with its convolutions, pools and fused chains as our operators.
 
-    The program is that of ``torch.export.export``, with each chain that one kernel computes in
-    place of its operations. It can be saved and loaded by ``torch.export.save`` and ``load``
-    where tconv is imported. What cannot be exported is what torch cannot: a model whose graph
-    breaks. The kernels need Python to be launched, so that AOTInductor cannot package them.
+    The program is that of ``torch.export.export``, with each chain that one kernel computes
+    replaced by one operator. ``torch.export.save`` and ``load`` work where tconv is imported. A
+    model whose graph breaks cannot be exported, as in torch. The kernels need Python for their
+    launch, so AOTInductor cannot package them.
 
     Args:
-        model: in evaluation mode, for batch norms to be fused.
-        args: the model's example arguments.
-        kwargs: by name, likewise.
-        options: those of ``torch.export.export``, for instance ``dynamic_shapes``.
+        model: the model, in evaluation mode if batch norms are to be fused.
+        args: example arguments of the model.
+        kwargs: example keyword arguments.
+        options: options of ``torch.export.export``, for instance ``dynamic_shapes``.
 
     Returns:
         The exported program.

@@ -1,4 +1,4 @@
-"""What became of a compiled model: each graph's operations, served, fused or left, a line each."""
+"""The report on a compiled model: one line per convolution or pool, served, fused or left."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Entry:
 
     name: str  # of its module in the model, or of its node
     operation: str
-    fused: tuple[str, ...] = ()  # what its kernel computes besides, in order
-    left: str | None = None  # why it stays torch's; None where our kernels serve it
-    note: str | None = None  # why the operation that follows is not fused
+    fused: tuple[str, ...] = ()  # operations that its kernel also computes, in order
+    left: str | None = None  # why torch computes it; None if our kernels do
+    note: str | None = None  # why the next operation is not fused
 
     def __str__(self) -> str:
         if self.left is not None:
@@ -29,7 +29,7 @@ class Entry:
 
 @dataclass
 class CapturedGraph:
-    """One graph that Dynamo captured, and what was done to it."""
+    """One graph that Dynamo captured, and its result."""
 
     name: str  # Dynamo's: frame / recapture
     entries: list[Entry]
@@ -59,7 +59,7 @@ class CapturedGraph:
 
 @dataclass(frozen=True)
 class Report:
-    """The graphs of a model, in the order of their capture."""
+    """The graphs of a model, in order of capture."""
 
     graphs: tuple[CapturedGraph, ...]
 
@@ -68,16 +68,18 @@ class Report:
             return "nothing was compiled yet: call the compiled model first"
         if not any(graph.entries for graph in self.graphs):
             breaks = [str(graph) for graph in self.graphs if graph.graph_break is not None]
-            return "\n".join(["nothing was served: no convolution and no pool was met", *breaks])
+            return "\n".join(
+                ["nothing was served: the model has no convolution and no pool", *breaks]
+            )
         return "\n".join(map(str, self.graphs))
 
 
 _captured: list[CapturedGraph] = []
-_MOST_KEPT = 1000  # graphs; the oldest go first
+_MOST_KEPT = 1000  # graphs; the oldest are dropped first
 
 
 def keep(captured: CapturedGraph, graph: fx.GraphModule, inputs: list[object]) -> None:
-    """Remember a graph under the parameters and buffers that it reads."""
+    """Store a graph under the parameters and buffers that it reads."""
     attributes = [*graph.parameters(), *graph.buffers()]
     held = [value for value in inputs if isinstance(value, Tensor)]
     captured.tensors = [weakref.ref(tensor) for tensor in (*attributes, *held)]
@@ -86,15 +88,16 @@ def keep(captured: CapturedGraph, graph: fx.GraphModule, inputs: list[object]) -
 
 
 def report(model: nn.Module | None = None) -> Report:
-    """What ``torch.compile(..., backend="tconv")`` did to ``model``, to be printed.
+    """Return a printable report of what ``torch.compile(..., backend="tconv")`` did to ``model``.
 
-    Each convolution and pool has a line: what its kernel computes besides, or why it was left.
-    Graph breaks are named. A graph belongs to a model where it reads one of its parameters or
-    buffers; a model is recaptured when what Dynamo guards changes, and each capture is listed.
+    Each convolution and pool has a line with the operations its kernel also computes, or why it was
+    left to torch. Graph breaks are listed. A graph belongs to a model if it reads one of its
+    parameters or buffers. A model is captured again when a condition guarded by Dynamo changes, and
+    each capture is listed.
 
     Args:
-        model: the compiled model, or the one that was given to ``torch.compile``; None reports
-            all graphs that were captured.
+        model: the compiled model, or the original passed to ``torch.compile``; None reports all
+            captured graphs.
 
     >>> print(report(nn.Linear(2, 2)))
     nothing was compiled yet: call the compiled model first
@@ -111,7 +114,7 @@ def report(model: nn.Module | None = None) -> Report:
 
 
 def name_of(node: fx.Node) -> str:
-    """The module that made a node, by its name in the model; else the node's own name."""
+    """Return the name of the module that made a node, or else the node's own name."""
     stack = node.meta.get("nn_module_stack")
     if stack and (inner := _innermost(list(stack.values())[-1])) is not None:
         return inner
@@ -119,7 +122,7 @@ def name_of(node: fx.Node) -> str:
 
 
 def _innermost(entry: object) -> str | None:
-    """``features.0`` from Dynamo's ``L['self']._modules['features'][0]``, for instance."""
+    """Extract, for example, ``features.0`` from Dynamo's ``L['self']._modules['features'][0]``."""
     path = str(entry[0]) if isinstance(entry, tuple) else str(entry)
     path = re.sub(r"^[LG]\['\w+'\]", "", path).replace("._modules", "").replace("_modules", "")
     path = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", path).replace("__self__.", "")
@@ -127,6 +130,6 @@ def _innermost(entry: object) -> str | None:
 
 
 def graph_name() -> str:
-    """Dynamo's name of the graph that is being compiled; ``?`` outside of a capture."""
+    """Return Dynamo's name of the graph being compiled, or ``?`` outside of a capture."""
     current = torch._guards.CompileContext.current_compile_id()
     return "?" if current is None else str(current)

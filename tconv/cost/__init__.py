@@ -1,1 +1,1 @@
-"""What a choice of kernel and tile costs, from arithmetic alone: space, estimates, model."""
+"""The cost of a kernel and tile by arithmetic alone: search space, estimates, model."""

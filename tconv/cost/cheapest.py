@@ -76,21 +76,25 @@ def _cheapest_of(
 def burden_allows(tiles: Tiles, thumb: Tile, case: Case) -> Count:
     """Whether a thread holds no more than is known not to spill.
 
+    That is its sums, the operands of a step and the loads that bring them, each with an address.
     The rule of thumb's tiles are known not to spill (``tests/tconv/kernels/compile_all.py``), nor
     do tiles of twice its sums where the matrix unit reads both operands from shared memory, in 16
     bits.
     """
     problem, target, family = case.problem, case.target, case.family
 
-    def held(tile: Tile | Tiles) -> tuple[Count, Count]:
+    def held(tile: Tile | Tiles) -> tuple[Count, Count, Count]:
         threads = tile.warps * target.warp_size
         operands = (tile.block_m + tile.block_n) * tile.block_k / threads
-        return accumulator_registers(problem, tile, target, family.sums(problem, tile)), operands
+        loads = np.add(*family.demand(problem, tile, target).loads)
+        sums = accumulator_registers(problem, tile, target, family.sums(problem, tile))
+        return sums, operands, loads
 
-    sums, operands = held(thumb)
+    sums, operands, loads = held(thumb)
     if problem.itemsize == 2:
         wgmma = uses_wgmma(tiles, problem, target)
         sums = np.where(wgmma, np.maximum(sums, WGMMA_SUMS), sums)
         operands = np.where(wgmma, 1.5 * operands, operands)
+        loads = np.where(wgmma, 1.5 * loads, loads)
     kept = held(tiles)
-    return (kept[0] <= sums) & (kept[1] <= operands)
+    return (kept[0] <= sums) & (kept[1] <= operands) & (kept[2] <= loads)

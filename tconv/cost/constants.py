@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import reprlib
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +35,11 @@ from tconv.winners import (
 FORMAT = 1
 Untuned = Literal["model", "neighbour"]
 UNTUNED: tuple[Untuned, ...] = ("model", "neighbour")
+RETIRED = frozenset({"overlap_loss"})  # constants that only the cost model of tconv 0.1.0 has
+
+
+class EarlierModelError(TableError):
+    """A file's constants belong to an earlier cost model, for which they were fitted."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,7 @@ def read_calibrated(path: Path) -> Calibrated | None:
 
     Raises:
         TableError: for a file that is damaged, of a newer format, or cannot be read.
+        EarlierModelError: for constants of an earlier cost model, which mean nothing to this one.
     """
     content = read_json(path)
     if content is None:
@@ -172,6 +179,11 @@ def read_calibrated(path: Path) -> Calibrated | None:
     given, untuned = content.get("constants"), content.get("untuned", "model")
     if not isinstance(given, dict):
         raise TableError(f"{path} is damaged: constants are {reprlib.repr(given)}")
+    if RETIRED & given.keys():
+        raise EarlierModelError(
+            f"{path} holds constants of tconv 0.1.0's cost model; fit today's to the same trials: "
+            "python -m autotune calibrate"
+        )
     for name, value in given.items():
         if name not in names:
             raise TableError(f"{path}: there is no constant {reprlib.repr(name)}")
@@ -213,6 +225,9 @@ def write_calibrated(path: Path, target_name: str, known: Calibrated) -> None:
     check_trusted(path)
     make_folder(path.parent)
     with locked(path):
-        read_calibrated(path)  # a newer tconv's, or what somebody wrote by hand, is not thrown away
+        with suppress(EarlierModelError):
+            read_calibrated(
+                path
+            )  # a newer tconv's, or what somebody wrote by hand, is not thrown away
         replace_all({path: json.dumps(content, indent=1) + "\n"})
     calibrated.cache_clear()

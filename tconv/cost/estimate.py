@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tconv.cost.space import REGISTERS_PER_THREAD, buffers_of, resident_by_shared, shared_bytes
+from tconv.cost.space import buffers_of, resident_by_shared, shared_bytes
 from tconv.families import FAMILIES, Family
-from tconv.families.demand import Demand
+from tconv.families.demand import REGISTERS_PER_THREAD, Demand
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice, Count, Tiles

@@ -1,4 +1,4 @@
-"""The winner of the most similar tuned layer, for one that was never tuned."""
+"""Choose for an untuned layer the winner of the most similar tuned layer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tconv.target import Target
 from tconv.tile import Choice
 from tconv.winners import Winner
 
-FURTHEST = 6 * math.log(2)  # six doublings, over all extents together
+FURTHEST = 6 * math.log(2)  # six doublings, summed over all extents
 
 
 def distance(one: Problem, other: Problem) -> float:
-    """How unlike two problems are: the sum of |ln| of their extents' ratios; infinite of kinds.
+    """Return the distance of two problems: the sum of |ln| of their extents' ratios.
 
-    Extents are pixels of the output, channels and filters of a group, and groups. Pass, dtype,
-    filter, stride and dilation are kinds.
+    The extents are output pixels, channels and filters of a group, and groups. Problems that differ
+    in pass, dtype, filter, stride or dilation have infinite distance.
     """
 
     def kind(problem: Problem) -> tuple[object, ...]:
@@ -39,7 +39,7 @@ def distance(one: Problem, other: Problem) -> float:
 
 
 def by_distance(problem: Problem, tuned: Iterable[Problem]) -> list[Problem]:
-    """Those of ``tuned`` that are near enough to go by, the nearest first."""
+    """Return the tuned problems that are similar enough, nearest first."""
     near = ((distance(problem, other), other.key, other) for other in tuned if other != problem)
     return [other for apart, _, other in sorted(near, key=lambda e: e[:2]) if apart <= FURTHEST]
 
@@ -47,12 +47,12 @@ def by_distance(problem: Problem, tuned: Iterable[Problem]) -> list[Problem]:
 def neighbours_choice(
     problem: Problem, winners: Mapping[str, Winner], target: Target
 ) -> Choice | None:
-    """The nearest tuned problem's winner that is legal here; None where none is near."""
+    """Return the nearest tuned problem's winner that is legal here, or None."""
     tuned = {}
     for key, winner in winners.items():
         try:
             tuned[Problem.from_key(key)] = winner
-        except ValueError:  # of another version's making
+        except ValueError:  # written by another version
             continue
     for other in by_distance(problem, tuned):
         choice = Choice(tuned[other].family, tuned[other].tile)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tconv.families import FAMILIES, Axes, Family, MatmulShape, matmul_shape, serves, serving
-from tconv.families.demand import LEAST_DOT, accumulator_registers
+from tconv.families.demand import LEAST_DOT, REGISTERS_PER_THREAD, accumulator_registers
 from tconv.geometry import ConvGeometry, power_of_two
 from tconv.problem import Problem
 from tconv.target import Target
@@ -22,9 +22,6 @@ from tconv.tile import FIELDS, Choice, Count, Tile, Tiles
 
 MOST_THREADS = 1024  # a program, on NVIDIA and AMD alike
 MMA_OUTPUTS = 16 * 8  # of the smallest matrix instruction that a warp issues (m16n8)
-# A thread's architectural registers: 255 on NVIDIA (CUDA C++ Programming Guide, "Compute
-# Capabilities"); 512 vector and accumulation registers on CDNA3.
-REGISTERS_PER_THREAD = {"cuda": 255, "hip": 512}
 LEAST_BESIDE_SUMS = 24  # registers of a thread: any kernel's addresses and counters
 RESERVED_SHARED = {"cuda": 1024, "hip": 0}  # bytes a program, for the system
 SHARED_GRAIN = 128  # bytes

@@ -17,7 +17,11 @@ Array = NDArray[Any]
 U1, U2, U4, U8 = np.uint8, np.uint16, np.uint32, np.uint64
 I1, I2, I4, I8 = np.int8, np.int16, np.int32, np.int64
 F2, F4, F8 = np.float16, np.float32, np.float64
-CANONICAL_NAN: dict[str, Any] = {"f2": U2(0x7FFF), "f4": U4(0x7FFFFFFF), "f8": U8(0x7FFFFFFFFFFFFFFF)}
+CANONICAL_NAN: dict[str, Any] = {
+    "f2": U2(0x7FFF),
+    "f4": U4(0x7FFFFFFF),
+    "f8": U8(0x7FFFFFFFFFFFFFFF),
+}
 
 
 # -- integers

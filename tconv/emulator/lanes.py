@@ -12,6 +12,7 @@ from tconv.emulator.barriers import Barriers
 from tconv.emulator.copies import Copies
 from tconv.emulator.counters import Counters
 from tconv.emulator.faults import Fault
+from tconv.emulator.made_maps import MadeMaps
 from tconv.emulator.matrix import MatrixUnits
 from tconv.emulator.ptx import Instruction
 from tconv.emulator.requests import sectors_of
@@ -41,7 +42,8 @@ class Lanes(State):
         self.warps = Warps(self)
         self.barriers = Barriers(self, self.warps)
         self.copies = Copies(self)
-        self.tensor_copies = TensorCopies(self, self.barriers)
+        self.made_maps = MadeMaps(self)
+        self.tensor_copies = TensorCopies(self, self.barriers, self.made_maps)
         self.matrix = MatrixUnits(self, self.warps)
         self.wgmma = WarpGroups(self)
         self.atomics = Atomics(self)

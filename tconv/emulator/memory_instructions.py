@@ -7,6 +7,7 @@ from typing import Any
 
 from tconv.emulator.emitter import Emit, Emitter
 from tconv.emulator.instructions import FORMS, handling, refuse, type_of
+from tconv.emulator.made_maps import place_of
 from tconv.emulator.ptx import (
     WIDTHS,
     Address,
@@ -18,6 +19,7 @@ from tconv.emulator.ptx import (
     Vector,
 )
 
+WIDE_FIELDS = ("global_address", "global_stride")  # of a tensor map: 64 bits
 MORE: dict[str, Emit] = {}
 handles = handling(MORE)
 
@@ -133,8 +135,15 @@ def _nothing(emitter: Emitter, instruction: Instruction) -> None:
 
 @handles("fence")
 def _fence(emitter: Emitter, instruction: Instruction) -> None:
-    if "proxy" in instruction.parts and instruction.parts[2].split("::")[0] == "async":
+    parts = instruction.parts
+    if "proxy" not in parts:
+        return
+    proxy = parts[2].split("::")[0]
+    if proxy == "async":
         emitter.line(f"M.fence_proxy({here(emitter, instruction)})")
+    elif proxy == "tensormap" and "acquire" in parts:
+        at = address(emitter, instruction.operands[0], "global")
+        emitter.line(f"M.made_maps.acquire({here(emitter, instruction)}, {at})")
 
 
 # -- warps
@@ -278,6 +287,32 @@ def _bulk(emitter: Emitter, instruction: Instruction) -> None:
         emitter.line(
             f"M.tensor_copies.store({index}, {mask}, {at}, {description}, ({coordinates},))"
         )
+
+
+@handles("tensormap")
+def _tensormap(emitter: Emitter, instruction: Instruction) -> None:
+    parts, operands = instruction.parts, instruction.operands
+    where = here(emitter, instruction)
+    if parts[1] == "cp_fenceproxy":
+        to, source = (
+            address(emitter, operands[0], "global"),
+            address(emitter, operands[1], "shared"),
+        )
+        emitter.line(f"M.made_maps.publish({where}, {to}, {source})")
+        return
+    if parts[1] != "replace" or parts[2] != "tile":
+        raise refuse(instruction)
+    space, ordinal = space_of(instruction), operands[1].bits if len(operands) > 2 else 0
+    try:
+        place = place_of(parts[3], ordinal)
+    except KeyError:
+        raise refuse(instruction) from None
+    at = address(emitter, operands[0], space)
+    value = emitter.use(operands[-1], "u8" if parts[3] in WIDE_FIELDS else "u4")
+    offset = emitter.scalar(place, "u8" if space == "global" else "u4")
+    emitter.line(f"M.store_{space}({where}, {at} + {offset}, ({value},))")
+    if space == "global":
+        emitter.line(f"M.made_maps.note_written({where}, {at})")
 
 
 @handles("mbarrier")

@@ -174,6 +174,8 @@ def granule_of(program: Program) -> int:
             count = len(getattr(vector, "items", (0,))) if parts[0] in ("ld", "st") else 1
             width = max(WIDTHS[part] for part in parts if part in WIDTHS)
             least = min(least, width * count)
+        elif parts[0] == "tensormap":
+            least = min(least, 4)
         elif parts[:2] == ("cp", "async") and parts[2] in ("ca", "cg"):
             least = min(least, instruction.operands[2].bits)
     return least

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tconv.emulator.barriers import Barriers
 from tconv.emulator.faults import Fault
+from tconv.emulator.made_maps import MadeMaps
 from tconv.emulator.state import State
 from tconv.emulator.tensor_map import TensorMap, swizzled
 
@@ -44,8 +45,8 @@ class Store:
 class TensorCopies:
     """Box copies under way: loads by the mbarrier that counts them, stores by their thread."""
 
-    def __init__(self, machine: State, barriers: Barriers) -> None:
-        self.machine, self.barriers = machine, barriers
+    def __init__(self, machine: State, barriers: Barriers, made_maps: MadeMaps) -> None:
+        self.machine, self.barriers, self.made_maps = machine, barriers, made_maps
         barriers.landing = self
         self.queue: dict[tuple[int, int], list[Box]] = {}
         self.stores: dict[int, list[Store]] = {}
@@ -96,9 +97,7 @@ class TensorCopies:
             place = pick(description, lane)
             map_ = self.machine.launch.maps.get(place)
             if map_ is None:
-                raise self._fault(
-                    "tensor map", "there is no tensor map at this address", lane, place
-                )
+                map_ = self.made_maps.find(place, self.machine.thread_name(lane))
             if len(coordinates) != len(map_.shape):
                 raise self._fault(
                     "tensor map",

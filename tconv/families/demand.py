@@ -11,6 +11,9 @@ from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Count, Tile, Tiles
 
+# A thread's architectural registers: 255 on NVIDIA (CUDA C++ Programming Guide, "Compute
+# Capabilities"); 512 vector and accumulation registers on CDNA3.
+REGISTERS_PER_THREAD = {"cuda": 255, "hip": 512}
 LEAST_DOT = 16  # the narrowest operand that tl.dot takes, on each axis
 WGMMA_ROWS = 64  # of one warp group's matrix instruction; it reads both operands from shared memory
 # Fitted to 126 compiled kernels (sm_90, layers of LeNet-5 and VGG-16, random tiles). A load

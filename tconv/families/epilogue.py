@@ -1,11 +1,15 @@
-"""Operands and compile-time values of a forward launch's epilogue."""
+"""Operands, compile-time values and registers of a forward launch's epilogue."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from tconv.families.demand import LEAST_DOT, REGISTERS_PER_THREAD, accumulator_registers
 from tconv.launch import Pointer
-from tconv.problem import Epilogue
+from tconv.problem import Epilogue, Problem
+from tconv.target import Target
+from tconv.tile import Tile
 
 NORM = ("norm_weight", "norm_bias", "norm_mean", "norm_var")
 TENSORS = ("bias", *NORM, "residual", "kept", "offsets")
@@ -33,3 +37,41 @@ def epilogue_constants(epilogue: Epilogue) -> dict[str, Any]:
         "RESIDUAL_AFTER": epilogue.residual_after,
         "POOL": epilogue.pool,
     } | dict.fromkeys(name for name in TENSORS if name not in given)
+
+
+def lightened(
+    tile: Tile, epilogue: Epilogue, problem: Problem, target: Target, boxes: bool = False
+) -> Tile:
+    """``tile``, or a smaller one whose threads hold all that the epilogue needs at once.
+
+    A thread holds its sums and, for each of them, an element of the residual, of the argument to
+    be kept, of the offsets. The polynomial of the exact GELU keeps intermediate values as well. A
+    tile of sums alone may fill half of the registers; with these it would spill. On sm_100 sums
+    come from tensor memory a row at a time: unless ``boxes`` are stored, each then has addresses of
+    its own, for what is loaded and for what is stored, of two registers each.
+
+    >>> from tconv.geometry import ConvGeometry
+    >>> from tconv.problem import BatchNorm
+    >>> from tconv.target import TARGETS
+    >>> problem = Problem(ConvGeometry(64, 256, 56, 56, 256, 3, 3), "fprop")
+    >>> tile, norm = Tile(128, 256, 64, warps=8), BatchNorm("float32", 1e-5)
+    >>> lightened(tile, Epilogue(norm=norm, activation="relu"), problem, TARGETS["sm_90"]) == tile
+    True
+    >>> ending = Epilogue(norm=norm, residual=True, activation="relu")
+    >>> lightened(tile, ending, problem, TARGETS["sm_90"]).block_n
+    128
+    """
+    words = 1 + epilogue.residual + epilogue.kept + epilogue.offsets
+    words += epilogue.activation == "gelu"
+    if words == 1 or target.backend not in REGISTERS_PER_THREAD:
+        return tile
+    if target.sm >= 100 and not boxes:
+        words += 4
+    limit = REGISTERS_PER_THREAD[target.backend]
+    while True:
+        sums = accumulator_registers(problem, tile, target, tile.block_m * tile.block_n)
+        larger = "block_m" if tile.block_m > tile.block_n else "block_n"
+        block = getattr(tile, larger)
+        if words * sums <= limit or block <= LEAST_DOT:
+            return tile
+        tile = replace(tile, **{larger: block // 2})

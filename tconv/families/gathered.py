@@ -19,7 +19,7 @@ from tconv.families.common import (
     summed_pixels,
     whole_windows,
 )
-from tconv.families.epilogue import epilogue_constants, epilogue_operands
+from tconv.families.epilogue import epilogue_constants, epilogue_operands, lightened
 from tconv.families.reduce import Shares, workspace
 from tconv.families.relayout import Operands
 from tconv.geometry import cdiv
@@ -87,11 +87,13 @@ def fprop(
     shape, layout = problem.geometry, problem.layout
     if epilogue.pool:
         tile = whole_windows(tile)
-    pixels = summed_pixels(shape, epilogue)
-    tiles = cdiv(pixels, tile.block_m) * cdiv(shape.group_out_channels, tile.block_n)
     taps = shape.filter_h * seen.taps_w
     shares = Shares.of(taps * cdiv(seen.channels, tile.block_k), tile.splits)
     split = shares.splits > 1
+    ending = PLAIN if split else epilogue  # parts are ended when they are added
+    tile = lightened(tile, ending, problem, operands.target)
+    pixels = summed_pixels(shape, epilogue)
+    tiles = cdiv(pixels, tile.block_m) * cdiv(shape.group_out_channels, tile.block_n)
     taken = {"x": Pointer(seen.x, problem.dtype), "w": Pointer(seen.w, problem.dtype)}
     taken["y"] = workspace(problem) if split else Pointer("y", problem.dtype)
     constants = _constants(problem, tile) | seen.constants
@@ -101,7 +103,6 @@ def fprop(
         "SPLIT": split,
         "INDEX": index_type(seen.elements(shape.batch), shape.w_elements, shape.y_elements),
     }
-    ending = PLAIN if split else epilogue  # parts are ended when they are added
     taken |= epilogue_operands(ending, problem.dtype)
     constants |= epilogue_constants(ending)
     others = shape.groups * shares.splits
@@ -208,7 +209,11 @@ def wgrad(
 
 
 def scattered(problem: Problem, target: Target) -> bool:
-    """Whether 64 outputs a thread are too many: an address for each, and a copy from sm_100's
-    tensor memory.
+    """Whether 64 outputs a thread are too many: each is stored at an address of its own.
+
+    On sm_100 they are copied from tensor memory besides; before sm_90 operands of the matrix unit
+    wait in registers, and dgrad has the most to keep next to them.
     """
-    return problem.layout == "nchw" and target.sm >= 100
+    registers = target.sm >= 100 or (target.backend == "cuda" and target.sm < 90
+                                     and problem.direction == "dgrad")  # fmt: skip
+    return problem.layout == "nchw" and registers

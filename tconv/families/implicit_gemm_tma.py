@@ -17,7 +17,7 @@ from tconv.families.common import (
     whole_windows,
 )
 from tconv.families.demand import Demand, accumulator_registers, matrix_instructions
-from tconv.families.epilogue import epilogue_constants, epilogue_operands
+from tconv.families.epilogue import epilogue_constants, epilogue_operands, lightened
 from tconv.families.family import PIXEL_AXES, WGRAD_AXES, Axes, Family
 from tconv.families.matmul import MatmulShape, Packed
 from tconv.families.reduce import LEAST_SPLIT_STEPS, Shares, splits_to_fill, workspace
@@ -239,26 +239,29 @@ def _product(
     operands = Operands(target, dtype)
     if epilogue.pool:
         tile = whole_windows(tile)
-    box = result_box(problem, tile.block_m, epilogue.pool)
-    views = _Views(problem, box)
-    w = operands.w(shape, w_layout)
-    flat = _flat(problem) and tile.block_m <= LONGEST_SIDE and not epilogue.pool
-    x_size, y_size = _sizes(problem, flat)
     forward = problem.direction == "fprop"
-    if forward:
-        image, read, size, result_name = operands.x(shape, problem.layout), x_size, y_size, "y"
-        reduced, produced = shape.group_in_channels, shape.group_out_channels
-        stride = shape.stride_h
-    else:
-        image, read, size, result_name = operands.dy(shape, problem.layout), y_size, x_size, "dx"
-        reduced, produced, stride = shape.group_out_channels, shape.group_in_channels, 1
+    reduced, produced = shape.group_in_channels, shape.group_out_channels
+    if not forward:
+        reduced, produced = produced, reduced
+    stride = shape.stride_h if forward else 1
     if shape.groups > 1 or stride > 1:  # beyond the last channel lies another group or pixel
         tile = replace(tile, block_k=whole_slice(reduced, tile.block_k))
     shares = Shares.of(shape.taps * cdiv(reduced, tile.block_k), tile.splits)
     split = shares.splits > 1
     boxes = not split and problem.layout == "nhwc"
     boxes = boxes and produced * problem.itemsize % ALIGNMENT == 0 and not epilogue.pool
+    ending = PLAIN if split else epilogue  # parts are ended when they are added
+    tile = lightened(tile, ending, problem, target, boxes)
     boxes = boxes and (shape.groups == 1 or produced % tile.block_n == 0)
+    box = result_box(problem, tile.block_m, epilogue.pool)
+    views = _Views(problem, box)
+    w = operands.w(shape, w_layout)
+    flat = _flat(problem) and tile.block_m <= LONGEST_SIDE and not epilogue.pool
+    x_size, y_size = _sizes(problem, flat)
+    if forward:
+        image, read, size, result_name = operands.x(shape, problem.layout), x_size, y_size, "y"
+    else:
+        image, read, size, result_name = operands.dy(shape, problem.layout), y_size, x_size, "dx"
     result: Operand = Pointer(result_name, dtype)
     if split:
         result = workspace(problem)
@@ -281,7 +284,6 @@ def _product(
         "SPLIT": split,
         "BLOCK_K": tile.block_k,
     }
-    ending = PLAIN if split else epilogue  # parts are ended when they are added
     taken |= epilogue_operands(ending, dtype)
     for name in {"residual", "kept"} & taken.keys() if boxes else ():
         taken[name] = views.pixels(name, size, shape.groups * produced, tile.block_n)

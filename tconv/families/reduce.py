@@ -80,7 +80,6 @@ def add_parts(
     constants = epilogue_constants(epilogue)
     del constants["POOL"], constants["offsets"]  # pooled sums are not split
     constants |= {
-        "PLANE": plane,
         "CHANNELS": channels,
         "WIDTH": width or channels,
         "PLANE_FIRST": layout == "nhwc",
@@ -91,6 +90,6 @@ def add_parts(
         "reduce.add_splits",
         (cdiv(elements, SUM_BLOCK),),
         operands,
-        {"elements": elements, "splits": splits},
+        {"elements": elements, "splits": splits, "plane": plane},
         constants,
     )

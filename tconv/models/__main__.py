@@ -6,6 +6,7 @@ from typing import Annotated
 
 import torch
 
+from tconv.command_line import command_line
 from tconv.extras import extra
 from tconv.models import BUILDERS, describe
 from tconv.problem import ITEMSIZE
@@ -30,4 +31,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
 from tconv import functional, svg
+from tconv.command_line import command_line
 from tconv.extras import extra
 
 with extra("train"):
@@ -258,4 +259,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

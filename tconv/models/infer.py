@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from tconv.command_line import command_line
 from tconv.extras import extra
 from tconv.graphs import graphed as as_graph
 from tconv.models import checkpoint, command
@@ -160,4 +161,5 @@ def _wait(x: Tensor) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

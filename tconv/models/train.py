@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import torch
 
+from tconv.command_line import command_line
 from tconv.extras import extra
 from tconv.models import checkpoint, command
 from tconv.models.checkpoint import CheckpointError
@@ -190,4 +191,5 @@ def _run(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

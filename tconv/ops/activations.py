@@ -1,7 +1,7 @@
-"""Activations and their derivatives by torch's operators.
+"""Activations and their derivatives, computed with torch's operators.
 
-The forward values serve CPU tensors without Triton's interpreter. Derivatives serve them too,
-and second derivatives serve gradients of gradients everywhere.
+The forward values are for CPU tensors without Triton's interpreter. The derivatives are for the
+same tensors, and the second derivatives for double backward on all devices.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TANH_CUBIC = 0.044715
 
 
 def apply(value: Tensor, activation: str, slope: float) -> Tensor:
-    """``activation(value)``; ``slope`` is that of ``leaky_relu`` for negative values."""
+    """Return ``activation(value)``; ``slope`` is that of ``leaky_relu`` for negative values."""
     if activation == "leaky_relu":
         return functional.leaky_relu(value, slope)
     if activation == "gelu_tanh":
@@ -28,7 +28,7 @@ def apply(value: Tensor, activation: str, slope: float) -> Tensor:
 
 
 def derivative(value: Tensor, activation: str, slope: float, from_result: bool) -> Tensor:
-    """The activation's derivative at its argument or, ``from_result``, from its result."""
+    """Return the activation's derivative from its argument, or its result (``from_result``)."""
     one = torch.ones_like(value)
     if activation == "relu":
         return torch.where(value <= 0, 0.0, one)
@@ -58,7 +58,7 @@ def derivative(value: Tensor, activation: str, slope: float, from_result: bool) 
 def second_derivative(
     value: Tensor, activation: str, slope: float, from_result: bool
 ) -> Tensor | None:
-    """The derivative of ``derivative`` by its ``value``; None where it is 0 everywhere."""
+    """Return the derivative of ``derivative`` with respect to ``value``; None if 0 everywhere."""
     if activation == "hardswish":
         return torch.where((value > -3) & (value < 3), torch.ones_like(value) / 3, 0.0)
     if activation == "sigmoid":
@@ -84,12 +84,12 @@ def second_derivative(
 
 
 def _density(value: Tensor) -> Tensor:
-    """The standard normal density."""
+    """Return the standard normal density."""
     return torch.exp(-0.5 * value * value) / math.sqrt(2 * math.pi)
 
 
 def _tanh_terms(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """sigmoid(w) of GELU's tanh form, and the first and second derivative of w."""
+    """Return sigmoid(w) of GELU's tanh form, and the first and second derivative of w."""
     w = _TANH_FACTOR * (value + _TANH_CUBIC * value**3)
     rise = _TANH_FACTOR * (1 + 3 * _TANH_CUBIC * value * value)
     return w.sigmoid(), rise, 6 * _TANH_FACTOR * _TANH_CUBIC * value

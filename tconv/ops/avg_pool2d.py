@@ -1,7 +1,7 @@
 """Two-dimensional average-pool: launches, operators, and the public functions.
 
-``tconv::avg_pool2d`` and ``tconv::avg_pool2d_input_grad`` are linear and each other's gradient, so
-gradients of any order exist.
+``tconv::avg_pool2d`` and ``tconv::avg_pool2d_input_grad`` are linear, and each is the other's
+gradient, so gradients of any order exist.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tconv.tile import Tile
 
 @lru_cache(maxsize=4096)
 def avg_pool_launch(problem: PoolProblem, tile: Tile, count_pad: bool, divisor: int) -> Launch:
-    """y from x, or dx from dy."""
+    """Return the launch that computes y from x, or dx from dy."""
     shape, nhwc = problem.geometry, problem.layout == "nhwc"
     forward = problem.direction == "fprop"
     plane = shape.out_h * shape.out_w if forward else shape.in_h * shape.in_w
@@ -67,8 +67,8 @@ def avg_pool_launch(problem: PoolProblem, tile: Tile, count_pad: bool, divisor: 
 
 _library = torch.library.Library("tconv", "FRAGMENT")
 _ops = torch.ops.tconv
-# A window is one list: extent, stride and padding for height and width each; then whether sizes
-# are rounded up, whether padding counts, and the divisor that takes the count's place (or 0).
+# A window is one list: size, stride and padding, each for height and width; whether output sizes
+# are rounded up; whether padding counts; and the divisor that overrides the count (or 0).
 _library.define("avg_pool2d(Tensor x, int[] window) -> Tensor")
 _library.define(
     "avg_pool2d_input_grad(Tensor dy, SymInt[] x_size, int[] window, bool channels_last) -> Tensor"
@@ -81,7 +81,7 @@ def _geometry(x_size: Sequence[int], window: Sequence[int]) -> PoolGeometry:
 
 
 def _torchs(window: Sequence[int]) -> tuple[Any, ...]:
-    """aten's arguments."""
+    """Return the window as aten's arguments."""
     extent, stride, pad = (list(window[i : i + 2]) for i in (0, 2, 4))
     return extent, stride, pad, bool(window[6]), bool(window[7]), window[8] or None
 
@@ -178,15 +178,16 @@ def avg_pool2d(
 
     Args:
         input: (batch, channels, in_h, in_w) or (channels, in_h, in_w), of a floating type.
-        kernel_size: extent of the window, for both axes or (height, width), as all that follow.
-        stride: step of the window; ``kernel_size`` when it is None.
+        kernel_size: window size, one number for both axes or (height, width); also for the next
+            two.
+        stride: step between windows; None means ``kernel_size``.
         padding: zeros on each side, at most half of ``kernel_size``.
         ceil_mode: round the output size up, so that the last window may overhang.
         count_include_pad: count padding among a window's elements.
-        divisor_override: count, where it is not the window's elements.
+        divisor_override: divisor to use instead of the number of elements.
 
     Raises:
-        RuntimeError, TypeError, NotImplementedError: as torch does and in its words.
+        RuntimeError, TypeError, NotImplementedError: as torch does, with its messages.
 
     >>> avg_pool2d(torch.tensor([[[1.0, 5.0, 2.0], [4.0, 2.0, 8.0]]]), 2, stride=1)
     tensor([[[3.0000, 4.2500]]])
@@ -204,13 +205,13 @@ def avg_pool2d(
 def subsample2d(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, kernel_size: int = 2
 ) -> Tensor:
-    """LeNet's trainable subsampling: the mean of each window, times w, plus b.
+    """LeNet's trainable subsampling: the mean of each window, times a weight, plus a bias.
 
         y[n, c, p, q] = bias[c] + weight[c] * mean over r, s of
             x[n, c, p kernel_size + r, q kernel_size + s]
 
-    Two parameters a map, as the layers S2 and S4 of LeCun et al. (1998) have. It is a depthwise
-    convolution whose weights are all the same, and runs as one.
+    Each map has two parameters, as in the layers S2 and S4 of LeCun et al. (1998). The operation is
+    a depthwise convolution with equal weights, and runs as one.
 
     Args:
         input: (batch, channels, in_h, in_w) or (channels, in_h, in_w).

@@ -86,7 +86,8 @@ def check_conv2d(
         OverflowError: for a number beyond 64 bits.
     """
     for number in (*strides, *padding, *dilations, groups):
-        if type(number) is int and number not in INT64:
+        # Compared, not looked up in a range: a size that Dynamo traces is no constant.
+        if type(number) is int and not INT64.start <= number < INT64.stop:
             raise OverflowError(f"{number} is beyond 64 bits")
     x = (1, *input) if len(input) == 3 else input
     if len(weight) != 4 or len(x) != 4:
@@ -100,12 +101,12 @@ def check_conv2d(
     if groups <= 0:
         raise RuntimeError(f"non-positive groups is not supported: groups={groups}")
     if min(strides) <= 0:
-        raise RuntimeError(f"non-positive stride is not supported: stride={strides}")
+        raise RuntimeError(f"non-positive stride is not supported: stride={list(strides)}")
     if min(dilations) <= 0:
-        raise RuntimeError(f"dilation should be greater than zero: dilation={dilations}")
+        raise RuntimeError(f"dilation should be greater than zero: dilation={list(dilations)}")
     pads = (0, 0) if isinstance(padding, str) else padding
     if min(pads) < 0:
-        raise RuntimeError(f"negative padding is not supported: padding={pads}")
+        raise RuntimeError(f"negative padding is not supported: padding={list(pads)}")
     _check_channels(x, weight, bias, groups)
     more = (0, 0)
     if isinstance(padding, str):

@@ -1,4 +1,4 @@
-"""Convolution on tensors: a problem and a choice become a plan, made once and run often."""
+"""Run convolutions on tensors: a problem and a choice become a plan, made once and reused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tconv.tile import Choice
 
 @dataclass(frozen=True)
 class Call:
-    """A plan with all that a call needs besides its tensors."""
+    """A plan with everything a call needs besides its tensors."""
 
     plan: Plan
     result: str  # y, dx, dw or dbias
@@ -47,9 +47,9 @@ class Call:
     beside: tuple[str, ...] = ()  # other results: "offsets" of pooled maxima, "kept", "dbias"
 
     def __call__(self, tensors: dict[str, Tensor]) -> Tensor:
-        """The result, in fresh memory; ``tensors`` are the operands by name.
+        """Return the result in fresh memory; ``tensors`` are the operands by name.
 
-        What is made besides is added to them, and found there.
+        Additional results are added to ``tensors``.
         """
         for name, form in self.reads:
             tensor = tensors[name]
@@ -75,7 +75,7 @@ def prepare(
     epilogue: Epilogue = PLAIN,
     w_layout: Layout = "nhwc",
 ) -> Call:
-    """One pass with a given choice; ``w_layout`` is the filter's, or that of its gradient."""
+    """Prepare one pass with a given choice; ``w_layout`` is that of the filter or its gradient."""
     shape, layout = problem.geometry, problem.layout
     plan = FAMILIES[choice.family].plan(problem, choice.tile, target, epilogue, w_layout)
     x_size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
@@ -101,18 +101,18 @@ def prepare(
 
 
 def compute(problem: Problem, choice: Choice, **tensors: Tensor) -> Tensor:
-    """One pass with a given choice: (x, w, bias) -> y, (dy, w) -> dx, or (x, dy) -> dw."""
+    """Compute one pass with a given choice: (x, w, bias) -> y, (dy, w) -> dx, or (x, dy) -> dw."""
     target = target_for(next(iter(tensors.values())).device)
     epilogue = BIAS if "bias" in tensors else PLAIN
     return prepare(problem, choice, target, epilogue)(tensors)
 
 
 def precision_of(tensor: Tensor, asked: str | None) -> Precision:
-    """How a product of ``tensor`` is formed: as ``asked``, or else by torch's switch.
+    """Return how products of ``tensor`` are formed: as ``asked``, or else by torch's switch.
 
-    Only float32 has a choice. Where torch does not allow tf32, three tf32 products stand in
-    for one: their error is that of float32 sums, and the matrix unit computes them. AMD's
-    compiler knows no such sum, and the interpreter is exact in any case.
+    Only float32 has a choice. If torch does not allow tf32, three tf32 products replace one: their
+    error is that of float32 sums, and the matrix unit can compute them. AMD's compiler does not
+    support this, and the interpreter is exact in any case.
     """
     if asked is not None and asked not in PRECISIONS:
         raise ValueError(f"precision is {asked!r}; it is one of {', '.join(PRECISIONS)}, or None")
@@ -147,7 +147,7 @@ def cached_call(
     precision: Precision,
     epilogue: Epilogue = PLAIN,
 ) -> Call:
-    """The plan of a pass, as chosen for ``device``; made at the first call, then found here."""
+    """Return the plan of a pass as chosen for ``device``, cached after the first call."""
     geometry = geometry_of(x_size, w_size, window)
     problem = Problem(geometry, direction, dtype_name(dtype), layout, precision)
     target = target_for(device)
@@ -166,12 +166,12 @@ def cached_fprop_call(
     precision: Precision,
     epilogue: Epilogue,
 ) -> Call:
-    """The forward pass; torch's rule: y is channels_last where x or w is."""
+    """Return the plan of the forward pass; as in torch, y is channels_last if x or w is."""
     w_last = strides_prefer_channels_last(w_size, w_strides)
     layout = layout_of(w_last or strides_prefer_channels_last(x_size, x_strides))
     sizes = (x_size, w_size, window, layout, layout_of(w_last))
     call = cached_call("fprop", *sizes, dtype, device, precision, epilogue)
-    # What the strides tell once, no call need ask again.
+    # Formats known from the strides need no check at each call.
     known = {"x": (x_size, x_strides), "w": (w_size, w_strides)}
     reads = tuple((name, form) for name, form in call.reads
                   if name not in known or not _is_dense(*known[name], form))  # fmt: skip
@@ -196,7 +196,7 @@ def epilogue_grad_call(
     how: tuple[str, float, bool] | None = None,
     sums: bool = True,
 ) -> Call:
-    """dbias from dy; behind an activation also dz, the gradient of its argument.
+    """Return the plan for dbias from dy, and for an activation also dz, its argument's gradient.
 
     ``how`` is the activation's name, its slope, and whether its result is given (or its argument).
     """
@@ -217,7 +217,7 @@ def epilogue_grad_call(
 def pool_grad_call(
     size: tuple[int, ...], layout: Layout, dtype: torch.dtype, device: torch.device, sums: bool
 ) -> Call:
-    """dz and dbias from dy and the offsets of pooled maxima; ``size`` is that of dz."""
+    """Return the plan for dz (of ``size``) and dbias from dy and the offsets of maxima."""
     form = memory_format(layout)
     plan = epilogue_grad.pool_plan(dtype_name(dtype), layout, size, target_for(device), sums)
     reads = (("dy", form), ("offsets", form))

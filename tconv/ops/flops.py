@@ -1,7 +1,7 @@
 """Floating-point operations of each operator, for ``torch.utils.flop_counter.FlopCounterMode``.
 
-Counted as torch counts its own convolutions: 2 for each product of a filter's element, the same
-for the forward pass and for either gradient. Pools, which multiply nothing, count 0, as torch's.
+Counting follows torch's own convolutions: 2 for each product with a filter's element, the same for
+the forward pass and for either gradient. Pools have no products and count 0, as in torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Sizes = Sequence[int]
 
 
 def _products(y: Sizes, w: Sizes) -> int:
-    """Of y (batch, out_channels, out_h, out_w) and w (out_channels, group_in_channels, h, w)."""
+    """Return the operations for y (batch, filters, h, w) and w (filters, channels, h, w)."""
     batch, filters, out_h, out_w = y
     _, channels, filter_h, filter_w = w
     return 2 * batch * filters * out_h * out_w * channels * filter_h * filter_w
@@ -43,7 +43,7 @@ def _conv2d_weight_grad(x: Sizes, dy: Sizes, w: Sizes, *rest: Any, **_: Any) -> 
 
 
 def register() -> None:
-    """Tell torch of the formulas; the operators must exist."""
+    """Register the formulas with torch; the operators must exist."""
     ops = torch.ops.tconv
     register_flop_formula(ops.conv2d)(_conv2d)
     register_flop_formula(ops.conv2d_fused)(_conv2d_fused)

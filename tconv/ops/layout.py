@@ -1,4 +1,4 @@
-"""Memory formats: which one torch would give a result, and tensors brought into it."""
+"""Memory formats: which one torch gives a result, and conversion of tensors."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tconv.problem import Layout
 
 
 def prefers_channels_last(tensor: Tensor) -> bool:
-    """Whether torch takes a (batch, channels, h, w) tensor for a channels_last one.
+    """Return whether torch treats a (batch, channels, h, w) tensor as channels_last.
 
-    By its strides, as ``suggest_memory_format`` in c10/core/MemoryFormat.h: channels vary
-    fastest, then columns, then rows. Where both formats fit (one channel, say), torch says
-    contiguous, as it does of channels that are expanded from one.
+    The strides decide, as in ``suggest_memory_format`` in c10/core/MemoryFormat.h: channels vary
+    fastest, then columns, then rows. If both formats fit (for example with one channel), torch
+    chooses contiguous, as it does for channels expanded from one.
     """
     return strides_prefer_channels_last(tensor.shape, tensor.stride())
 
 
 def strides_prefer_channels_last(size: Sequence[int], strides: Sequence[int]) -> bool:
-    """The same, of a tensor with this ``size`` and these ``strides``."""
+    """Return the same for a tensor with this ``size`` and these ``strides``."""
     if len(size) != 4 or strides[1] == 0:
         return False
     least = 0
@@ -43,7 +43,7 @@ def memory_format(layout: Layout) -> torch.memory_format:
 
 
 def strides_of(size: Sequence[int], layout: Layout) -> tuple[int, ...]:
-    """The strides that torch gives a fresh tensor of four dimensions in ``layout``.
+    """Return the strides that torch gives a fresh four-dimensional tensor in ``layout``.
 
     >>> strides_of((2, 3, 5, 7), "nhwc")
     (105, 1, 21, 3)
@@ -54,7 +54,7 @@ def strides_of(size: Sequence[int], layout: Layout) -> tuple[int, ...]:
 def empty(
     like: Tensor, size: Sequence[int], layout: Layout, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """A fresh tensor in ``layout``, of the dtype (unless another is given) and device of one."""
+    """Return a fresh tensor in ``layout`` with the device, and by default the dtype, of another."""
     return torch.empty(
         tuple(size),
         dtype=dtype or like.dtype,
@@ -64,5 +64,5 @@ def empty(
 
 
 def dense(tensor: Tensor, layout: Layout) -> Tensor:
-    """The tensor itself where it is dense in ``layout``, or else a copy that is."""
+    """Return the tensor itself if it is dense in ``layout``, otherwise a dense copy."""
     return tensor.contiguous(memory_format=memory_format(layout))

@@ -1,10 +1,10 @@
-"""Two-dimensional max-pool: launches, operators, and ``max_pool2d``, torch's drop-in twin.
+"""Two-dimensional max-pool: launches, operators, and ``max_pool2d``, torch's counterpart.
 
-Three operators carry it. ``tconv::max_pool2d`` (and ``max_pool2d_values``, which keeps no
-offsets) is the maximum and its place in each window; ``max_pool2d_input_grad`` spreads a gradient
-to the winners; and ``max_pool2d_pick`` reads at the winners. The last two are linear and each
-other's gradient, so gradients of any order exist. ``max_pool2d_indices`` turns offsets, of a byte
-each, into torch's indices of eight; only who asks for them pays.
+It consists of three operators. ``tconv::max_pool2d`` (and ``max_pool2d_values``, without offsets)
+returns the maximum of each window and its place. ``max_pool2d_input_grad`` adds a gradient at the
+places of the maxima, and ``max_pool2d_pick`` reads at these places. The last two are linear and
+each other's gradient, so gradients of any order exist. ``max_pool2d_indices`` converts one-byte
+offsets to torch's eight-byte indices, on request only.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from tconv.problem import PoolProblem, dtype_name
 from tconv.select import choose
 from tconv.tile import Tile
 
-# Beyond these many steps a loop is kept a loop. Unrolled, the float16 maximum over 10 elements
-# and more spills registers on sm_80 and sm_90; sums over 25 windows do not yet.
+# Loops of more steps are not unrolled. Unrolled, a float16 maximum over 10 or more elements spills
+# registers on sm_80 and sm_90; sums over 25 windows do not yet.
 TAP_LIMIT, WINDOW_LIMIT = 9, 32
 
 # ---- launches -------------------------------------------------------------------------------
 
 
 def _constants(problem: PoolProblem, tile: Tile) -> dict[str, Any]:
-    """The compile-time values that all kernels share.
+    """Return the compile-time values that all kernels share.
 
-    Sizes are among them: each element costs divisions by them, and max-pool does little else.
+    Sizes are among them, because each element is divided by them and max-pool does little else.
     """
     shape = problem.geometry
     nhwc = problem.layout == "nhwc"
@@ -70,7 +70,7 @@ def _launch(
     pixels: int,
     constants: dict[str, Any],
 ) -> Launch:
-    """A launch over ``pixels`` of ``batch`` images of one layout's pixels."""
+    """Return a launch over ``pixels`` of ``batch`` images in one layout."""
     images = problem.geometry.batch
     if problem.layout == "nchw":
         images *= problem.geometry.channels
@@ -86,9 +86,9 @@ def _launch(
 
 @lru_cache(maxsize=4096)
 def fprop_launch(problem: PoolProblem, tile: Tile, write_offsets: bool) -> Launch:
-    """y, and where asked for the offsets, from x."""
+    """Return the launch that computes y, and optionally the offsets, from x."""
     shape = problem.geometry
-    # The last element of the last window; the first of the first is at -pad.
+    # The last element of the last window; the first window starts at -pad.
     last_h = (shape.out_h - 1) * shape.stride_h - shape.pad_h
     last_w = (shape.out_w - 1) * shape.stride_w - shape.pad_w
     last_h += shape.dilation_h * (shape.window_h - 1)
@@ -109,7 +109,7 @@ def fprop_launch(problem: PoolProblem, tile: Tile, write_offsets: bool) -> Launc
 
 @lru_cache(maxsize=4096)
 def dgrad_launch(problem: PoolProblem, tile: Tile) -> Launch:
-    """dx from dy and the offsets."""
+    """Return the launch that computes dx from dy and the offsets."""
     shape = problem.geometry
     windows_h = cdiv(shape.dilation_h * (shape.window_h - 1) + 1, shape.stride_h)
     windows_w = cdiv(shape.dilation_w * (shape.window_w - 1) + 1, shape.stride_w)
@@ -125,7 +125,7 @@ def dgrad_launch(problem: PoolProblem, tile: Tile) -> Launch:
 
 @lru_cache(maxsize=4096)
 def pick_launch(problem: PoolProblem, tile: Tile, indices: bool = False) -> Launch:
-    """y from x and the offsets; or torch's indices from the offsets alone."""
+    """Return the launch that computes y from x and offsets, or torch's indices from offsets."""
     pixels = problem.geometry.out_h * problem.geometry.out_w
     tensors = "offsets indices" if indices else "x offsets y"
     absent: dict[str, Any] = dict.fromkeys({"x", "y", "indices"} - set(tensors.split()))
@@ -133,7 +133,7 @@ def pick_launch(problem: PoolProblem, tile: Tile, indices: bool = False) -> Laun
 
 
 def offsets_dtype(shape: PoolGeometry) -> torch.dtype:
-    """The narrowest integer that counts the elements of a window: a byte, up to 11 x 11."""
+    """Return the narrowest integer type for a window's offsets: a byte, up to 11 x 11."""
     taps = shape.window_h * shape.window_w
     fitting = (dtype for dtype in (torch.int8, torch.int16) if taps - 1 <= torch.iinfo(dtype).max)
     return next(fitting, torch.int32)
@@ -142,7 +142,7 @@ def offsets_dtype(shape: PoolGeometry) -> torch.dtype:
 def _launch_inputs(
     shape: PoolGeometry, direction: Literal["fprop", "dgrad"], x: Tensor, channels_last: bool
 ) -> tuple[PoolProblem, Tile]:
-    """The problem that a tensor of values poses, and the tile that is chosen for it."""
+    """Return the problem of pooling a tensor, and the tile chosen for it."""
     problem = PoolProblem(shape, direction, dtype_name(x.dtype), layout_of(channels_last))
     return problem, choose(problem, target_for(x.device)).tile
 
@@ -170,7 +170,7 @@ _library.define(
 def _outputs(
     x: Tensor, *arguments: Any, write_offsets: bool
 ) -> tuple[PoolGeometry, bool, Tensor, Tensor | None]:
-    """Geometry, layout, and the fresh y and offsets of a forward call, real or fake."""
+    """Return geometry, layout, and the fresh y and offsets of a forward call, real or fake."""
     shape = pool_geometry(x.shape, *arguments)
     check_dtype(x)
     channels_last = prefers_channels_last(x)
@@ -205,7 +205,7 @@ def _max_pool2d(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def _window_starts(shape: PoolGeometry) -> tuple[Tensor, Tensor]:
-    """The row and the column at which each window begins; in the padding, below 0."""
+    """Return the row and the column at which each window begins; negative in the padding."""
     top = torch.arange(shape.out_h) * shape.stride_h - shape.pad_h
     return top, torch.arange(shape.out_w) * shape.stride_w - shape.pad_w
 
@@ -318,7 +318,7 @@ def _save_values(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _values_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    """Pools once more: ``max_pool2d`` comes here only when no gradient was foreseen."""
+    """Pool again: ``max_pool2d`` only gets here if no gradient was expected."""
     (x,) = ctx.saved_tensors
     offsets = _ops.max_pool2d(x.detach(), *ctx.window)[1]
     channels_last = prefers_channels_last(x)
@@ -352,13 +352,13 @@ def _pick_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _forward_jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
-    """The tangent of x at each maximum."""
+    """Return the tangent of x at each maximum."""
     x, *window = inputs
     return _ops.max_pool2d_pick(tangents[0], output[1], *window, prefers_channels_last(x)), None
 
 
 def _values_jvp(inputs: tuple[Any, ...], y: Tensor, tangents: tuple[Any, ...]) -> Any:
-    """Pools once more: ``max_pool2d`` comes here only when no tangent was foreseen."""
+    """Pool again: ``max_pool2d`` only gets here if no tangent was expected."""
     x, *window = inputs
     offsets = _ops.max_pool2d(x.detach(), *window)[1]
     return _ops.max_pool2d_pick(tangents[0], offsets, *window, prefers_channels_last(x))
@@ -394,22 +394,23 @@ def max_pool2d(
         y[n, c, p, q] = max over r, s of
             x[n, c, p stride - padding + r dilation, q stride - padding + s dilation]
 
-    Padding counts as -inf. NaN propagates. Gradients of any order are defined, and are the
-    same from run to run.
+    Padding counts as -inf. NaN propagates. Gradients of any order are defined and are
+    deterministic.
 
     Args:
         input: (batch, channels, in_h, in_w) or (channels, in_h, in_w), of float16, bfloat16,
-            float32 or float64. Contiguous and channels_last memory is read in place, and the
-            results take its format; anything else is copied first.
-        kernel_size: extent of the window, for both axes or (height, width), as all that follow.
-        stride: step of the window; ``kernel_size`` when it is None.
+            float32 or float64. Contiguous and channels_last memory is read in place, and results
+            have its format; any other memory is copied first.
+        kernel_size: window size, one number for both axes or (height, width); also for the next
+            three.
+        stride: step between windows; None means ``kernel_size``.
         padding: at most half of ``kernel_size``.
         dilation: distance between the elements of a window.
         ceil_mode: round the output size up, so that the last window may overhang.
         return_indices: return (y, indices), int64: ``row * in_w + column`` of the first maximum.
 
     Raises:
-        RuntimeError, TypeError, NotImplementedError: as torch does and in its words.
+        RuntimeError, TypeError, NotImplementedError: as torch does, with its messages.
 
     >>> x = torch.tensor([[[1.0, 5.0, 2.0], [4.0, 3.0, 9.0]]])
     >>> max_pool2d(x, 2, stride=1, return_indices=True)

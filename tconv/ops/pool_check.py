@@ -1,4 +1,4 @@
-"""What a max-pool refuses, in torch's own error types and words."""
+"""Validation of a pool's arguments, with torch's own error types and messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def max_pool_arguments(
     ceil_mode: Any,
     with_indices: bool = False,
 ) -> tuple[Pair, Pair, Pair, Pair, bool]:
-    """Window, stride, padding, dilation and ceil_mode as plain numbers.
+    """Return window, stride, padding, dilation and ceil_mode as plain numbers.
 
     Raises:
         TypeError, ValueError, RuntimeError: as ``torch.nn.functional.max_pool2d`` does.
@@ -49,7 +49,7 @@ def avg_pool_arguments(
     count_include_pad: Any,
     divisor_override: Any,
 ) -> tuple[Pair, Pair, Pair, bool, bool, int | None]:
-    """Window, stride, padding, the two flags and the divisor as plain numbers.
+    """Return window, stride, padding, the two flags and the divisor as plain numbers.
 
     Raises:
         TypeError, ValueError, RuntimeError: as ``torch.nn.functional.avg_pool2d`` does.
@@ -70,14 +70,14 @@ def avg_pool_arguments(
 
 
 def _pairs(operation: str, names: Sequence[str], given: Sequence[Sequence[int]]) -> list[Pair]:
-    """Each argument for height and width; a stride that is absent is the window's extent."""
+    """Return each argument for height and width; a missing stride is the window's size."""
     absent = names[1] == "stride" and len(given[1]) == 0
     full = [given[0] if place == 1 and absent else numbers for place, numbers in enumerate(given)]
     return [pool_pair(operation, name, numbers) for name, numbers in zip(names, full, strict=True)]
 
 
 def check_dtype(x: Tensor, operation: str = "max_pool2d") -> None:
-    """Floating types only, as torch has it on CUDA."""
+    """Check that the type is floating, as torch requires on CUDA."""
     if dtype_name(x.dtype) not in ITEMSIZE:
         name = x.type().split(".")[-1].removesuffix("Tensor")  # torch.LongTensor
         raise NotImplementedError(f"\"{operation}\" not implemented for '{name}'")
@@ -91,16 +91,16 @@ def pool_geometry(
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> PoolGeometry:
-    """The geometry of a call on (batch, channels, h, w), or without batch.
+    """Return the geometry of a call on (batch, channels, h, w) or (channels, h, w).
 
     Raises:
-        RuntimeError: where there is none, as ``pooling_output_shape`` and
-            ``pool2d_shape_check`` of ATen/native/Pool.h.
+        RuntimeError: if the sizes are invalid, as ``pooling_output_shape`` and
+            ``pool2d_shape_check`` in ATen/native/Pool.h.
     """
     if len(x_shape) not in (3, 4):
         raise RuntimeError("non-empty 3D or 4D (batch mode) tensor expected for input")
     for number in (*window, *stride, *padding, *dilation):
-        if type(number) is int and number not in INT:
+        if type(number) is int and not INT.start <= number < INT.stop:
             raise RuntimeError("value cannot be converted to type int without overflow")
     for axis in (0, 1):
         _check_axis(window[axis], stride[axis], padding[axis], dilation[axis])

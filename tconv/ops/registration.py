@@ -1,4 +1,4 @@
-"""How an operator is tied to its implementation and its derivatives, in reverse and forward."""
+"""Registration of operators: implementation, and derivatives in reverse and forward mode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 Inputs = tuple[Any, ...]
 Jvp = Callable[[Inputs, Any, Inputs], Any]
-DEVICES = ("cpu", "cuda")  # the interpreter's, or torch's own operators; Triton's
+DEVICES = ("cpu", "cuda")  # "cpu" is the interpreter or torch's own operators, "cuda" is Triton
 
 
 def register(
@@ -25,23 +25,22 @@ def register(
     save: Callable[[Any, tuple[Any, ...], Any], None],
     jvp: Jvp | None = None,
 ) -> None:
-    """Give ``tconv::name`` its implementation and its derivatives.
+    """Register an implementation and derivatives for ``tconv::name``.
 
-    ``torch.library.register_autograd`` does the same at three times the cost for each call, and
-    without forward mode: a network of small layers spends more of its time on the host than on
-    the GPU.
+    ``torch.library.register_autograd`` does the same at three times the cost per call and without
+    forward mode. A network of small layers spends more time on the host than on the GPU.
 
     Args:
-        library: where the operator is defined.
-        name: of the operator.
-        implementation: what computes it.
-        backward: the gradient of the inputs from that of the output, as ``torch.autograd.Function``
-            has it; a gradient is None where it is zero for want of one.
-        save: keeps what ``backward`` will need.
-        jvp: the tangent of the output (one for each, None for integers) from the inputs, the
-            output, and the tangents of the inputs, None where an input has none. It is composed
-            of differentiable operators, so that it can itself be differentiated. Without it, a
-            tangent raises NotImplementedError.
+        library: the library that defines the operator.
+        name: the operator's name.
+        implementation: the function that computes it.
+        backward: the inputs' gradients from that of the output, as in ``torch.autograd.Function``;
+            None stands for a zero gradient.
+        save: stores what ``backward`` needs.
+        jvp: the outputs' tangents (None for integer outputs) from the inputs, the output, and the
+            inputs' tangents (None if an input has none). It is composed of differentiable
+            operators, so that it can itself be differentiated. Without it, a tangent raises
+            NotImplementedError.
     """
     operator = getattr(torch.ops.tconv, name).default
     arguments = len(operator._schema.arguments)
@@ -53,7 +52,7 @@ def register(
             ctx.set_materialize_grads(False)
             save(ctx, inputs, output)
             if fwAD._current_level >= 0:
-                # Detached, since a context that held its own output would never be freed.
+                # Detached, because a context that holds its own output is never freed.
                 ctx.primals = inputs, _detached(output)
             return output
 
@@ -72,19 +71,19 @@ def register(
             return jvp(inputs, output, tangents)
 
     def below(*inputs: Any) -> Any:
-        """What the dispatcher comes to below autograd."""
+        """The implementation that the dispatcher calls below autograd."""
         with torch._C._AutoDispatchBelowAutograd():
             if torch._C._are_functorch_transforms_active():
-                # This level's gradient is taken; those of the levels below are still to be.
+                # This level's gradient is recorded; lower levels still need theirs.
                 with torch.enable_grad(), fwAD._set_fwd_grad_enabled(True):
                     return operator(*inputs)
-            # A second round through the dispatcher, only where something may be listening.
+            # Dispatch again only if a mode or a subclass may be listening.
             return implementation(*inputs) if _plain(inputs) else operator(*inputs)
 
     def dispatch(*inputs: Any) -> Any:
         if torch._C._are_functorch_transforms_active():
-            # The dispatcher is at one level of a transform: the gradient is that level's alone,
-            # which torch's own ``apply`` does not know.
+            # Inside a functorch transform the gradient belongs to one level, which torch's own
+            # ``apply`` does not know.
             with enable_single_level_autograd_function():
                 return super(torch.autograd.Function, Differentiable).apply(*inputs)  # type: ignore[no-untyped-call]
         if (torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)) or (
@@ -100,13 +99,13 @@ def register(
 
 
 def register_vmap(library: torch.library.Library, name: str) -> None:
-    """Under ``torch.func.vmap`` the operator computes one sample after the other."""
+    """Make ``torch.func.vmap`` compute the operator sample by sample."""
     operator = getattr(torch.ops.tconv, name).default
     torch.library.register_vmap(operator, partial(_each, operator), lib=library)
 
 
 def _each(operator: Any, info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
-    """The operator under ``vmap``: of each sample in turn; of none, the result is empty."""
+    """Apply the operator to each sample under ``vmap``; an empty batch has an empty result."""
     samples: list[Any] = []
     for index in range(info.batch_size):
         operands = [
@@ -127,7 +126,7 @@ def _each(operator: Any, info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> A
 
 
 def _meta_sample(value: Any, dim: int | None) -> Any:
-    """A sample of a batch that has none, for its size alone."""
+    """Return a meta sample of an empty batch, which only provides the size."""
     if not isinstance(value, Tensor):
         return value
     size = [extent for place, extent in enumerate(value.shape) if place != dim]
@@ -143,17 +142,19 @@ def _has_tangent(value: Any) -> bool:
 
 
 def differentiates(*tensors: Tensor | None) -> bool:
-    """Whether a derivative of these may be asked for, in reverse or forward.
+    """Return whether a reverse or forward derivative of these tensors may be requested.
 
-    Of a traced call it may: the graph is used with gradients and without.
+    A traced call always may: its graph is used with and without gradients.
     """
     if fwAD._current_level >= 0 or torch._C._get_tracing_state() is not None:
         return True
+    if torch.compiler.is_compiling():  # Dynamo traces attributes, not this C function
+        return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     return torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
 
 
 def linear(name: str) -> Jvp:
-    """The tangent of ``tconv::name``, linear in its first input and constant in the others."""
+    """Return a function for the tangent of ``tconv::name``, linear in its first input only."""
 
     def jvp(inputs: Inputs, output: Any, tangents: Inputs) -> Any:
         if tangents[0] is None:
@@ -165,7 +166,7 @@ def linear(name: str) -> Jvp:
 
 
 def bilinear(name: str) -> Jvp:
-    """The tangent of ``tconv::name``, which is linear in each of its first two inputs."""
+    """Return a function for the tangent of ``tconv::name``, linear in its first two inputs."""
 
     def jvp(inputs: Inputs, output: Any, tangents: Inputs) -> Any:
         operator = getattr(torch.ops.tconv, name)
@@ -180,9 +181,9 @@ def bilinear(name: str) -> Jvp:
 
 
 def register_autocast(library: torch.library.Library, name: str, cast: int | None = None) -> None:
-    """Under autocast the operands are cast to its dtype, all but float64, as for torch's own.
+    """Make autocast cast the operands to its dtype, except float64, as for torch's operators.
 
-    With ``cast``, only so many of the first.
+    With ``cast``, only the first ``cast`` operands are cast.
     """
     operator = getattr(torch.ops.tconv, name).default
     for device in DEVICES:
@@ -205,10 +206,10 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _plain(inputs: tuple[Any, ...]) -> bool:
-    """Whether these are memory on a device and no mode (tracing, counting) is active."""
+    """True if all inputs are plain device memory and no mode (tracing, counting) is active."""
     if torch._C._len_torch_dispatch_stack():
         return False
-    for value in inputs:  # a loop: each call of the operator waits for this
+    for value in inputs:  # a loop is fastest, and every call of the operator waits for this
         kind = type(value)
         if kind is Tensor or kind is Parameter:
             if value.device.type not in DEVICES:

@@ -26,6 +26,7 @@ from autotune.workers import Failure, Task
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., subprocess.Popen[bytes]]
+LONG = 600.0  # seconds: what a loaded machine may take, so that no result depends on its clock
 
 
 def moment(seconds: float) -> tuple[float, float, str | None, int]:
@@ -43,6 +44,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "PATIENCE", LONG)
 
 
 @pytest.fixture
@@ -83,14 +89,14 @@ def test_a_tune_that_loses_a_worker_misses_nothing(start: Start) -> None:
     address = scheduler(start)
     workers = [start("worker", address, "--nthreads", "1") for _ in range(2)]
     with Cluster(address) as cluster:
-        cluster._client.wait_for_workers(2, timeout=60)
+        cluster._client.wait_for_workers(2, timeout=LONG)
         assert (cluster._client.scheduler_info()["type"], cluster.gpus) == ("Scheduler", 0)
     command = "tune --suite lenet5 --passes fprop --candidates 2 --target sm_90 --cluster"
     tune = subprocess.Popen(
         [sys.executable, "-m", "autotune", *command.split(), address],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + LONG
     while tune.poll() is None and time.monotonic() < deadline:
         if default_path().exists():
             with Store() as store:
@@ -99,7 +105,7 @@ def test_a_tune_that_loses_a_worker_misses_nothing(start: Start) -> None:
         time.sleep(0.2)
     assert tune.poll() is None, "it ended before a worker could be killed"
     end(workers[0])
-    output, _ = tune.communicate(timeout=180)
+    output, _ = tune.communicate(timeout=LONG)
     assert tune.returncode == 0, output
     assert "On a cluster of 2 slots and 0 GPUs." in output
     with Store() as store:
@@ -114,19 +120,19 @@ def test_a_gpu_takes_one_task_at_a_time_and_others_take_none(start: Start) -> No
     start("worker", address, "--nthreads", "2")
     start("worker", address, "--nthreads", "2", "--resources", "GPU=1")
     with Cluster(address) as first:
-        first._client.wait_for_workers(2, timeout=60)
+        first._client.wait_for_workers(2, timeout=LONG)
     tasks = [Task(number, moment, (0.3,)) for number in range(3)]
     with Cluster(address) as cluster:
         assert (cluster.slots, cluster.gpus) == (4, 1)
         with cluster.workers({"TRITON_INTERPRET": "7"}, gpu=True) as workers:
             workers.count = 3  # all at once: it is Dask that makes them wait
-            done = [result for _, result, _ in workers.run(tasks, 60)]
+            done = [result for _, result, _ in workers.run(tasks, LONG)]
         spans = sorted(done)
         assert all(one[1] <= other[0] for one, other in pairwise(spans))
         assert {result[2] for result in done} == {"7"}
         assert os.getpid() not in {result[3] for result in done}
         with cluster.workers({}) as workers:
-            ((_, failed, _),) = workers.run([Task(0, refuse, ())], 60)
+            ((_, failed, _),) = workers.run([Task(0, refuse, ())], LONG)
             ((_, late, _),) = workers.run([Task(0, moment, (30.0,))], 1)
         assert failed == Failure("error", "ValueError: this cannot be done")
         assert isinstance(late, Failure)

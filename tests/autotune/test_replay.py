@@ -39,21 +39,21 @@ def test_a_space_is_read(space: Path) -> None:
 BAD = {
     "a,b\n1,2\n": "the last column is 'b'",
     "time\n1\n": "parameters come first",
-    "a,time\n": "only the heading",
-    "": "no CSV table",
+    "a,time\n": "only a header",
+    "": "not a CSV table",
     "a,time\n1,2\nwide,3\n": "line 3, column 'a': 'wide' is not a number",
     "a,time\n1,fast\n": "line 2, column 'time': 'fast' is not a positive number",
     "a,time\n1,-2\n": "'-2' is not a positive number",
     "a,time\n1,inf\n": "'inf' is not a positive number",
     "a,time\n,2\n": "column 'a': '' is not a number",
     "a,time\n1,\n2,\n": "every configuration failed",
-    "a,time\n1,2\n1,3\n": "line 3: the configuration came before",
+    "a,time\n1,2\n1,3\n": "line 3: repeats an earlier configuration",
     "a,time\n1,1e999\n": "'1e999' is not a positive number",
     "a,time\n1e300,1\n": "'1e300' is not a number of at most 1e+15",
     f"a,time\n{'9' * 5000},1\n": "is not a number of at most 1e+15",
     "a,time\n../../etc,1\n": "'../../etc' is not a number",
-    "a,time\n1,2,3\n4,5,6\n": "line 2: more cells than the heading has columns",
-    'a,time\n1,"2\n': "no CSV table",
+    "a,time\n1,2,3\n4,5,6\n": "line 2: more cells than columns in the header",
+    'a,time\n1,"2\n': "not a CSV table",
 }
 
 

@@ -129,7 +129,7 @@ def test_an_earlier_row_was_checked_as_its_kind_was(kind: Any, known: str) -> No
         store._connection.execute("UPDATE trials SET checked = NULL, counters = NULL")
         assert list(store.trials()) == [replace(passed, checked=known)]  # type: ignore[arg-type]
         store._connection.execute("UPDATE trials SET checked = 'by eye'")
-        with pytest.warns(UserWarning, match="1 rows that are no trials"):
+        with pytest.warns(UserWarning, match="1 rows that are not trials"):
             assert not list(store.trials())
 
 

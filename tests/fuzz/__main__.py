@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from tconv.command_line import command_line
+
 ROUND = 60  # cases from one seed; then the clock is looked at
 WARM_UP = 10  # rounds until what is kept for the next call is there
 KINDS = ("operators", "families")
@@ -140,4 +142,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

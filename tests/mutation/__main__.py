@@ -16,6 +16,7 @@ import pytest
 import typer
 from rich.console import Console
 
+from tconv.command_line import command_line
 from tests.mutation import equivalent
 from tests.mutation.check import Check, Kernel, kind, report
 from tests.mutation.mutants import kernels, mutants, sample, with_helpers
@@ -82,4 +83,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with command_line():
+        typer.run(main)

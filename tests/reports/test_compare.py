@@ -107,7 +107,7 @@ def test_predicted_and_measured_are_never_compared(
 
 def test_a_row_that_stands_twice(tmp_path: Path, rows: list[LayerRow]) -> None:
     path = write(tmp_path / "a.csv", [rows[0], rows[0]])
-    with pytest.raises(RowError, match=r"a\.csv: row 2, column layer: .* stands there twice"):
+    with pytest.raises(RowError, match=r"a\.csv: row 2, column layer: .* appears twice"):
         compare(path, path)
 
 

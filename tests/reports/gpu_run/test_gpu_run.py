@@ -333,7 +333,7 @@ def test_a_damaged_state_is_said(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     for text in ("{", "[]", json.dumps({"code": "a", "parts": {"tests": {"one": {"x": 1}}}})):
         path.write_text(text)
-        with pytest.raises(ValueError, match="is no state of a GPU run"):
+        with pytest.raises(ValueError, match="is not the state of a GPU run"):
             State.read(path, "a")
         assert path.read_text() == text
 

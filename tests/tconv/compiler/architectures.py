@@ -42,11 +42,11 @@ class UNet(nn.Module):
 class ConvNeXtBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 16, 4, stride=4)
-        self.depthwise = nn.Conv2d(16, 16, 7, padding=3, groups=16)
-        self.norm = nn.LayerNorm(16)
-        self.wide, self.narrow = nn.Linear(16, 64), nn.Linear(64, 16)
-        self.scale = nn.Parameter(torch.full((16,), 0.5))
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.depthwise = nn.Conv2d(8, 8, 7, padding=3, groups=8)
+        self.norm = nn.LayerNorm(8)
+        self.wide, self.narrow = nn.Linear(8, 32), nn.Linear(32, 8)
+        self.scale = nn.Parameter(torch.full((8,), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -230,10 +230,10 @@ class RepLKNetBlock(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.large = nn.Conv2d(8, 8, 13, padding=6, groups=8, bias=False)
-        self.small = nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False)
-        self.large_norm, self.small_norm = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
-        self.point = nn.Conv2d(8, 8, 1)
+        self.large = nn.Conv2d(4, 4, 9, padding=4, groups=4, bias=False)
+        self.small = nn.Conv2d(4, 4, 5, padding=2, groups=4, bias=False)
+        self.large_norm, self.small_norm = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.point = nn.Conv2d(4, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.large_norm(self.large(x)) + self.small_norm(self.small(x))
@@ -303,7 +303,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "siamese": (Siamese, (2, 3, 16, 16)),
     "fpn": (FPN, (2, 3, 16, 16)),
     "resnext": (ResNeXt, (2, 8, 8, 8)),
-    "replknet_block": (RepLKNetBlock, (2, 8, 14, 14)),
+    "replknet_block": (RepLKNetBlock, (2, 4, 9, 9)),
     "mobilenet_v2": (MobileNetV2, (2, 8, 8, 8)),
     "mobilenet_v3": (MobileNetV3, (2, 8, 8, 8)),
     "vgg_bn": (VGGBN, (2, 3, 16, 16)),

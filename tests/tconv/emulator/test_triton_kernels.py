@@ -10,7 +10,6 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tconv.launch import emulated
 from tests.devices import DEVICE
 from tests.tconv.emulator import kernels
 
@@ -60,13 +59,6 @@ def test_matmul_by_the_kernels_own_descriptors() -> None:
     m, n, k = 128, 64, 96
     a, b = random(m, k, dtype=torch.float16), random(k, n, dtype=torch.float16, seed=1)
     c = torch.empty(m, n, dtype=torch.float16, device=DEVICE)
-    here = emulated()
-    if here is not None and here.sm >= 90:
-        from tconv.emulator import NotCovered
-
-        with pytest.raises(NotCovered, match=r"instruction tensormap\.replace"):
-            kernels.matmul_describing[(2, 2)](a, b, c, m, n, k, 64, 32, 32)
-        return
     kernels.matmul_describing[(2, 2)](a, b, c, m, n, k, 64, 32, 32)
     close(c, a.double() @ b.double(), 1e-2, 2e-2)
 

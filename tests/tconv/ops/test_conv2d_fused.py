@@ -307,7 +307,7 @@ def test_a_batch_norm_keeps_its_own_dtype(dtype: torch.dtype) -> None:
     (x, w, bias), window = operands("plain", True)
     norm = normed(w.shape[0], torch.float32)
     exact = torchs_norm(functional.conv2d(x, w, bias, **window), norm)
-    with torch.no_grad(), torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32):
+    with torch.no_grad(), torch.autocast(DEVICE.type, dtype=dtype, enabled=dtype != torch.float32):
         y = conv2d_fused(x.float(), w.float(), bias.float(), **window, **norm)
         mixed = {**norm, "norm_bias": norm["norm_bias"].to(torch.float64)}
         assert_close(conv2d_fused(x.float(), w.float(), bias.float(), **window, **mixed), y)
