@@ -142,3 +142,4 @@ class Choice:
     family: str
     tile: Tile
     ground: Ground = field(default="heuristic", compare=False)
+    at: str = field(default="", compare=False)  # the size it was found for, where not the problem's

@@ -132,28 +132,37 @@ class PixelBox:
 
 
 @lru_cache(maxsize=4096)
-def pixel_box(pixels: int, batch: int, out_h: int, out_w: int, most: int = 1 << 30) -> PixelBox:
+def pixel_box(
+    pixels: int, batch: int, out_h: int, out_w: int, most: int = 1 << 30, spare: float = 0.0
+) -> PixelBox:
     """The box of ``pixels`` (a power of two) that wastes least, no side above ``most``.
 
     Along the width where it fits; along the batch where images are small: 64 pixels of a
-    batch of 7 x 7 images are one pixel of 64 images.
+    batch of 7 x 7 images are one pixel of 64 images. Of boxes that need no more than ``spare`` in
+    addition, the one nearest to a square of one image: a kernel is compiled for its box, and images
+    of most sizes then share it.
 
     >>> pixel_box(64, 32, 56, 56)
     PixelBox(images=1, rows=8, columns=8, count=1568, exact=True)
     >>> pixel_box(64, 64, 7, 7)
     PixelBox(images=64, rows=1, columns=1, count=49, exact=True)
+    >>> pixel_box(64, 1, 112, 112).rows, pixel_box(64, 1, 100, 100, spare=0.05).rows
+    (1, 8)
     """
-    best = (1 << 62, 0, 0), (1, 1, 1)
+    found = []  # count of boxes, and logarithms of their sides
     side, longest = pixels.bit_length() - 1, most.bit_length() - 1
     for log_w in range(min(side, longest) + 1):
         columns = -(-out_w >> log_w)
         for log_h in range(max(0, side - log_w - longest), min(side - log_w, longest) + 1):
             log_n = side - log_w - log_h
-            count = -(-batch >> log_n) * -(-out_h >> log_h) * columns
-            key = count, log_n, -log_w
-            if key < best[0]:
-                best = key, (1 << log_n, 1 << log_h, 1 << log_w)
-    (count, *_), (images, rows, columns) = best
+            rows = -(-out_h >> log_h)
+            found.append((-(-batch >> log_n) * rows * columns, log_n, -log_w, log_h))
+    least = min(found)
+    if spare:
+        near = (each for each in found if each[0] <= (1 + spare) * least[0])
+        least = min(near, key=lambda each: (each[1], abs(each[2] + each[3]), each))
+    count, log_n, log_w, log_h = least
+    images, rows, columns = 1 << log_n, 1 << log_h, 1 << -log_w
     exact = not (batch % images or out_h % rows or out_w % columns)
     return PixelBox(images, rows, columns, count, exact)
 

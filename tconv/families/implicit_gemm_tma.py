@@ -31,6 +31,7 @@ from tconv.tile import Count, Tile, Tiles
 ALIGNMENT = 16  # bytes that every stride of a box's tensor is a multiple of
 LONGEST_SIDE = 256  # elements of a box along each dimension
 LEAST_SLICE = 16  # channels, of what the matrix unit takes
+SPARE_BOXES = 0.05  # part of the boxes of a result that a usual shape of box may add
 LEAST_FILLED = 0.5  # of a box, where boxes must divide the images
 
 LEAST_BLOCK = 64  # rows of the matrix instruction that reads boxes
@@ -130,7 +131,7 @@ def result_box(problem: Problem, pixels: int, pool: bool = False) -> PixelBox:
         return replace(box, rows=2 * box.rows, columns=2 * box.columns)
     x_size, y_size = _sizes(problem, _flat(problem) and pixels <= LONGEST_SIDE)
     size = x_size if problem.direction == "dgrad" else y_size
-    return pixel_box(pixels, *size, LONGEST_SIDE)
+    return pixel_box(pixels, *size, LONGEST_SIDE, SPARE_BOXES)
 
 
 @lru_cache(maxsize=4096)
