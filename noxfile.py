@@ -1,4 +1,4 @@
-"""Sessions of the project: ``nox -l`` lists them, ``nox -s tune`` does the main thing."""
+"""Nox sessions of the project: ``nox -l`` lists them, ``nox -s tune`` tunes and reports."""
 
 import shutil
 import sys
@@ -13,9 +13,9 @@ nox.options.reuse_existing_virtualenvs = True
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 LOCK = ROOT / "constraints.txt"
-# What an environment begins with, we ourselves, and what a CUDA build of torch pins exactly.
+# Packages that constraints.txt omits: an environment's own, this project, CUDA's (torch pins).
 UNLOCKED = ("pip==", "setuptools==", "tconv==", "nvidia-", "cuda-")
-# Tritons that all tests run with, and what an older one needs besides.
+# Triton versions that all tests run with, and extra requirements of older ones.
 TRITONS = {"3.6.0": ["numpy<2.4"], "3.7.1": [], "3.9.0": []}
 # Tests of compiled kernels, which an emulated GPU runs as well as a real one.
 EMULATED_TESTS = [
@@ -33,12 +33,12 @@ def group(name: str) -> tuple[str, ...]:
 
 
 def install(session: nox.Session, name: str | None = None, extras: str = "tune,reports") -> None:
-    """The project with its extras and a dependency group, at the versions known to work."""
+    """Install the project, its extras and a dependency group at the versions in constraints.txt."""
     session.install("-c", str(LOCK), "-e", f".[{extras}]", *(group(name) if name else ()))
 
 
 def hold_locked(session: nox.Session, python: str = "python") -> None:
-    """Fail where a package is installed that constraints.txt does not name at its version."""
+    """Fail if an installed package's version differs from constraints.txt or is missing there."""
     if sys.version_info < (3, 11):
         return  # for which it names torch and Triton alone
     pinned = {line.partition(" ;")[0] for line in LOCK.read_text().splitlines()}
@@ -58,14 +58,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def thorough(session: nox.Session) -> None:
-    """Run what the suite takes only samples of."""
+    """Run the thorough tests, of which the default suite runs a sample."""
     install(session, "test")
     session.run("pytest", "-n", "auto", "-m", "thorough", *session.posargs)
 
 
 @nox.session
 def mutate(session: nox.Session) -> None:
-    """Break every kernel in many ways; the tests must notice. Takes ``--kernel``, ``--workers``."""
+    """Break every kernel in many ways; the tests must fail. Takes ``--kernel``, ``--workers``."""
     install(session, "test")
     session.run("python", "-m", "tests.mutation", *session.posargs)
 
@@ -73,7 +73,7 @@ def mutate(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("version", list(TRITONS))
 def triton(session: nox.Session, version: str) -> None:
-    """All of tconv's tests with other Tritons: the interpreter, and compiling for every target."""
+    """Run tconv's tests with each Triton: in the interpreter, and compiling for every target."""
     install(session, "test")
     session.install(f"triton=={version}", *TRITONS[version])
     places = session.posargs or ["tests/tconv", "tests/autotune/test_compile.py"]
@@ -93,7 +93,7 @@ def emulate(session: nox.Session, target: str, version: str) -> None:
 
 @nox.session(default=False)
 def compilers(session: nox.Session) -> None:
-    """Compare what Triton 3.6, 3.7 and 3.9 make of the winners. Takes ``--suite``, ``--target``."""
+    """Compare the winners compiled by Triton 3.6, 3.7, 3.9. Takes ``--suite``, ``--target``."""
     install(session)
     named = []
     for version, more in TRITONS.items():
@@ -125,7 +125,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """Build wheel and sdist, hold them against the tree, try the wheel in an empty environment."""
+    """Build wheel and sdist, compare them with the tree, try the wheel in an empty environment."""
     session.install("-c", str(LOCK), *group("package"))
     hold_locked(session)
     made = Path(session.create_tmp()).resolve()
@@ -183,7 +183,7 @@ def tune(session: nox.Session) -> None:
 
 @nox.session
 def report(session: nox.Session) -> None:
-    """Render the report from what is stored. Takes ``--target`` and ``--out``."""
+    """Render the report from the stored trials. Takes ``--target`` and ``--out``."""
     install(session)
     session.run("python", "-m", "reports", "render", *session.posargs)
 
@@ -197,7 +197,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure beside cuDNN on the GPU here, and render the report. Takes the bench's options."""
+    """Measure tconv and cuDNN on the local GPU, render the report. Takes the bench's options."""
     install(session)
     session.run("python", "-m", "reports", "bench", *session.posargs)
 

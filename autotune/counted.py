@@ -64,12 +64,12 @@ class Counted:
 
 
 HEADINGS = (
-    "instructions a result",
-    "global bytes a result",
-    "sectors a request",
+    "instructions per result",
+    "global bytes per result",
+    "sectors per request",
     "bank conflicts",
-    "TMA bytes a result",
-    "barriers a program",
+    "TMA bytes per result",
+    "barriers per program",
 )
 
 

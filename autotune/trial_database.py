@@ -94,7 +94,7 @@ def view(path: Path) -> sqlite3.Connection:
         sqlite3.Error: if SQLite cannot read it.
     """
     if not path.is_file():  # opening a pipe would block
-        raise StoreError("it is no regular file")
+        raise StoreError("it is not a regular file")
     for look in range(LOOKS):
         if not _cut_off(path):
             break

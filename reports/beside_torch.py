@@ -49,7 +49,7 @@ def losses_grid(tables: Tables) -> Grid:
         for row in lost[:LOSSES]
     ]  # fmt: skip
     headings = ["layer", "pass", "dtype", "measured ms", "measured cuDNN ms", "times as fast",
-                "kernel", "why, where it is known"]  # fmt: skip
+                "kernel", "why, if known"]  # fmt: skip
     return Grid(headings, rows, frozenset((0, 1, 2, 6, 7)), "losses")
 
 
@@ -65,7 +65,7 @@ def cause_of(tables: Tables) -> Callable[[LayerRow], str]:
         won = (row.family, row.tile)
         tried = ranked.get(row.problem.key, [])
         bound = next((t.bound for t in tried if (t.family, t.tile) == won and t.bound), "")
-        return f"the model holds it to be bound by {bound}" if bound else ""
+        return f"bound by {bound}, according to the model" if bound else ""
 
     return cause
 

@@ -71,7 +71,7 @@ class Comparison:
 
 
 def _span(row: LayerRow) -> tuple[float, float]:
-    """Return a time's quantiles, or twice the time itself for predictions, which have none."""
+    """Return a time's quantiles; without any (predictions), the time itself for both."""
     time = row.tconv_ms or 0.0
     return row.tconv_ms_p20 or time, row.tconv_ms_p80 or time
 

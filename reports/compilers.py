@@ -34,11 +34,11 @@ FIGURES = {
     "spill_bytes": "spilled bytes",
     "shared_bytes": "shared memory bytes",
     "instructions": "instructions of the loop",
-    "emulated_instructions": "instructions a result",
-    "emulated_global_bytes": "global bytes a result",
-    "emulated_sectors": "sectors a request",
+    "emulated_instructions": "instructions per result",
+    "emulated_global_bytes": "global bytes per result",
+    "emulated_sectors": "sectors per request",
     "emulated_bank_conflicts": "bank conflicts, share",
-    "emulated_barriers": "barriers a program",
+    "emulated_barriers": "barriers per program",
 }
 LEAST = {"emulated_bank_conflicts": 0.05, "spill_bytes": 1.0}  # reference for a change from 0
 
@@ -201,10 +201,11 @@ def markdown(found: Sequence[Change], target: str) -> str:
     lines = [
         f"# Triton {', '.join(versions)} on {target}: the same kernels, compiled and emulated",
         "",
-        f"{len(found)} winners; with a newer Triton {worse} have a figure that is worse by "
-        f"{NOTED - 1:.0%} or more, the worst first. Cells read {' / '.join(versions)}. Registers "
-        "to instructions of the loop are of the code compiled for the layer itself; what follows "
-        "was counted by an emulated GPU, on a scaled-down copy. There are no times here.",
+        f"{len(found)} winners. With a newer Triton {worse} have a figure that is worse by "
+        f"{NOTED - 1:.0%} or more; these are first, the worst on top. Cells read "
+        f"{' / '.join(versions)}. Registers to instructions of the loop are of the code compiled "
+        "for the layer itself. The columns after them were counted by an emulated GPU on a "
+        "scaled-down copy. No figure here is a time.",
         "",
         f"| {' | '.join(headings)} |",
         f"|{'---|' * len(headings)}",

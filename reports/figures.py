@@ -74,5 +74,5 @@ def shares(tables: Tables, suite: str) -> Figure | None:
             marks = axes.barh(at, lengths, BAR, color=COLOURS[direction])
             axes.bar_label(marks, [f"{length:.3g}%" for length in lengths], padding=3, fontsize=10)
         axes.set(xlim=(0, 100), xlabel=f"{kind} share of the roofline, %")
-        axes.set_title(f"{suite}: how near each layer comes to the roof, {kind}", pad=24)
+        axes.set_title(f"{suite}: share of the roofline by layer, {kind}", pad=24)
     return figure

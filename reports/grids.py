@@ -103,13 +103,13 @@ def counters_grid(tables: Tables) -> Grid:
         ("pass", lambda row: row.direction),
         ("dtype", lambda row: row.dtype),
         *_choice_columns(),
-        ("instructions a result", counted("emulated_instructions")),
+        ("instructions per result", counted("emulated_instructions")),
         ("of them", counted("emulated_kinds")),
-        ("global bytes a result", counted("emulated_global_bytes")),
-        ("sectors a request", counted("emulated_sectors")),
+        ("global bytes per result", counted("emulated_global_bytes")),
+        ("sectors per request", counted("emulated_sectors")),
         ("bank conflicts, share", counted("emulated_bank_conflicts")),
-        ("TMA bytes a result", counted("emulated_tma_bytes")),
-        ("barriers a program", counted("emulated_barriers")),
+        ("TMA bytes per result", counted("emulated_tma_bytes")),
+        ("barriers per program", counted("emulated_barriers")),
     ]
     return _grid(columns, rows, "counters")
 

@@ -20,18 +20,19 @@ from tconv import svg
 from tconv.problem import Problem
 
 LAYERS_INTRO = (
-    "One row a layer and pass, in the lecture's words: K filters of extent F, stride S, zero "
+    "One row per layer and pass, in the lecture's terms: K filters of extent F, stride S, zero "
     "padding P. A row without K is a max-pool."
 )
 NOT_MEASURED = (
-    "No GPU took part: the comparison with cuDNN, whole networks and memory are not in this report."
+    "No GPU was used: the report has no comparison with cuDNN, no whole networks and no memory."
 )
 
 COUNTED = (
-    "An emulated GPU ran the compiled code of each chosen tile on a scaled-down copy of its layer, "
-    "checked every access and barrier, and counted; it gives no times. A result is an element of "
-    "y, dx or dw; a sector is 32 bytes, of which one request of a warp needs four for each 128 "
-    "bytes; bank conflicts are passes over shared memory beyond those that are needed."
+    "An emulated GPU ran the compiled code of each chosen tile on a scaled-down copy of its "
+    "layer, checked every access and barrier, and counted events; it measures no times. A result "
+    "is an element of y, dx or dw. A sector is 32 bytes; a warp's request needs at least four "
+    "sectors for each 128 bytes. Bank conflicts are shared-memory wavefronts beyond the necessary "
+    "ones."
 )
 
 
@@ -53,8 +54,8 @@ def facts(tables: Tables) -> list[tuple[str, str]]:
     if "copy" in about.ceilings:
         reached.append(f"{about.ceilings['copy']:g} GB/s, a copy's reads and writes")
     origin = {
-        "predicted": "predicted, by the tuner's model from code compiled for this target; "
-        "nothing here was measured",
+        "predicted": "predicted by the tuner's model from code compiled for this target; nothing "
+        "was measured",
         "measured": "measured on this machine: medians, caches flushed before each run, all sides "
         "in turn on the same numbers",
     }
@@ -73,14 +74,15 @@ def reproduce(tables: Tables) -> str:
     """Return what decides the figures besides the commands."""
     if tables.about.kind == "predicted":
         return (
-            f"A search begins from seed {SEED}, and a prediction is arithmetic: the same versions "
-            "give the same figures. The numbers that a tile is checked on are drawn afresh."
+            f"A search starts from seed {SEED}, and predictions are deterministic: the same "
+            "versions give the same figures. The inputs of the correctness checks are drawn at "
+            "random."
         )
     drawn = ", ".join(map(str, range(DRAWS)))
     return (
-        f"Inputs are of unit variance, drawn from the seeds {drawn}, of which runs take turns; a "
-        f"search begins from seed {SEED}. The numbers that a tile is checked on before it may win "
-        "are drawn afresh. The versions stand at the top."
+        f"Inputs have unit variance and are drawn from the seeds {drawn}, which the runs use in "
+        f"turn. A search starts from seed {SEED}. The inputs of the correctness checks are drawn "
+        "at random. The versions are given at the top."
     )
 
 
@@ -96,7 +98,7 @@ def notes(tables: Tables) -> list[str]:
     failed = sorted({trial.problem for trial in tables.trials} - told)
     if failed:
         named = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
-        found.append(f"Problems of which no candidate passed: {len(failed)} ({named}).")
+        found.append(f"Problems without a passing candidate: {len(failed)} ({named}).")
     if tables.layers and not tables.trials:
         found.append("The tuner's trials are missing: resources and reasons cannot be shown.")
     if tables.about.kind == "measured":
@@ -110,8 +112,8 @@ def notes(tables: Tables) -> list[str]:
         layers = {row.layer for row in tables.layers if row.suite == suite}
         if len(layers) > NAMED:
             found.append(
-                f"Of {len(layers)} layers of {suite} the roofline names {NAMED}, a chart of bars "
-                f"shows {figures.BARS}."
+                f"Of {suite}'s {len(layers)} layers the roofline plot names {NAMED}, and a bar "
+                f"chart shows {figures.BARS}."
             )
     return [*found, *tables.about.notes]
 
@@ -137,8 +139,9 @@ def _goals(tables: Tables) -> list[Part]:
     if tables.about.kind != "measured" or not any(row.times_nhwc for row in tables.layers):
         return []
     words = (
-        "What the project wants of a data-centre GPU, float16 and batch 64 unless said, and what "
-        "was measured here: times as fast as the other side, or a share of what a copy reaches."
+        "The project's targets for a data-centre GPU (float16 and batch 64 unless stated), and "
+        "what was measured here: the speed-up over the other side, or the share of a copy's "
+        "bandwidth."
     )
     return [Text(words), goals_grid(tables)]
 
@@ -164,14 +167,16 @@ def _picture(name: str, title: str, caption: str, figure: Figure | None) -> list
 def _roofline(tables: Tables) -> list[Part]:
     kind = tables.about.kind
     under = (
-        "Each layer stands over its name, a mark a pass. Under the slope memory is the limit, "
-        "under the flat roof arithmetic is."
+        "Each layer is drawn above its name, with one mark per pass. Under the slope it is "
+        "limited by memory, under the flat roof by arithmetic."
     )
     if any(row.times_nhwc for row in tables.layers):
-        under += " Rings are ours, small filled marks cuDNN's; a line joins the two of one pass."
+        under += " Rings are our passes, small filled marks cuDNN's; a line joins the two."
     if tables.about.ceilings:
-        under += " The dashed roof is what large products and copies reached on this very machine."
-    least = "100% is the least time that the machine's peaks allow the layer."
+        under += (
+            " The dashed roof is the measured rate of large products and copies on this machine."
+        )
+    least = "100% is the least time that the machine's peaks allow."
     parts: list[Part] = []
     for suite in verdicts.suites(tables):
         rows = [row for row in tables.layers if row.suite == suite]
@@ -192,8 +197,8 @@ def _compared(tables: Tables) -> list[Part]:
     for suite in verdicts.suites(tables):
         figure = beside_torch_figures.speedups(tables, suite)
         caption = (
-            "Longer is better; a hatched bar to the left of 1 is a loss. Both sides ran in one "
-            "measurement, on the same numbers and in the same precision."
+            "Longer is better; a hatched bar to the left of 1 is a loss. Both sides were measured "
+            "in one run, on the same numbers and in the same precision."
         )
         name = _file_name("speedup", suite)
         parts += _picture(name, f"Times as fast as torch, {suite}, measured", caption, figure)
@@ -202,9 +207,7 @@ def _compared(tables: Tables) -> list[Part]:
     losses = beside_torch.losses_grid(tables)
     if not losses.rows:
         return [*parts, Text("No pass was slower than cuDNN's on channels_last tensors.")]
-    intro = (
-        f"Passes that cuDNN computes faster, the costliest first, at most {beside_torch.LOSSES}:"
-    )
+    intro = f"Passes that cuDNN computes faster, costliest first, at most {beside_torch.LOSSES}:"
     return [*parts, Heading("The losses"), Text(intro), losses]
 
 
@@ -213,8 +216,8 @@ def _tuner(tables: Tables) -> list[Part]:
     if not tables.trials and not tables.map:
         return []
     flat = (
-        "A thin line a problem, and the geometric mean of all. A line that is flat from the start "
-        "had its best tile first."
+        "One thin line per problem, and the geometric mean of all. A line that is flat from the "
+        "start tried its best tile first."
     )
     progress = tuner_figures.progress(tables)
     parts: list[Part] = [grids.search_grid(tables)]
@@ -223,28 +226,30 @@ def _tuner(tables: Tables) -> list[Part]:
     ranks = [r for held in pairs.values() if (r := verdicts.rank_correlation(held)) is not None]
     if kind == "measured" and ranks:
         caption = (
-            f"Rank correlation of what the model foresaw and what was measured, mean over "
+            "Rank correlation of predictions before compilation with measurements, mean over "
             f"{len(ranks)} problems: {fmean(ranks):.2f}."
         )
         foreseen = tuner_figures.prediction(tables)
-        parts += _picture("prediction", "The model's word, and the clock's", caption, foreseen)
+        parts += _picture(
+            "prediction", "The model's times and the measured ones", caption, foreseen
+        )
     source = (
-        "by the model alone, before anything was compiled"
+        "predicted by the model before compilation"
         if kind == "predicted"
-        else "of what was measured; an empty cell was not"
+        else "measured (an empty cell was not measured)"
     )
     for number, key in enumerate(tuner_figures.mapped_problems(tables), 1):
         problem = Problem.from_key(key)
         shape = problem.geometry
         caption = (
-            f"On {shape.input_volume}, batch {shape.batch}: the best milliseconds for each block "
-            f"{source}, whatever the other choices. The winner's blocks are marked."
+            f"For {shape.input_volume}, batch {shape.batch}: the best milliseconds of all tiles "
+            f"with each block size, {source}. The winner's blocks are marked."
         )
         title = f"Tile map, {kind}: {problem.direction} of {shape.describe()}"
         parts += _picture(f"tiles-{number}", title, caption, tuner_figures.tile_map(tables, key))
     code = grids.code_grid(tables)
     if code.rows:
-        parts += [Heading("What each chosen tile takes, and why it won")]
+        parts += [Heading("Resources of each chosen tile, and why it won")]
         parts += [Text(f"All rows: {code.common}.")] * bool(code.common) + [code]
     counters = grids.counters_grid(tables)
     if counters.rows:
@@ -269,7 +274,7 @@ def _networks(tables: Tables) -> list[Part]:
     grid: Grid = beside_torch.networks_grid(tables)
     parts.append(grid)
     for mode in MODES:
-        shares = "By operator, on the device, eager; of each network the longer bar is 100%."
+        shares = "By operator, on the device, eager; each network's longer bar is 100%."
         figure = beside_torch_figures.operators(tables, mode)
         parts += _picture(f"operators-{mode}", f"Where the time goes, {mode}", shares, figure)
     return parts
@@ -279,8 +284,8 @@ def _memory(tables: Tables) -> list[Part]:
     if not tables.memory:
         return []
     words = (
-        "The most memory that was held at a time in a layer's forward and backward pass, the "
-        "layer's own tensors included; channels_last on both sides."
+        "Peak memory of a layer's forward and backward pass, including the layer's own tensors; "
+        "channels_last on both sides."
     )
     figure = beside_torch_figures.memory(tables)
     shorter = "Shorter is better."

@@ -37,8 +37,8 @@ def progress(tables: Tables) -> Figure | None:
         axes.plot(steps, means, color=INK, linewidth=2.5, label="geometric mean of all")
         for direction in PASSES:
             axes.plot([], [], color=COLOURS[direction], label=f"one problem, {direction}")
-        axes.set_xlabel("candidates in the order of the search, those that failed included")
-        axes.set_ylabel(f"{kind} ms, over the best in the end")
+        axes.set_xlabel("candidates in search order, failures included")
+        axes.set_ylabel(f"{kind} ms over the final best")
         axes.set_title(f"Best so far: {kind} time against candidates tried")
         axes.set_xticks(range(1, longest + 1, max(1, longest // 16)))
         axes.legend(frameon=False, labelcolor=INK)
@@ -134,9 +134,9 @@ def prediction(tables: Tables) -> Figure | None:
                 axes.scatter(said, took, color=COLOURS[direction], label=direction, **look)
         every = [ms for held in pairs.values() for pair in held for ms in pair]
         ends = [min(every), max(every)]
-        axes.plot(ends, ends, color=INK, linewidth=1, label="as foreseen")
-        axes.set_xlabel("ms that the model foresaw, before compiling")
+        axes.plot(ends, ends, color=INK, linewidth=1, label="equal")
+        axes.set_xlabel("the model's ms, before compilation")
         axes.set_ylabel("measured ms")
-        axes.set_title("What the model foresaw, and what was measured: a mark a candidate")
+        axes.set_title("The model's ms and the measured ms: one mark per candidate")
         axes.legend(frameon=False, labelcolor=INK)
     return figure

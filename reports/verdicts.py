@@ -88,7 +88,7 @@ def _factors(trial: TrialRow) -> dict[str, float]:
     covered = product.row_tiles(tile) * tile.block_m * product.column_tiles(tile) * tile.block_n
     depth = math.ceil(product.depth / tile.block_k) * tile.block_k
     useful = product.rows * product.columns * product.depth
-    factors = {"more outputs for each operand read": 1 / tile.block_m + 1 / tile.block_n}
+    factors = {"more outputs per operand read": 1 / tile.block_m + 1 / tile.block_n}
     if useful:
         factors["fewer masked products"] = covered * depth / useful
     if trial.waves:
@@ -97,7 +97,7 @@ def _factors(trial: TrialRow) -> dict[str, float]:
         factors["more warps to hide latency"] = 1 / trial.occupancy
     if trial.instructions:
         work = tile.block_m * tile.block_n * tile.block_k
-        factors["fewer instructions a product"] = trial.instructions * tile.warps / work
+        factors["fewer instructions per product"] = trial.instructions * tile.warps / work
     if trial.spill_bytes is not None:
         factors["fewer spills"] = 1.0 + trial.spill_bytes
     return factors
@@ -122,7 +122,7 @@ def verdict(tables: Tables) -> str:
     worst = min(ranked, key=lambda row: row.roofline_share or 0.0)
     mean = geometric_mean([row.roofline_share or 1.0 for row in ranked])
     reach = "are predicted to reach" if about.kind == "predicted" else "reach, as measured,"
-    absent = " No GPU took part." if about.kind == "predicted" else ""
+    absent = " No GPU was used." if about.kind == "predicted" else ""
     return (
         f"On {about.product}, the tiles chosen for {len(ranked)} layer passes of "
         f"{' and '.join(suites(tables))} {reach} {mean:.0%} of the roofline (geometric mean), "

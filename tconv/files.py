@@ -35,7 +35,7 @@ def read_text(path: Path, most: int) -> str | None:
     try:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
-            raise OSError("it is no regular file")
+            raise OSError("it is not a regular file")
         with open(handle, "rb", closefd=False) as file:
             content = file.read(most + 1) if found.st_size <= most else b""
     finally:

@@ -1,7 +1,8 @@
 """Protection of Triton's cache folder, whose compiled kernels are loaded and run as code.
 
-Triton creates the folder with the user's umask. Here it is created for its user only. If others may
-write to it, an own folder replaces it, or a warning names it if the user has chosen it.
+Triton creates the folder with the user's umask. Here it is created for its user only. If others
+may write to it, a folder of tconv's own is used instead; a folder that the user has chosen is kept
+and named in a warning.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The one place where kernels are launched.
+"""Kernel launches as values, and the only code that makes them.
 
-A ``Launch`` says all of it without a tensor in sight: the kernel, its grid, its compile-time
+A ``Launch`` describes one kernel launch without tensors: the kernel, its grid, its compile-time
 constants, its integers. A ``Plan`` is the launches that compute one result, in order, and the
-memory that they hand on to each other. An operator runs a plan on tensors; the tuner compiles
-it for a GPU that is not there.
+buffers that pass data between them. An operator runs a plan on tensors; the tuner compiles it,
+which needs no GPU.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from tconv.target import INTERPRETER, Target, target_of
 BACKEND = "hip" if torch.version.hip else "cuda"  # Triton's, for the GPUs of this torch
 MOST_REGISTERS, REGISTER_FILE = 255, 65536  # of a thread, of a processor (NVIDIA)
 GRID_LIMITS = (2**31 - 1, 65535, 65535)  # programs on each axis of a grid (CUDA; AMD takes more)
-ALIGNMENT = 16  # bytes: what Triton takes for granted of a pointer that was so at first
+ALIGNMENT = 16  # bytes: kernels are compiled for pointers that are multiples of this
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """An operand that a kernel takes by its address."""
+    """An operand passed to a kernel by its address."""
 
     tensor: str  # which tensor of the plan
     dtype: str  # of its elements
 
     def on(self, tensor: torch.Tensor) -> torch.Tensor:
-        """What the kernel is given: the tensor itself."""
+        """The kernel's argument for ``tensor``: the tensor itself."""
         return tensor
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """An operand of which a kernel takes boxes, by tensor memory access (TMA)."""
+    """An operand that a kernel reads or writes in boxes, by tensor memory access (TMA)."""
 
     tensor: str
     dtype: str
@@ -59,27 +59,27 @@ class Descriptor:
     )
 
     def on(self, tensor: torch.Tensor) -> TensorDescriptor:
-        """Triton's descriptor of ``tensor``: a dozen attributes, already known to be sound."""
+        """Triton's descriptor of ``tensor``, made from attributes that were validated once."""
         made = TensorDescriptor.__new__(TensorDescriptor)
         made.__dict__.update(self._attributes, base=tensor)
         return made
 
     def at(self, address: int) -> TensorDescriptor:
-        """The same for the driver alone, which asks for no more than the address.
+        """Triton's descriptor of the memory at ``address``, for a launch without the JIT.
 
-        Filters stay where they are, and an allocator gives the same memory again: the last
-        descriptor is kept. It must not keep a tensor alive, so that it holds none.
+        The last descriptor is cached: filters do not move, and an allocator returns the same memory
+        again. It holds an address instead of a tensor, so that the cache keeps no tensor alive.
         """
         last = self._last[0]
         if last[0] != address:
             made = TensorDescriptor.__new__(TensorDescriptor)
             made.__dict__.update(self._attributes, base=_Address(address))
-            last = self._last[0] = address, made  # at once: another thread may be here
+            last = self._last[0] = address, made  # one assignment: other threads may read it
         return last[1]
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:
-        """Checked once, by Triton's own constructor, on memory that is never touched."""
+        """Attributes that Triton's constructor validates once, on an empty tensor."""
         sample = torch.empty(0, dtype=getattr(torch, self.dtype))
         lists = (list(self.shape), list(self.strides), list(self.box))
         return dict(vars(TensorDescriptor(sample, *lists)))
@@ -91,7 +91,7 @@ def _specialised(value: int, plain: bool) -> tuple[bool, bool, bool]:
 
 
 class _Address:
-    """What a descriptor's base must know of itself when it is launched."""
+    """Stand-in for a descriptor's base tensor: a launch reads only its address."""
 
     __slots__ = ("address",)
 
@@ -126,11 +126,11 @@ class Launch:
         return getattr(importlib.import_module(f"tconv.kernels.{module}"), name)
 
     def options(self, backend: str = BACKEND) -> dict[str, Any]:
-        """Compiler options. Fused multiply-add is asked for: Triton's default is to change."""
+        """Compiler options; fused multiply-add is explicit, since Triton's default will change."""
         chosen = {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
         if backend != "cuda":
             return chosen
-        # Unasked, ptxas halves the registers of some kernels for sm_100, and spills.
+        # Without a limit ptxas halves the registers of some kernels for sm_100, and they spill.
         return chosen | {"maxnreg": min(MOST_REGISTERS, REGISTER_FILE // (32 * self.warps))}
 
     @property
@@ -153,21 +153,21 @@ class Launch:
         return self.kernel, (*operands,), (*scalars,), (*constants,), self.warps, self.stages
 
     def run(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Run on ``tensors``, by the names that the operands give them; others are ignored."""
+        """Run on ``tensors``, by the operands' tensor names; other names are ignored."""
         if 0 not in self.grid:
             _launch_all((self,), tensors)
 
     def arguments(
         self, tensors: Mapping[str, torch.Tensor], backend: str = BACKEND
     ) -> dict[str, Any]:
-        """What Triton's JIT is called with on ``tensors``: arguments, constants and options."""
+        """Keyword arguments of Triton's JIT for ``tensors``: operands, constants and options."""
         values = {
             name: operand.on(tensors[operand.tensor]) for name, operand in self.operands.items()
         }
         return {**values, **self.scalars, **self.constants, **self.options(backend)}
 
     def _first_run(self, tensors: dict[str, torch.Tensor], device: torch.device) -> None:
-        """By way of Triton's JIT, which compiles; what it compiled is kept for next time."""
+        """Run through Triton's JIT, and keep the compiled kernel for later runs."""
         for axis, programs, most in zip("xyz", self.grid, GRID_LIMITS, strict=False):
             if programs > most:
                 raise RuntimeError(
@@ -186,7 +186,7 @@ class Launch:
             self._compiled[device] = compiled
 
     def _arguments_on(self, tensors: dict[str, torch.Tensor]) -> list[Any] | None:
-        """The kernel's arguments in order; None where memory is not aligned, as kernels take it."""
+        """The kernel's arguments in order; None if memory is less aligned than compiled for."""
         arguments = self._arguments.copy()
         addresses = 0
         for place, name, descriptor in self._places:
@@ -211,13 +211,13 @@ class Launch:
 
     @cached_property
     def _arguments(self) -> list[Any]:
-        """The kernel's arguments in order, with gaps where the operands go."""
+        """The kernel's arguments in order, None in the place of each operand."""
         known = {**self.scalars, **self.constants}
         return [known.get(name) for name in self.function.arg_names]
 
     @cached_property
     def _places(self) -> list[tuple[int, str, Descriptor | None]]:
-        """Of each operand: its argument's place, its tensor, how it is described."""
+        """(argument index, tensor name, descriptor or None) of each operand."""
         names = self.function.arg_names
         return [
             (
@@ -231,7 +231,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Memory that launches of one plan hand on to each other."""
+    """Temporary memory that passes data between the launches of one plan."""
 
     elements: int
     dtype: str
@@ -243,10 +243,10 @@ class Plan:
 
     launches: tuple[Launch, ...]
     buffers: Mapping[str, Buffer] = field(default_factory=dict)
-    product: int = 0  # which of the launches multiplies; the others bring its operands into shape
+    product: int = 0  # index of the launch that multiplies; the others prepare and finish
 
     def run(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Run on ``tensors``, inputs and result alike; buffers are added to them here."""
+        """Run on ``tensors``, the inputs and the result; this adds the plan's buffers to them."""
         if self._fresh:
             device = next(iter(tensors.values())).device
             for name, elements, dtype in self._fresh:
@@ -255,7 +255,7 @@ class Plan:
 
     @cached_property
     def _at_work(self) -> tuple[Launch, ...]:
-        """The launches that have programs: of an empty batch, none."""
+        """The launches that have programs: none for an empty batch."""
         return tuple(launch for launch in self.launches if 0 not in launch.grid)
 
     @cached_property
@@ -270,14 +270,14 @@ _logs: list[list[Launch]] = []
 
 
 def _aligned(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """Tensor ``name``, copied (and kept) where it begins between two places that a box may."""
+    """Tensor ``name``; a copy replaces it if its address is not aligned for boxes."""
     if tensors[name].data_ptr() % ALIGNMENT:
         tensors[name] = tensors[name].clone()
     return tensors[name]
 
 
 def _launch_all(launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor]) -> None:
-    """Make ``launches`` in order, on the device that the tensors are on."""
+    """Make ``launches`` in order, on the tensors' device."""
     if not launches:
         return
     device = tensors[launches[0]._anchor].device
@@ -294,7 +294,7 @@ def _launch_all(launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor]) 
 def _launch_here(
     launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor], device: torch.device
 ) -> None:
-    """Straight to the driver: the JIT would find the same kernels in ten microseconds each."""
+    """Launch through the driver; the JIT's look-up of a compiled kernel costs ten microseconds."""
     stream = enter = leave = None
     for launch in launches:
         compiled = launch._compiled.get(device)
@@ -302,21 +302,21 @@ def _launch_here(
         if compiled is None or arguments is None:
             launch._first_run(tensors, device)
             continue
-        if stream is None:  # the same for all; and not to be asked where there is no driver
+        if stream is None:  # one for all launches; there is no driver to ask in the interpreter
             active, hooks = driver.active, triton.knobs.runtime
             stream = active.get_current_stream(active.get_current_device())
             if hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls:  # a profiler
                 enter, leave = hooks.launch_enter_hook, hooks.launch_exit_hook
-        told = None
+        metadata = None
         if enter is not None:
-            told = compiled.launch_metadata(launch._grid, stream, *arguments)
-        compiled.run(*launch._grid, stream, compiled.function, compiled.packed_metadata, told,
-                     enter, leave, *arguments)  # fmt: skip
+            metadata = compiled.launch_metadata(launch._grid, stream, *arguments)
+        compiled.run(*launch._grid, stream, compiled.function, compiled.packed_metadata,
+                     metadata, enter, leave, *arguments)  # fmt: skip
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Launch]]:
-    """The launches that are made within the ``with`` block, in order."""
+    """Context manager: the list of launches made within the ``with`` block, in order."""
     log: list[Launch] = []
     _logs.append(log)
     try:
@@ -334,20 +334,20 @@ def interpreting() -> bool:
 
 
 def emulated() -> Target | None:
-    """The GPU that CPU tensors are computed on, where one is emulated (``TCONV_EMULATE``)."""
-    emulator = sys.modules.get("tconv.emulator")  # imported only where somebody asked for it
+    """Target of the emulated GPU (``TCONV_EMULATE``) that computes CPU tensors, or None."""
+    emulator = sys.modules.get("tconv.emulator")  # imported only if a GPU is emulated
     return None if emulator is None else emulator.installed()
 
 
 def runs_triton(device: torch.device) -> bool:
-    """Whether tensors on ``device`` go to Triton kernels, rather than to torch's CPU operators."""
+    """Whether Triton kernels, and not torch's CPU operators, compute tensors on ``device``."""
     if device.type == "cpu":
         return interpreting() or emulated() is not None
     return device.type == "cuda"
 
 
 def target_for(device: torch.device) -> Target:
-    """The target that tensors on ``device`` are computed on."""
+    """The target that kernels for tensors on ``device`` are compiled for."""
     if interpreting():
         return INTERPRETER
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""Tuning choices: a tile, and the kernel family that it is for; frozen, and passed at launch."""
+"""Tuning choices: a tile and its kernel family, as frozen values that are passed at launch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-# Of numbers that have no more digits than 2^20.
+# Numbers of at most seven digits, as many as 2^20 has.
 PATTERN = re.compile("{0}x{0}x{0} s{0} w{0} g{0} k{0}(?: p{0})?".format("([0-9]{1,7})"))
 
 # How a printed tile is read; shown wherever a reader first meets one.
@@ -24,10 +24,10 @@ TILE_LEGEND = (
 
 @dataclass(frozen=True, order=True)
 class Tile:
-    """How a program cuts its work.
+    """How a problem is divided among programs, and a program's work into steps.
 
-    A convolution is a matrix product for each pass: ``block_m`` x ``block_n`` outputs a
-    program, ``block_k`` of the reduction a step. For max-pool ``block_m`` counts outputs
+    Each pass of a convolution is a matrix product: a program computes ``block_m`` x ``block_n``
+    outputs, in steps of ``block_k`` along the reduction. For max-pool ``block_m`` counts outputs
     of one channel and ``block_n`` channels.
 
     >>> str(Tile(128, 64, 32, stages=3, warps=4))
@@ -43,13 +43,13 @@ class Tile:
     warps: int = 8
     swizzle: int = 8  # rows of tiles that share an L2 neighbourhood
     splits: int = 1  # programs that share one reduction
-    persistent: int = 0  # programs on each processor that share the tiles out; 0: one a tile
+    persistent: int = 0  # programs on each processor that share all tiles; 0: one program a tile
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value, least = getattr(self, each.name), 0 if each.name == "persistent" else 1
             if type(value) is not int or not least <= value <= 1 << 20:
-                raise ValueError(f"tile: {each.name} is {value!r}, no number from {least} to 2^20")
+                raise ValueError(f"tile: {each.name} is {value!r}, not within {least} to 2^20")
         for name in ("block_m", "block_n", "block_k", "warps"):
             value = getattr(self, name)
             if value & (value - 1):
@@ -66,7 +66,7 @@ class Tile:
     def parse(cls, text: str) -> Tile:
         match = PATTERN.fullmatch(text)
         if match is None:
-            raise ValueError(f"{reprlib.repr(text)} is no tile; one reads '128x64x32 s3 w4 g8 k1'")
+            raise ValueError(f"{reprlib.repr(text)} is not a tile such as '128x64x32 s3 w4 g8 k1'")
         return cls(*map(int, match.groups(default="0")))
 
     def to_dict(self) -> dict[str, int]:
@@ -105,8 +105,8 @@ class Tiles:
         return len(self.block_m)
 
     def take(self, places: Any) -> Tiles:
-        """Those at ``places``: numbers, or a mask."""
-        if places.dtype == bool:  # numbers are counted once for all fields
+        """The tiles at ``places``: indices, or a mask."""
+        if places.dtype == bool:  # indices are counted once for all fields
             places = np.flatnonzero(places)
         return Tiles(*(getattr(self, name)[places] for name in FIELDS))
 
@@ -119,7 +119,7 @@ FIELDS = tuple(each.name for each in fields(Tile))
 
 
 def for_each(function: Callable[[int], int], values: Count) -> Count:
-    """``function`` of a number, or of each number of an array; equal ones are asked once.
+    """``function`` of a number, or of each number of an array, called once for equal numbers.
 
     >>> for_each(lambda block: 100 // block, np.array([16, 32, 16]))
     array([6, 3, 6])
@@ -137,7 +137,7 @@ Ground = Literal["tuned", "shipped", "predicted", "heuristic"]
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel family and its tile for one problem, and on what ground they were chosen."""
+    """A kernel family and its tile for one problem, and where the choice comes from."""
 
     family: str
     tile: Tile

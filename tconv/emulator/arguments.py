@@ -1,4 +1,4 @@
-"""From the arguments of a launch to the parameters of its PTX, with the driver's own checks.
+"""Conversion of a launch's arguments to PTX parameters, with the checks of the CUDA driver.
 
 Triton passes a pointer as an address, a scalar as its bits, a tensor descriptor as a tensor map
 (where the kernel uses TMA) or as a pointer, followed by its shape and strides. A tuple's members
@@ -30,7 +30,7 @@ SKEW = 64  # bytes: torch's CPU allocations begin at multiples, and so keep a GP
 def flat(kinds: Sequence[Any], values: Sequence[Any], path: tuple[int, ...] = ()) -> Iterator[
     tuple[tuple[int, ...], str, Any]
 ]:  # fmt: skip
-    """The arguments that a kernel is given, members of tuples for themselves, with their places."""
+    """The arguments of a kernel with their positions; members of tuples count one by one."""
     for place, (kind, value) in enumerate(zip(kinds, values, strict=True)):
         here = (*path, place)
         if isinstance(kind, tuple):
@@ -61,7 +61,7 @@ def scalar_bits(kind: str, value: Any) -> int:
 
 @dataclass(frozen=True)
 class Region:
-    """Memory of this process that a launch may reach: an allocation of torch's, as a rule."""
+    """Memory of this process that a launch may reach, normally an allocation of torch."""
 
     start: int
     end: int
@@ -75,7 +75,7 @@ class Region:
 
 
 def region_of(name: str, value: Any) -> Region | None:
-    """The allocation that a pointer argument leads into; None where only its address is known.
+    """The allocation that a pointer argument points into; None if only its address is known.
 
     Raises:
         ValueError: for a tensor that is not on the CPU.
@@ -95,7 +95,7 @@ def region_of(name: str, value: Any) -> Region | None:
 
 
 def described_region(name: str, kind: str, descriptor: TensorDescriptor) -> Region:
-    """What a descriptor of Triton's type ``kind`` reaches, where its base is a bare address."""
+    """The memory that a descriptor of Triton's type ``kind`` covers, if its base is an address."""
     itemsize = BYTES[kind.removeprefix("tensordesc<").partition("[")[0]]
     spans = zip(descriptor.shape, descriptor.strides, strict=True)
     elements = 1 + sum((extent - 1) * stride for extent, stride in spans)
@@ -120,7 +120,7 @@ def merged(regions: Sequence[Region]) -> list[Region]:
 
 
 class Spaces:
-    """The memory that one launch may reach, placed in the emulated GPU's.
+    """The memory that one launch may reach, mapped into the emulated GPU's memory.
 
     Allocations keep their order and distances within, but lie apart from each other, so that an
     access past the end of one hits nobody's memory. Tensors that share storage share a region.
@@ -136,7 +136,7 @@ class Spaces:
             self._placed.append((region, address))
 
     def address(self, pointer: int) -> int:
-        """Where a pointer of this process points to in the emulated GPU's memory."""
+        """Address in the emulated GPU's memory for a pointer of this process."""
         for region, address in self._placed:
             if region.start <= pointer <= region.end:
                 return address + pointer - region.start

@@ -28,7 +28,7 @@ CANONICAL_NAN: dict[str, Any] = {
 
 
 def divide(x: Array, y: Array) -> Array:
-    """Quotient rounded towards zero; by zero: all bits set, as the hardware gives."""
+    """Quotient rounded towards zero; division by zero sets all bits, as the hardware does."""
     x, y = np.broadcast_arrays(x, y)
     kind = x.dtype.type
     safe = np.where(y == 0, kind(1), y)

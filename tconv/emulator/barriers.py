@@ -22,33 +22,33 @@ class Landing(Protocol):
     """The copies that an mbarrier at (block, address) counts."""
 
     def outstanding(self, block: int, address: int) -> bool:
-        """Whether some have yet to be waited for."""
+        """Whether some copies have yet to be waited for."""
 
     def land(self, block: int, address: int) -> None:
-        """Let them arrive until the barrier's phase is complete."""
+        """Let copies arrive until the barrier's phase is complete."""
 
     def settle(self, block: int, address: int) -> None:
-        """Their data may be read: the phase is complete and somebody waited."""
+        """Make the copied data readable, since the phase is complete and a thread waited for it."""
 
 
 @dataclass
 class SharedBarrier:
-    """An mbarrier: arrivals and bytes that its present phase still expects."""
+    """State of an mbarrier: arrivals and bytes that its current phase still expects."""
 
     count: int
     pending: int
     born: tuple[int, int]  # the warp that initialised it, and when
     bytes: int = 0
     phase: int = 0
-    gathering: Array | None = None  # what those who arrived know
+    gathering: Array | None = None  # merged clocks of the warps that arrived
     gathered_fences: Array | None = None
-    clock: Array | None = None  # what the last complete phase carries
+    clock: Array | None = None  # of the last complete phase
     fences: Array | None = None
     used: Array | None = None  # stamp of each warp's last use
 
 
 class Barriers:
-    """All barriers of the blocks that run side by side."""
+    """All barriers of the blocks that are executed together."""
 
     def __init__(self, machine: State, warps: Warps) -> None:
         self.machine, self.warps = machine, warps
@@ -63,7 +63,7 @@ class Barriers:
     # -- bar.sync
 
     def sync(self, run: Run, mask: Array | None) -> int | None:
-        """Lanes reach ``bar.sync``; gives the next run if all pass at once."""
+        """``bar.sync``: lanes wait here; returns the next run if all pass at once."""
         last = run.terminator
         assert last is not None
         if last.parts[0] == "bar" and last.parts[1] == "red":
@@ -97,7 +97,7 @@ class Barriers:
         return None
 
     def arrive(self, index: int, mask: Array | None, number: Any, count: Any) -> None:
-        """``bar.arrive``: warps count at a barrier and go on."""
+        """``bar.arrive``: warps are counted at a barrier and continue."""
         machine = self.machine
         lanes = self.warps.whole(index, mask)
         every = np.arange(machine.lanes) if lanes is None else lanes
@@ -148,7 +148,7 @@ class Barriers:
         return moved
 
     def check_exits(self) -> None:
-        """Threads that ended never reach the barrier that others of their block wait at."""
+        """Fault if threads ended while others of their block wait at a barrier for them."""
         self._release()
 
     # -- mbarriers
@@ -171,7 +171,7 @@ class Barriers:
         return other == warp or int(self.shared.known[block, warp, other]) >= stamp
 
     def find(self, block: int, warp: int, address: int, lane: int) -> SharedBarrier:
-        """The barrier at an address, as a warp may use it."""
+        """The barrier at an address, after checks that the warp may use it."""
         barrier = self.objects.get((block, address))
         if barrier is None:
             raise self._fault(
@@ -275,7 +275,7 @@ class Barriers:
         self.advance(barrier)
 
     def gather(self, barrier: SharedBarrier, clock: Array, fences: Array) -> None:
-        """The present phase carries what somebody knows."""
+        """Merge a clock into the current phase."""
         if barrier.gathering is None or barrier.gathered_fences is None:
             barrier.gathering, barrier.gathered_fences = clock.copy(), fences.copy()
         else:
@@ -283,7 +283,7 @@ class Barriers:
             np.maximum(barrier.gathered_fences, fences, out=barrier.gathered_fences)
 
     def advance(self, barrier: SharedBarrier) -> None:
-        """Go to the next phase if nothing is outstanding."""
+        """Complete the phase if no arrival and no byte is outstanding."""
         if barrier.pending == 0 and barrier.bytes == 0:
             barrier.phase ^= 1
             barrier.pending = barrier.count
@@ -365,7 +365,7 @@ class Barriers:
         return True
 
     def retry(self) -> bool:
-        """Look again at all who wait; whether anybody can go on."""
+        """Check all waiting lanes again; returns whether any can continue."""
         moved = self._release()
         waiting, self.waiting = self.waiting, []
         for lanes, run in waiting:
@@ -381,7 +381,7 @@ class Barriers:
         return moved
 
     def deadlock(self) -> Fault:
-        """The fault that says who waits for what."""
+        """The deadlock fault, with a line for each waiting warp."""
         machine = self.machine
         if self.waiting:
             lanes, run = self.waiting[0]

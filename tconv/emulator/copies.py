@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 @dataclass
 class Copy:
-    """Copies of one instruction that are under way."""
+    """Copies of one instruction in flight."""
 
     rows: Array  # row numbers in shared memory
     values: Array
@@ -27,7 +27,7 @@ class Copy:
 
 
 class Copies:
-    """Copies under way, by the commit group that each thread put them in."""
+    """Copies in flight, by each thread's commit groups."""
 
     def __init__(self, machine: State) -> None:
         self.machine = machine
@@ -139,5 +139,5 @@ class Copies:
         self.pending = left
 
     def finish(self) -> None:
-        """The blocks end: copies that nobody waits for are of no consequence."""
+        """Drop the copies in flight when their blocks end."""
         self.pending = []

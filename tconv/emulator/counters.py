@@ -1,4 +1,4 @@
-"""What a profiler would count of a kernel, as plain numbers."""
+"""Profiler counters of emulated kernels."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Kernel:
 
 
 class Utils:
-    """The functions that Triton calls of a driver's C module."""
+    """Stand-in for a driver's C module: the functions that Triton calls."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -60,7 +60,7 @@ class Utils:
     def _note_files(
         self, module: Any, function: Any, name: str, files: Mapping[str, str], key: str
     ) -> None:
-        """Triton's hook before ``load_binary``, which is given no more than the cubin."""
+        """Triton's hook before ``load_binary``, which receives only the cubin."""
         self._loading.files = files
 
     def load_binary(
@@ -72,7 +72,7 @@ class Utils:
         return kernel, kernel, 0, 0, MOST_THREADS
 
     def unload_module(self, module: Kernel) -> None:
-        """Nothing is held that Python does not free."""
+        """Do nothing: Python frees everything that was allocated."""
 
     def get_device_properties(self, device: int) -> dict[str, int]:
         return {
@@ -83,7 +83,7 @@ class Utils:
         }
 
     def set_printf_fifo_size(self, size: int) -> None:
-        """What a kernel prints is not kept in a buffer."""
+        """Do nothing: there is no buffer for what a kernel prints."""
 
 
 class Driver(DriverBase):
@@ -97,7 +97,7 @@ class Driver(DriverBase):
         self._turn = threading.RLock()  # one launch at a time, as in a stream
 
     def launcher_cls(self, source: Any, metadata: Any) -> Any:
-        """What Triton calls to launch the kernel compiled from ``source``."""
+        """The function that Triton calls to launch the kernel compiled from ``source``."""
         launcher = Launcher(source, metadata)
 
         def launch(
@@ -119,7 +119,7 @@ class Driver(DriverBase):
 
     @classmethod
     def is_active(cls) -> bool:
-        return False  # never found by itself, only installed
+        return False  # never selected by Triton, only installed
 
     def map_python_to_cpp_type(self, ty: str) -> str:
         from triton.backends.nvidia.driver import ty_to_cpp
@@ -130,7 +130,7 @@ class Driver(DriverBase):
         return 0
 
     def set_current_device(self, device: int) -> None:
-        """There is one."""
+        """The number of devices: one."""
 
     def get_current_stream(self, device: int) -> int:
         return 0

@@ -29,7 +29,7 @@ UNSIGNED = {0: "b1", 1: "u1", 2: "u2", 4: "u4", 8: "u8"}
 
 
 def parameter_address(place: int) -> int:
-    """Where the kernel's parameter of this number lies, as far as its code can see."""
+    """Address of the kernel's parameter number ``place`` in the emulated parameter space."""
     return 0x7000_0000 + 256 * place  # in 32 bits: Triton 3.9 takes such addresses
 
 

@@ -1,4 +1,4 @@
-"""What the virtual GPU reports when a kernel breaks a rule of the machine."""
+"""Faults: errors that the virtual GPU raises when a kernel breaks a rule of the hardware."""
 
 from __future__ import annotations
 

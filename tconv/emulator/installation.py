@@ -1,4 +1,4 @@
-"""Make the emulated GPU the one that Triton compiles for and launches on.
+"""Installation of the emulated GPU as the one that Triton compiles for and launches on.
 
     from tconv import emulator
     emulator.install("sm_90")   # any Triton kernel then takes CPU tensors
@@ -24,7 +24,7 @@ _installed: list[Driver] = []  # at most one
 
 
 def install(name: str, copies: Copies = "late") -> None:
-    """Have Triton compile for ``name`` and run its kernels here, on CPU tensors.
+    """Make Triton compile for ``name`` and run its kernels in the emulator, on CPU tensors.
 
     Args:
         name: the architecture, ``sm_80`` or ``sm_90``.
@@ -56,7 +56,7 @@ def install_asked() -> None:
 
 
 def check_covered(name: str) -> None:
-    """Raise a ValueError that names what exists, where ``name`` is not emulated."""
+    """Raise a ValueError that lists the emulated targets if ``name`` is not one of them."""
     if name in EMULATED:
         return
     known = "is not covered by the emulator" if name in TARGETS else "is no emulated GPU"
@@ -64,7 +64,7 @@ def check_covered(name: str) -> None:
 
 
 def installed() -> Target | None:
-    """The GPU that CPU tensors run on; None where none is emulated."""
+    """The target of the installed GPU, or None."""
     return _installed[0].target if _installed else None
 
 

@@ -1,4 +1,4 @@
-"""How each PTX instruction is written in Python: operands in, an expression or a call out."""
+"""Translation of PTX instructions to Python: operands in, an expression or a call out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HANDLERS: dict[str, Emit] = {}
 
 
 def handling(table: dict[str, Emit]) -> Any:
-    """A decorator that puts a function into ``table`` for instructions of the names it is given."""
+    """A decorator that registers a function in ``table`` for instructions of the given names."""
 
     def handles(*names: str) -> Any:
         def register(function: Emit) -> Emit:
@@ -42,7 +42,7 @@ handles = handling(HANDLERS)
 
 
 def refuse(instruction: Instruction) -> NotCovered:
-    """The error for a variant of an instruction that is not known."""
+    """The error for an unknown variant of an instruction."""
     return NotCovered(f"the instruction {instruction.opcode} is not covered: {instruction.text}")
 
 

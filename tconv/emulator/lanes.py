@@ -1,4 +1,4 @@
-"""Thread blocks that run side by side as lanes: control flow, and accesses to memory."""
+"""Thread blocks executed together, a lane for each thread: control flow and memory accesses."""
 
 from __future__ import annotations
 

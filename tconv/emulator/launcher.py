@@ -16,7 +16,7 @@ from tconv.emulator.ptx import Program
 from tconv.emulator.tensor_map import TensorMap
 
 Copies = Literal["late", "early"]
-DIVISIBILITY = "tt.divisibility"  # Triton's hint: what the compiler took for granted
+DIVISIBILITY = "tt.divisibility"  # attribute of arguments that Triton assumed divisible
 
 
 class Launcher:
@@ -80,7 +80,7 @@ class Launcher:
             raise NotCovered(f"{name}: programs that wait for one another are not emulated")
 
     def _check_hints(self, name: str, arguments: Sequence[tuple[Any, str, Any]]) -> None:
-        """What the compiled code takes for granted must be true of the arguments."""
+        """Check that the arguments fulfil the assumptions that the code was compiled with."""
         for path, kind, value in arguments:
             divisor = self._divisors.get(path)
             if divisor is not None and not kind.startswith("tensordesc"):
@@ -97,7 +97,7 @@ class Launcher:
                 raise Fault("divisibility hint", message, kernel=name)
 
     def _scratch(self, grid: tuple[int, int, int]) -> list[Region]:
-        """Memory that the kernel asks for besides: descriptors that it makes are kept there."""
+        """Scratch memory of the kernel, which holds descriptors that it makes."""
         programs = grid[0] * grid[1] * grid[2]
         found = []
         for space, allocator in (
@@ -118,7 +118,7 @@ class Launcher:
         return found
 
     def _regions(self, arguments: Sequence[tuple[Any, str, Any]]) -> Iterator[Region]:
-        """The memory that the arguments lead to."""
+        """The memory that the arguments point to."""
         for path, kind, value in arguments:
             where = self._names[path[0]]
             if kind.startswith("tensordesc"):

@@ -22,7 +22,7 @@ from tconv.emulator.translate import translate
 MOST_GRID = ((1 << 31) - 1, 65535, 65535)  # CUDA C++ Programming Guide, "Compute Capabilities"
 MOST_THREADS = 1024
 MOST_SHARED = {"80": 166912, "86": 101376, "89": 101376, "90": 232448}  # bytes a block may take
-LANES = 2048  # threads that run side by side: enough to pay for NumPy's calls
+LANES = 2048  # threads executed together: enough to amortise the cost of a NumPy call
 
 
 class Machine:

@@ -1,4 +1,4 @@
-"""How instructions on memory, among warps and of the matrix units are written in Python."""
+"""Translation to Python of instructions on memory, between warps and of the matrix units."""
 
 from __future__ import annotations
 

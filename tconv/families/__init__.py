@@ -1,6 +1,6 @@
-"""The kernel families that can serve a convolution: all that is known of one is in its file.
+"""The kernel families that compute convolutions, each in a module of its own.
 
-A new family is a file that makes a ``Family``, and a line in ``FAMILIES``.
+Adding a family takes a module that defines a ``Family`` and a line in ``FAMILIES``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the launches of all kernel families share: index and accumulator types, constants."""
+"""Helpers for the launches of all kernel families: index types, constants, boxes of pixels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def accumulator_type(dtype: str) -> Any:
 
 
 def workspace_dtype(dtype: str) -> str:
-    """The same, of sums that wait in memory."""
+    """Type of the sums that a split reduction writes to memory."""
     return "float64" if dtype == "float64" else "float32"
 
 
@@ -72,7 +72,7 @@ def shape_constants(problem: Problem) -> dict[str, Any]:
 
 
 def tap_constants(problem: Problem) -> dict[str, int]:
-    """Where the first tap of an output lies, and the way to the next.
+    """Position of an output's first tap, and the step from tap to tap.
 
     For fprop, and for dgrad at stride 1: the same sum with the filter turned by 180 degrees.
     """
@@ -97,19 +97,19 @@ def phases_of(shape: ConvGeometry) -> int:
 
 
 def summed_pixels(shape: ConvGeometry, epilogue: Epilogue) -> int:
-    """Output pixels that a forward pass sums: with a pool, those of whole 2x2 windows only."""
+    """Output pixels that a forward pass sums: with a pool, those of complete 2x2 windows only."""
     if epilogue.pool:
         return shape.batch * (shape.out_h // 2) * (shape.out_w // 2) * 4
     return shape.batch * shape.out_h * shape.out_w
 
 
 def whole_windows(tile: Tile) -> Tile:
-    """A tile whose programs pool: it holds windows, and no part of a reduction."""
+    """``tile`` for a launch with a pool: programs hold complete windows and complete sums."""
     return replace(tile, block_m=max(tile.block_m, 4), splits=1)
 
 
 def pack_of(problem: Problem, block: int) -> int:
-    """Groups of a tile: as many as ``block`` channels or filters hold, and divide all.
+    """Groups in a tile: the most that fit ``block`` channels or filters and divide all groups.
 
     >>> resnext = ConvGeometry(32, 128, 56, 56, 128, 3, 3, pad_h=1, pad_w=1, groups=32)
     >>> pack_of(Problem(resnext, "fprop"), 32)
@@ -122,13 +122,13 @@ def pack_of(problem: Problem, block: int) -> int:
 
 @dataclass(frozen=True)
 class PixelBox:
-    """A box of output pixels that a program takes at once, and how many of them there are."""
+    """A box of output pixels that a step or program covers, and the number of such boxes."""
 
     images: int
     rows: int
     columns: int
     count: int
-    exact: bool  # whether boxes cover the images without a rest
+    exact: bool  # whether boxes divide the images without a remainder
 
 
 @lru_cache(maxsize=4096)
@@ -168,7 +168,7 @@ def pixel_box(
 
 
 def programs(tiles: int, others: int, tile: Tile, target: Target) -> int:
-    """Programs that ``tiles`` are shared out among; ``others`` lie on the other axes."""
+    """Programs among which ``tiles`` are divided; ``others`` lie on the other grid axes."""
     if not tile.persistent:
         return tiles
     return min(tiles, max(1, target.processors * tile.persistent // others))

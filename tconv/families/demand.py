@@ -17,7 +17,7 @@ REGISTERS_PER_THREAD = {"cuda": 255, "hip": 512}
 LEAST_DOT = 16  # the narrowest operand that tl.dot takes, on each axis
 WGMMA_ROWS = 64  # of one warp group's matrix instruction; it reads both operands from shared memory
 # Fitted to 126 compiled kernels (sm_90, layers of LeNet-5 and VGG-16, random tiles). A load
-# brings its mask and address; wgrad finds both for each pixel of x anew at every step.
+# includes its mask and address; wgrad recomputes both for each pixel of x at every step.
 LOOP_INSTRUCTIONS = {"fprop": 60.0, "dgrad": 66.0, "wgrad": 70.0}
 INSTRUCTIONS_PER_LOAD = {"fprop": (6.0, 6.0), "dgrad": (8.0, 6.0), "wgrad": (9.0, 34.0)}
 INSTRUCTIONS_ACROSS_TAPS = 20.0  # of wgrad's load of one element, where a tile spans taps

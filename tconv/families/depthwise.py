@@ -17,7 +17,7 @@ from tconv.families.reduce import Shares, splits_to_fill, workspace
 from tconv.families.relayout import Operands
 from tconv.geometry import cdiv, power_of_two
 from tconv.launch import Launch, Plan, Pointer
-from tconv.problem import PLAIN, Epilogue, Layout, Problem
+from tconv.problem import Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Count, Tile, Tiles, for_each
 
@@ -71,19 +71,6 @@ def unserved(problem: Problem, target: Target) -> str | None:
     return None
 
 
-def plan(
-    problem: Problem,
-    tile: Tile,
-    target: Target,
-    epilogue: Epilogue = PLAIN,
-    w_layout: Layout = "nhwc",
-) -> Plan:
-    """The launches that compute ``problem`` with ``tile``: block_k results make a strip."""
-    if problem.direction == "wgrad":
-        return _wgrad(problem, tile, target, w_layout)
-    return _product(problem, tile, target, epilogue)
-
-
 def _strides(problem: Problem) -> tuple[int, int, int]:
     """Elements of a filter from tap to tap, along and across, and from filter to filter."""
     shape = problem.geometry
@@ -97,8 +84,10 @@ def _names(axis: Axis, name: str) -> dict[str, int]:
     return {f"{key}_{name}": value for key, value in values.items()}
 
 
-def _product(problem: Problem, tile: Tile, target: Target, epilogue: Epilogue) -> Plan:
-    """y = x * w with all that follows, or dx from dy and w."""
+def product(
+    problem: Problem, tile: Tile, target: Target, epilogue: Epilogue, w_layout: Layout
+) -> Plan:
+    """y = x * w and the epilogue, or dx from dy and w; a strip has ``block_k`` results."""
     shape, dtype, nhwc = problem.geometry, problem.dtype, problem.layout == "nhwc"
     forward = problem.direction == "fprop"
     along, across = axes(problem)
@@ -198,7 +187,7 @@ def lines_of(problem: Problem, tile: Tile | Tiles) -> Count:
     return cdiv(across.filter, cdiv(across.filter, lines))
 
 
-def _wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Plan:
+def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Plan:
     """dw from x and dy: lines of the filters by channels, reduced over strips in splits."""
     shape, dtype = problem.geometry, problem.dtype
     along, across = axes(problem)
@@ -435,7 +424,8 @@ FAMILY = Family(
     name="depthwise",
     unserved=unserved,
     heuristic=heuristic,
-    plan=plan,
+    product=product,
+    wgrad=wgrad,
     axes=tile_axes,
     matmul=matmul,
     demand=demand,

@@ -24,7 +24,7 @@ from tconv.families.reduce import Shares, splits_to_fill, workspace
 from tconv.families.relayout import Operands
 from tconv.geometry import cdiv, power_of_two
 from tconv.launch import Launch, Plan, Pointer
-from tconv.problem import PLAIN, Epilogue, Layout, Problem
+from tconv.problem import Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Count, Tile, Tiles
 
@@ -43,24 +43,13 @@ def unserved(problem: Problem, target: Target) -> str | None:
     if channels > MOST_CHANNELS:
         return f"{channels} channels or filters fill the matrix unit"
     if problem.direction == "dgrad" and (shape.stride_h, shape.stride_w) != (1, 1):
-        return "of a strided gradient, every tap would be asked whether it counts"
+        return "in a strided gradient every tap would need a test of whether it counts"
     return None
 
 
-def plan(
-    problem: Problem,
-    tile: Tile,
-    target: Target,
-    epilogue: Epilogue = PLAIN,
-    w_layout: Layout = "nhwc",
+def product(
+    problem: Problem, tile: Tile, target: Target, epilogue: Epilogue, w_layout: Layout
 ) -> Plan:
-    """The launches that compute ``problem`` with ``tile``, in order."""
-    if problem.direction == "wgrad":
-        return _wgrad(problem, tile, target, w_layout)
-    return Plan((_product(problem, tile, epilogue, w_layout),))
-
-
-def _product(problem: Problem, tile: Tile, epilogue: Epilogue, w_layout: Layout) -> Launch:
     """y = x * w + bias, or dx from dy and w: the taps then run backwards."""
     if epilogue.pool:
         tile = whole_windows(tile)
@@ -97,10 +86,10 @@ def _product(problem: Problem, tile: Tile, epilogue: Epilogue, w_layout: Layout)
     if epilogue.pool:
         pixels = summed_pixels(shape, epilogue)
     grid = (cdiv(pixels, tile.block_m), cdiv(produced, tile.block_n), shape.groups)
-    return Launch("direct.direct", grid, taken, extents, constants, tile.warps)
+    return Plan((Launch("direct.direct", grid, taken, extents, constants, tile.warps),))
 
 
-def _wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Plan:
+def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Plan:
     """dw from x and dy: filters by (taps, channels), reduced over pixels by splits."""
     shape, operands = problem.geometry, Operands(target, problem.dtype)
     filters, columns = shape.group_out_channels, shape.taps * shape.group_in_channels
@@ -259,7 +248,8 @@ FAMILY = Family(
     name="direct",
     unserved=unserved,
     heuristic=heuristic,
-    plan=plan,
+    product=product,
+    wgrad=wgrad,
     axes=tile_axes,
     matmul=matmul,
     demand=demand,

@@ -16,7 +16,7 @@ TENSORS = ("bias", *NORM, "residual", "kept", "offsets")
 
 
 def epilogue_operands(epilogue: Epilogue, dtype: str) -> dict[str, Pointer]:
-    """The tensors that an epilogue takes besides the result."""
+    """The tensors that an epilogue reads or writes besides the result."""
     dtypes = {name: dtype for name in ("bias", "residual", "kept") if getattr(epilogue, name)}
     if epilogue.norm is not None:
         there = (epilogue.norm.weight, epilogue.norm.bias, True, True)
@@ -28,7 +28,7 @@ def epilogue_operands(epilogue: Epilogue, dtype: str) -> dict[str, Pointer]:
 
 
 def epilogue_constants(epilogue: Epilogue) -> dict[str, Any]:
-    """The compile-time values, and None for each tensor that is not there."""
+    """Compile-time values of an epilogue, and None for each tensor that it does not use."""
     given = epilogue_operands(epilogue, "float32")
     return {
         "EPS": epilogue.norm.eps if epilogue.norm is not None else 0.0,

@@ -39,7 +39,7 @@ def plan(
     activation: Activation | None = None,
     sums: bool = True,
 ) -> Plan:
-    """dbias from dy, dense in ``layout``; behind an activation dz too, from dy and ``value``.
+    """Plan of dbias from dy, dense in ``layout``; with an activation also of dz, from ``value``.
 
     ``image`` is (batch, channels, plane). Sums are formed over pixels in splits, then over the
     splits; without ``sums`` there is only dz.

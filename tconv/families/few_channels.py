@@ -8,16 +8,19 @@ gathered as the channels of one tap without a mask: a 7x7 filter of 3 channels t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from tconv.families import gathered
 from tconv.families.common import pixel_box
 from tconv.families.demand import Demand, gathered_demand, load_width
-from tconv.families.family import Family, matmul_axes
-from tconv.families.gathered import Seen, fprop, scattered, wgrad
+from tconv.families.family import Family
+from tconv.families.gathered import scattered
 from tconv.families.matmul import MatmulShape, gathered_matmul
 from tconv.families.reduce import splits_to_fill
 from tconv.families.relayout import Operands
 from tconv.geometry import cdiv, power_of_two
 from tconv.launch import Plan
-from tconv.problem import PLAIN, Epilogue, Layout, Problem
+from tconv.problem import Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Tile, Tiles
 
@@ -62,27 +65,30 @@ def unserved(problem: Problem, target: Target) -> str | None:
     return None
 
 
-def plan(
-    problem: Problem,
-    tile: Tile,
-    target: Target,
-    epilogue: Epilogue = PLAIN,
-    w_layout: Layout = "nhwc",
+def product(
+    problem: Problem, tile: Tile, target: Target, epilogue: Epilogue, w_layout: Layout
 ) -> Plan:
-    """The launches that compute ``problem`` with ``tile``, widening included."""
-    shape, width = problem.geometry, pixel_width(problem)
+    """y = x * w and the epilogue; x and w are widened first."""
+    shape, operands = problem.geometry, Operands(target, problem.dtype)
+    size = (shape.out_channels, shape.in_channels, shape.filter_h, shape.filter_w)
+    seen = _seen(problem, operands)
+    w = operands.widened("w", w_layout, size, pixel_width(problem))
+    return gathered.fprop(problem, tile, operands, replace(seen, w=w), epilogue)
+
+
+def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Plan:
+    """dw from x, which is widened first, and dy."""
     operands = Operands(target, problem.dtype)
+    return gathered.wgrad(problem, tile, operands, _seen(problem, operands), w_layout)
+
+
+def _seen(problem: Problem, operands: Operands) -> gathered.Seen:
+    """x widened, with a border of zeros."""
+    shape, width = problem.geometry, pixel_width(problem)
     size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
     x = operands.widened("x", problem.layout, size, width, (shape.pad_h, shape.pad_w))
     in_h, in_w = shape.in_h + 2 * shape.pad_h, shape.in_w + 2 * shape.pad_w
-    w = ""
-    if problem.direction == "fprop":
-        size = (shape.out_channels, shape.in_channels, shape.filter_h, shape.filter_w)
-        w = operands.widened("w", w_layout, size, width)
-    seen = Seen(x, w, in_h, in_w, width, 1, row_length(problem), bordered=True)
-    if problem.direction == "fprop":
-        return fprop(problem, tile, operands, seen, epilogue)
-    return wgrad(problem, tile, operands, seen, w_layout)
+    return gathered.Seen(x, "", in_h, in_w, width, 1, row_length(problem), bordered=True)
 
 
 def heuristic(problem: Problem, target: Target) -> Tile:
@@ -124,8 +130,8 @@ FAMILY = Family(
     name="few_channels",
     unserved=unserved,
     heuristic=heuristic,
-    plan=plan,
-    axes=matmul_axes,
+    product=product,
+    wgrad=wgrad,
     matmul=matmul,
     demand=demand,
     copies=True,

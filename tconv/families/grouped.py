@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tconv.families import gathered
 from tconv.families.common import (
     accumulator_type,
     index_type,
@@ -25,13 +26,12 @@ from tconv.families.demand import (
 )
 from tconv.families.epilogue import epilogue_constants, epilogue_operands
 from tconv.families.family import PIXEL_AXES, WGRAD_AXES, Axes, Family
-from tconv.families.gathered import seen_by, wgrad
 from tconv.families.matmul import Packed, out_box, phased_rows
 from tconv.families.reduce import splits_to_fill
 from tconv.families.relayout import Operands
 from tconv.geometry import cdiv, power_of_two
 from tconv.launch import Launch, Plan, Pointer
-from tconv.problem import PLAIN, Epilogue, Layout, Problem
+from tconv.problem import Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Count, Tile, Tiles, for_each
 
@@ -62,16 +62,10 @@ def _extents(problem: Problem) -> tuple[int, int]:
     return pair if problem.direction == "fprop" else pair[::-1]
 
 
-def plan(
-    problem: Problem,
-    tile: Tile,
-    target: Target,
-    epilogue: Epilogue = PLAIN,
-    w_layout: Layout = "nhwc",
+def product(
+    problem: Problem, tile: Tile, target: Target, epilogue: Epilogue, w_layout: Layout
 ) -> Plan:
-    """The launches that compute ``problem`` with ``tile``; block_n says how many groups fit."""
-    if problem.direction == "wgrad":
-        return _wgrad(problem, tile, target, w_layout)
+    """y = x * w and the epilogue, or dx from dy and w; block_n sets how many groups fit."""
     shape, dtype, layout = problem.geometry, problem.dtype, problem.layout
     forward = problem.direction == "fprop"
     if epilogue.pool:
@@ -133,12 +127,12 @@ def plan(
     return operands.plan(launch, problem, result, layout, 1)
 
 
-def _wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Plan:
+def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Plan:
     """dw from x and dy: the diagonal blocks of a pack's filters by its channels."""
     pack = pack_of(problem, min(tile.block_m, tile.block_n))
     operands = Operands(target, problem.dtype)
-    seen = seen_by(problem, operands, None, in_place=False)
-    return wgrad(problem, tile, operands, seen, w_layout, pack)
+    seen = gathered.seen_by(problem, operands, None, in_place=False)
+    return gathered.wgrad(problem, tile, operands, seen, w_layout, pack)
 
 
 def heuristic(problem: Problem, target: Target) -> Tile:
@@ -229,7 +223,8 @@ FAMILY = Family(
     name="grouped",
     unserved=unserved,
     heuristic=heuristic,
-    plan=plan,
+    product=product,
+    wgrad=wgrad,
     axes=tile_axes,
     matmul=matmul,
     demand=demand,

@@ -1,25 +1,26 @@
 """The general implicit matrix product: operands gathered by address, any geometry, any GPU.
 
-It reads channels_last operands, and brings contiguous ones into that layout first; or reads
-those where they lie, as a family of its own, so that the tuner can tell which is faster.
+It reads channels_last operands, and converts contiguous ones to that layout first. A second family
+reads contiguous operands in place, so that the tuner can compare the two.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from tconv.families import gathered
 from tconv.families.common import phases_of
 from tconv.families.demand import Demand, gathered_demand, load_width
-from tconv.families.family import Family, matmul_axes
-from tconv.families.gathered import dgrad, fprop, scattered, seen_by, wgrad
-from tconv.families.matmul import gathered_matmul
+from tconv.families.family import Family
+from tconv.families.gathered import scattered
 from tconv.families.reduce import LEAST_SPLIT_STEPS, splits_to_fill
 from tconv.families.relayout import Operands
 from tconv.geometry import cdiv, power_of_two
 from tconv.launch import Plan
-from tconv.problem import PLAIN, Epilogue, Layout, Problem
+from tconv.problem import Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Count, Tile, Tiles
 
@@ -32,48 +33,36 @@ def unserved(problem: Problem, target: Target) -> str | None:
 
 
 def unserved_in_place(problem: Problem, target: Target) -> str | None:
-    """None for contiguous tensors; channels_last ones are the general family's already."""
+    """None for contiguous tensors; the general family reads channels_last ones in place."""
     return None if problem.layout == "nchw" else "tensors are channels_last already"
 
 
-def plan(
-    problem: Problem,
-    tile: Tile,
-    target: Target,
-    epilogue: Epilogue = PLAIN,
-    w_layout: Layout = "nhwc",
-) -> Plan:
-    """Launches that compute ``problem`` with ``tile``, in order."""
-    return _plan(problem, tile, target, epilogue, w_layout, in_place=False)
-
-
-def plan_in_place(
-    problem: Problem,
-    tile: Tile,
-    target: Target,
-    epilogue: Epilogue = PLAIN,
-    w_layout: Layout = "nhwc",
-) -> Plan:
-    """The same launches, but x and dy are read where they lie, channels before pixels."""
-    return _plan(problem, tile, target, epilogue, w_layout, in_place=True)
-
-
-def _plan(
+def product(
     problem: Problem,
     tile: Tile,
     target: Target,
     epilogue: Epilogue,
     w_layout: Layout,
-    in_place: bool,
+    in_place: bool = False,
 ) -> Plan:
+    """y = x * w and the epilogue, or dx from dy and w.
+
+    With ``in_place`` x and dy are read as they are, channels before pixels.
+    """
     operands = Operands(target, problem.dtype)
     if problem.direction == "dgrad":
-        return dgrad(problem, tile, operands, w_layout, in_place)
-    if problem.direction == "wgrad":
-        seen = seen_by(problem, operands, None, in_place)
-        return wgrad(problem, tile, operands, seen, w_layout)
-    seen = seen_by(problem, operands, w_layout, in_place)
-    return fprop(problem, tile, operands, seen, epilogue)
+        return gathered.dgrad(problem, tile, operands, w_layout, in_place)
+    seen = gathered.seen_by(problem, operands, w_layout, in_place)
+    return gathered.fprop(problem, tile, operands, seen, epilogue)
+
+
+def wgrad(
+    problem: Problem, tile: Tile, target: Target, w_layout: Layout, in_place: bool = False
+) -> Plan:
+    """dw from x and dy."""
+    operands = Operands(target, problem.dtype)
+    seen = gathered.seen_by(problem, operands, None, in_place)
+    return gathered.wgrad(problem, tile, operands, seen, w_layout)
 
 
 # ---- estimates ------------------------------------------------------------------------------
@@ -207,9 +196,8 @@ FAMILY = Family(
     name="implicit_gemm",
     unserved=unserved,
     heuristic=heuristic,
-    plan=plan,
-    axes=matmul_axes,
-    matmul=gathered_matmul,
+    product=product,
+    wgrad=wgrad,
     demand=demand,
 )
 IN_PLACE = replace(
@@ -217,6 +205,7 @@ IN_PLACE = replace(
     name="implicit_gemm_in_place",
     unserved=unserved_in_place,
     heuristic=heuristic_in_place,
-    plan=plan_in_place,
+    product=partial(product, in_place=True),
+    wgrad=partial(wgrad, in_place=True),
     demand=demand_in_place,
 )

@@ -202,19 +202,6 @@ class _Views:
 # ---- plans ----------------------------------------------------------------------------------
 
 
-def plan(
-    problem: Problem,
-    tile: Tile,
-    target: Target,
-    epilogue: Epilogue = PLAIN,
-    w_layout: Layout = "nhwc",
-) -> Plan:
-    """The launches that compute ``problem`` with ``tile``, in order."""
-    if problem.direction == "wgrad":
-        return _wgrad(problem, tile, target, w_layout)
-    return _product(problem, tile, target, epilogue, w_layout)
-
-
 def _constants(problem: Problem, tile: Tile, box: PixelBox) -> dict[str, Any]:
     shape = problem.geometry
     return {
@@ -232,7 +219,7 @@ def _constants(problem: Problem, tile: Tile, box: PixelBox) -> dict[str, Any]:
     }
 
 
-def _product(
+def product(
     problem: Problem, tile: Tile, target: Target, epilogue: Epilogue, w_layout: Layout
 ) -> Plan:
     """y = x * w + bias, or dx from dy and w at stride 1: channels by boxes of pixels."""
@@ -302,7 +289,7 @@ def _product(
     return operands.plan(product, problem, result_name, problem.layout, shares.splits, epilogue)
 
 
-def _wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Plan:
+def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Plan:
     """dw from x and dy: filters by channels of one tap, reduced over boxes of pixels."""
     shape = problem.geometry
     operands = Operands(target, problem.dtype)
@@ -474,7 +461,8 @@ FAMILY = Family(
     name="implicit_gemm_tma",
     unserved=unserved,
     heuristic=heuristic,
-    plan=plan,
+    product=product,
+    wgrad=wgrad,
     axes=tile_axes,
     matmul=matmul,
     demand=demand,

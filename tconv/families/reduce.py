@@ -1,4 +1,4 @@
-"""The last step of a split reduction: parts of a result are added in order."""
+"""The last launch of a split reduction, which adds the partial results in order."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tconv.problem import PLAIN, Epilogue, Layout, Problem
 
 SUM_BLOCK = 1024  # elements a program: four for each thread of four warps, a 16-byte load
 WORKSPACE = "workspace"
-LEAST_SPLIT_STEPS = 4  # of a program's loop: less would be all prologue
+LEAST_SPLIT_STEPS = 4  # of a program's loop: fewer would be mostly prologue
 
 
 @dataclass(frozen=True)
 class Shares:
-    """``steps`` of a reduction shared out among programs, none of them without work.
+    """``steps`` of a reduction divided among programs, each of which has work.
 
     >>> Shares.of(steps=9, splits=4)
     Shares(splits=3, steps=3)
@@ -33,7 +33,7 @@ class Shares:
 
 
 def splits_to_fill(programs: int, tiles: int, steps: int, most: int) -> int:
-    """Splits that make about ``programs`` of ``tiles``, each with one of ``steps``; at least one.
+    """Splits of ``tiles`` that make about ``programs``, each with at least one of ``steps``.
 
     >>> splits_to_fill(264, tiles=18, steps=100, most=256)
     14

@@ -1,4 +1,4 @@
-"""What comes before and after a product: operands brought channels_last, parts added up."""
+"""Launches around a product: operands converted to channels_last, partial results added."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TILE = 4096  # elements a program: 64 x 64, or long and narrow where channels ar
 
 @dataclass
 class Operands:
-    """The launches that bring operands into shape, and the memory that they fill."""
+    """The launches that convert operands, and the buffers that they fill."""
 
     target: Target
     dtype: str
@@ -33,7 +33,8 @@ class Operands:
     ) -> str:
         """The name of tensor ``name`` with its channels last.
 
-        That is the tensor itself where it lies so already; else a launch and a buffer are added.
+        A tensor that already has its channels last is used as it is; otherwise this adds a launch
+        and a buffer.
         """
         if layout == "nhwc" or channels == 1 or plane == 1:
             return name

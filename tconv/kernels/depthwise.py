@@ -3,54 +3,53 @@
     y[n, p, q, k] = bias[k] + sum over r, s of
         x[n, p stride - pad + r dilation, q stride - pad + s dilation, k // MULTIPLIER] w[k, r, s]
 
-A sum of F x F products has no use for the matrix unit: the kernel lives on loading each element
-once and using it often. A thread computes a *strip* of results along one axis of the image, for
-a vector of channels: an element that it loads feeds all results of the strip whose windows hold
-it. The axis across the strips is walked tap by tap. Strips run along rows where channels lie
+A sum of F x F products has no use for the matrix unit: speed comes from loading each element once
+and using it often. A thread computes a *strip* of results along one axis of the image, for a vector
+of channels: an element that it loads feeds all results of the strip whose windows contain it. A
+loop over the taps walks the axis across the strip. Strips run along rows where channels lie
 innermost, and down columns where pixels do, so that neighbouring threads load neighbours.
 
-The gradient of x is the same sum with the taps reversed. With a stride, a result is reached only
-by taps of its *phase*: along the strip that is known when the kernel is compiled, and across it
-each phase has programs of its own.
+The gradient of x is the same sum with the taps reversed. With a stride, only taps of a result's
+*phase* reach it: along the strip the compiler knows which, and across it each phase has programs
+of its own.
 """
 
 import triton
 import triton.language as tl
 
-from tconv.kernels.dgrad import first_tap
 from tconv.kernels.epilogue import (
     channel_terms,
     epilogue,
     pooled,
     store_result,
 )
-from tconv.kernels.index import is_inside
+from tconv.kernels.taps import is_inside, phase_taps
 
 
 @triton.jit
 def add_tap(total, pixel, values, REACH: tl.constexpr, STEP: tl.constexpr, COUNT: tl.constexpr):
-    """``total`` with the product of ``pixel`` and that of COUNT values which is REACH away."""
+    """``total`` with the product of ``pixel`` and value REACH / STEP, if that is one of COUNT."""
     if REACH >= 0 and REACH % STEP == 0 and REACH // STEP < COUNT:
         return total + pixel * values[REACH // STEP]
-    else:  # on the way to a trace, an early return is none
+    else:  # Triton's tracer does not honour an early return
         return total
 
 
 @triton.jit
 def add_taps(
     sums,  # STRIP accumulators, [BLOCK_M, BLOCK_N] each
-    t,  # which line of the filter, counted within the phase, and round after round
-    corner,  # pointers to the image at the phase's first tap and the strip's first place
+    step,  # line of the filter, counted within the phase, and filter after filter
+    pixels,  # pointers to the image at the phase's first tap and the strip's first place
     weights,  # pointers to the filter's first element
-    live,
-    produced_exists,
-    top,  # where the phase's first tap reads, across
-    tap0,  # and which it is
+    mask,
+    produced_mask,
+    image_line,  # which line of the image the phase's first tap reads
+    tap0,  # the phase's first tap, across
     begin,  # where the strip begins on the image
     image_along,
     image_across,
-    x_across,
-    x_round,
+    stride_across,
+    stride_c,
     FORWARD: tl.constexpr,
     TAPS_ACROSS: tl.constexpr,
     TAP_STEP: tl.constexpr,
@@ -65,44 +64,45 @@ def add_taps(
     PAD_ALONG: tl.constexpr,
     DILATION_ALONG: tl.constexpr,
     PHASES: tl.constexpr,
-    FIRST: tl.constexpr,  # of the places that the strip reads, from where it begins
+    FIRST: tl.constexpr,  # first place that the strip reads, counted from where it begins
     COUNT: tl.constexpr,
     STRIP: tl.constexpr,
     BLOCK_M: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
 ):
     """``sums`` with the products of one line of the filter."""
-    down = t % TAPS_ACROSS * IMAGE_STEP
-    tap = tap0 + t % TAPS_ACROSS * TAP_STEP
-    inside = live & is_inside(top + down, image_across)
+    across = step % TAPS_ACROSS * IMAGE_STEP
+    tap = tap0 + step % TAPS_ACROSS * TAP_STEP
+    mask = mask & is_inside(image_line + across, image_across)
     if not FORWARD and PHASES > 1:  # a phase may have fewer taps than another
         # Compared as vectors: Triton 3.9's interpreter refuses a scalar in a mask.
-        inside = inside & (tap + top * 0 < FILTER_ACROSS)
-        produced_exists = produced_exists & (tap + produced_exists.to(tl.int32) * 0 < FILTER_ACROSS)
-    line = corner + (down * x_across + t // TAPS_ACROSS * x_round)
-    taps = weights + (tap * W_ACROSS + t // TAPS_ACROSS * W_FILTER)
+        mask = mask & (tap + image_line * 0 < FILTER_ACROSS)
+        produced_mask = produced_mask & (tap + produced_mask.to(tl.int32) * 0 < FILTER_ACROSS)
+    pixels += across * stride_across + step // TAPS_ACROSS * stride_c
+    weights += tap * W_ACROSS + step // TAPS_ACROSS * W_FILTER
     values = ()
-    for s in tl.static_range(FILTER_ALONG):
-        w = tl.load(taps + s * W_ALONG, mask=produced_exists, other=0.0)
+    for tap_along in tl.static_range(FILTER_ALONG):
+        w = tl.load(weights + tap_along * W_ALONG, mask=produced_mask, other=0.0)
         values = values + (w.to(ACCUMULATOR)[None, :],)
     for index in tl.static_range(COUNT):
         place = begin + (FIRST + index) + tl.zeros((BLOCK_M, 1), tl.int32)
-        mask = inside & is_inside(place, image_along)
-        pixel = tl.load(line + (FIRST + index) * X_ALONG, mask=mask, other=0.0).to(ACCUMULATOR)
+        place_mask = mask & is_inside(place, image_along)
+        pixel = tl.load(pixels + (FIRST + index) * X_ALONG, mask=place_mask, other=0.0)
+        pixel = pixel.to(ACCUMULATOR)
         after = ()
         for j in tl.static_range(STRIP):
             # The tap through which the result at j sees this place, times the dilation.
             if FORWARD:
-                reaches = add_tap(
+                total = add_tap(
                     sums[j], pixel, values, FIRST + index + PAD_ALONG - j * STRIDE_ALONG,
                     DILATION_ALONG, FILTER_ALONG,
                 )  # fmt: skip
             else:
-                reaches = add_tap(
+                total = add_tap(
                     sums[j], pixel, values, j + PAD_ALONG - (FIRST + index) * STRIDE_ALONG,
                     DILATION_ALONG, FILTER_ALONG,
                 )  # fmt: skip
-            after = after + (reaches,)
+            after = after + (total,)
         sums = after
     return sums
 
@@ -139,6 +139,95 @@ def strip_offset(
         row = channel.to(INDEX)[None, :] * size_along + along
         offset = row * size_across + across
     return offset, step
+
+
+@triton.jit
+def store_strip(
+    sums,  # STRIP tiles, [BLOCK_M, BLOCK_N] each
+    norm,  # (bias, norm_weight, norm_bias, norm_mean, norm_var), each may be None
+    residual,
+    result,
+    kept,
+    offsets,
+    image_index,
+    line,  # of the result, across
+    first,  # of the strip's results, along
+    mask,
+    channel,
+    produced,
+    produced_mask,
+    row,  # which BLOCK_M lines; with POOL they are pairs
+    lines,  # across; of channels_last tensors in each image
+    batch,
+    result_along,
+    result_across,
+    PRODUCED: tl.constexpr,
+    NHWC: tl.constexpr,
+    EPS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,
+    POOL: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    STRIP: tl.constexpr,
+):
+    """Apply the epilogue to the tiles of a strip and store what it yields."""
+    bias, norm_weight, norm_bias, norm_mean, norm_var = norm
+    WINDOW: tl.constexpr = 2 if POOL else 1
+    offset, scale, shift = channel_terms(
+        bias, norm_weight, norm_bias, norm_mean, norm_var, produced, produced_mask, EPS,
+        sums[0].dtype,
+    )  # fmt: skip
+    at, stride_along = strip_offset(
+        image_index, channel, line, first, result_along, result_across, PRODUCED, NHWC, INDEX
+    )
+    results = ()
+    arguments = ()
+    for j in tl.static_range(STRIP):
+        more = None
+        if residual is not None:
+            along = result_along // WINDOW * WINDOW
+            place_mask = mask & is_inside(first + j + mask.to(tl.int32) * 0, along)
+            more = tl.load(residual + (at + j * stride_along), mask=place_mask, other=0.0)
+        total, argument = epilogue(
+            sums[j], offset[None, :], scale[None, :], shift[None, :], more, bias, norm_mean,
+            ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL,
+        )  # fmt: skip
+        results = results + (total,)
+        arguments = arguments + (argument,)
+    if POOL:  # of a window, two places lie in one tile and two in the next of the strip
+        if NHWC:
+            position = row.to(INDEX) * (BLOCK_M // 2) + tl.arange(0, BLOCK_M // 2)[:, None]
+            line_mask = position < batch.to(INDEX) * (lines // 2)
+            image_index = position // (lines // 2)
+            line = (position % (lines // 2)).to(tl.int32)
+        else:
+            line = row * (BLOCK_M // 2) + tl.arange(0, BLOCK_M // 2)[:, None]
+            line_mask = line < lines // 2
+            image_index = line * 0
+        mask = line_mask & produced_mask[None, :]
+        first = first // 2
+        at, stride_along = strip_offset(
+            image_index, channel, line, first, result_along // 2, result_across // 2,
+            PRODUCED, NHWC, INDEX,
+        )  # fmt: skip
+    for j in tl.static_range(STRIP // WINDOW):
+        best_place = None
+        if POOL:
+            total, argument, best_place = pooled(
+                strip_windows(results[2 * j], results[2 * j + 1], NHWC, BLOCK_M, BLOCK_N),
+                strip_windows(arguments[2 * j], arguments[2 * j + 1], NHWC, BLOCK_M, BLOCK_N),
+                kept, ACTIVATION, RESIDUAL_AFTER,
+            )  # fmt: skip
+        else:
+            total = results[j]
+            argument = arguments[j]
+        place_mask = mask & is_inside(first + j + mask.to(tl.int32) * 0, result_along // WINDOW)
+        store_result(
+            result, kept, offsets, at + j * stride_along, place_mask, total, argument, best_place
+        )
 
 
 @triton.jit(
@@ -197,26 +286,27 @@ def depthwise(
     PHASES: tl.constexpr = 1 if FORWARD else STRIDE_ACROSS
     TAPS_ACROSS: tl.constexpr = (FILTER_ACROSS + TAP_STEP - 1) // TAP_STEP  # most of one phase
     ROUNDS: tl.constexpr = 1 if FORWARD else MULTIPLIER  # filters that one result sums over
+    UNROLLED: tl.constexpr = ROUNDS * TAPS_ACROSS if UNROLL else 1  # steps
     WINDOW: tl.constexpr = 2 if POOL else 1
     if NHWC:
-        x_across = image_along.to(INDEX) * CHANNELS
-        x_round = 1
+        stride_across = image_along.to(INDEX) * CHANNELS
+        stride_c = 1
     else:
-        x_across = 1
-        x_round = image_along.to(INDEX) * image_across
+        stride_across = 1
+        stride_c = image_along.to(INDEX) * image_across
 
     if FORWARD:
         phase_first = 0
         tap0 = 0
     else:
         phase_first = tl.program_id(1)  # one of the first STRIDE lines, as far as they exist
-        phase = (phase_first + PAD_ACROSS) % STRIDE_ACROSS
-        tap0 = first_tap(phase, FILTER_ACROSS, STRIDE_ACROSS, DILATION_ACROSS, TAP_STEP)
-    along = result_along // WINDOW * WINDOW
+        tap0, _ = phase_taps(
+            phase_first, FILTER_ACROSS, STRIDE_ACROSS, PAD_ACROSS, DILATION_ACROSS, TAP_STEP
+        )
     across = result_across // WINDOW * WINDOW
     lines = (across - phase_first + PHASES - 1) // PHASES  # across, of this phase
     least = tl.maximum(lines, 1)  # a phase may be empty
-    strips = tl.cdiv(along, STRIP)
+    strips = tl.cdiv(result_along // WINDOW * WINDOW, STRIP)
     program = tl.program_id(0)
     if NHWC:  # channels vary fastest, as in memory
         blocks_n: tl.constexpr = (PRODUCED + BLOCK_N - 1) // BLOCK_N
@@ -224,114 +314,59 @@ def depthwise(
         strip = program // blocks_n % strips
         row = program // (blocks_n * strips)
         position = row.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
-        exists = position < batch.to(INDEX) * lines
+        line_mask = position < batch.to(INDEX) * lines
         image_index = position // least
         line = (position % least).to(tl.int32)
         produced = column * BLOCK_N + tl.arange(0, BLOCK_N)
-        produced_exists = produced < PRODUCED
+        produced_mask = produced < PRODUCED
         channel = produced
-        x_first = image_index * image_across * x_across
+        image_first = image_index * image_across * stride_across
     else:
         blocks_m = tl.cdiv(least, BLOCK_M)
         row = program % blocks_m
         strip = program // blocks_m % strips
         column = program // (blocks_m * strips)
         line = row * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
-        exists = line < lines
+        line_mask = line < lines
         channel = column.to(INDEX) * BLOCK_N + tl.arange(0, BLOCK_N)  # of all images
         produced = (channel % PRODUCED).to(tl.int32)
-        produced_exists = channel < batch.to(INDEX) * PRODUCED
+        produced_mask = channel < batch.to(INDEX) * PRODUCED
         image_index = line * 0
-        x_first = tl.zeros((1, 1), INDEX)
+        image_first = tl.zeros((1, 1), INDEX)
     if FORWARD:
-        x_channel = channel // MULTIPLIER
-        w_first = produced
+        image_channel = channel // MULTIPLIER
+        first_filter = produced
         begin = strip * (STRIP * STRIDE_ALONG)
-        top = line * STRIDE_ACROSS - PAD_ACROSS
+        image_line = line * STRIDE_ACROSS - PAD_ACROSS
     else:
-        x_channel = channel * MULTIPLIER
-        w_first = produced * MULTIPLIER
+        image_channel = channel * MULTIPLIER
+        first_filter = produced * MULTIPLIER
         begin = strip * (STRIP // STRIDE_ALONG)
-        top = line * STRIDE_ACROSS + phase_first + PAD_ACROSS - tap0 * DILATION_ACROSS
-        top = top // STRIDE_ACROSS  # exact, wherever there is a tap
-    x_first += top * x_across + begin.to(INDEX) * X_ALONG
-    corner = image + (x_first + (x_channel * x_round)[None, :])
-    weights = filters + w_first.to(INDEX) * W_FILTER
+        image_line = line * STRIDE_ACROSS + phase_first + PAD_ACROSS - tap0 * DILATION_ACROSS
+        image_line = image_line // STRIDE_ACROSS  # exact, wherever there is a tap
+    image_first += image_line * stride_across + begin.to(INDEX) * X_ALONG
+    pixels = image + (image_first + (image_channel * stride_c)[None, :])
+    weights = filters + first_filter.to(INDEX) * W_FILTER
 
-    live = exists & produced_exists[None, :]
+    mask = line_mask & produced_mask[None, :]
     sums = ()
     for _ in tl.static_range(STRIP):
         sums = sums + (tl.zeros((BLOCK_M, BLOCK_N), ACCUMULATOR),)
-    if UNROLL:
-        for t in tl.static_range(ROUNDS * TAPS_ACROSS):
+    for step in range(0, ROUNDS * TAPS_ACROSS, UNROLLED):
+        for unrolled in tl.static_range(UNROLLED):
             sums = add_taps(
-                sums, t, corner, weights, live, produced_exists, top, tap0, begin,
-                image_along, image_across, x_across, x_round,
+                sums, step + unrolled, pixels, weights, mask, produced_mask, image_line, tap0,
+                begin, image_along, image_across, stride_across, stride_c,
                 FORWARD, TAPS_ACROSS, TAP_STEP, IMAGE_STEP, X_ALONG, W_ALONG, W_ACROSS, W_FILTER,
                 FILTER_ALONG, FILTER_ACROSS, STRIDE_ALONG, PAD_ALONG, DILATION_ALONG, PHASES,
                 FIRST, COUNT, STRIP, BLOCK_M, ACCUMULATOR,
             )  # fmt: skip
-    else:
-        for t in range(ROUNDS * TAPS_ACROSS):
-            sums = add_taps(
-                sums, t, corner, weights, live, produced_exists, top, tap0, begin,
-                image_along, image_across, x_across, x_round,
-                FORWARD, TAPS_ACROSS, TAP_STEP, IMAGE_STEP, X_ALONG, W_ALONG, W_ACROSS, W_FILTER,
-                FILTER_ALONG, FILTER_ACROSS, STRIDE_ALONG, PAD_ALONG, DILATION_ALONG, PHASES,
-                FIRST, COUNT, STRIP, BLOCK_M, ACCUMULATOR,
-            )  # fmt: skip
-
-    offset, scale, shift = channel_terms(
-        bias, norm_weight, norm_bias, norm_mean, norm_var, produced, produced_exists, EPS,
-        ACCUMULATOR,
+    store_strip(
+        sums, (bias, norm_weight, norm_bias, norm_mean, norm_var), residual, result, kept, offsets,
+        image_index, phase_first + line * PHASES, strip * STRIP, mask, channel, produced,
+        produced_mask, row, lines, batch, result_along, result_across, PRODUCED, NHWC, EPS,
+        ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL, INDEX, BLOCK_M, BLOCK_N, STRIP,
     )  # fmt: skip
-    first = strip * STRIP
-    at, y_along = strip_offset(
-        image_index, channel, phase_first + line * PHASES, first, result_along, result_across,
-        PRODUCED, NHWC, INDEX,
-    )  # fmt: skip
-    results = ()
-    arguments = ()
-    for j in tl.static_range(STRIP):
-        more = None
-        if residual is not None:
-            mask = live & is_inside(first + j + live.to(tl.int32) * 0, along)
-            more = tl.load(residual + (at + j * y_along), mask=mask, other=0.0)
-        total, argument = epilogue(
-            sums[j], offset[None, :], scale[None, :], shift[None, :], more, bias, norm_mean,
-            ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL,
-        )  # fmt: skip
-        results = results + (total,)
-        arguments = arguments + (argument,)
-    if POOL:  # of a window, two places lie in one tile and two in the next of the strip
-        if NHWC:
-            position = row.to(INDEX) * (BLOCK_M // 2) + tl.arange(0, BLOCK_M // 2)[:, None]
-            exists = position < batch.to(INDEX) * (lines // 2)
-            image_index = position // (lines // 2)
-            line = (position % (lines // 2)).to(tl.int32)
-        else:
-            line = row * (BLOCK_M // 2) + tl.arange(0, BLOCK_M // 2)[:, None]
-            image_index = line * 0
-            exists = line < lines // 2
-        live = exists & produced_exists[None, :]
-        first = first // 2
-        at, y_along = strip_offset(
-            image_index, channel, line, first, result_along // 2, result_across // 2,
-            PRODUCED, NHWC, INDEX,
-        )  # fmt: skip
-    for j in tl.static_range(STRIP // WINDOW):
-        best_place = None
-        if POOL:
-            total, argument, best_place = pooled(
-                strip_windows(results[2 * j], results[2 * j + 1], NHWC, BLOCK_M, BLOCK_N),
-                strip_windows(arguments[2 * j], arguments[2 * j + 1], NHWC, BLOCK_M, BLOCK_N),
-                kept, ACTIVATION, RESIDUAL_AFTER,
-            )  # fmt: skip
-        else:
-            total = results[j]
-            argument = arguments[j]
-        mask = live & is_inside(first + j + live.to(tl.int32) * 0, along // WINDOW)
-        store_result(result, kept, offsets, at + j * y_along, mask, total, argument, best_place)
 
 
 @triton.jit(do_not_specialize=["batch", "x_along", "x_across", "y_along", "y_across",
@@ -371,34 +406,34 @@ def depthwise_wgrad(
 ):
     """dw[k, r, s] = sum over n, p, q of dy[n, p, q, k] x[n, p stride - pad + r dilation, ...].
 
-    Each thread sums over its own strips, for a vector of channels; threads add up at last.
+    Each thread sums over its own strips, for a vector of channels; then the threads add up.
     """
     BLOCKS_N: tl.constexpr = (FILTERS + BLOCK_N - 1) // BLOCK_N
     column = tl.program_id(0) % BLOCKS_N
     line0 = tl.program_id(0) // BLOCKS_N * LINES
     split = tl.program_id(1)
-    k = column * BLOCK_N + tl.arange(0, BLOCK_N)
-    k_exists = k < FILTERS
+    out_channel = column * BLOCK_N + tl.arange(0, BLOCK_N)
+    out_channel_mask = out_channel < FILTERS
     if NHWC:
-        x_step = CHANNELS
-        x_line = x_along.to(INDEX) * CHANNELS
-        x_channel = 1
-        y_step = FILTERS
-        y_line = y_along.to(INDEX) * FILTERS
-        y_channel = 1
+        x_stride_along = CHANNELS
+        x_stride_across = x_along.to(INDEX) * CHANNELS
+        x_stride_c = 1
+        dy_stride_along = FILTERS
+        dy_stride_across = y_along.to(INDEX) * FILTERS
+        dy_stride_c = 1
     else:
-        x_step = x_across.to(INDEX)
-        x_line = 1
-        x_channel = x_along.to(INDEX) * x_across
-        y_step = y_across.to(INDEX)
-        y_line = 1
-        y_channel = y_along.to(INDEX) * y_across
+        x_stride_along = x_across.to(INDEX)
+        x_stride_across = 1
+        x_stride_c = x_along.to(INDEX) * x_across
+        dy_stride_along = y_across.to(INDEX)
+        dy_stride_across = 1
+        dy_stride_c = y_along.to(INDEX) * y_across
     strips = tl.cdiv(y_along, STRIP)
     positions = batch.to(INDEX) * y_across * strips
-    x_image = x_along.to(INDEX) * x_across * CHANNELS
-    y_image = y_along.to(INDEX) * y_across * FILTERS
-    x_column = x + (k // MULTIPLIER).to(INDEX)[None, :] * x_channel
-    y_column = dy + k.to(INDEX)[None, :] * y_channel
+    x_stride_n = x_along.to(INDEX) * x_across * CHANNELS
+    dy_stride_n = y_along.to(INDEX) * y_across * FILTERS
+    x_pointers = x + (out_channel // MULTIPLIER).to(INDEX)[None, :] * x_stride_c
+    dy_pointers = dy + out_channel.to(INDEX)[None, :] * dy_stride_c
 
     sums = ()
     for _ in tl.static_range(LINES * FILTER_ALONG):
@@ -410,40 +445,47 @@ def depthwise_wgrad(
         line = (position % y_across).to(tl.int32)
         rest = position // y_across
         strip = (rest % strips).to(tl.int32)
-        n = rest // strips
-        live = (position < positions) & k_exists[None, :]
+        image = rest // strips
+        mask = (position < positions) & out_channel_mask[None, :]
         begin = strip * (STRIP * STRIDE_ALONG) - PAD_ALONG
         gradients = ()
         for j in tl.static_range(STRIP):
-            place = n * y_image + line * y_line + (strip * STRIP + j) * y_step
-            mask = live & (strip * STRIP + j < y_along)
-            gradient = tl.load(y_column + place, mask=mask, other=0.0)
+            place = image * dy_stride_n + line * dy_stride_across
+            place += (strip * STRIP + j) * dy_stride_along
+            dy_mask = mask & (strip * STRIP + j < y_along)
+            gradient = tl.load(dy_pointers + place, mask=dy_mask, other=0.0)
             gradients = gradients + (gradient.to(ACCUMULATOR),)
         after = ()
-        for r in tl.static_range(LINES):
-            across = line * STRIDE_ACROSS - PAD_ACROSS + (line0 + r) * DILATION_ACROSS
-            inside = live & is_inside(across, x_across) & (line0 + r + line * 0 < FILTER_ACROSS)
-            corner = x_column + (n * x_image + across * x_line + begin * x_step)
+        for tap_across in tl.static_range(LINES):
+            across = line * STRIDE_ACROSS - PAD_ACROSS + (line0 + tap_across) * DILATION_ACROSS
+            line_mask = mask & is_inside(across, x_across)
+            line_mask = line_mask & (line0 + tap_across + line * 0 < FILTER_ACROSS)
+            x_first = image * x_stride_n + across * x_stride_across + begin * x_stride_along
+            pixels = x_pointers + x_first
             totals = ()
-            for s in tl.static_range(FILTER_ALONG):
-                totals = totals + (sums[r * FILTER_ALONG + s],)
+            for tap_along in tl.static_range(FILTER_ALONG):
+                totals = totals + (sums[tap_across * FILTER_ALONG + tap_along],)
             for index in tl.static_range(COUNT):
-                mask = inside & is_inside(begin + index, x_along)
-                pixel = tl.load(corner + index * x_step, mask=mask, other=0.0).to(ACCUMULATOR)
+                x_mask = line_mask & is_inside(begin + index, x_along)
+                pixel = tl.load(pixels + index * x_stride_along, mask=x_mask, other=0.0)
+                pixel = pixel.to(ACCUMULATOR)
                 more = ()
-                for s in tl.static_range(FILTER_ALONG):
-                    more = more + (add_tap(
-                        totals[s], pixel, gradients, index - s * DILATION_ALONG, STRIDE_ALONG, STRIP
-                    ),)  # fmt: skip
+                for tap_along in tl.static_range(FILTER_ALONG):
+                    total = add_tap(
+                        totals[tap_along], pixel, gradients, index - tap_along * DILATION_ALONG,
+                        STRIDE_ALONG, STRIP,
+                    )  # fmt: skip
+                    more = more + (total,)
                 totals = more
             after = after + totals
         sums = after
         position += BLOCK_M
 
-    part = split.to(INDEX) * FILTERS + k
-    for r in tl.static_range(LINES):
-        for s in tl.static_range(FILTER_ALONG):
-            total = tl.sum(sums[r * FILTER_ALONG + s], axis=0)
-            target = part * (FILTER_ALONG * FILTER_ACROSS) + (line0 + r) * W_ACROSS + s * W_ALONG
-            mask = k_exists & (line0 + r + k * 0 < FILTER_ACROSS)
+    part = split.to(INDEX) * FILTERS + out_channel
+    for tap_across in tl.static_range(LINES):
+        for tap_along in tl.static_range(FILTER_ALONG):
+            total = tl.sum(sums[tap_across * FILTER_ALONG + tap_along], axis=0)
+            target = part * (FILTER_ALONG * FILTER_ACROSS) + (line0 + tap_across) * W_ACROSS
+            target += tap_along * W_ALONG
+            mask = out_channel_mask & (line0 + tap_across + out_channel * 0 < FILTER_ACROSS)
             tl.store(dw + target, total.to(dw.dtype.element_ty), mask=mask)

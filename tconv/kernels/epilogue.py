@@ -12,6 +12,8 @@ their maximum is an element-wise one.
 import triton
 import triton.language as tl
 
+from tconv.kernels.index import element_offset
+
 # ---- activations ----------------------------------------------------------------------------
 
 
@@ -237,9 +239,30 @@ def window_place(element, columns):
 
 
 @triton.jit
-def windows_of_rows(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """[BLOCK_M / 4, BLOCK_N, 2, 2] of a tile whose rows are pixels, window by window."""
-    return tl.permute(tl.reshape(tile, (BLOCK_M // 4, 2, 2, BLOCK_N)), (0, 3, 1, 2))
+def pixel_place(pixel, columns, POOL: tl.constexpr):
+    """(row, column) of a pixel of an image; with POOL pixels are counted window by window."""
+    if POOL:
+        return window_place(pixel, columns)
+    else:
+        return pixel // columns, pixel % columns
+
+
+@triton.jit
+def summed_plane(height, width, POOL: tl.constexpr, INDEX: tl.constexpr):
+    """Pixels of an image that a pass computes: with POOL, those of complete windows."""
+    if POOL:
+        return (height // 2).to(INDEX) * (width // 2) * 4
+    else:
+        return height.to(INDEX) * width
+
+
+@triton.jit
+def tile_windows(tile, PIXELS_FIRST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The 2x2 windows, as its last two axes, of a tile whose pixels are in order of windows."""
+    if PIXELS_FIRST:
+        return tl.permute(tl.reshape(tile, (BLOCK_M // 4, 2, 2, BLOCK_N)), (0, 3, 1, 2))
+    else:
+        return tl.reshape(tile, (BLOCK_N, BLOCK_M // 4, 2, 2))
 
 
 @triton.jit
@@ -286,23 +309,7 @@ def pooled(
     return best, at_best, offset
 
 
-# ---- addresses and stores -------------------------------------------------------------------
-
-
-@triton.jit
-def element_offset(image, place, plane, channel, CHANNELS: tl.constexpr, NHWC: tl.constexpr,
-                   INDEX: tl.constexpr):  # fmt: skip
-    """Elements from the start of a dense tensor to a pixel's first channel, and on to a channel.
-
-    ``place`` is the pixel's within its image of ``plane`` pixels.
-    """
-    if NHWC:
-        pixel_offset = (image.to(INDEX) * plane + place) * CHANNELS
-        channel_offset = channel.to(INDEX)
-    else:
-        pixel_offset = image.to(INDEX) * CHANNELS * plane + place
-        channel_offset = channel.to(INDEX) * plane
-    return pixel_offset, channel_offset
+# ---- stores ------------------------------------------------------------------------------------
 
 
 @triton.jit
@@ -313,3 +320,85 @@ def store_result(y, kept, offsets, at, mask, result, argument, offset):
     if offsets is not None:
         tl.store(offsets + at, offset, mask=mask)
     tl.store(y + at, result.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def across_tile(pixel_value, channel_value, PIXELS_FIRST: tl.constexpr):
+    """A value of each pixel and one of each channel, shaped to broadcast over a tile."""
+    if PIXELS_FIRST:
+        return pixel_value[:, None], channel_value[None, :]
+    else:
+        return pixel_value[None, :], channel_value[:, None]
+
+
+@triton.jit
+def tile_offsets(image, place, plane, pixel_mask, channel, channel_mask, CHANNELS: tl.constexpr,
+                 NHWC: tl.constexpr, PIXELS_FIRST: tl.constexpr, INDEX: tl.constexpr):  # fmt: skip
+    """Offset and mask of each element of a tile in a dense tensor."""
+    pixel_offset, channel_offset = element_offset(
+        image, place, plane, channel, CHANNELS, NHWC, INDEX
+    )
+    pixel_offset, channel_offset = across_tile(pixel_offset, channel_offset, PIXELS_FIRST)
+    pixel_mask, channel_mask = across_tile(pixel_mask, channel_mask, PIXELS_FIRST)
+    return pixel_offset + channel_offset, pixel_mask & channel_mask
+
+
+@triton.jit
+def store_tile(
+    sums,  # [BLOCK_M, BLOCK_N], pixels by channels; or, not PIXELS_FIRST, its transpose
+    inputs,  # (bias, norm_weight, norm_bias, norm_mean, norm_var, residual), each may be None
+    outputs,  # (result, kept, offsets), the latter two may be None
+    image,  # of each pixel
+    place,  # of each pixel within its image of height x width
+    pixel_mask,
+    height,
+    width,
+    tile_row,  # which BLOCK_M pixels of all; with POOL they are whole windows
+    batch,
+    channel,
+    channel_mask,
+    CHANNELS: tl.constexpr,
+    NHWC: tl.constexpr,
+    PIXELS_FIRST: tl.constexpr,
+    EPS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,
+    POOL: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Apply the epilogue to a tile of sums and store what it yields."""
+    bias, norm_weight, norm_bias, norm_mean, norm_var, residual = inputs
+    result, kept, offsets = outputs
+    offset, scale, shift = channel_terms(
+        bias, norm_weight, norm_bias, norm_mean, norm_var, channel, channel_mask, EPS, sums.dtype
+    )
+    _, offset = across_tile(pixel_mask, offset, PIXELS_FIRST)
+    _, scale = across_tile(pixel_mask, scale, PIXELS_FIRST)
+    _, shift = across_tile(pixel_mask, shift, PIXELS_FIRST)
+    at, mask = tile_offsets(
+        image, place, height.to(INDEX) * width, pixel_mask, channel, channel_mask, CHANNELS, NHWC,
+        PIXELS_FIRST, INDEX,
+    )  # fmt: skip
+    more = None
+    if residual is not None:
+        more = tl.load(residual + at, mask=mask, other=0.0)
+    total, argument = epilogue(
+        sums, offset, scale, shift, more, bias, norm_mean, ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL
+    )
+    best_place = None
+    if POOL:
+        total, argument, best_place = pooled(
+            tile_windows(total, PIXELS_FIRST, BLOCK_M, BLOCK_N),
+            tile_windows(argument, PIXELS_FIRST, BLOCK_M, BLOCK_N),
+            kept, ACTIVATION, RESIDUAL_AFTER,
+        )  # fmt: skip
+        window = tile_row.to(INDEX) * (BLOCK_M // 4) + tl.arange(0, BLOCK_M // 4)
+        plane = (height // 2).to(INDEX) * (width // 2)
+        at, mask = tile_offsets(
+            window // plane, window % plane, plane, window < batch.to(INDEX) * plane, channel,
+            channel_mask, CHANNELS, NHWC, PIXELS_FIRST, INDEX,
+        )  # fmt: skip
+    store_result(result, kept, offsets, at, mask, total, argument, best_place)

@@ -15,7 +15,7 @@ wins over all numbers, the last over others.
 import triton
 import triton.language as tl
 
-from tconv.kernels.index import is_inside
+from tconv.kernels.taps import is_inside
 
 
 @triton.jit

@@ -1,8 +1,8 @@
 """Implicit matrix products whose operands come as boxes, by tensor memory access (TMA).
 
 The image tile of one filter tap is a box of the four-dimensional tensor: BOX_N images by BOX_H
-rows by BOX_W columns by BLOCK_K channels, at the tap's place. What lies outside the image the
-hardware fills with zeros, so that padding costs nothing, and no thread computes an address.
+rows by BOX_W columns by BLOCK_K channels, at the tap's place. The hardware fills zeros in for what
+lies outside the image, so that padding costs nothing, and no thread computes an address.
 
 The product is formed with channels before pixels, (channels, reduction) x (reduction, pixels):
 both operands then go from shared memory to the matrix unit as they were loaded.
@@ -15,11 +15,15 @@ from tconv.kernels.epilogue import (
     activation_argument,
     activation_result,
     channel_terms,
-    element_offset,
     pooled,
     store_result,
 )
-from tconv.kernels.index import swizzled_tile
+from tconv.kernels.index import (
+    element_offset,
+    next_box,
+    store_filter_gradient,
+    swizzled_tile,
+)
 
 
 @triton.jit
@@ -31,7 +35,7 @@ def box_offset(
     rows,  # of the tensor that it lies in
     columns,
     channel,
-    channel_exists,
+    channel_mask,
     CHANNELS: tl.constexpr,
     NHWC: tl.constexpr,
     INDEX: tl.constexpr,
@@ -44,20 +48,109 @@ def box_offset(
     image = image0 + element // (BOX_H * BOX_W)
     row = row0 + element // BOX_W % BOX_H
     column = column0 + element % BOX_W
-    exists = (image < batch) & (row < rows) & (column < columns)
+    pixel_mask = (image < batch) & (row < rows) & (column < columns)
     pixel_offset, channel_offset = element_offset(
         image, row.to(INDEX) * columns + column, rows.to(INDEX) * columns, channel, CHANNELS, NHWC,
         INDEX,
     )  # fmt: skip
     at = pixel_offset[None, :] + channel_offset[:, None]
-    return at, channel_exists[:, None] & exists[None, :]
+    return at, channel_mask[:, None] & pixel_mask[None, :]
 
 
 @triton.jit
-def as_box(tile, BOX_N: tl.constexpr, BOX_H: tl.constexpr, BOX_W: tl.constexpr,
-           BLOCK_N: tl.constexpr):  # fmt: skip
-    """A tile of [channels, pixels] as a box of pixels with their channels."""
-    return tl.reshape(tl.trans(tile), (BOX_N, BOX_H, BOX_W, BLOCK_N))
+def store_as_box(tensor, tile, image0, row0, column0, channel0, BOX_N: tl.constexpr,
+                 BOX_H: tl.constexpr, BOX_W: tl.constexpr, BLOCK_N: tl.constexpr):  # fmt: skip
+    """Store a tile of [channels, pixels] as a box of pixels with their channels."""
+    box = tl.reshape(tl.trans(tile.to(tensor.dtype)), (BOX_N, BOX_H, BOX_W, BLOCK_N))
+    tensor.store([image0, row0, column0, channel0], box)
+
+
+@triton.jit
+def box_windows(tile, BOX_N: tl.constexpr, BOX_H: tl.constexpr, BOX_W: tl.constexpr,
+                BLOCK_N: tl.constexpr):  # fmt: skip
+    """The 2x2 windows, as its last two axes, of a tile of [channels, pixels of a box]."""
+    windows = tl.reshape(tile, (BLOCK_N * BOX_N * (BOX_H // 2), 2, BOX_W // 2, 2))
+    return tl.permute(windows, (0, 2, 1, 3))
+
+
+@triton.jit
+def store_box(
+    sums,  # [BLOCK_N, BOX_N * BOX_H * BOX_W]
+    norm,  # (bias, norm_weight, norm_bias, norm_mean, norm_var), each may be None
+    residual,
+    result,
+    kept,
+    offsets,
+    image0,  # where the box begins
+    row0,
+    column0,
+    group,
+    produced0,  # first channel of the tile within its group
+    batch,
+    rows,
+    columns,
+    PRODUCED: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BOXES: tl.constexpr,
+    NHWC: tl.constexpr,
+    EPS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,
+    POOL: tl.constexpr,
+    INDEX: tl.constexpr,
+    BOX_N: tl.constexpr,
+    BOX_H: tl.constexpr,
+    BOX_W: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Apply the epilogue to a tile of sums and store what it yields, as boxes or by address."""
+    bias, norm_weight, norm_bias, norm_mean, norm_var = norm
+    produced = produced0 + tl.arange(0, BLOCK_N)
+    channel_mask = produced < PRODUCED
+    channel = group * PRODUCED + produced
+    channel0 = group * PRODUCED + produced0
+    offset, scale, shift = channel_terms(
+        bias, norm_weight, norm_bias, norm_mean, norm_var, channel, channel_mask, EPS, sums.dtype
+    )
+    if not BOXES:
+        at, mask = box_offset(
+            image0, row0, column0, batch, rows, columns, channel, channel_mask,
+            GROUPS * PRODUCED, NHWC, INDEX, BOX_N, BOX_H, BOX_W,
+        )  # fmt: skip
+    more = None
+    if residual is not None:
+        if BOXES:
+            more = residual.load([image0, row0, column0, channel0])
+            more = tl.trans(tl.reshape(more, (BOX_N * BOX_H * BOX_W, BLOCK_N)))
+        else:
+            more = tl.load(residual + at, mask=mask, other=0.0)
+    argument = activation_argument(
+        sums, offset[:, None], scale[:, None], shift[:, None], more, bias, norm_mean,
+        RESIDUAL_AFTER,
+    )  # fmt: skip
+    if BOXES and kept is not None:  # before y is formed: both would not fit the registers
+        store_as_box(kept, argument, image0, row0, column0, channel0, BOX_N, BOX_H, BOX_W, BLOCK_N)
+    total = activation_result(argument, more, ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL)
+    if BOXES:
+        store_as_box(result, total, image0, row0, column0, channel0, BOX_N, BOX_H, BOX_W, BLOCK_N)
+    else:
+        best_place = None
+        if POOL:
+            total, argument, best_place = pooled(
+                box_windows(total, BOX_N, BOX_H, BOX_W, BLOCK_N),
+                box_windows(argument, BOX_N, BOX_H, BOX_W, BLOCK_N),
+                kept, ACTIVATION, RESIDUAL_AFTER,
+            )  # fmt: skip
+            WINDOWS: tl.constexpr = BOX_N * BOX_H * BOX_W // 4
+            total = tl.reshape(total, (BLOCK_N, WINDOWS))
+            argument = tl.reshape(argument, (BLOCK_N, WINDOWS))
+            best_place = tl.reshape(best_place, (BLOCK_N, WINDOWS))
+            at, mask = box_offset(
+                image0, row0 // 2, column0 // 2, batch, rows // 2, columns // 2, channel,
+                channel_mask, GROUPS * PRODUCED, NHWC, INDEX, BOX_N, BOX_H // 2, BOX_W // 2,
+            )  # fmt: skip
+        store_result(result, kept, offsets, at, mask, total, argument, best_place)
 
 
 @triton.jit(do_not_specialize=["batch", "rows", "columns", "split_steps"])
@@ -111,117 +204,70 @@ def implicit_gemm_tma(
     BLOCK_M: tl.constexpr = BOX_N * BOX_H * BOX_W
     TAPS: tl.constexpr = FILTER_H * FILTER_W
     TAP_STEPS: tl.constexpr = (REDUCED + BLOCK_K - 1) // BLOCK_K
-    if POOL:
-        boxes_h = tl.cdiv(rows // 2 * 2, BOX_H)
-        boxes_w = tl.cdiv(columns // 2 * 2, BOX_W)
-    else:
-        boxes_h = tl.cdiv(rows, BOX_H)
-        boxes_w = tl.cdiv(columns, BOX_W)
+    WINDOW: tl.constexpr = 2 if POOL else 1
+    boxes_h = tl.cdiv(rows // WINDOW * WINDOW, BOX_H)
+    boxes_w = tl.cdiv(columns // WINDOW * WINDOW, BOX_W)
     boxes = tl.cdiv(batch, BOX_N) * boxes_h * boxes_w
     group = tl.program_id(1)
     tiles_n: tl.constexpr = (PRODUCED + BLOCK_N - 1) // BLOCK_N
+    first_step = 0
+    last_step = TAPS * TAP_STEPS
     if SPLIT:
         first_step = tl.program_id(2) * split_steps
         last_step = tl.minimum(first_step + split_steps, TAPS * TAP_STEPS)
         result += tl.program_id(2).to(tl.int64) * batch * rows * columns * (GROUPS * PRODUCED)
-    else:
-        first_step = 0
-        last_step = TAPS * TAP_STEPS
 
-    # What a tile needs is computed anew for each: kept, it would take the registers of a program.
+    # disable_licm: values hoisted out of this loop would hold registers in the inner one.
     tiles = boxes * tiles_n
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), disable_licm=True):
         box, tile_column = swizzled_tile(tile, boxes, tiles_n, SWIZZLE)
         image0 = box // (boxes_h * boxes_w) * BOX_N
         row0 = box // boxes_w % boxes_h * BOX_H
         column0 = box % boxes_w * BOX_W
-        channel0 = tile_column * BLOCK_N
+        produced0 = tile_column * BLOCK_N
 
         accumulator = tl.zeros((BLOCK_N, BLOCK_M), ACCUMULATOR)
         tap = first_step // TAP_STEPS
-        c = first_step % TAP_STEPS * BLOCK_K
-        h = FIRST_H + tap // FILTER_W * STEP_H
-        v = FIRST_W + tap % FILTER_W * STEP_W
+        reduced0 = first_step % TAP_STEPS * BLOCK_K  # first channel of the step
+        tap_row = FIRST_H + tap // FILTER_W * STEP_H
+        tap_column = FIRST_W + tap % FILTER_W * STEP_W
         for _ in range(first_step, last_step):
             if STRIDE == 1:
-                pixels = image.load([image0, row0 + h, column0 + v, group * REDUCED + c])
+                pixels = image.load(
+                    [image0, row0 + tap_row, column0 + tap_column, group * REDUCED + reduced0]
+                )
             else:  # rows of the view are pairs: an offset is so many pairs, and the odd one
-                pair_h = row0 + (h >> 1)
-                pair_w = column0 + (v >> 1)
-                x_channel = ((v & 1) * GROUPS + group) * REDUCED + c
-                pixels = image.load([image0, pair_h, h & 1, pair_w, x_channel])
+                pair_row = row0 + (tap_row >> 1)
+                pair_column = column0 + (tap_column >> 1)
+                in_channel = ((tap_column & 1) * GROUPS + group) * REDUCED + reduced0
+                pixels = image.load([image0, pair_row, tap_row & 1, pair_column, in_channel])
             pixels = tl.reshape(pixels, (BLOCK_M, BLOCK_K))
             if REDUCED_FIRST:
-                w_box = filters.load([tap, group * REDUCED + c, channel0])
+                w_box = filters.load([tap, group * REDUCED + reduced0, produced0])
                 w_tile = tl.trans(tl.reshape(w_box, (BLOCK_K, BLOCK_N)))
             else:
-                w_box = filters.load([tap, group * PRODUCED + channel0, c])
+                w_box = filters.load([tap, group * PRODUCED + produced0, reduced0])
                 w_tile = tl.reshape(w_box, (BLOCK_N, BLOCK_K))
             accumulator = tl.dot(
                 w_tile, tl.trans(pixels), accumulator,
                 input_precision=PRECISION, out_dtype=ACCUMULATOR,
             )  # fmt: skip
-            c += BLOCK_K
+            reduced0 += BLOCK_K
             if TAPS > 1:
-                tap_done = c >= REDUCED
-                c = tl.where(tap_done, 0, c)
+                tap_done = reduced0 >= REDUCED
+                reduced0 = tl.where(tap_done, 0, reduced0)
                 tap += tap_done.to(tl.int32)
-                v += tl.where(tap_done, STEP_W, 0)
-                row_done = v == FIRST_W + FILTER_W * STEP_W
-                v = tl.where(row_done, FIRST_W, v)
-                h += tl.where(row_done, STEP_H, 0)
+                tap_column += tl.where(tap_done, STEP_W, 0)
+                row_done = tap_column == FIRST_W + FILTER_W * STEP_W
+                tap_column = tl.where(row_done, FIRST_W, tap_column)
+                tap_row += tl.where(row_done, STEP_H, 0)
 
-        channel = channel0 + tl.arange(0, BLOCK_N)
-        channel_exists = channel < PRODUCED
-        channel += group * PRODUCED
-        offset, scale, shift = channel_terms(
-            bias, norm_weight, norm_bias, norm_mean, norm_var, channel, channel_exists, EPS,
-            ACCUMULATOR,
+        store_box(
+            accumulator, (bias, norm_weight, norm_bias, norm_mean, norm_var), residual, result,
+            kept, offsets, image0, row0, column0, group, produced0, batch, rows, columns,
+            PRODUCED, GROUPS, BOXES, NHWC, EPS, ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL, INDEX,
+            BOX_N, BOX_H, BOX_W, BLOCK_N,
         )  # fmt: skip
-        if not BOXES:
-            at, mask = box_offset(
-                image0, row0, column0, batch, rows, columns, channel, channel_exists,
-                GROUPS * PRODUCED, NHWC, INDEX, BOX_N, BOX_H, BOX_W,
-            )  # fmt: skip
-        more = None
-        if residual is not None:
-            if BOXES:
-                more = residual.load([image0, row0, column0, group * PRODUCED + channel0])
-                more = tl.trans(tl.reshape(more, (BLOCK_M, BLOCK_N)))
-            else:
-                more = tl.load(residual + at, mask=mask, other=0.0)
-        argument = activation_argument(
-            accumulator, offset[:, None], scale[:, None], shift[:, None], more, bias, norm_mean,
-            RESIDUAL_AFTER,
-        )  # fmt: skip
-        if BOXES and kept is not None:  # before y is formed: both would not fit the registers
-            kept.store(
-                [image0, row0, column0, group * PRODUCED + channel0],
-                as_box(argument.to(kept.dtype), BOX_N, BOX_H, BOX_W, BLOCK_N),
-            )
-        total = activation_result(argument, more, ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL)
-        if BOXES:
-            result.store(
-                [image0, row0, column0, group * PRODUCED + channel0],
-                as_box(total.to(result.dtype), BOX_N, BOX_H, BOX_W, BLOCK_N),
-            )
-        else:
-            best_place = None
-            if POOL:
-                WINDOWS: tl.constexpr = (BLOCK_N * BOX_N * (BOX_H // 2), 2, BOX_W // 2, 2)
-                total, argument, best_place = pooled(
-                    tl.permute(tl.reshape(total, WINDOWS), (0, 2, 1, 3)),
-                    tl.permute(tl.reshape(argument, WINDOWS), (0, 2, 1, 3)),
-                    kept, ACTIVATION, RESIDUAL_AFTER,
-                )  # fmt: skip
-                total = tl.reshape(total, (BLOCK_N, BLOCK_M // 4))
-                argument = tl.reshape(argument, (BLOCK_N, BLOCK_M // 4))
-                best_place = tl.reshape(best_place, (BLOCK_N, BLOCK_M // 4))
-                at, mask = box_offset(
-                    image0, row0 // 2, column0 // 2, batch, rows // 2, columns // 2, channel,
-                    channel_exists, GROUPS * PRODUCED, NHWC, INDEX, BOX_N, BOX_H // 2, BOX_W // 2,
-                )  # fmt: skip
-            store_result(result, kept, offsets, at, mask, total, argument, best_place)
 
 
 @triton.jit(do_not_specialize=["batch", "out_h", "out_w", "boxes", "split_boxes"])
@@ -273,9 +319,9 @@ def implicit_gemm_tma_wgrad(
     group = tl.program_id(1)
     split = tl.program_id(2)
     tap = tile_column // TAP_TILES
-    c = tile_column % TAP_TILES * BLOCK_N
-    down = tap // FILTER_W * DILATION_H - PAD_H
-    right = tap % FILTER_W * DILATION_W - PAD_W
+    channel0 = tile_column % TAP_TILES * BLOCK_N
+    tap_row = tap // FILTER_W * DILATION_H - PAD_H
+    tap_column = tap % FILTER_W * DILATION_W - PAD_W
 
     boxes_w = tl.cdiv(out_w, BOX_W)
     boxes_h = tl.cdiv(out_h, BOX_H)
@@ -285,52 +331,40 @@ def implicit_gemm_tma_wgrad(
     column0 = first % boxes_w * BOX_W
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), ACCUMULATOR)
     for _ in range(first, tl.minimum(first + split_boxes, boxes)):
-        k0 = group * OUT_CHANNELS + tile_row * BLOCK_M
-        x_channel = group * IN_CHANNELS + c
-        h = row0 + down
-        v = column0 + right
-        if STRIDE == 2:
-            h = row0 + (down >> 1)
-            v = column0 + (right >> 1)
-            odd_h = down & 1
-            x_channel += (right & 1) * (GROUPS * IN_CHANNELS)
+        out_channel0 = group * OUT_CHANNELS + tile_row * BLOCK_M
+        in_channel0 = group * IN_CHANNELS + channel0
+        in_row = row0 + tap_row
+        in_column = column0 + tap_column
+        if STRIDE == 2:  # x is viewed as pairs of rows and of columns
+            in_row = row0 + (tap_row >> 1)
+            in_column = column0 + (tap_column >> 1)
+            odd_row = tap_row & 1
+            in_channel0 += (tap_column & 1) * (GROUPS * IN_CHANNELS)
         # Both operands reach the matrix unit unread where all but a box's last two sides are 1.
         if ALONG_BATCH:
-            dy_box = gradient.load([row0, column0, image0, k0])
+            dy_box = gradient.load([row0, column0, image0, out_channel0])
             if STRIDE == 1:
-                x_box = image.load([h, v, image0, x_channel])
+                x_box = image.load([in_row, in_column, image0, in_channel0])
             else:
-                x_box = image.load([h, odd_h, v, image0, x_channel])
+                x_box = image.load([in_row, odd_row, in_column, image0, in_channel0])
         else:
-            dy_box = gradient.load([image0, row0, column0, k0])
+            dy_box = gradient.load([image0, row0, column0, out_channel0])
             if STRIDE == 1:
-                x_box = image.load([image0, h, v, x_channel])
+                x_box = image.load([image0, in_row, in_column, in_channel0])
             else:
-                x_box = image.load([image0, h, odd_h, v, x_channel])
+                x_box = image.load([image0, in_row, odd_row, in_column, in_channel0])
         accumulator = tl.dot(
             tl.trans(tl.reshape(dy_box, (BLOCK_K, BLOCK_M))), tl.reshape(x_box, (BLOCK_K, BLOCK_N)),
             accumulator, input_precision=PRECISION, out_dtype=ACCUMULATOR,
         )  # fmt: skip
-        column0 += BOX_W
-        row_done = column0 >= out_w
-        column0 = tl.where(row_done, 0, column0)
-        row0 += tl.where(row_done, BOX_H, 0)
-        image_done = row0 >= out_h
-        row0 = tl.where(image_done, 0, row0)
-        image0 += tl.where(image_done, BOX_N, 0)
+        image0, row0, column0, _, _ = next_box(
+            image0, row0, column0, out_h, out_w, BOX_N, BOX_H, BOX_W
+        )
 
-    k = tile_row * BLOCK_M + tl.arange(0, BLOCK_M)
-    channel = c + tl.arange(0, BLOCK_N)
-    filter_row = (split.to(INDEX) * GROUPS + group) * OUT_CHANNELS + k
-    OWN: tl.constexpr = IN_CHANNELS // PACK  # channels that a filter sees
-    filter_row *= TAPS * OWN
-    mask = (k < OUT_CHANNELS)[:, None] & (channel < IN_CHANNELS)[None, :]
-    if PACK > 1:
-        mask &= (k // (OUT_CHANNELS // PACK))[:, None] == (channel // OWN)[None, :]
-        channel = channel % OWN
-    if DW_NHWC:
-        place = tap * OWN + channel
-    else:
-        place = channel * TAPS + tap
-    dw_offset = filter_row[:, None] + place[None, :]
-    tl.store(dw + dw_offset, accumulator.to(dw.dtype.element_ty), mask=mask)
+    out_channel = tile_row * BLOCK_M + tl.arange(0, BLOCK_M)
+    channel = channel0 + tl.arange(0, BLOCK_N)
+    store_filter_gradient(
+        dw, accumulator, split, group, out_channel, out_channel < OUT_CHANNELS,
+        tap * IN_CHANNELS + channel, channel < IN_CHANNELS, tap,
+        IN_CHANNELS, OUT_CHANNELS, GROUPS, TAPS, PACK, DW_NHWC, INDEX,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Networks built of our modules, and what the tuner needs to know of them."""
+"""Networks built from the library's modules, and the inputs that the tuner reads layers from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training leaves on disk: weights, the optimizer's state, and how far it came."""
+"""Checkpoints of a training: weights, the optimizer's state and the epoch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class CheckpointError(ValueError):
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` in one step: a kill leaves the checkpoint that stood there before.
+    """Write ``content`` in one step: a killed process leaves the previous checkpoint.
 
     Raises:
         CheckpointError: where the folder cannot be written.

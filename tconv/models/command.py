@@ -1,4 +1,4 @@
-"""What the commands ``train`` and ``infer`` share: names that exist, devices, backends."""
+"""Options that the commands ``train`` and ``infer`` share: names, devices, backends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAST_SIDE = {"alexnet": 63, "alexnet_2012": 227}  # of networks that take no 32
 
 
 class Backend(str, Enum):
-    """Whose convolution and max-pool run: our modules, our compiler backend, or torch's."""
+    """The implementation of convolution and max-pool: our modules, our backend, or torch."""
 
     tconv = "tconv"
     tconv_compiled = "tconv.compile"
@@ -35,7 +35,7 @@ class Backend(str, Enum):
 
 
 def one_of(kind: str, names: Iterable[str]) -> object:
-    """A callback that refuses all but ``names``, and lists them."""
+    """A callback that accepts only ``names`` and lists them in its error."""
     known = list(names)
 
     def check(name: str) -> str:
@@ -75,7 +75,7 @@ def build(name: str, backend: Backend, seed: int, num_classes: int = 10) -> nn.M
 
 
 def compile_in_place(network: nn.Module, **how: Any) -> None:
-    """Have the network's calls compiled by ``torch.compile``; the ``state_dict`` keeps its keys.
+    """Compile the network's calls by ``torch.compile``; the ``state_dict`` keeps its keys.
 
     ``Module.compile`` will not do: Dynamo skips the frames of an ``nn.Sequential`` below it.
     """
@@ -83,7 +83,7 @@ def compile_in_place(network: nn.Module, **how: Any) -> None:
 
 
 def volume_for(network: str, data: str) -> tuple[int, int, int]:
-    """The volume in which ``network`` is given images of ``data``: small ones stay small."""
+    """The input volume of ``network`` for images of ``data``; small images stay small."""
     volume = INPUT_VOLUMES[network]
     if data in ("folder", "synthetic"):
         return volume
@@ -110,7 +110,7 @@ def device_named(name: str, local: int = 0) -> torch.device:
 
 
 def where(backend: Backend, device: torch.device) -> str:
-    """On what the convolutions run, in words."""
+    """A description of the hardware that computes the convolutions."""
     if backend is Backend.torch:
         return f"torch's own operators on {_device_name(device)}"
     if backend is Backend.compiled:

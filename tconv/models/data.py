@@ -30,13 +30,13 @@ class DataError(ValueError):
     """Images that cannot be used; the message names the path and the cause."""
 
     def __init__(self, message: str) -> None:
-        # A process that reads images hands over its whole traceback, this error's name in it.
+        # A worker process passes its traceback on, which contains this error's name.
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images to learn from and to test on: pairs of (channels, height, width) and a label.
+    """Training and test images: pairs of a (channels, height, width) tensor and a label.
 
     Values are float32, standardised by the training images' mean and deviation.
     """
@@ -86,7 +86,7 @@ def load(
 
 
 def prepared(x: Tensor, volume: tuple[int, int, int]) -> Tensor:
-    """A batch as a network takes it: grey repeated or colours averaged, sides stretched.
+    """A batch converted to a network's input: grey repeated or colours averaged, sides stretched.
 
     >>> prepared(torch.zeros(2, 1, 8, 8), (3, 32, 32)).shape
     torch.Size([2, 3, 32, 32])
@@ -140,7 +140,7 @@ def _digits(seed: int) -> Images:
 
 
 def _synthetic(volume: tuple[int, int, int], count: int, seed: int) -> Images:
-    """Noise with labels by chance, to time a network on: there is nothing to learn."""
+    """Noise with random labels, to time a network on."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count, *volume, generator=generator)
     y = torch.randint(0, SYNTHETIC_CLASSES, (count,), generator=generator)
@@ -151,7 +151,7 @@ def _synthetic(volume: tuple[int, int, int], count: int, seed: int) -> Images:
 def _torchvision() -> Any:
     try:
         import torchvision
-    except (ImportError, RuntimeError) as error:  # built for another torch, it fails so
+    except (ImportError, RuntimeError) as error:  # torchvision built for another torch
         raise DataError(
             f"torchvision reads these images and cannot be imported ({error}): install the "
             "torchvision that belongs to your torch"
@@ -160,7 +160,7 @@ def _torchvision() -> Any:
 
 
 def _opened(path: Path, kind: Callable[..., Any], **how: Any) -> Any:
-    """torchvision's dataset; whatever it says of missing or damaged files, with the path."""
+    """torchvision's dataset; its errors about missing or damaged files are raised with the path."""
     try:
         return kind(str(path), **how)
     except Exception as error:
@@ -193,7 +193,7 @@ def _cifar10(path: Path, volume: tuple[int, int, int]) -> Images:
 
 
 def _folder(path: Path, volume: tuple[int, int, int]) -> Images:
-    """Photographs in ``train`` and ``val``, read when they are asked for."""
+    """Photographs in ``train`` and ``val``, read on access."""
     vision = _torchvision()
     _, height, width = volume
     steps = vision.transforms

@@ -44,7 +44,7 @@ FILTERS: dict[str, tuple[list[list[int]], int]] = {
 
 
 class PictureError(ValueError):
-    """A file that cannot be taken for a picture; the message names it and says why."""
+    """A file that cannot be read as a picture; the message names it and the reason."""
 
 
 # ---- pictures -------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def as_digit(picture: Tensor) -> Tensor:
 
 
 def a_digit() -> Tensor:
-    """(1, 1, 32, 32): one that the network does not learn from."""
+    """(1, 1, 32, 32): a digit of the test set."""
     from tconv.models.data import load
 
     x, _ = load("digits").test[0]

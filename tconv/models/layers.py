@@ -1,4 +1,4 @@
-"""What a network is made of, layer by layer: volumes, parameters, connections, work, memory."""
+"""Summary of a network by layer: volumes, parameters, connections, work, memory."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def summary(
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> Summary:
-    """Layers of ``model`` and what each takes. Nothing is computed, the model stays as it is.
+    """Layers of ``model`` and the resources of each; computes nothing, changes no model.
 
     A convolution's output is ``(W - F + 2P)/S + 1`` wide. FLOPs are those of the forward pass:
     two for each product of a convolution or a fully connected layer, one for each element that

@@ -38,7 +38,7 @@ C3_TABLE = (
 
 
 class _ByTable:
-    """What a convolution by a table adds to a module of whichever kernels: see ``TableConv2d``."""
+    """Mixin that gives a convolution module a connection table: see ``TableConv2d``."""
 
     place: Tensor  # of each kept weight plane among out_channels x in_channels
 

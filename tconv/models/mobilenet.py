@@ -29,7 +29,7 @@ def conv_norm_relu6(
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to widen, 3x3 depthwise, 1x1 to narrow; added to what came in where shapes agree."""
+    """1x1 to widen, 3x3 depthwise, 1x1 to narrow; added to its input if shapes agree."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
         super().__init__()

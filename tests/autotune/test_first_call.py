@@ -124,7 +124,9 @@ def test_a_winner_that_cannot_be_written_serves_this_process() -> None:
     clock = Clock()
     undo = autotune.on_first_call(60, gate=right, measure=clock.measure)
     try:
-        with pytest.warns(UserWarning, match=r"was not written: .*sm_90\.json .*no regular file"):
+        with pytest.warns(
+            UserWarning, match=r"was not written: .*sm_90\.json .*not a regular file"
+        ):
             chosen = select.choose(PROBLEM, H200)
         assert (chosen, chosen.ground) == (clock.asked[4], "tuned")
     finally:

@@ -268,7 +268,7 @@ def test_what_a_kill_leaves_may_lose_a_part(tmp_path: Path, kept: str) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "trials.sqlite")
-    with pytest.warns(UserWarning, match="no regular file"):
+    with pytest.warns(UserWarning, match="not a regular file"):
         Store(tmp_path / "trials.sqlite").close()
 
 

@@ -64,7 +64,7 @@ def test_regressions_come_first(tmp_path: Path) -> None:
     assert ordered[2].factor == 1.0
     page, table = compilers.write(ordered, "sm_90", tmp_path / "new")
     text = page.read_text()
-    assert "3 winners; with a newer Triton 2 have" in text
+    assert "3 winners. With a newer Triton 2 have" in text
     assert text.index(KEYS[2]) < text.index(KEYS[1]) < text.index(KEYS[0])
     assert "| 64 / 70 |" in text
     assert read_rows(table, CompilerRow) == [row for change in ordered for row in change.rows]

@@ -80,7 +80,7 @@ def test_losses_are_told_with_their_cause(page: Page, golden: Tables) -> None:
     assert len(lost) == 2
     assert cells.count("six channels fill no load") == 1
     other = beside_torch.cause_of(golden)(next(row for row in lost if row.direction != "fprop"))
-    assert other.startswith("the model holds it to be bound by ")
+    assert other.startswith("bound by ")
 
 
 def test_causes_that_were_written_down_stay(folder: Path, golden: Tables, tmp_path: Path) -> None:

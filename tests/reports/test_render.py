@@ -171,7 +171,7 @@ def test_empty_report_says_what_is_missing(tmp_path: Path, tables: Tables) -> No
     render(replace(tables, layers=[], map=[]), tmp_path)
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "No candidate has passed" in text
-    assert "of which no candidate passed: 6" in text
+    assert "without a passing candidate: 6" in text
 
 
 def test_report_without_the_tuners_story_says_so(tmp_path: Path, tables: Tables) -> None:
@@ -192,7 +192,7 @@ def test_many_rows_are_rendered_in_time(tmp_path: Path, tables: Tables) -> None:
         for row in tables.layers
     ]
     render(replace(tables, layers=rows), tmp_path)
-    assert "the roofline names 40" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "the roofline plot names 40" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def invoke(*arguments: object) -> tuple[int, str]:

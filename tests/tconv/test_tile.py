@@ -30,7 +30,7 @@ def test_refuses_by_name(change: dict[str, int], words: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "64x64", "64x64x32", "64x64x32 s3 w4 g8 k1 x"])
 def test_what_is_no_tile_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no tile"):
+    with pytest.raises(ValueError, match="is not a tile"):
         Tile.parse(text)
 
 
