@@ -21,7 +21,9 @@ from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice, Tiles
 
-TOLERATED = 0.06  # part of the predicted time that a kernel in use may lose against the best
+TOLERATED = 0.1  # part of the predicted time that a kernel in use may lose against the best
+# The same against its own neighbour, the same tile as compiled for another shape of box.
+TOLERATED_OF_BOXES = 0.15
 BUCKETS = 4  # of sizes, for each doubling of the output's pixels
 
 
@@ -89,8 +91,8 @@ def _shared_choice(
         before = kernels.by_bucket.get(bucket)
         if before is not None and _serves_alike(before, problem, target, kernels):
             return before
-        found = _best_in_use(problem, target, kernels)
-        if found is None or doubling not in kernels.doublings:
+        found, enough = _best_in_use(problem, target, kernels)
+        if not enough or doubling not in kernels.doublings:
             found = _better(problem, target, found, best_of_all(problem, target), kernels)
         kernels.doublings.add(doubling)
         kernels.by_bucket[bucket] = found
@@ -118,16 +120,19 @@ def _better(
     return best
 
 
-def _best_in_use(problem: Problem, target: Target, kernels: Kernels) -> Choice | None:
-    """The kernel in use that is predicted fastest, with splits and shares that suit this size."""
+def _best_in_use(problem: Problem, target: Target, kernels: Kernels) -> tuple[Choice | None, bool]:
+    """The kernel in use that is predicted fastest, with splits and shares that suit this size.
+
+    And whether it will do: not where a tile in use needs another box here, and loses much without.
+    """
     choices = [choice for made in kernels.choices for choice in _shared_out(made, problem, target)]
     if not choices:
-        return None
+        return None, False
     times = predict_all(problem, choices, target)
     for place in np.argsort(times, kind="stable"):
         if identity(problem, choices[place], target) in kernels.identities:
-            return choices[place]
-    return None
+            return choices[place], times[place] <= (1 + TOLERATED_OF_BOXES) * times.min()
+    return None, False
 
 
 def _shared_out(made: Choice, problem: Problem, target: Target) -> Iterable[Choice]:

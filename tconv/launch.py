@@ -86,7 +86,7 @@ class Descriptor:
 
 
 def _specialised(value: int, plain: bool) -> tuple[bool, bool, bool]:
-    """What Triton compiles a kernel for of an integer: its width, whether it is 1, or 16 divides it."""
+    """What Triton compiles for: whether an integer needs 64 bits, is 1, is a multiple of 16."""
     return value >= 1 << 31, not plain and value == 1, not plain and value % ALIGNMENT == 0
 
 
@@ -145,7 +145,10 @@ class Launch:
             (name, each.dtype, each.box if isinstance(each, Descriptor) else None)
             for name, each in self.operands.items()
         )
-        plain = {param.name for param in self.function.params if param.do_not_specialize}
+        if isinstance(self.function, InterpretedFunction):
+            plain = set(self.function.kwargs.get("do_not_specialize") or ())
+        else:
+            plain = {param.name for param in self.function.params if param.do_not_specialize}
         scalars = sorted(
             (name, *_specialised(value, name in plain)) for name, value in self.scalars.items()
         )

@@ -126,7 +126,7 @@ def for_each(function: Callable[[int], int], values: Count) -> Count:
     """
     if np.ndim(values) == 0:
         return function(int(values))
-    distinct = np.flatnonzero(np.bincount(np.ravel(values)))  # a tile's fields are small: no need to sort
+    distinct = np.flatnonzero(np.bincount(np.ravel(values)))  # fields are small: no need to sort
     found = np.zeros(distinct[-1] + 1 if len(distinct) else 0, dtype=np.int64)
     found[distinct] = [function(int(value)) for value in distinct]
     return found[values]

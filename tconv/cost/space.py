@@ -274,7 +274,9 @@ def _blocks(
     )
     most = np.minimum(most, target.warps_per_processor // tiles.warps)
     resident = [
-        np.minimum(most, resident_by_shared(shared_bytes(problem, case.family, each, target), target))
+        np.minimum(
+            most, resident_by_shared(shared_bytes(problem, case.family, each, target), target)
+        )
         for each in (tiles, replace(tiles, splits=2 * tiles.splits))
     ]
     _, alike = np.unique(np.stack([*but_depth, *resident]), axis=1, return_inverse=True)
