@@ -91,9 +91,10 @@ def _shared_choice(
         before = kernels.by_bucket.get(bucket)
         if before is not None and _serves_alike(before, problem, target, kernels):
             return before
-        found, enough = _best_in_use(problem, target, kernels)
-        if not enough or doubling not in kernels.doublings:
-            found = _better(problem, target, found, best_of_all(problem, target), kernels)
+        known, enough = _best_in_use(problem, target, kernels)
+        found = known
+        if found is None or not enough or doubling not in kernels.doublings:
+            found = _better(problem, target, known, best_of_all(problem, target), kernels)
         kernels.doublings.add(doubling)
         kernels.by_bucket[bucket] = found
         return found

@@ -16,8 +16,8 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from tconv import kernels_in_use
-from tconv.cost.constants import calibrated
 from tconv.cost.cheapest import cheapest
+from tconv.cost.constants import calibrated
 from tconv.cost.neighbour import neighbours_choice
 from tconv.cost.space import broken_rule
 from tconv.families import FAMILIES, serves

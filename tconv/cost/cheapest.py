@@ -12,7 +12,7 @@ import numpy as np
 
 from tconv.cost.constants import Constants, calibrated
 from tconv.cost.model import Array, milliseconds_of
-from tconv.cost.space import DEFAULT_SWIZZLE, Case, Grid, broken_rule, case_of, legal_grid
+from tconv.cost.space import DEFAULT_SWIZZLE, Case, broken_rule, case_of, legal_grid
 from tconv.cost.work import work_of
 from tconv.families import FAMILIES, Family, serving
 from tconv.families.demand import accumulator_registers, uses_wgmma
