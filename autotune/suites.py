@@ -58,6 +58,48 @@ KINDS: dict[str, tuple[tuple[str, str, int, int, int, int, int], ...]] = {
         ("alexnet conv4", "384x13x13", 384, 3, 1, 1, 2),
         ("alexnet conv5", "384x13x13", 256, 3, 1, 1, 2),
     ),
+    # U-Net with the widths of Ronneberger et al., on images of 256x256. A transposed layer is the
+    # convolution whose input gradient it computes: its forward pass is dgrad, on y as the input.
+    "unet": (
+        ("down1.0", "3x256x256", 64, 3, 1, 1, 1),
+        ("down1.1", "64x256x256", 64, 3, 1, 1, 1),
+        ("down2.0", "64x128x128", 128, 3, 1, 1, 1),
+        ("down2.1", "128x128x128", 128, 3, 1, 1, 1),
+        ("down3.0", "128x64x64", 256, 3, 1, 1, 1),
+        ("down3.1", "256x64x64", 256, 3, 1, 1, 1),
+        ("down4.0", "256x32x32", 512, 3, 1, 1, 1),
+        ("down4.1", "512x32x32", 512, 3, 1, 1, 1),
+        ("bottom.0", "512x16x16", 1024, 3, 1, 1, 1),
+        ("bottom.1", "1024x16x16", 1024, 3, 1, 1, 1),
+        ("up1 transposed", "512x32x32", 1024, 2, 2, 0, 1),
+        ("joined1.0", "1024x32x32", 512, 3, 1, 1, 1),
+        ("up2 transposed", "256x64x64", 512, 2, 2, 0, 1),
+        ("joined2.0", "512x64x64", 256, 3, 1, 1, 1),
+        ("up3 transposed", "128x128x128", 256, 2, 2, 0, 1),
+        ("joined3.0", "256x128x128", 128, 3, 1, 1, 1),
+        ("up4 transposed", "64x256x256", 128, 2, 2, 0, 1),
+        ("joined4.0", "128x256x256", 64, 3, 1, 1, 1),
+        ("head", "64x256x256", 2, 1, 1, 0, 1),
+    ),
+}
+
+# Layers of sequences: (name, channels, length, K, F, S, P, dilation, groups). A causal layer's
+# length includes the zeros on its left.
+SEQUENCES: dict[str, tuple[tuple[str, int, int, int, int, int, int, int, int], ...]] = {
+    # A second of sound at 16 kHz: the encoder of wav2vec 2.0, a causal layer of WaveNet, and the
+    # transposed layers of HiFi-GAN that widen 100 frames.
+    "audio": (
+        ("wav2vec conv0", 1, 16000, 512, 10, 5, 0, 1, 1),
+        ("wav2vec conv1", 512, 3199, 512, 3, 2, 0, 1, 1),
+        ("wav2vec conv4", 512, 399, 512, 3, 2, 0, 1, 1),
+        ("wav2vec conv6", 512, 99, 512, 2, 2, 0, 1, 1),
+        ("wav2vec positions", 768, 49, 768, 128, 1, 64, 1, 16),
+        ("wavenet dilation 1", 64, 16001, 128, 2, 1, 0, 1, 1),
+        ("wavenet dilation 512", 64, 16512, 128, 2, 1, 0, 512, 1),
+        ("hifigan up1 transposed", 256, 800, 512, 16, 8, 4, 1, 1),
+        ("hifigan up4 transposed", 32, 25600, 64, 4, 2, 1, 1, 1),
+        ("hifigan resblock", 128, 6400, 128, 11, 1, 25, 5, 1),
+    ),
 }
 
 
@@ -65,7 +107,7 @@ def names() -> tuple[str, ...]:
     """Return all suites: the models with a known input volume, and the kinds of layers."""
     from tconv.models import BUILDERS
 
-    return (*BUILDERS, *KINDS)
+    return (*BUILDERS, *KINDS, *SEQUENCES)
 
 
 @lru_cache(maxsize=64)
@@ -79,6 +121,10 @@ def suite(name: str, batch: int = DEFAULT_BATCH) -> tuple[Layer, ...]:
         return tuple(
             Layer(name, layer, ConvGeometry.from_lecture(volume, k, f, s, p, batch, groups=groups))
             for layer, volume, k, f, s, p, groups in KINDS[name]
+        )
+    if name in SEQUENCES:
+        return tuple(
+            Layer(name, layer, _of_one_row(batch, *numbers)) for layer, *numbers in SEQUENCES[name]
         )
     found: dict[ConvGeometry, Layer] = {}
     calls = _calls(name, batch)
@@ -97,13 +143,22 @@ def pools(name: str, batch: int = DEFAULT_BATCH) -> tuple[PoolLayer, ...]:
     >>> [pool.geometry.window_h for pool in pools("resnet50")]
     [3]
     """
-    if name in KINDS:
+    if name in KINDS or name in SEQUENCES:
         return ()
     found: dict[PoolGeometry, PoolLayer] = {}
     for place, geometry in _calls(name, batch):
         if isinstance(geometry, PoolGeometry):
             found.setdefault(geometry, PoolLayer(name, place, geometry))
     return tuple(found.values())
+
+
+def _of_one_row(
+    batch: int, channels: int, length: int, filters: int, extent: int, stride: int, pad: int,
+    dilation: int, groups: int,
+) -> ConvGeometry:  # fmt: skip
+    """Return a layer of sequences as the kernels compute it: on images of one row."""
+    window = (1, stride, 0, pad, 1, dilation)
+    return ConvGeometry(batch, channels, 1, length, filters, 1, extent, *window, groups)
 
 
 def _halves(pool: PoolGeometry) -> bool:

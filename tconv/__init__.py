@@ -18,11 +18,23 @@ from tconv.explain import Explanation, explain
 from tconv.geometry import ConvGeometry, PoolGeometry
 from tconv.graphs import graphed
 from tconv.modules import (
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
     AvgPool2d,
+    Conv1d,
     Conv2d,
     ConvReLU2d,
     ConvReLUPool2d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    LazyConv1d,
+    LazyConv2d,
+    LazyConvTranspose1d,
+    LazyConvTranspose2d,
+    MaxPool1d,
     MaxPool2d,
+    MaxUnpool2d,
     Subsample2d,
 )
 from tconv.problem import PoolProblem, Problem
@@ -31,14 +43,26 @@ from tconv.tile import Tile
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
+    "AvgPool1d",
     "AvgPool2d",
+    "Conv1d",
     "Conv2d",
     "ConvGeometry",
     "ConvReLU2d",
     "ConvReLUPool2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "Conversion",
     "Explanation",
+    "LazyConv1d",
+    "LazyConv2d",
+    "LazyConvTranspose1d",
+    "LazyConvTranspose2d",
+    "MaxPool1d",
     "MaxPool2d",
+    "MaxUnpool2d",
     "PoolGeometry",
     "PoolProblem",
     "Problem",

@@ -17,6 +17,7 @@ import re
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from math import gcd
 from typing import Literal
 
 Pass = Literal["fprop", "dgrad", "wgrad"]
@@ -357,3 +358,46 @@ class PoolGeometry:
             f"-p{self.pad_h}x{self.pad_w}-d{self.dilation_h}x{self.dilation_w}"
             f"-ceil{int(self.ceil_mode)}"
         )
+
+
+@dataclass(frozen=True)
+class AdaptiveGeometry:
+    """The shape of one adaptive pool, or of a read by index between planes of two sizes.
+
+    x is (batch, channels, in_h, in_w), y is (batch, channels, out_h, out_w).
+    """
+
+    batch: int
+    channels: int
+    in_h: int
+    in_w: int
+    out_h: int
+    out_w: int
+
+    @property
+    def x_elements(self) -> int:
+        return self.batch * self.channels * self.in_h * self.in_w
+
+    @property
+    def y_elements(self) -> int:
+        return self.batch * self.channels * self.out_h * self.out_w
+
+    def least_bytes(self, itemsize: int) -> int:
+        """Fewest bytes that the forward pass can move: x once and y once."""
+        return itemsize * (self.x_elements + self.y_elements)
+
+    @property
+    def key(self) -> str:
+        return f"n{self.batch}c{self.channels}h{self.in_h}w{self.in_w}-o{self.out_h}x{self.out_w}"
+
+
+def most_covered(places: int, windows: int) -> int:
+    """Most places that one of ``windows`` covers where they share ``places`` out evenly.
+
+    Window p covers the places from ``p places // windows`` to ``((p + 1) places - 1) // windows``.
+
+    >>> most_covered(7, windows=3), most_covered(8, windows=4), most_covered(3, windows=7)
+    (3, 2, 2)
+    """
+    first_period = range(windows // gcd(places, windows))  # what follows is the same again
+    return max(cdiv((p + 1) * places, windows) - p * places // windows for p in first_period)

@@ -49,6 +49,85 @@ class Conv2d(_Unscripted, torch.nn.Conv2d):
         return functional.conv2d_fused(input, weight, bias, *window, **epilogue)
 
 
+class Conv1d(_Unscripted, torch.nn.Conv1d):
+    """``torch.nn.Conv1d`` on Triton kernels: the same arguments, parameters and ``state_dict``.
+
+    >>> Conv1d(3, 10, kernel_size=5, padding="same")(torch.zeros(1, 3, 100)).shape
+    torch.Size([1, 10, 100])
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            border = self._reversed_padding_repeated_twice
+            input, padding = torch.nn.functional.pad(input, border, mode=self.padding_mode), (0,)
+        window = (self.stride, padding, self.dilation, self.groups)
+        return functional.conv1d(input, weight, bias, *window)
+
+
+class ConvTranspose2d(_Unscripted, torch.nn.ConvTranspose2d):
+    """``torch.nn.ConvTranspose2d`` on Triton kernels: the same arguments and ``state_dict``.
+
+    >>> layer = ConvTranspose2d(8, 4, kernel_size=3, stride=2, padding=1)
+    >>> layer(torch.zeros(1, 8, 7, 7), output_size=[14, 14]).shape
+    torch.Size([1, 4, 14, 14])
+    """
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        window = _transposed_window(self, input, output_size, axes=2)
+        return functional.conv_transpose2d(input, self.weight, self.bias, *window)
+
+
+class ConvTranspose1d(_Unscripted, torch.nn.ConvTranspose1d):
+    """``torch.nn.ConvTranspose1d`` on Triton kernels: the same arguments and ``state_dict``.
+
+    >>> ConvTranspose1d(8, 4, kernel_size=4, stride=2, padding=1)(torch.zeros(1, 8, 25)).shape
+    torch.Size([1, 4, 50])
+    """
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        window = _transposed_window(self, input, output_size, axes=1)
+        return functional.conv_transpose1d(input, self.weight, self.bias, *window)
+
+
+def _transposed_window(
+    layer: Any, input: Tensor, output_size: list[int] | None, axes: int
+) -> tuple[Any, ...]:
+    """Return stride, padding, output padding, groups and dilation of a transposed layer's call."""
+    sizes = (layer.stride, layer.padding, layer.kernel_size)
+    more = layer._output_padding(input, output_size, *sizes, axes, layer.dilation)
+    return layer.stride, layer.padding, more, layer.groups, layer.dilation
+
+
+class LazyConv2d(torch.nn.LazyConv2d, Conv2d):  # type: ignore[misc]
+    """``torch.nn.LazyConv2d`` on Triton kernels: a ``Conv2d`` from its first call on.
+
+    >>> layer = LazyConv2d(10, kernel_size=5)
+    >>> layer(torch.zeros(1, 3, 32, 32)).shape, type(layer).__name__
+    (torch.Size([1, 10, 28, 28]), 'Conv2d')
+    """
+
+    cls_to_become = Conv2d  # type: ignore[assignment]
+
+
+class LazyConv1d(torch.nn.LazyConv1d, Conv1d):  # type: ignore[misc]
+    """``torch.nn.LazyConv1d`` on Triton kernels: a ``Conv1d`` from its first call on."""
+
+    cls_to_become = Conv1d  # type: ignore[assignment]
+
+
+class LazyConvTranspose2d(torch.nn.LazyConvTranspose2d, ConvTranspose2d):  # type: ignore[misc]
+    """``torch.nn.LazyConvTranspose2d`` on Triton kernels: ours from its first call on."""
+
+    cls_to_become = ConvTranspose2d  # type: ignore[assignment]
+
+
+class LazyConvTranspose1d(torch.nn.LazyConvTranspose1d, ConvTranspose1d):  # type: ignore[misc]
+    """``torch.nn.LazyConvTranspose1d`` on Triton kernels: ours from its first call on."""
+
+    cls_to_become = ConvTranspose1d  # type: ignore[assignment]
+
+
 class ConvReLU2d(Conv2d):
     """``Conv2d`` and ``ReLU`` in one kernel: the arguments and parameters of ``Conv2d``.
 
@@ -105,6 +184,69 @@ class AvgPool2d(_Unscripted, torch.nn.AvgPool2d):
             self.count_include_pad,
             self.divisor_override,
         )
+
+
+class MaxPool1d(_Unscripted, torch.nn.MaxPool1d):
+    """``torch.nn.MaxPool1d`` on Triton kernels: the same arguments.
+
+    >>> MaxPool1d(2)(torch.zeros(1, 64, 100)).shape
+    torch.Size([1, 64, 50])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        window = (self.kernel_size, self.stride, self.padding, self.dilation)
+        flags = (self.ceil_mode, self.return_indices)
+        return functional.max_pool1d(input, *window, *flags)  # type: ignore[return-value, arg-type]
+
+
+class AvgPool1d(_Unscripted, torch.nn.AvgPool1d):
+    """``torch.nn.AvgPool1d`` on Triton kernels: the same arguments.
+
+    >>> AvgPool1d(2)(torch.zeros(1, 64, 100)).shape
+    torch.Size([1, 64, 50])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        window = (self.kernel_size, self.stride, self.padding)
+        return functional.avg_pool1d(input, *window, self.ceil_mode, self.count_include_pad)
+
+
+class AdaptiveAvgPool2d(_Unscripted, torch.nn.AdaptiveAvgPool2d):
+    """``torch.nn.AdaptiveAvgPool2d`` on Triton kernels: the same arguments.
+
+    >>> AdaptiveAvgPool2d((1, None))(torch.zeros(1, 6, 7, 9)).shape
+    torch.Size([1, 6, 1, 9])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.adaptive_avg_pool2d(input, self.output_size)
+
+
+class AdaptiveMaxPool2d(_Unscripted, torch.nn.AdaptiveMaxPool2d):
+    """``torch.nn.AdaptiveMaxPool2d`` on Triton kernels: the same arguments.
+
+    >>> AdaptiveMaxPool2d(3)(torch.zeros(1, 6, 7, 9)).shape
+    torch.Size([1, 6, 3, 3])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        arguments = (self.output_size, self.return_indices)
+        return functional.adaptive_max_pool2d(input, *arguments)  # type: ignore[return-value]
+
+
+class MaxUnpool2d(_Unscripted, torch.nn.MaxUnpool2d):
+    """``torch.nn.MaxUnpool2d`` on Triton kernels: the same arguments.
+
+    >>> y, indices = MaxPool2d(2, return_indices=True)(torch.ones(1, 3, 8, 8))
+    >>> MaxUnpool2d(2)(y, indices).sum()
+    tensor(48.)
+    """
+
+    def forward(
+        self, input: Tensor, indices: Tensor, output_size: list[int] | None = None
+    ) -> Tensor:
+        window = (self.kernel_size, self.stride, self.padding)
+        return functional.max_unpool2d(input, indices, *window, output_size)
 
 
 class Subsample2d(_Unscripted, torch.nn.Module):

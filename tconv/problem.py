@@ -6,7 +6,7 @@ import reprlib
 from dataclasses import dataclass
 from typing import Literal
 
-from tconv.geometry import ConvGeometry, Pass, PoolGeometry
+from tconv.geometry import AdaptiveGeometry, ConvGeometry, Pass, PoolGeometry
 
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 Layout = Literal["nhwc", "nchw"]
@@ -171,7 +171,7 @@ BIAS = Epilogue(bias=True)
 
 @dataclass(frozen=True)
 class PoolProblem:
-    """One pass of one max-pool layer."""
+    """One pass of one pooling layer."""
 
     geometry: PoolGeometry
     direction: Literal["fprop", "dgrad"]
@@ -185,3 +185,13 @@ class PoolProblem:
     @property
     def key(self) -> str:
         return f"pool_{self.direction}/{self.dtype}/{self.layout}/{self.geometry.key}"
+
+
+@dataclass(frozen=True)
+class AdaptiveProblem:
+    """One pass of one adaptive pool, or a read by index between planes of two sizes."""
+
+    geometry: AdaptiveGeometry
+    direction: Literal["fprop", "dgrad"]
+    dtype: str = "float16"
+    layout: Layout = "nhwc"

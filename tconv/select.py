@@ -23,7 +23,7 @@ from tconv.cost.space import broken_rule
 from tconv.families import FAMILIES, serves
 from tconv.geometry import power_of_two
 from tconv.kernels_in_use import pixels_of, shared_choice, size_of
-from tconv.problem import PoolProblem, Problem
+from tconv.problem import AdaptiveProblem, PoolProblem, Problem
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice, Ground, Tile
 from tconv.winners import Winner, load_table, shipped_table, user_table
@@ -115,9 +115,9 @@ def _tuned_nearby(problem: Problem, source: Source) -> Choice | None:
 
 
 @lru_cache(maxsize=4096)
-def choose(problem: Problem | PoolProblem, target: Target) -> Choice:
+def choose(problem: Problem | PoolProblem | AdaptiveProblem, target: Target) -> Choice:
     """The kernel and tile for ``problem`` on ``target``."""
-    if isinstance(problem, PoolProblem):
+    if not isinstance(problem, Problem):
         return Choice("max_pool", _pool_tile(problem, target))
     if problem.geometry.is_empty:
         return _of_nothing(problem, target)
@@ -204,7 +204,7 @@ def when_forgotten(clear: Callable[[], None]) -> None:
     _when_forgotten.append(clear)
 
 
-def _pool_tile(problem: PoolProblem, target: Target) -> Tile:
+def _pool_tile(problem: PoolProblem | AdaptiveProblem, target: Target) -> Tile:
     """Outputs x channels; neighbouring threads take what lies side by side in memory."""
     shape = problem.geometry
     pixels = shape.batch * shape.out_h * shape.out_w

@@ -20,10 +20,7 @@ from tconv.compiler.report import CapturedGraph, Entry, graph_name, keep, name_o
 RESTS = ("inductor", "eager")
 OPTIONS = ("rest",)
 _LEFT = {
-    "conv1d": "there is no kernel for one dimension",
     "conv3d": "there is no kernel for three dimensions",
-    "conv_transpose1d": "there is no kernel for one dimension",
-    "conv_transpose2d": "there is no kernel for a transposed convolution",
     "conv_transpose3d": "there is no kernel for three dimensions",
 }
 
@@ -176,20 +173,34 @@ def _fused_call(chain: Chain) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     return functional.conv2d_fused, tensors, named
 
 
-def _max_pool(call: Call) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-    return functional.max_pool2d, (call["input"],), {name: call[name] for name in names}
+def _by_name(function: Any, tensors: int, *names: str) -> Any:
+    """A function's call from a call read: its first ``tensors`` arguments, the others by name."""
+
+    def made(call: Call) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        operands = tuple(call[name] for name in ("input", "weight", "bias")[:tensors])
+        return function, operands, {name: call[name] for name in names}
+
+    return made
 
 
-def _avg_pool(call: Call) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad",
-             "divisor_override")  # fmt: skip
-    return functional.avg_pool2d, (call["input"],), {name: call[name] for name in names}
-
-
+_TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 _REPLACED: dict[str, Any] = {
     "conv2d": None,  # by ``_fused_call``, with the links of its chain
     "own_conv2d": None,
-    "max_pool2d": _max_pool,
-    "avg_pool2d": _avg_pool,
-}
+    "conv1d": _by_name(functional.conv1d, 3, "stride", "padding", "dilation", "groups"),
+    "conv_transpose1d": _by_name(functional.conv_transpose1d, 3, *_TRANSPOSED),
+    "conv_transpose2d": _by_name(functional.conv_transpose2d, 3, *_TRANSPOSED),
+    "max_pool2d": _by_name(functional.max_pool2d, 1, "kernel_size", "stride", "padding",
+                           "dilation", "ceil_mode", "return_indices"),
+    "avg_pool2d": _by_name(functional.avg_pool2d, 1, "kernel_size", "stride", "padding",
+                           "ceil_mode", "count_include_pad", "divisor_override"),
+    "max_pool1d": _by_name(functional.max_pool1d, 1, "kernel_size", "stride", "padding",
+                           "dilation", "ceil_mode", "return_indices"),
+    "avg_pool1d": _by_name(functional.avg_pool1d, 1, "kernel_size", "stride", "padding",
+                           "ceil_mode", "count_include_pad"),
+    "adaptive_avg_pool2d": _by_name(functional.adaptive_avg_pool2d, 1, "output_size"),
+    "adaptive_max_pool2d": _by_name(functional.adaptive_max_pool2d, 1, "output_size",
+                                    "return_indices"),
+    "max_unpool2d": _by_name(functional.max_unpool2d, 1, "indices", "kernel_size", "stride",
+                             "padding", "output_size"),
+}  # fmt: skip

@@ -62,7 +62,7 @@ def _builtin_batch_norm(  # type: ignore[no-untyped-def]
 def _max_pool(  # type: ignore[no-untyped-def]
     input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
 ):
-    """Signature of ``torch.nn.functional.max_pool2d``."""
+    """Signature of ``torch.nn.functional.max_pool2d`` and ``max_pool1d``."""
 
 
 def _avg_pool(  # type: ignore[no-untyped-def]
@@ -70,6 +70,30 @@ def _avg_pool(  # type: ignore[no-untyped-def]
     divisor_override=None,
 ):  # fmt: skip
     """Signature of ``torch.nn.functional.avg_pool2d``."""
+
+
+def _avg_pool1d(  # type: ignore[no-untyped-def]
+    input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True
+):
+    """Signature of ``torch.nn.functional.avg_pool1d``."""
+
+
+def _adaptive_avg_pool(input, output_size):  # type: ignore[no-untyped-def]
+    """Signature of ``torch.nn.functional.adaptive_avg_pool2d``."""
+
+
+def _adaptive_max_pool(input, output_size, return_indices=False):  # type: ignore[no-untyped-def]
+    """Signature of ``torch.nn.functional.adaptive_max_pool2d``."""
+
+
+def _adaptive_max_pool_exported(input, output_size, return_indices=True):  # type: ignore[no-untyped-def]
+    """Signature of ``aten.adaptive_max_pool2d``, which always returns the indices."""
+
+
+def _max_unpool(  # type: ignore[no-untyped-def]
+    input, indices, kernel_size, stride=None, padding=0, output_size=None
+):
+    """Signature of ``torch.nn.functional.max_unpool2d``."""
 
 
 def _add(input, other, *, alpha=1):  # type: ignore[no-untyped-def]
@@ -118,6 +142,13 @@ def _spellings() -> dict[Any, tuple[str, Callable[..., Any], bool]]:
     name("batch_norm", _builtin_batch_norm, torch.batch_norm, _aten.batch_norm.default)
     name("max_pool2d", _max_pool, F.max_pool2d, torch.max_pool2d, _aten.max_pool2d.default)
     name("avg_pool2d", _avg_pool, F.avg_pool2d, _aten.avg_pool2d.default)
+    name("max_pool1d", _max_pool, F.max_pool1d, torch.max_pool1d, _aten.max_pool1d.default)
+    name("avg_pool1d", _avg_pool1d, F.avg_pool1d, _aten.avg_pool1d.default)
+    name("adaptive_avg_pool2d", _adaptive_avg_pool, F.adaptive_avg_pool2d,
+         _aten.adaptive_avg_pool2d.default)  # fmt: skip
+    name("adaptive_max_pool2d", _adaptive_max_pool, F.adaptive_max_pool2d)
+    name("adaptive_max_pool2d", _adaptive_max_pool_exported, _aten.adaptive_max_pool2d.default)
+    name("max_unpool2d", _max_unpool, F.max_unpool2d)
     name("add", _add, torch.add, operator.add, "add", _aten.add.Tensor)
     name("add", _add, operator.iadd, "add_", _aten.add_.Tensor, inplace=True)
     for activation in _UNARY:

@@ -39,6 +39,12 @@ def epilogue_constants(epilogue: Epilogue) -> dict[str, Any]:
     } | dict.fromkeys(name for name in TENSORS if name not in given)
 
 
+def unpooled_constants(epilogue: Epilogue) -> dict[str, Any]:
+    """The compile-time values of a kernel that cannot pool, and so has no parameter for it."""
+    constants = epilogue_constants(epilogue)
+    return {name: constants[name] for name in constants if name not in ("POOL", "offsets")}
+
+
 def lightened(
     tile: Tile, epilogue: Epilogue, problem: Problem, target: Target, boxes: bool = False
 ) -> Tile:

@@ -19,7 +19,12 @@ from tconv.families.common import (
     summed_pixels,
     whole_windows,
 )
-from tconv.families.epilogue import epilogue_constants, epilogue_operands, lightened
+from tconv.families.epilogue import (
+    epilogue_constants,
+    epilogue_operands,
+    lightened,
+    unpooled_constants,
+)
 from tconv.families.reduce import Shares, workspace
 from tconv.families.relayout import Operands
 from tconv.geometry import cdiv
@@ -119,7 +124,12 @@ def fprop(
 
 
 def dgrad(
-    problem: Problem, tile: Tile, operands: Operands, w_layout: Layout, in_place: bool
+    problem: Problem,
+    tile: Tile,
+    operands: Operands,
+    w_layout: Layout,
+    in_place: bool,
+    epilogue: Epilogue = PLAIN,
 ) -> Plan:
     """dx from dy and w: input pixels of one phase by channels; groups and phases on axes."""
     shape, layout = problem.geometry, problem.layout
@@ -128,12 +138,15 @@ def dgrad(
     step_h, step_w = gcd(shape.stride_h, shape.dilation_h), gcd(shape.stride_w, shape.dilation_w)
     tap_step_h, tap_step_w = shape.stride_h // step_h, shape.stride_w // step_w
     pixels = shape.batch * cdiv(shape.in_h, shape.stride_h) * cdiv(shape.in_w, shape.stride_w)
-    tiles = cdiv(pixels, tile.block_m) * cdiv(shape.group_in_channels, tile.block_n)
     most_taps = cdiv(shape.filter_h, tap_step_h) * cdiv(shape.filter_w, tap_step_w)
     shares = Shares.of(most_taps * cdiv(shape.group_out_channels, tile.block_k), tile.splits)
     split = shares.splits > 1
+    ending = PLAIN if split else epilogue  # parts are ended when they are added
+    tile = lightened(tile, ending, problem, operands.target)
+    tiles = cdiv(pixels, tile.block_m) * cdiv(shape.group_in_channels, tile.block_n)
     taken = {"dy": Pointer(dy, problem.dtype), "w": Pointer(w, problem.dtype)}
     taken["dx"] = workspace(problem) if split else Pointer("dx", problem.dtype)
+    taken |= epilogue_operands(ending, problem.dtype)
     others = shape.groups * phases_of(shape) * shares.splits
     product = Launch(
         "dgrad.implicit_gemm_dgrad",
@@ -149,11 +162,12 @@ def dgrad(
             "DY_NHWC": not in_place,
             "DX_NHWC": split or layout == "nhwc",
             "SPLIT": split,
+            **unpooled_constants(ending),
         },
         tile.warps,
         tile.stages,
     )
-    return operands.plan(product, problem, "dx", layout, shares.splits)
+    return operands.plan(product, problem, "dx", layout, shares.splits, epilogue)
 
 
 def wgrad(

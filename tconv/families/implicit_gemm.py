@@ -51,7 +51,7 @@ def product(
     """
     operands = Operands(target, problem.dtype)
     if problem.direction == "dgrad":
-        return gathered.dgrad(problem, tile, operands, w_layout, in_place)
+        return gathered.dgrad(problem, tile, operands, w_layout, in_place, epilogue)
     seen = gathered.seen_by(problem, operands, w_layout, in_place)
     return gathered.fprop(problem, tile, operands, seen, epilogue)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tconv.families.common import index_type, workspace_dtype
-from tconv.families.epilogue import epilogue_constants, epilogue_operands
+from tconv.families.epilogue import epilogue_operands, unpooled_constants
 from tconv.geometry import cdiv
 from tconv.launch import Buffer, Launch, Pointer
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
@@ -77,9 +77,7 @@ def add_parts(
     channels, plane, elements = _extent(problem, total)
     operands = {"workspace": workspace(problem), "total": Pointer(total, problem.dtype)}
     operands |= epilogue_operands(epilogue, problem.dtype)
-    constants = epilogue_constants(epilogue)
-    del constants["POOL"], constants["offsets"]  # pooled sums are not split
-    constants |= {
+    constants = unpooled_constants(epilogue) | {
         "CHANNELS": channels,
         "WIDTH": width or channels,
         "PLANE_FIRST": layout == "nhwc",

@@ -8,6 +8,8 @@ by it. Rows of equal h + pad modulo the stride (a *phase*) share their taps, so 
 a convolution of its own, every tap of which counts. One launch computes all phases; a phase
 that no tap reaches writes zeros.
 
+It is the forward pass of a transposed convolution as well, and so may end in an epilogue.
+
 A program may compute several tiles in turn (persistent: fewer programs than tiles), and several
 programs may share one reduction (splits), each writing its part of dx to a workspace.
 """
@@ -15,7 +17,8 @@ programs may share one reduction (splits), each writing its part of dx to a work
 import triton
 import triton.language as tl
 
-from tconv.kernels.index import element_offset, image_strides, load_operands, swizzled_tile
+from tconv.kernels.epilogue import store_tile
+from tconv.kernels.index import image_strides, load_operands, swizzled_tile
 from tconv.kernels.taps import next_step, phase_taps, tap_bits, tap_mask
 
 
@@ -23,7 +26,14 @@ from tconv.kernels.taps import next_step, phase_taps, tap_bits, tap_mask
 def implicit_gemm_dgrad(
     dy,  # [batch, out_h, out_w, GROUPS * OUT_CHANNELS], or channels before pixels
     w,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS]
+    bias,  # [GROUPS * IN_CHANNELS], or None, as the four of a batch normalization
+    norm_weight,
+    norm_bias,
+    norm_mean,
+    norm_var,
+    residual,  # as dx, or None
     dx,  # [batch, in_h, in_w, GROUPS * IN_CHANNELS], or channels before pixels; or its parts
+    kept,  # the activation's argument at each element of the result; or None
     batch,
     in_h,
     in_w,
@@ -48,6 +58,10 @@ def implicit_gemm_dgrad(
     DY_NHWC: tl.constexpr,
     DX_NHWC: tl.constexpr,
     SPLIT: tl.constexpr,  # whether the reduction is shared, and dx holds parts of it
+    EPS: tl.constexpr,  # of the batch normalization
+    ACTIVATION: tl.constexpr,  # see epilogue.activate
+    SLOPE: tl.constexpr,
+    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added behind the activation
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -151,10 +165,9 @@ def implicit_gemm_dgrad(
                 OUT_CHANNELS, FILTER_H * FILTER_W, TAPS_W, BLOCK_K,
             )  # fmt: skip
 
-        pixel_offset, channel_offset = element_offset(
-            image, in_row * in_w + in_column, in_h.to(INDEX) * in_w,
-            group * IN_CHANNELS + in_channel, GROUPS * IN_CHANNELS, DX_NHWC, INDEX,
+        store_tile(
+            accumulator, (bias, norm_weight, norm_bias, norm_mean, norm_var, residual),
+            (dx, kept, None), image, in_row * in_w + in_column, pixel_mask, in_h, in_w, tile_row,
+            batch, group * IN_CHANNELS + in_channel, in_channel_mask, GROUPS * IN_CHANNELS,
+            DX_NHWC, True, EPS, ACTIVATION, SLOPE, RESIDUAL_AFTER, False, INDEX, BLOCK_M, BLOCK_N,
         )  # fmt: skip
-        dx_pointers = dx + (pixel_offset[:, None] + channel_offset[None, :])
-        dx_mask = pixel_mask[:, None] & in_channel_mask[None, :]
-        tl.store(dx_pointers, accumulator.to(dx.dtype.element_ty), mask=dx_mask)

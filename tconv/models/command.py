@@ -66,7 +66,11 @@ def build(name: str, backend: Backend, seed: int, num_classes: int = 10) -> nn.M
     model = BUILDERS[name](num_classes=num_classes)
     if backend is Backend.tconv:
         return model
-    twin = torch_twin(model)
+    return with_backend(torch_twin(model), backend)
+
+
+def with_backend(twin: nn.Module, backend: Backend) -> nn.Module:
+    """A network of torch's own modules, compiled in place where the backend compiles."""
     if backend is Backend.compiled:
         compile_in_place(twin, mode="max-autotune-no-cudagraphs")
     elif backend is Backend.tconv_compiled:

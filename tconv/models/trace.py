@@ -7,9 +7,10 @@ import copy
 import torch
 from torch import nn
 
+from tconv.convert import TWINS
 from tconv.geometry import ConvGeometry, PoolGeometry
 from tconv.models.lenet import TableConv2d, TorchTableConv2d
-from tconv.modules import AvgPool2d, Conv2d, MaxPool2d, Subsample2d
+from tconv.modules import Subsample2d
 from tconv.ops.pool_check import max_pool_arguments, pool_geometry
 
 
@@ -129,8 +130,6 @@ class TorchSubsample2d(Subsample2d):
 # The first that fits counts, so that a special case stands before the rule.
 TORCHS: dict[type[nn.Module], type[nn.Module]] = {
     TableConv2d: TorchTableConv2d,
-    Conv2d: nn.Conv2d,
-    MaxPool2d: nn.MaxPool2d,
-    AvgPool2d: nn.AvgPool2d,
     Subsample2d: TorchSubsample2d,
+    **{ours: theirs for theirs, ours in TWINS.items()},
 }

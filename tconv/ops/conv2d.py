@@ -312,6 +312,24 @@ def windowed(
     return x, window
 
 
+def convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    window: Sizes,
+    activation: str | None,
+    precision: str | None,
+) -> Tensor:
+    """activation(x * w + bias + residual) of batched images whose window was checked."""
+    if activation is None and residual is None:
+        return _ops.conv2d.default(x, weight, bias, window, precision)  # type: ignore[no-any-return]
+    operands = (x, weight, bias, residual)
+    ending = (activation, NEGATIVE_SLOPE, False, False, differentiates(*operands), precision)
+    y: Tensor = _ops.conv2d_fused.default(*operands, *(None,) * 4, 0.0, window, *ending)[0]
+    return y
+
+
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -371,13 +389,7 @@ def conv2d(
         return overridden(conv2d, tensors, *tensors[:3], *form, **how)  # type: ignore[no-any-return]
     x, window = windowed(input, weight, bias, stride, padding, dilation, groups)
     batched = input.dim() != 3
-    if activation is None and residual is None:
-        y = _ops.conv2d.default(x, weight, bias, window, precision)
-    else:
-        if residual is not None and not batched:
-            residual = residual.unsqueeze(0)
-        operands = (x, weight, bias, residual)
-        keep = differentiates(*operands)
-        ending = (activation, NEGATIVE_SLOPE, False, False, keep, precision)
-        y = _ops.conv2d_fused.default(*operands, *(None,) * 4, 0.0, window, *ending)[0]
+    if residual is not None and not batched:
+        residual = residual.unsqueeze(0)
+    y = convolved(x, weight, bias, residual, window, activation, precision)
     return y if batched else y.squeeze(0)

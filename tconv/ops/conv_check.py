@@ -1,18 +1,18 @@
-"""What a convolution refuses, in torch's own error types and words."""
+"""Validation of a convolution's arguments, with torch's own error types and messages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tconv.ops.arguments import INT64, Pair, conv_pair, pair, read, untraced
+from tconv.ops.arguments import INT64, TAKE, Numbers, conv_numbers, read, untraced
 from tconv.problem import ITEMSIZE, dtype_name
 
-Window = tuple[int, ...]  # stride, padding, dilation, for height and width each; groups
+Window = tuple[int, ...]  # stride, padding, dilation, each for every axis; groups
 Sizes = Sequence[int]
 DTYPES = frozenset(getattr(torch, name) for name in ITEMSIZE)
 
@@ -25,166 +25,235 @@ def conv_window(
     padding: Any,
     dilation: Any,
     groups: Any,
-) -> tuple[Window, tuple[int, int]]:
-    """``check_conv2d`` of a call, found again where the same was asked before.
+    axes: int = 2,
+) -> tuple[Window, Numbers]:
+    """Return ``check_conv`` of a call, cached for repeated arguments.
+
+    Args:
+        axes: 2 for images, 1 for sequences.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as ``torch.conv2d`` does.
+        TypeError, ValueError, RuntimeError: as ``torch.conv2d`` or ``torch.conv1d`` does.
     """
-    steps, gaps = pair(stride), pair(dilation)
-    pads = padding if type(padding) is str else pair(padding)
-    if not (steps and pads and gaps and type(groups) is int) or not (
-        isinstance(input, Tensor)
-        and isinstance(weight, Tensor)
-        and (bias is None or isinstance(bias, Tensor))
-    ):
-        arguments = (input, weight, bias, stride, padding, dilation, groups)
-        steps, pads, gaps, groups = read_conv_arguments(*arguments)
-    if torch._C._get_tracing_state() is not None:
-        with untraced():
-            return conv_window(input, weight, bias, steps, pads, gaps, groups)
-    bias_size = None if bias is None else bias.shape
+    take = TAKE[axes]
+    steps, gaps = take(stride), take(dilation)
+    pads = padding if type(padding) is str else take(padding)
+    arguments = (input, weight, bias, stride, padding, dilation, groups)
+    if not (steps and pads and gaps and type(groups) is int and _are_tensors(input, weight, bias)):
+        steps, pads, gaps, groups = read_conv_arguments(axes, *arguments)
     try:
-        # Plain numbers only: to the cache 2.0 and True would be 2 and 1.
-        check = check_conv2d if torch.compiler.is_compiling() else _known
-        return check(input.shape, weight.shape, bias_size, steps, pads, gaps, groups)
-    except TypeError:  # a symbolic size has no hash
-        return check_conv2d(input.shape, weight.shape, bias_size, steps, pads, gaps, groups)
+        return checked(check_conv, _known, (input, weight, bias), steps, pads, gaps, groups)
     except OverflowError:
-        read_conv_arguments(input, weight, bias, stride, padding, dilation, groups)
+        read_conv_arguments(axes, *arguments)
         raise
 
 
-def read_conv_arguments(*arguments: Any) -> tuple[Pair, Pair | str, Pair, int]:
-    """Stride, padding (or its name), dilation and groups, as torch's parser reads them."""
-    stride, pads, dilation, _, _, groups = read(torch.conv2d, *arguments)
+def _are_tensors(input: Any, weight: Any, bias: Any) -> bool:
+    return (
+        isinstance(input, Tensor)
+        and isinstance(weight, Tensor)
+        and (bias is None or isinstance(bias, Tensor))
+    )
+
+
+def checked(
+    check: Callable[..., Any],
+    known: Callable[..., Any],
+    tensors: Sequence[Tensor | None],
+    *numbers: Any,
+) -> Any:
+    """Call ``check`` with tensor sizes and plain numbers; ``known`` is its cached version."""
+    if torch._C._get_tracing_state() is not None:
+        with untraced():
+            return checked(check, known, tensors, *numbers)
+    sizes = [None if tensor is None else tensor.shape for tensor in tensors]
+    try:
+        # Cache plain numbers only: to the cache 2.0 and True would equal 2 and 1.
+        return (check if torch.compiler.is_compiling() else known)(*sizes, *numbers)
+    except TypeError:  # a symbolic size is not hashable
+        return check(*sizes, *numbers)
+
+
+def read_conv_arguments(axes: int, *arguments: Any) -> tuple[Numbers, Numbers | str, Numbers, int]:
+    """Return stride, padding (or its name), dilation and groups, as torch's parser reads them."""
+    function = torch.conv2d if axes == 2 else torch.conv1d
+    stride, pads, dilation, _, _, groups = read(function, *arguments)
     padding = arguments[4]
     if isinstance(padding, (str, bytes)):
         pads = padding if isinstance(padding, str) else padding.decode()
     else:
-        pads = conv_pair("padding", pads)
-    return conv_pair("stride", stride), pads, conv_pair("dilation", dilation), groups
+        pads = conv_numbers("padding", pads, axes)
+    steps, gaps = (conv_numbers(name, numbers, axes)
+                   for name, numbers in (("stride", stride), ("dilation", dilation)))  # fmt: skip
+    return steps, pads, gaps, groups
 
 
-def check_conv2d(
+def check_conv(
     input: Sizes,
     weight: Sizes,
     bias: Sizes | None,
-    strides: Pair,
-    padding: Pair | str,
-    dilations: Pair,
+    strides: Numbers,
+    padding: Numbers | str,
+    dilations: Numbers,
     groups: int,
-) -> tuple[Window, tuple[int, int]]:
-    """The window in full, or an error that names what does not fit.
+) -> tuple[Window, Numbers]:
+    """Return the complete window, or raise an error that names the mismatch.
 
-    Beside it: by how many rows at the bottom and columns at the right x must grow first, since
-    ``"same"`` may pad by an odd number. Strides and dilations that move nothing are made small:
-    a window that fits once takes no step, and a filter of extent 1 has no gaps.
+    The second result is the number of pixels by which x must first be padded at the end of each
+    axis, since ``"same"`` may pad by an odd total. Strides and dilations without an effect are
+    reduced: a window that fits once takes no step, and a filter of size 1 has no gaps.
 
     Raises:
-        RuntimeError: for sizes that do not go together.
-        OverflowError: for a number beyond 64 bits.
+        RuntimeError: if sizes do not match.
+        OverflowError: if a number exceeds 64 bits.
     """
-    for number in (*strides, *padding, *dilations, groups):
-        # Compared, not looked up in a range: a size that Dynamo traces is no constant.
+    axes = range(len(strides))
+    check_whole(*strides, *padding, *dilations, groups)
+    x = check_dimensions(input, weight, len(axes))
+    check_window(strides, dilations, groups)
+    pads = (0,) * len(axes) if isinstance(padding, str) else padding
+    if min(pads) < 0:
+        raise RuntimeError(f"negative padding is not supported: padding={list(pads)}")
+    _check_channels(x, weight, bias, groups)
+    more: Numbers = (0,) * len(axes)
+    if isinstance(padding, str):
+        pads, more = _named_padding(weight, strides, padding, dilations)
+    grown = (*x[:2], *(x[2 + i] + more[i] for i in axes))
+    _check_extent(grown, weight, pads, dilations)
+    return least_window(grown, weight, strides, pads, dilations, groups), more
+
+
+def check_whole(*numbers: Any) -> None:
+    """Check that the numbers of a window have at most 64 bits."""
+    for number in numbers:
+        # Compare instead of looking up a range: a size that Dynamo traces is not a constant.
         if type(number) is int and not INT64.start <= number < INT64.stop:
             raise OverflowError(f"{number} is beyond 64 bits")
-    x = (1, *input) if len(input) == 3 else input
-    if len(weight) != 4 or len(x) != 4:
-        if len(weight) in (3, 4):
-            raise RuntimeError(
-                f"Expected {len(weight)}-dimensional input for {len(weight)}-dimensional weight "
-                f"{list(weight)}, but got {len(input)}-dimensional input of size "
-                f"{list(input)} instead"
-            )
-        raise RuntimeError(f"weight should have 4 dimensions, but has size {list(weight)}")
+
+
+def check_dimensions(input: Sizes, weight: Sizes, axes: int) -> Sizes:
+    """Return x's size with a batch; check that x and the filters have ``axes`` + 2 axes."""
+    x = (1, *input) if len(input) == axes + 1 else input
+    if len(weight) == axes + 2 == len(x):
+        return x
+    if len(weight) in (axes + 1, axes + 2) and len(weight) > 2:
+        raise RuntimeError(
+            f"Expected {len(weight)}-dimensional input for {len(weight)}-dimensional weight "
+            f"{list(weight)}, but got {len(input)}-dimensional input of size "
+            f"{list(input)} instead"
+        )
+    raise RuntimeError(
+        f"weight should have at least three dimensions, {axes + 2} for this convolution, but has "
+        f"size {list(weight)}"
+    )
+
+
+def check_window(strides: Numbers, dilations: Numbers, groups: int) -> None:
+    """Check that strides, dilations and the number of groups are positive."""
     if groups <= 0:
         raise RuntimeError(f"non-positive groups is not supported: groups={groups}")
     if min(strides) <= 0:
         raise RuntimeError(f"non-positive stride is not supported: stride={list(strides)}")
     if min(dilations) <= 0:
         raise RuntimeError(f"dilation should be greater than zero: dilation={list(dilations)}")
-    pads = (0, 0) if isinstance(padding, str) else padding
-    if min(pads) < 0:
-        raise RuntimeError(f"negative padding is not supported: padding={list(pads)}")
-    _check_channels(x, weight, bias, groups)
-    more = (0, 0)
-    if isinstance(padding, str):
-        pads, more = _named_padding(weight, strides, padding, dilations)
-    grown = (*x[:2], x[2] + more[0], x[3] + more[1])
-    _check_extent(grown, weight, pads, dilations)
-    gaps = [dilations[i] if weight[2 + i] > 1 else 1 for i in range(2)]
-    steps = [_least_stride(strides[i], grown[2 + i] + 2 * pads[i] - gaps[i] * (weight[2 + i] - 1))
-             for i in range(2)]  # fmt: skip
-    return (*steps, *pads, *gaps, groups), more
+
+
+def least_window(
+    x: Sizes, weight: Sizes, strides: Sizes, pads: Sizes, dilations: Sizes, groups: int
+) -> Window:
+    """Return the complete window, with the least strides and dilations of the same effect."""
+    axes = range(len(strides))
+    gaps = [dilations[i] if weight[2 + i] > 1 else 1 for i in axes]
+    steps = [_least_stride(strides[i], x[2 + i] + 2 * pads[i] - gaps[i] * (weight[2 + i] - 1))
+             for i in axes]  # fmt: skip
+    return (*steps, *pads, *gaps, groups)
 
 
 def _least_stride(stride: int, places: int) -> int:
-    """The least stride that gives as many windows, of so many places where one may begin."""
+    """Return the least stride that gives as many windows, with ``places`` possible starts."""
     return stride if stride <= places else places
 
 
-def _check_channels(x: Sizes, w: Sizes, bias: Sizes | None, groups: int) -> None:
-    filters = w[0]
-    if filters < groups:
+def check_groups(w: Sizes, groups: int) -> None:
+    """Check that the groups divide the first dimension of the filters."""
+    if w[0] < groups:
         raise RuntimeError(
             f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, "
             f"but got weight of size {list(w)} instead"
         )
-    if filters % groups:
+    if w[0] % groups:
         raise RuntimeError(
             f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, "
             f"but got weight of size {list(w)} instead"
         )
+
+
+def _check_channels(x: Sizes, w: Sizes, bias: Sizes | None, groups: int) -> None:
+    check_groups(w, groups)
     if x[1] != w[1] * groups:
         raise RuntimeError(
             f"Given groups={groups}, weight of size {list(w)}, "
             f"expected input{list(x)} to have {w[1] * groups} channels, "
             f"but got {x[1]} channels instead"
         )
-    if bias is not None and (len(bias) != 1 or bias[0] != filters):
+    if bias is not None and (len(bias) != 1 or bias[0] != w[0]):
         raise RuntimeError(
             f"Given weight of size {list(w)}, expected bias to be 1-dimensional with "
-            f"{filters} elements, but got bias of size {list(bias)} instead"
+            f"{w[0]} elements, but got bias of size {list(bias)} instead"
         )
 
 
 def _named_padding(
     w: Sizes, stride: Sizes, padding: str, dilation: Sizes
-) -> tuple[Pair, tuple[int, int]]:
-    """``valid`` or ``same``; what is odd of the latter goes to the bottom and right."""
+) -> tuple[Numbers, Numbers]:
+    """Return the padding for ``valid`` or ``same``, with an odd rest at the end of each axis."""
     if padding == "valid":
-        return (0, 0), (0, 0)
+        return (0,) * len(stride), (0,) * len(stride)
     if padding != "same":
         raise RuntimeError(f"Invalid padding string: '{padding}'; it is 'valid' or 'same'")
     if max(stride) != 1:
         raise RuntimeError(f"padding='same' is not supported for strided convolutions: {stride}")
-    down, across = (dilation[i] * (w[2 + i] - 1) for i in range(2))
-    return (down // 2, across // 2), (down % 2, across % 2)
+    total = [dilation[i] * (w[2 + i] - 1) for i in range(len(stride))]
+    return tuple(each // 2 for each in total), tuple(each % 2 for each in total)
 
 
 def _check_extent(x: Sizes, w: Sizes, pads: Sizes, dilation: Sizes) -> None:
     if min(w[1:]) == 0:
         raise RuntimeError(f"weight should have no dimension of size 0, but has {list(w)}")
-    padded = [x[2 + i] + 2 * pads[i] for i in range(2)]
-    reach = [dilation[i] * (w[2 + i] - 1) + 1 for i in range(2)]
-    if padded[0] < reach[0] or padded[1] < reach[1]:
+    axes = range(len(pads))
+    padded = [x[2 + i] + 2 * pads[i] for i in axes]
+    reach = [dilation[i] * (w[2 + i] - 1) + 1 for i in axes]
+    if any(padded[i] < reach[i] for i in axes):
         raise RuntimeError(
-            f"Calculated padded input size per channel: ({padded[0]} x {padded[1]}). "
-            f"Kernel size: ({reach[0]} x {reach[1]}). "
+            f"Calculated padded input size per channel: ({by(padded)}). "
+            f"Kernel size: ({by(reach)}). "
             "Kernel size can't be greater than actual input size"
         )
-    if x[0] != 0 and 0 in x:  # padding alone would give a result, but torch gives none
+    check_empty(x)
+
+
+def by(sizes: Sequence[Any]) -> str:
+    """Format sizes as torch does.
+
+    >>> by([3, 4])
+    '3 x 4'
+    """
+    return " x ".join(map(str, sizes))
+
+
+def check_empty(x: Sizes) -> None:
+    """Check that only the batch is empty: padding alone would allow a result, but torch raises."""
+    if x[0] != 0 and 0 in x:
         raise RuntimeError(
             f"Only zero batch or zero channel inputs are supported, but got input shape: {list(x)}"
         )
 
 
-_known = lru_cache(maxsize=4096)(check_conv2d)
+_known = lru_cache(maxsize=4096)(check_conv)
 
 
 def check_residual(residual: Sizes, y: Sizes) -> None:
-    """A residual is added element by element."""
+    """Check that a residual has the size of the result."""
     if tuple(residual) != tuple(y):
         raise RuntimeError(
             f"expected residual of the size of the result, {list(y)}, but got {list(residual)}"
@@ -192,7 +261,7 @@ def check_residual(residual: Sizes, y: Sizes) -> None:
 
 
 def check_types(x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> None:
-    """One dtype and one device for all, and a dtype that the kernels know."""
+    """Check that all tensors have one device and one dtype that the kernels support."""
     dtype, device = x.dtype, x.device
     for name, other in (("weight", w), ("bias", bias), ("residual", residual)):
         if other is None:
@@ -212,7 +281,7 @@ def check_types(x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | No
 
 
 def check_norm(norm: Sequence[Tensor | None], channels: int, device: torch.device) -> None:
-    """A batch normalization's weight, bias, mean and variance: a number for each channel."""
+    """Check a batch normalization's weight, bias, mean and variance: one number per channel."""
     names = ("norm_weight", "norm_bias", "running_mean", "running_var")
     for name, tensor in zip(names, norm, strict=True):
         if tensor is None:

@@ -83,20 +83,17 @@ def prepare(
     y_size = (shape.batch, shape.out_channels, shape.out_h, shape.out_w)
     w = ("w", memory_format(w_layout))
     x, dy = (("x", memory_format(layout)), ("dy", memory_format(layout)))
+    given = epilogue_operands(epilogue, problem.dtype)
+    beside = tuple(name for name in ("kept", "offsets") if name in given)
+    ending = [(name, torch.contiguous_format) for name in ("bias", *NORM) if name in given]
+    if epilogue.residual:
+        ending.append(("residual", memory_format(layout)))
     if problem.direction == "fprop":
-        reads = [x, w]
-        given = epilogue_operands(epilogue, problem.dtype)
-        beside = tuple(name for name in ("kept", "offsets") if name in given)
-        vectors = ("bias", *NORM)
-        reads += [(name, torch.contiguous_format) for name in vectors if name in given]
-        if epilogue.residual:
-            reads.append(("residual", memory_format(layout)))
         if epilogue.pool:
             y_size = (*y_size[:2], y_size[2] // 2, y_size[3] // 2)
-        strides = strides_of(y_size, layout)
-        return Call(plan, "y", y_size, strides, tuple(reads), beside)
-    if problem.direction == "dgrad":
-        return Call(plan, "dx", x_size, strides_of(x_size, layout), (dy, w))
+        return Call(plan, "y", y_size, strides_of(y_size, layout), (x, w, *ending), beside)
+    if problem.direction == "dgrad":  # with an epilogue, where it is a transposed convolution
+        return Call(plan, "dx", x_size, strides_of(x_size, layout), (dy, w, *ending), beside)
     return Call(plan, "dw", w_size, strides_of(w_size, w_layout), (x, dy))
 
 

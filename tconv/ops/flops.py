@@ -42,6 +42,10 @@ def _conv2d_weight_grad(x: Sizes, dy: Sizes, w: Sizes, *rest: Any, **_: Any) -> 
     return _products(dy, w)
 
 
+def _conv_transpose2d(x: Sizes, w: Sizes, *rest: Any, **_: Any) -> int:
+    return _products(x, w)
+
+
 def register() -> None:
     """Register the formulas with torch; the operators must exist."""
     ops = torch.ops.tconv
@@ -49,3 +53,4 @@ def register() -> None:
     register_flop_formula(ops.conv2d_fused)(_conv2d_fused)
     register_flop_formula(ops.conv2d_input_grad)(_conv2d_input_grad)
     register_flop_formula(ops.conv2d_weight_grad)(_conv2d_weight_grad)
+    register_flop_formula(ops.conv_transpose2d)(_conv_transpose2d)

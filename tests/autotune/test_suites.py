@@ -24,3 +24,16 @@ def test_vgg16_counts_its_repeats() -> None:
 def test_unknown_suite_lists_those_that_exist() -> None:
     with pytest.raises(suites.UnknownSuiteError, match=r"lenet5, .*vgg16"):
         suite("lenet6")
+
+
+@pytest.mark.parametrize("name", ["unet", "audio"])
+def test_transposed_layers_are_gradients_of_convolutions_that_drop_nothing(name: str) -> None:
+    found = suite(name, 1)
+    for layer in found:
+        layer.geometry.validate()
+    transposed = [layer.geometry for layer in found if "transposed" in layer.name]
+    assert transposed
+    assert {shape.dropped for shape in transposed} == {(0, 0)}
+    assert all(shape.out_w * shape.stride_w == shape.in_w for shape in transposed)
+    assert {layer.geometry.in_h for layer in found} == {1} or name == "unet"
+    assert not suites.pools(name)

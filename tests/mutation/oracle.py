@@ -12,6 +12,8 @@ RELAYOUT = "tests/tconv/families/test_relayout.py::"
 ENDED = "tests/tconv/ops/test_conv2d_fused.py::"
 MAX_POOL = "tests/tconv/ops/test_max_pool2d.py::"
 AVG_POOL = "tests/tconv/ops/test_avg_pool2d.py::"
+ADAPTIVE = "tests/tconv/ops/test_adaptive_pool2d.py::"
+TRANSPOSED = "tests/tconv/ops/test_conv_transpose2d.py::"
 
 
 def _edges(*passes_of_windows: str) -> tuple[str, ...]:
@@ -23,7 +25,10 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"{MAXIMA}[implicit_gemm-",
         *_edges("fprop-gathered", "fprop-few"),
     ),
-    "dgrad.implicit_gemm_dgrad": _edges("dgrad-gathered"),
+    "dgrad.implicit_gemm_dgrad": (
+        *_edges("dgrad-gathered"),
+        f"{TRANSPOSED}test_every_familys_gradient_ends_in_an_epilogue[implicit_gemm",
+    ),
     "wgrad.implicit_gemm_wgrad": _edges("wgrad-gathered", "wgrad-few", "wgrad-grouped"),
     "direct.direct": (f"{MAXIMA}[direct", *_edges("fprop-direct", "dgrad-direct")),
     "direct.direct_wgrad": _edges("wgrad-direct"),
@@ -69,4 +74,15 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "avg_pool.avg_pool_fprop": (f"{AVG_POOL}test_as_torch", f"{AVG_POOL}test_many_programs"),
     "avg_pool.avg_pool_dgrad": (f"{AVG_POOL}test_as_torch", f"{AVG_POOL}test_many_programs"),
+    **{
+        f"adaptive_pool.adaptive_{kind}_{direction}": (
+            f"{ADAPTIVE}test_as_torch",
+            f"{ADAPTIVE}test_many_programs",
+            f"{ADAPTIVE}test_indices_are_torchs",
+        )[: 3 if (kind, direction) == ("max", "fprop") else 2]
+        for kind in ("avg", "max")
+        for direction in ("fprop", "dgrad")
+    },
+    "adaptive_pool.pick_by_index": (f"{ADAPTIVE}test_unpool_is_torchs",),
+    "adaptive_pool.claim_by_index": (f"{ADAPTIVE}test_unpool_is_torchs",),
 }

@@ -55,6 +55,9 @@ ODD = (  # windows, strides and groups that no suite has
 )
 
 
+UNHASHED = ("unet", "audio")  # suites whose kinds of layers others and ODD have
+
+
 def geometries(name: str) -> list[ConvGeometry]:
     """Geometries of suite ``name`` that no earlier suite has."""
     if name == "odd":
@@ -69,7 +72,7 @@ def groups() -> list[tuple[str, Target, str]]:
     return [
         (name, target, arithmetic)
         for name in (*names(), "odd")
-        if geometries(name)
+        if name not in UNHASHED and geometries(name)
         for target in TARGETS.values()
         for arithmetic in ARITHMETICS
         if target.backend == "cuda" or arithmetic != "tf32x3"

@@ -185,11 +185,9 @@ class Special(nn.Conv2d):
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (nn.ConvTranspose2d(3, 4, 3), "transposed"),
-        (nn.Conv3d(3, 4, 3), "not two-dimensional"),
-        (nn.Conv1d(3, 4, 3), "not two-dimensional"),
-        (nn.LazyConv2d(4, 3), "no parameters before its first call"),
-        (nn.AdaptiveAvgPool2d(1), "no kernel here"),
+        (nn.ConvTranspose3d(3, 4, 3), "three dimensions"),
+        (nn.Conv3d(3, 4, 3), "three dimensions"),
+        (nn.LPPool2d(2, 2), "no kernel here"),
         (nn.Conv2d(3, 4, 3, dtype=torch.complex64), "complex64"),
         (Special(3, 4, 3), "subclass"),
     ],
@@ -202,6 +200,39 @@ def test_what_cannot_be_served_stays_and_is_named(module: nn.Module, reason: str
     assert not report.changed
     assert [entry.name for entry in report.left] == ["1"]
     assert reason in report.left[0].note
+
+
+WIDER: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "ConvTranspose2d": (nn.ConvTranspose2d(3, 4, 3, 2, output_padding=1), (2, 3, 5, 4)),
+    "Conv1d": (nn.Conv1d(3, 4, 3, padding=2, padding_mode="reflect"), (2, 3, 9)),
+    "ConvTranspose1d": (nn.ConvTranspose1d(3, 4, 3, 2), (2, 3, 9)),
+    "LazyConv2d": (nn.LazyConv2d(4, 3), (2, 3, 5, 4)),
+    "LazyConv1d": (nn.LazyConv1d(4, 3, padding="same"), (2, 3, 9)),
+    "LazyConvTranspose2d": (nn.LazyConvTranspose2d(4, 3, groups=1), (2, 3, 5, 4)),
+    "AdaptiveAvgPool2d": (nn.AdaptiveAvgPool2d((1, None)), (2, 3, 5, 4)),
+    "AdaptiveMaxPool2d": (nn.AdaptiveMaxPool2d(2), (2, 3, 5, 4)),
+    "MaxPool1d": (nn.MaxPool1d(3, 2, 1), (2, 3, 9)),
+    "AvgPool1d": (nn.AvgPool1d(3, 2, 1), (2, 3, 9)),
+    "LazyConvTranspose1d": (nn.LazyConvTranspose1d(4, 3), (2, 3, 9)),
+}
+
+
+@pytest.mark.parametrize("name", WIDER)
+def test_every_kind_becomes_ours(name: str) -> None:
+    """And a lazy module by its first call: its state and results are those of torch's."""
+    theirs, size = WIDER[name]
+    ours = copy.deepcopy(theirs)
+    assert str(tconv.convert(ours)).endswith(f"(the model): {name}")
+    x = torch.randn(size, device=DEVICE)
+    ours, theirs = ours.to(DEVICE), copy.deepcopy(theirs).to(DEVICE)
+    with recorded() as log:
+        ours(x)  # of a lazy module the first call is computed by ours too
+    assert log
+    theirs(x)
+    assert type(ours) is getattr(tconv, name.removeprefix("Lazy"))
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_quantised_convolution_stays() -> None:

@@ -85,6 +85,51 @@ def test_max_pooling_is_keras_own(window: Any, stride: Any, padding: str, data_f
     agree(*layers, volume(3, 8, 7, data_format), "max_pool")
 
 
+# Layers by name: the arguments, and which of our kernels must run.
+LAYERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "transposed": ("Conv2DTranspose", {"filters": 3, "kernel_size": 3, "strides": 2}, "dgrad"),
+    "transposed-same": (
+        "Conv2DTranspose",
+        {"filters": 3, "kernel_size": (3, 4), "strides": 2, "padding": "same"}, "dgrad",
+    ),
+    "transposed-output-padding": (
+        "Conv2DTranspose",
+        {"filters": 2, "kernel_size": 3, "strides": 2, "padding": "same", "output_padding": 1},
+        "dgrad",
+    ),
+    "transposed-dilated": (
+        "Conv2DTranspose", {"filters": 2, "kernel_size": 2, "dilation_rate": 3}, "dgrad",
+    ),
+    "depthwise": (
+        "DepthwiseConv2D", {"kernel_size": 3, "depth_multiplier": 2, "padding": "same"}, "fprop",
+    ),
+    "depthwise-strided": ("DepthwiseConv2D", {"kernel_size": 2, "strides": 2}, "fprop"),
+    "separable": (
+        "SeparableConv2D", {"filters": 5, "kernel_size": 3, "padding": "same", "strides": 2,
+                            "activation": "relu"}, "fprop",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_are_keras_own(name: str, data_format: str) -> None:
+    kind, arguments, kernel = LAYERS[name]
+    layers = (getattr(source, kind)(**arguments, data_format=data_format)
+              for source in (keras.layers, ours))  # fmt: skip
+    agree(*layers, volume(3, 6, 5, data_format), kernel)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same", "causal"])
+@pytest.mark.parametrize("window", [{"strides": 2}, {"dilation_rate": 3, "groups": 2}],
+                         ids=["strided", "dilated"])  # fmt: skip
+def test_conv1d_is_keras_own(window: dict[str, int], padding: str) -> None:
+    x = volume(4, 11, 1, FORMATS[0])[:, :, 0].detach().requires_grad_()
+    layers = (source(6, 4, padding=padding, **window) for source in (keras.layers.Conv1D,
+                                                                      ours.Conv1D))  # fmt: skip
+    agree(*layers, x, "fprop")
+
+
 def network() -> Any:
     return keras.Sequential(
         [

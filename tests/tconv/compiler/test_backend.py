@@ -52,6 +52,37 @@ def test_inductor_runs_the_rest() -> None:
         torch.testing.assert_close(p.grad, q.grad, atol=1e-3, rtol=1e-3)
 
 
+class Wider(nn.Module):
+    """Adaptive pools, an unpool, and layers of sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+        self.most, self.mean = nn.AdaptiveMaxPool2d(4), nn.AdaptiveAvgPool2d((3, None))
+        self.conv, self.up = nn.Conv1d(2, 2, 3), nn.ConvTranspose1d(2, 2, 3, stride=2)
+        self.halves = nn.Sequential(nn.MaxPool1d(2), nn.AvgPool1d(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mean(self.most(self.unpool(*self.pool(x))))
+        return self.halves(self.up(self.conv(x.flatten(2))))  # type: ignore[no-any-return]
+
+
+def test_every_operator_is_served_and_named() -> None:
+    torch.manual_seed(0)
+    model, x = Wider(), torch.randn(1, 2, 6, 6)
+    _, compiled = compiled_twin(model)
+    with recorded() as launches:
+        y = compiled(x)
+    torch.testing.assert_close(y, model(x), atol=1e-4, rtol=1e-4)
+    assert len(launches) >= 9
+    (graph,) = tconv.report(compiled).graphs
+    assert not graph.left
+    assert [entry.operation for entry in graph.served] == [
+        "max_pool2d", "max_unpool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d", "conv1d",
+        "conv_transpose1d", "max_pool1d", "avg_pool1d",
+    ]  # fmt: skip
+
+
 # ---- what is left ---------------------------------------------------------------------------
 
 

@@ -14,11 +14,21 @@ from dataclasses import replace
 
 from autotune.compile import compile_launch
 from tconv.families import FAMILIES, epilogue_grad
-from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
+from tconv.geometry import PASSES, AdaptiveGeometry, ConvGeometry, PoolGeometry
 from tconv.launch import Launch
 from tconv.ops import max_pool2d as pool
+from tconv.ops.adaptive_pool2d import adaptive_launch, index_launch
 from tconv.ops.avg_pool2d import avg_pool_launch
-from tconv.problem import ACTIVATIONS, BIAS, FROM_RESULT, BatchNorm, Epilogue, PoolProblem, Problem
+from tconv.problem import (
+    ACTIVATIONS,
+    BIAS,
+    FROM_RESULT,
+    AdaptiveProblem,
+    BatchNorm,
+    Epilogue,
+    PoolProblem,
+    Problem,
+)
 from tconv.select import choose
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice
@@ -64,6 +74,7 @@ POOLS = {
     "2x2": PoolGeometry(64, 64, 112, 112, 2, 2, 2, 2),
     "3x3-overlapping": PoolGeometry(64, 64, 112, 112, 3, 3, 2, 2, 1, 1),
 }
+ADAPTIVE = AdaptiveGeometry(8, 64, 50, 50, 7, 7)
 
 
 def serving(problem: Problem, target: Target) -> Iterator[Choice]:
@@ -127,6 +138,14 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
                     for asked in (True, False):
                         yield f"{label} indices={asked}", pool.pick_launch(task, tile, asked)
                         yield f"{label} offsets={asked}", pool.fprop_launch(task, tile, asked)
+    for layout in ("nhwc", "nchw") if most else ("nhwc",):
+        for direction in ("fprop", "dgrad"):
+            adaptive = AdaptiveProblem(ADAPTIVE, direction, "float16", layout)  # type: ignore[arg-type]
+            tile = choose(adaptive, target).tile
+            for asked in (True, False):
+                yield f"adaptive {layout} max={asked}", adaptive_launch(adaptive, tile, asked)
+                if direction == "fprop":
+                    yield f"index {layout} claim={asked}", index_launch(adaptive, tile, asked)
     for layout in ("nhwc", "nchw"):
         for activation in (None, *map(epilogue_grad.Activation, ACTIVATIONS)):
             plan = epilogue_grad.plan("float16", layout, (64, 256, 56 * 56), target, activation)  # type: ignore[arg-type]
@@ -141,10 +160,10 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
 def expected(target: Target) -> int:
     """How many kernels there are: three products by address, two direct, two depthwise
     and one grouped; the sum of parts and two changes of layout; three of an ending's gradient;
-    max-pool forward, backward, picking; the mean forward and backward. And two of boxes, where
-    there are boxes.
+    max-pool forward, backward, picking; the mean forward and backward; adaptive pools likewise,
+    and two by index. And two of boxes, where there are boxes.
     """
-    return 19 + 2 * (target.sm >= 90)
+    return 25 + 2 * (target.sm >= 90)
 
 
 def main(name: str) -> None:

@@ -49,7 +49,7 @@ def test_without_scikit_learn_the_error_says_what_to_install(
 
     def refuse(name: str, *rest: object) -> object:
         if name.startswith("sklearn"):
-            raise ImportError(name)
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real(name, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", refuse)
