@@ -37,6 +37,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.families",),
     # legal tiles and their cost
     ("tconv.cost",),
+    # kernels chosen before, for other sizes
+    ("tconv.kernels_in_use",),
     # the choice for a problem
     ("tconv.select",),
     # operators on tensors, with their gradients
