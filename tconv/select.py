@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
-from tconv import kernels_in_use
+from tconv import shared_kernels
 from tconv.cost.cheapest import cheapest
 from tconv.cost.constants import calibrated
 from tconv.cost.neighbour import neighbours_choice
 from tconv.cost.space import broken_rule
 from tconv.families import FAMILIES, serves
 from tconv.geometry import power_of_two
-from tconv.kernels_in_use import pixels_of, shared_choice, size_of
 from tconv.problem import AdaptiveProblem, PoolProblem, Problem
+from tconv.shared_kernels import pixels_of, shared_choice, size_of
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice, Ground, Tile
 from tconv.winners import Winner, load_table, shipped_table, user_table
@@ -172,7 +172,7 @@ def forget() -> None:
     choose.cache_clear()
     calibrated.cache_clear()
     _sources.cache_clear()
-    kernels_in_use.forget()
+    shared_kernels.forget()
     for clear in _when_forgotten:
         clear()
 

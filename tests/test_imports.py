@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # legal tiles and their cost
     ("tconv.cost",),
     # kernels chosen before, for other sizes
-    ("tconv.kernels_in_use",),
+    ("tconv.shared_kernels",),
     # the choice for a problem
     ("tconv.select",),
     # operators on tensors, with their gradients

@@ -12,9 +12,9 @@ from tconv.cost.cheapest import cheapest
 from tconv.cost.model import predict_all
 from tconv.cost.space import broken_rule
 from tconv.geometry import ConvGeometry
-from tconv.kernels_in_use import TOLERATED, identity, size_of
 from tconv.problem import Problem
 from tconv.select import choose, forget
+from tconv.shared_kernels import TOLERATED, identity, size_of
 from tconv.target import TARGETS
 from tconv.tile import Tile
 from tconv.winners import Winner, user_table, write_table
