@@ -218,9 +218,10 @@ def bench_search(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting and types."""
+    """Check style, formatting, dead code and types."""
     session.install("-c", str(LOCK), *group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("vulture")
     for version in ("3.10", "3.13"):  # the ends of the range; ruff holds the first
         session.run("mypy", f"--python-version={version}", "tconv", "autotune", "reports")

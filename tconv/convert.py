@@ -1,7 +1,8 @@
-"""Swap a model's modules for ours in place: ``convert(model)``.
+"""Replace a model's modules by ours in place: ``convert(model)``.
 
-Parameters, buffers, hooks, names and training state stay as they are, so the ``state_dict`` stays
-torch's. To fuse what follows a convolution, compile: ``torch.compile(model, backend="tconv")``.
+Parameters, buffers, hooks, names and training state are kept, so the ``state_dict`` stays
+compatible with torch. To also fuse the operations after a convolution, use ``torch.compile(model,
+backend="tconv")``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from torch import nn
 from tconv import modules
 from tconv.problem import ITEMSIZE, dtype_name
 
-# A lazy module's twin makes it ours when its first call gives it parameters.
-# It comes before its kind, whose subclass it is.
+# A lazy module's counterpart becomes our module when its first call creates parameters. It is
+# listed before its base class.
 NAMES = ("LazyConv2d", "LazyConvTranspose2d", "LazyConv1d", "LazyConvTranspose1d", "Conv2d",
          "ConvTranspose2d", "Conv1d", "ConvTranspose1d", "MaxPool2d", "AvgPool2d",
          "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "MaxPool1d", "AvgPool1d",
@@ -42,7 +43,7 @@ class Entry:
 
 @dataclass
 class Conversion:
-    """The result of ``convert``: the model, the modules it changed, and those it left and why."""
+    """The result of ``convert``: the model, the changed modules, and the others with reasons."""
 
     model: nn.Module
     changed: list[Entry] = field(default_factory=list)
@@ -64,7 +65,7 @@ class Conversion:
 
 
 def _reason_to_leave(module: nn.Module) -> str | None:
-    """Why a module that convolves or pools is left; None for ours and for those that do neither."""
+    """Return why a convolution or pool is not replaced; None for our own and other modules."""
     kind = type(module).__name__
     if isinstance(module, torch.jit.ScriptModule):
         return "it is scripted: its code is fixed"
@@ -82,7 +83,7 @@ def _reason_to_leave(module: nn.Module) -> str | None:
 
 
 def _visited(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules by name, each once, without the insides of scripted ones."""
+    """Yield each module once with its name, without the submodules of scripted ones."""
     scripted: list[str] = []
     for name, module in model.named_modules():
         if any(not inside or name.startswith(f"{inside}.") for inside in scripted):
@@ -93,21 +94,21 @@ def _visited(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def convert(model: nn.Module) -> Conversion:
-    """Swap the convolutions and pools of ``model`` for ours, in place.
+    """Replace the convolutions and pools of ``model`` by ours, in place.
 
-    Every ``Conv2d``, ``ConvTranspose2d``, ``MaxPool2d``, ... that tconv has a twin of becomes that
-    twin, with its parameters, hooks, name in the ``state_dict`` and training state. A lazy module
-    does so too, and stays ours when its first call gives it parameters.
+    Every ``Conv2d``, ``ConvTranspose2d``, ``MaxPool2d``, ... with a tconv counterpart is replaced
+    by it and keeps its parameters, hooks, training state and name in the ``state_dict``. This
+    includes lazy modules, which stay ours when their first call creates parameters.
 
     Args:
         model: any module; one without convolutions and pools stays unchanged.
 
     Returns:
-        A report to print: ``.model`` is the model, ``.changed`` lists the modules that were
-        swapped, ``.left`` those that were not, each with the reason.
+        A printable report: ``.model`` is the model, ``.changed`` lists the replaced modules,
+        ``.left`` the others, each with the reason.
 
     Raises:
-        TypeError: for anything but a ``torch.nn.Module``.
+        TypeError: if ``model`` is not a ``torch.nn.Module``.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.LPPool2d(2, 2))
     >>> print(convert(model))

@@ -94,18 +94,18 @@ class Conv2D(keras.layers.Conv2D):  # type: ignore[misc]
 
 
 def _value(variable: Any) -> Tensor | None:
-    """A layer's weight as torch's tensor, or None for one that the layer does not have."""
+    """Return a layer's weight as torch's tensor, or None if the layer does not have it."""
     return None if variable is None else keras.ops.convert_to_tensor(variable)
 
 
 def _channels_first(layer: Any, inputs: Any) -> Tensor:
-    """The input of a layer in torch's order, as a view."""
+    """Return a layer's input as a view in torch's order."""
     x = keras.ops.convert_to_tensor(inputs)
     return x.movedim(-1, 1) if layer.data_format == "channels_last" else x
 
 
 def _finished(layer: Any, y: Tensor) -> Any:
-    """The layer's activation of ``y``, in the layer's own order."""
+    """Return ``y`` in the layer's own order, with its activation applied."""
     y = y.movedim(1, -1) if layer.data_format == "channels_last" else y
     return y if layer.activation is None else layer.activation(y)
 
@@ -175,7 +175,7 @@ def transposed_crops(
 
 
 def _depthwise(layer: Any, x: Tensor, kernel: Any, bias: Tensor | None) -> Tensor:
-    """Each channel of ``x`` by its own filters, with the window of ``layer``."""
+    """Convolve each channel of ``x`` with its own filters, with the window of ``layer``."""
     w = keras.ops.convert_to_tensor(kernel)
     filters = w.permute(2, 3, 0, 1).reshape(-1, 1, *w.shape[:2])
     x, padding = _padded(x, layer, layer.kernel_size, layer.dilation_rate, 0.0)

@@ -93,7 +93,7 @@ class ConvTranspose1d(_Unscripted, torch.nn.ConvTranspose1d):
 def _transposed_window(
     layer: Any, input: Tensor, output_size: list[int] | None, axes: int
 ) -> tuple[Any, ...]:
-    """Stride, padding, output padding, groups and dilation of a transposed layer's call."""
+    """Return stride, padding, output padding, groups and dilation of a transposed layer's call."""
     sizes = (layer.stride, layer.padding, layer.kernel_size)
     more = layer._output_padding(input, output_size, *sizes, axes, layer.dilation)
     return layer.stride, layer.padding, more, layer.groups, layer.dilation

@@ -14,7 +14,7 @@ from torch import fx
 
 from tconv import functional
 from tconv.compiler.calls import Call, read
-from tconv.compiler.chains import Chain, grow, places_of_writes, unserved
+from tconv.compiler.chains import Chain, Places, grow, unserved
 from tconv.compiler.report import CapturedGraph, Entry, graph_name, keep, name_of
 
 RESTS = ("inductor", "eager")
@@ -96,32 +96,39 @@ def fuse(graph: fx.GraphModule) -> list[Entry]:
     Returns:
         What became of each convolution and pool, in the order of the graph.
     """
-    entries = []
+    entries: list[Entry] = []
+    places, fused = Places(graph.graph), set[fx.Node]()
     for node in list(graph.graph.nodes):
-        if node not in graph.graph.nodes or (call := read(node)) is None:
-            continue  # an earlier chain took it in
+        if node in fused or (call := read(node)) is None:
+            continue
         if call.name in _LEFT:
             entries.append(Entry(name_of(node), call.name, left=_LEFT[call.name]))
         elif call.name in _REPLACED:
-            entries.append(_served(graph.graph, node, call))
+            entry, nodes = _served(graph.graph, node, call, places)
+            entries.append(entry)
+            fused.update(nodes)
+            places.erase(nodes)
     graph.graph.lint()
     graph.recompile()
     return entries
 
 
-def _served(graph: fx.Graph, node: fx.Node, call: Call) -> Entry:
+def _served(
+    graph: fx.Graph, node: fx.Node, call: Call, places: Places
+) -> tuple[Entry, list[fx.Node]]:
+    """Replace a convolution with its chain, or a pool; return the nodes that are gone, too."""
     name = name_of(node)
     if (reason := unserved(call, node)) is not None:
-        return Entry(name, call.name, left=reason)
+        return Entry(name, call.name, left=reason), []
     if call.name not in ("conv2d", "own_conv2d"):
         _replace(graph, node, *_REPLACED[call.name](call))
-        return Entry(name, call.name)
-    chain = grow(node, call, *places_of_writes(graph))
+        return Entry(name, call.name), [node]
+    chain = grow(node, call, places)
     entry = Entry(name, "conv2d", tuple(chain.links), note=chain.stopped)
     _replace(graph, chain.last, *_fused_call(chain))
     for link in reversed(chain.nodes[:-1]):
         graph.erase_node(link)
-    return entry
+    return entry, chain.nodes
 
 
 def _replace(

@@ -10,6 +10,7 @@ needed because the fused call reads its operands at the place of the last link.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,14 +58,36 @@ def value_of(node: Any) -> Any:
     return meta["example_value"] if "example_value" in meta else meta.get("val")
 
 
-def grow(conv: fx.Node, call: Call, order: dict[fx.Node, int], writes: list[int]) -> Chain:
+class Places:
+    """Where the nodes of a graph stand in its order, and which of them write to memory.
+
+    The order is that of the graph before it is rewritten, in which every chain is looked for.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.order = {node: place for place, node in enumerate(graph.nodes)}
+        self._writes = [place for node, place in self.order.items() if mutates(node)]
+
+    def writes_between(self, first: fx.Node, last: fx.Node) -> int:
+        """Return how many nodes between ``first`` and ``last`` write to memory."""
+        start = bisect_right(self._writes, self.order[first])
+        return bisect_left(self._writes, self.order[last]) - start
+
+    def erase(self, nodes: list[fx.Node]) -> None:
+        """Forget nodes that have been replaced by a call that writes to no existing memory."""
+        for node in nodes:
+            place = bisect_left(self._writes, self.order[node])
+            if self._writes[place : place + 1] == [self.order[node]]:
+                del self._writes[place]
+
+
+def grow(conv: fx.Node, call: Call, places: Places) -> Chain:
     """Return the longest chain that begins at ``conv``.
 
     Args:
         conv: a two-dimensional convolution that our kernels compute.
         call: its operation, as returned by ``read``.
-        order: each node's place in the graph.
-        writes: the places of the nodes that write to memory, in ascending order.
+        places: of the nodes of the graph.
     """
     chain = Chain(conv, call, [conv])
     while chain.pool is None:
@@ -74,7 +97,7 @@ def grow(conv: fx.Node, call: Call, order: dict[fx.Node, int], writes: list[int]
         link = read(follower)
         if link is None or not _could_join(chain, link):
             break
-        if (reason := _refused(chain, follower, link, order, writes)) is not None:
+        if (reason := _refused(chain, follower, link, places)) is not None:
             chain.stopped = f"{link.name} is not fused: {reason}"
             break
         _join(chain, follower, link)
@@ -104,13 +127,10 @@ def _could_join(chain: Chain, link: Call) -> bool:
     return link.name == "max_pool2d"
 
 
-def _refused(
-    chain: Chain, node: fx.Node, link: Call, order: dict[fx.Node, int], writes: list[int]
-) -> str | None:
+def _refused(chain: Chain, node: fx.Node, link: Call, places: Places) -> str | None:
     """Return why ``node`` cannot be the chain's next link, or None if it can."""
-    own = {order[each] for each in chain.nodes}
-    first, here = order[chain.conv], order[node]
-    if any(first < place < here and place not in own for place in writes):
+    own = sum(mutates(each) for each in chain.nodes[1:])  # they write to values of the chain alone
+    if places.writes_between(chain.conv, node) > own:
         return "an operation between them writes to memory or changes a mode"
     before, after = value_of(chain.last), value_of(node)
     if not isinstance(before, Tensor) or not isinstance(after, Tensor):
@@ -203,12 +223,6 @@ def _drop_overwritten(chain: Chain) -> None:
             chain.stopped = f"{link.name} is not fused: its result is overwritten later"
             return
         _join(chain, node, link)
-
-
-def places_of_writes(graph: fx.Graph) -> tuple[dict[fx.Node, int], list[int]]:
-    """Return each node's place in the graph, and the places of the nodes that write to memory."""
-    order = {node: place for place, node in enumerate(graph.nodes)}
-    return order, [place for node, place in order.items() if mutates(node)]
 
 
 def unserved(call: Call, node: fx.Node) -> str | None:

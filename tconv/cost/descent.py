@@ -127,7 +127,8 @@ def burden_allows(tiles: Tiles, thumb: Tile, case: Case) -> Count:
     That is its sums, the operands of a step and the loads that bring them, each with an address.
     The rule of thumb's tiles are known not to spill (``tests/tconv/kernels/compile_all.py``), nor
     do tiles of twice its sums where the matrix unit reads both operands from shared memory, in 16
-    bits.
+    bits, unless pixels lie side by side in the result: each sum is then stored at an address of
+    its own.
     """
     problem, target, family = case.problem, case.target, case.family
 
@@ -141,7 +142,8 @@ def burden_allows(tiles: Tiles, thumb: Tile, case: Case) -> Count:
     sums, operands, loads = held(thumb)
     if problem.itemsize == 2:
         wgmma = uses_wgmma(tiles, problem, target)
-        sums = np.where(wgmma, np.maximum(sums, WGMMA_SUMS), sums)
+        if problem.layout == "nhwc" or problem.direction == "wgrad":
+            sums = np.where(wgmma, np.maximum(sums, WGMMA_SUMS), sums)
         operands = np.where(wgmma, 1.5 * operands, operands)
         loads = np.where(wgmma, 1.5 * loads, loads)
     kept = held(tiles)

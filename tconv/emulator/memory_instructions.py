@@ -20,8 +20,8 @@ from tconv.emulator.ptx import (
 )
 
 WIDE_FIELDS = ("global_address", "global_stride")  # of a tensor map: 64 bits
-MORE: dict[str, Emit] = {}
-handles = handling(MORE)
+MEMORY_HANDLERS: dict[str, Emit] = {}
+handles = handling(MEMORY_HANDLERS)
 
 
 def here(emitter: Emitter, instruction: Instruction) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from tconv.emulator import instructions, memory_instructions
+from tconv.emulator import bit_instructions, instructions, memory_instructions
 from tconv.emulator.emitter import Emit, Emitter
 from tconv.emulator.faults import NotCovered
 from tconv.emulator.ptx import Address, Instruction, Pair, Program, Register, Vector
@@ -26,6 +26,9 @@ WAITS = (
     "wgmma.wait_group",
 )
 LONGEST_RUN = 400
+HANDLERS = (
+    instructions.HANDLERS | bit_instructions.BIT_HANDLERS | memory_instructions.MEMORY_HANDLERS
+)
 
 
 @dataclass
@@ -51,7 +54,7 @@ def is_terminator(instruction: Instruction) -> bool:
 def handler(instruction: Instruction) -> Emit:
     """The function that emits code for an instruction; raises `NotCovered` if there is none."""
     name = instruction.parts[0]
-    found = {**instructions.HANDLERS, **memory_instructions.MORE}.get(name)
+    found = HANDLERS.get(name)
     if found is None:
         raise NotCovered(f"the instruction {instruction.opcode} is not covered: {instruction.text}")
     return found

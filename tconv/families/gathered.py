@@ -225,9 +225,8 @@ def wgrad(
 def scattered(problem: Problem, target: Target) -> bool:
     """Whether 64 outputs a thread are too many: each is stored at an address of its own.
 
-    On sm_100 they are copied from tensor memory besides; before sm_90 operands of the matrix unit
-    wait in registers, and dgrad has the most to keep next to them.
+    On sm_100 they are copied from tensor memory besides, and dgrad has the most to keep next to
+    them: the phase, its taps, and a mask for each.
     """
-    registers = target.sm >= 100 or (target.backend == "cuda" and target.sm < 90
-                                     and problem.direction == "dgrad")  # fmt: skip
-    return problem.layout == "nchw" and registers
+    crowded = target.sm >= 100 or (target.backend == "cuda" and problem.direction == "dgrad")
+    return problem.layout == "nchw" and crowded

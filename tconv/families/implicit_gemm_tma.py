@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from tconv.families.boxes import (
+    LONGEST_SIDE,
+    Views,
+    image_sizes,
+    is_flat,
+    result_box,
+    wgrad_box,
+    whole_slice,
+)
 from tconv.families.common import (
     PixelBox,
     accumulator_type,
     index_type,
     pack_of,
-    pixel_box,
     programs,
     tap_constants,
     whole_windows,
@@ -23,13 +31,12 @@ from tconv.families.matmul import MatmulShape, Packed
 from tconv.families.reduce import LEAST_SPLIT_STEPS, Shares, splits_to_fill, workspace
 from tconv.families.relayout import Operands
 from tconv.geometry import cdiv, power_of_two
-from tconv.launch import Descriptor, Launch, Operand, Plan, Pointer
+from tconv.launch import Launch, Operand, Plan, Pointer
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Count, Tile, Tiles
 
 ALIGNMENT = 16  # bytes that every stride of a box's tensor is a multiple of
-LONGEST_SIDE = 256  # elements of a box along each dimension
 LEAST_SLICE = 16  # channels, of what the matrix unit takes
 LEAST_FILLED = 0.5  # of a box, where boxes must divide the images
 
@@ -77,125 +84,13 @@ def unserved(problem: Problem, target: Target) -> str | None:
 
 def _unfilled(problem: Problem) -> str | None:
     """Whether boxes that divide the output's rows and columns would be mostly empty."""
-    if _flat(problem):
+    if is_flat(problem):
         return None
     shape = problem.geometry
     pixels = shape.batch * shape.out_h * shape.out_w
     if pixels >= LEAST_FILLED * wgrad_box(problem, 64).count * 64:
         return None
     return f"boxes that divide {shape.out_h} x {shape.out_w} pixels would be mostly empty"
-
-
-# ---- boxes ----------------------------------------------------------------------------------
-
-
-def _flat(problem: Problem) -> bool:
-    """Whether all pixels may be taken for one row: one tap, without stride or padding."""
-    shape = problem.geometry
-    window = (shape.filter_h, shape.filter_w, shape.stride_h, shape.stride_w)
-    in_order = problem.layout == "nhwc" or problem.direction == "wgrad"
-    return window == (1, 1, 1, 1) and shape.pad_h == shape.pad_w == 0 and in_order
-
-
-Size = tuple[int, int, int]  # batch, rows, columns
-
-
-def _sizes(problem: Problem, flat: bool) -> tuple[Size, Size]:
-    """Sizes of x and of y (or of their gradients); ``flat``: all pixels in one row."""
-    shape = problem.geometry
-    if flat:
-        size = (1, 1, shape.batch * shape.in_h * shape.in_w)
-        return size, size
-    return (shape.batch, shape.in_h, shape.in_w), (shape.batch, shape.out_h, shape.out_w)
-
-
-def whole_slice(channels: int, block_k: int) -> int:
-    """The largest slice, up to ``block_k``, that divides ``channels``.
-
-    >>> whole_slice(48, 64)
-    16
-    """
-    return min(block_k, channels & -channels)
-
-
-def result_box(problem: Problem, pixels: int, pool: bool = False) -> PixelBox:
-    """The box of the result's pixels that a program computes, for fprop and dgrad.
-
-    Where they are pooled, a box of whole 2x2 windows.
-    """
-    if pool:
-        shape = problem.geometry
-        sides = (shape.batch, shape.out_h // 2, shape.out_w // 2)
-        box = pixel_box(pixels // 4, *sides, LONGEST_SIDE // 2)
-        return replace(box, rows=2 * box.rows, columns=2 * box.columns)
-    x_size, y_size = _sizes(problem, _flat(problem) and pixels <= LONGEST_SIDE)
-    size = x_size if problem.direction == "dgrad" else y_size
-    return pixel_box(pixels, *size, LONGEST_SIDE)
-
-
-@lru_cache(maxsize=4096)
-def wgrad_box(problem: Problem, pixels: int) -> PixelBox:
-    """The box of dy's pixels that a step of wgrad takes: it divides the rows and columns.
-
-    Pixels along one dimension reach the matrix unit without a detour through registers: they
-    are preferred where that costs less than a tenth more boxes.
-    """
-    _, (batch, out_h, out_w) = _sizes(problem, _flat(problem))
-    if _flat(problem):
-        return pixel_box(pixels, batch, out_h, out_w, LONGEST_SIDE)
-    along_batch = PixelBox(pixels, 1, 1, cdiv(batch, pixels) * out_h * out_w, batch % pixels == 0)
-    found = [] if pixels > LONGEST_SIDE else [along_batch]
-    if out_w % pixels == 0 and pixels <= LONGEST_SIDE:
-        found.append(PixelBox(1, 1, pixels, batch * out_h * (out_w // pixels), True))
-    for log_h in range(pixels.bit_length()):
-        for log_w in range(pixels.bit_length() - log_h):
-            rows, columns = 1 << log_h, 1 << log_w
-            images = pixels // rows // columns
-            if out_h % rows or out_w % columns or max(rows, columns, images) > LONGEST_SIDE:
-                continue
-            count = cdiv(batch, images) * (out_h // rows) * (out_w // columns)
-            found.append(PixelBox(images, rows, columns, count, batch % images == 0))
-
-    def cost(box: PixelBox) -> float:
-        one_sided = pixels in (box.images, box.columns)
-        return box.count * (1.0 if one_sided else 1.1)
-
-    return min(found, key=cost)
-
-
-@dataclass(frozen=True)
-class _Views:
-    """Descriptors of the tensors, as boxes of one problem see them."""
-
-    problem: Problem
-    box: PixelBox
-    along_batch: bool = False  # dimensions in the order rows, columns, batch, channels
-
-    def pixels(self, name: str, size: tuple[int, int, int], channels: int, block: int,
-               stride: int = 1) -> Descriptor:  # fmt: skip
-        """A tensor of pixels; at stride 2 its rows and columns in pairs."""
-        batch, rows, columns = size
-        images = (batch, rows * columns * channels, self.box.images)
-        row = columns * channels
-        if stride == 1:
-            down = [(rows, row, self.box.rows)]
-            across = [(columns, channels, self.box.columns)]
-            last = (channels, 1, block)
-        else:
-            down = [(rows // 2, 2 * row, self.box.rows), (2, row, 1)]
-            across = [(columns // 2, 2 * channels, self.box.columns)]
-            last = (2 * channels, 1, block)
-        order = [*down, *across, images] if self.along_batch else [images, *down, *across]
-        shape, strides, box = zip(*order, last, strict=True)
-        return Descriptor(name, self.problem.dtype, shape, strides, box)
-
-    def filters(self, name: str, box: tuple[int, int]) -> Descriptor:
-        """w as [taps, filters, channels], read where it lies."""
-        shape = self.problem.geometry
-        channels = shape.group_in_channels
-        size = (shape.taps, shape.out_channels, channels)
-        strides = (channels, shape.taps * channels, 1)
-        return Descriptor(name, self.problem.dtype, size, strides, (1, *box))
 
 
 # ---- plans ----------------------------------------------------------------------------------
@@ -241,10 +136,10 @@ def product(
     tile = lightened(tile, ending, problem, target, boxes)
     boxes = boxes and (shape.groups == 1 or produced % tile.block_n == 0)
     box = result_box(problem, tile.block_m, epilogue.pool)
-    views = _Views(problem, box)
+    views = Views(problem, box)
     w = operands.w(shape, w_layout)
-    flat = _flat(problem) and tile.block_m <= LONGEST_SIDE and not epilogue.pool
-    x_size, y_size = _sizes(problem, flat)
+    flat = is_flat(problem) and tile.block_m <= LONGEST_SIDE and not epilogue.pool
+    x_size, y_size = image_sizes(problem, flat)
     if forward:
         image, read, size, result_name = operands.x(shape, problem.layout), x_size, y_size, "y"
     else:
@@ -295,9 +190,9 @@ def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pla
     x = operands.x(shape, problem.layout)
     dy = operands.dy(shape, problem.layout)
     box = wgrad_box(problem, tile.block_k)
-    x_size, y_size = _sizes(problem, _flat(problem))
+    x_size, y_size = image_sizes(problem, is_flat(problem))
     along_batch = box.images == tile.block_k
-    views = _Views(problem, box, along_batch)
+    views = Views(problem, box, along_batch)
     shares = Shares.of(box.count, tile.splits)
     split = shares.splits > 1
     pack = pack_of(problem, min(tile.block_m, tile.block_n))  # of narrow groups

@@ -47,18 +47,18 @@ def adaptive_avg_fprop(
     BLOCK_N: tl.constexpr,
 ):
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
-    live = (pixel < pixels) & (channel < CHANNELS)
+    pixel_mask = (pixel < pixels) & (channel < CHANNELS)
     image, top, bottom, left, right = covered(pixel, IN_H, IN_W, OUT_H, OUT_W)
     corner = x + (((image * IN_H + top) * IN_W + left) * CHANNELS + channel)
     total = tl.zeros([BLOCK_M, BLOCK_N], COMPUTE)
     zero = tl.program_id(0).to(INDEX) * 0  # rows times their length are counted in INDEX
     for tap in range(MOST_H * MOST_W):
         r, s = tap // MOST_W + zero, tap % MOST_W
-        mask = live & (top + r < bottom) & (left + s < right)
+        mask = pixel_mask & (top + r < bottom) & (left + s < right)
         total += tl.load(corner + (r * IN_W + s) * CHANNELS, mask=mask, other=0.0).to(COMPUTE)
     count = (bottom - top) * (right - left)
     total = total / count.to(COMPUTE)
-    tl.store(y + pixel * CHANNELS + channel, total.to(y.dtype.element_ty), mask=live)
+    tl.store(y + pixel * CHANNELS + channel, total.to(y.dtype.element_ty), mask=pixel_mask)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -80,20 +80,20 @@ def adaptive_avg_dgrad(
 ):
     """Each element of dx gathers from the windows that hold it, in order: no atomics."""
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
-    live = (pixel < pixels) & (channel < CHANNELS)
+    pixel_mask = (pixel < pixels) & (channel < CHANNELS)
     image, top, bottom, left, right = covered(pixel, OUT_H, OUT_W, IN_H, IN_W)
     corner = dy + (((image * OUT_H + top) * OUT_W + left) * CHANNELS + channel)
     total = tl.zeros([BLOCK_M, BLOCK_N], COMPUTE)
     zero = tl.program_id(0).to(INDEX) * 0
     for count in range(MOST_H * MOST_W):
         r, s = count // MOST_W + zero, count % MOST_W
-        mask = live & (top + r < bottom) & (left + s < right)
+        mask = pixel_mask & (top + r < bottom) & (left + s < right)
         first_h, last_h = span(top + r, IN_H, OUT_H)
         first_w, last_w = span(left + s, IN_W, OUT_W)
         elements = (last_h - first_h) * (last_w - first_w)
         gradient = tl.load(corner + (r * OUT_W + s) * CHANNELS, mask=mask, other=0.0).to(COMPUTE)
         total += gradient / elements.to(COMPUTE)
-    tl.store(dx + pixel * CHANNELS + channel, total.to(dx.dtype.element_ty), mask=live)
+    tl.store(dx + pixel * CHANNELS + channel, total.to(dx.dtype.element_ty), mask=pixel_mask)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -116,7 +116,7 @@ def adaptive_max_fprop(
 ):
     """The first maximum wins; a NaN wins over all numbers, the last over others."""
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
-    live = (pixel < pixels) & (channel < CHANNELS)
+    pixel_mask = (pixel < pixels) & (channel < CHANNELS)
     image, top, bottom, left, right = covered(pixel, IN_H, IN_W, OUT_H, OUT_W)
     first = top * IN_W + left
     corner = x + ((image * (IN_H * IN_W) + first) * CHANNELS + channel)
@@ -125,15 +125,15 @@ def adaptive_max_fprop(
     zero = tl.program_id(0).to(INDEX) * 0
     for tap in range(MOST_H * MOST_W):
         r, s = tap // MOST_W + zero, tap % MOST_W
-        mask = live & (top + r < bottom) & (left + s < right)
+        mask = pixel_mask & (top + r < bottom) & (left + s < right)
         step = r * IN_W + s
         value = tl.load(corner + step * CHANNELS, mask=mask, other=float("-inf")).to(COMPUTE)
         wins = (value > best) | (value != value)
         best = tl.where(wins, value, best)
         winner = tl.where(wins, first + step, winner)
     target = pixel * CHANNELS + channel
-    tl.store(y + target, best.to(y.dtype.element_ty), mask=live)
-    tl.store(indices + target, winner.to(tl.int64), mask=live)
+    tl.store(y + target, best.to(y.dtype.element_ty), mask=pixel_mask)
+    tl.store(indices + target, winner.to(tl.int64), mask=pixel_mask)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -156,7 +156,7 @@ def adaptive_max_dgrad(
 ):
     """Each element of dx gathers from the windows that it won, in order: no atomics."""
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
-    live = (pixel < pixels) & (channel < CHANNELS)
+    pixel_mask = (pixel < pixels) & (channel < CHANNELS)
     image, top, bottom, left, right = covered(pixel, OUT_H, OUT_W, IN_H, IN_W)
     source = ((image * OUT_H + top) * OUT_W + left) * CHANNELS + channel
     place = pixel % (IN_H * IN_W)
@@ -164,12 +164,12 @@ def adaptive_max_dgrad(
     zero = tl.program_id(0).to(INDEX) * 0
     for count in range(MOST_H * MOST_W):
         r, s = count // MOST_W + zero, count % MOST_W
-        mask = live & (top + r < bottom) & (left + s < right)
+        mask = pixel_mask & (top + r < bottom) & (left + s < right)
         step = (r * OUT_W + s) * CHANNELS
         winner = tl.load(indices + source + step, mask=mask, other=-1)
         gradient = tl.load(dy + source + step, mask=mask, other=0.0).to(COMPUTE)
         total += tl.where(winner == place, gradient, 0.0)
-    tl.store(dx + pixel * CHANNELS + channel, total.to(dx.dtype.element_ty), mask=live)
+    tl.store(dx + pixel * CHANNELS + channel, total.to(dx.dtype.element_ty), mask=pixel_mask)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -187,12 +187,12 @@ def pick_by_index(
 ):
     """The source at the indices, and 0 for an index outside of its plane."""
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
-    live = (pixel < pixels) & (channel < CHANNELS)
+    pixel_mask = (pixel < pixels) & (channel < CHANNELS)
     own = pixel * CHANNELS + channel
-    place = tl.load(indices + own, mask=live, other=-1).to(INDEX)
-    inside = live & (place >= 0) & (place < PLANE)
+    place = tl.load(indices + own, mask=pixel_mask, other=-1).to(INDEX)
+    place_mask = pixel_mask & (place >= 0) & (place < PLANE)
     other = (pixel // OWN_PLANE * PLANE + place) * CHANNELS + channel
-    tl.store(target + own, tl.load(source + other, mask=inside, other=0.0), mask=live)
+    tl.store(target + own, tl.load(source + other, mask=place_mask, other=0.0), mask=pixel_mask)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -212,9 +212,9 @@ def claim_by_index(
     A maximum does not depend on the order of the programs.
     """
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
-    live = (pixel < pixels) & (channel < CHANNELS)
-    place = tl.load(indices + (pixel * CHANNELS + channel), mask=live, other=-1).to(INDEX)
-    inside = live & (place >= 0) & (place < PLANE)
+    pixel_mask = (pixel < pixels) & (channel < CHANNELS)
+    place = tl.load(indices + (pixel * CHANNELS + channel), mask=pixel_mask, other=-1).to(INDEX)
+    place_mask = pixel_mask & (place >= 0) & (place < PLANE)
     claim = claims + ((pixel // OWN_PLANE * PLANE + place) * CHANNELS + channel)
     claimant = (pixel % OWN_PLANE).to(tl.int64) + tl.zeros([BLOCK_M, BLOCK_N], tl.int64)
-    tl.atomic_max(claim, claimant, mask=inside, sem="relaxed")
+    tl.atomic_max(claim, claimant, mask=place_mask, sem="relaxed")

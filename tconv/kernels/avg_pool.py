@@ -1,10 +1,10 @@
-"""Average-pool and its gradient, on the skeleton of max-pool.
+"""Average-pool and its gradient, built as max-pool is.
 
     y[n, p, q, c] = 1 / count(p, q) * sum over r, s of
         x[n, p stride - pad + r, q stride - pad + s, c]
 
-count is a given divisor, or the window's elements: padding among them or not. What hangs over
-the padding's far border, in a size that was rounded up, is never counted.
+count is a given divisor, or the number of the window's elements, with or without padding. Elements
+beyond the padding's far border, in a size that was rounded up, are never counted.
 """
 
 import triton
@@ -16,7 +16,7 @@ from tconv.kernels.max_pool import tile_of
 @triton.jit
 def counted(position, OUT_STEP: tl.constexpr, PAD: tl.constexpr, WINDOW: tl.constexpr,
             IN: tl.constexpr, COUNT_PAD: tl.constexpr):  # fmt: skip
-    """Elements that count along one axis, of the window at ``position``."""
+    """Counted elements, along one axis, of the window at ``position``."""
     first = position * OUT_STEP - PAD
     last = tl.minimum(first + WINDOW, IN + PAD)
     if not COUNT_PAD:
@@ -49,26 +49,26 @@ def avg_pool_fprop(
     BLOCK_N: tl.constexpr,
 ):
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
-    live = (pixel < pixels) & (channel < CHANNELS)
+    pixel_mask = (pixel < pixels) & (channel < CHANNELS)
     image, place = pixel // (OUT_H * OUT_W), pixel % (OUT_H * OUT_W)
-    p, q = (place // OUT_W).to(tl.int32), (place % OUT_W).to(tl.int32)
+    out_row, out_column = (place // OUT_W).to(tl.int32), (place % OUT_W).to(tl.int32)
     zero = tl.program_id(0).to(INDEX) * 0  # rows times their length are counted in INDEX
-    top, left = p * STRIDE_H - PAD_H, q * STRIDE_W - PAD_W
+    top, left = out_row * STRIDE_H - PAD_H, out_column * STRIDE_W - PAD_W
     corner = x + (((image * IN_H + top) * IN_W + left) * CHANNELS + channel)
     total = tl.zeros([BLOCK_M, BLOCK_N], COMPUTE)
     for r in range(WINDOW_H):
-        inside = live & (top >= -r) & (top < IN_H - r)
+        row_mask = pixel_mask & (top >= -r) & (top < IN_H - r)
         for s in tl.static_range(WINDOW_W):
-            mask = inside & (left >= -s) & (left < IN_W - s)
+            mask = row_mask & (left >= -s) & (left < IN_W - s)
             step = ((r + zero) * IN_W + s) * CHANNELS
             total += tl.load(corner + step, mask=mask, other=0.0).to(COMPUTE)
     if DIVISOR == 0:
-        count = counted(p, STRIDE_H, PAD_H, WINDOW_H, IN_H, COUNT_PAD)
-        count = count * counted(q, STRIDE_W, PAD_W, WINDOW_W, IN_W, COUNT_PAD)
+        count = counted(out_row, STRIDE_H, PAD_H, WINDOW_H, IN_H, COUNT_PAD)
+        count = count * counted(out_column, STRIDE_W, PAD_W, WINDOW_W, IN_W, COUNT_PAD)
         total = total / count.to(COMPUTE)
     else:
         total = total / DIVISOR
-    tl.store(y + pixel * CHANNELS + channel, total.to(y.dtype.element_ty), mask=live)
+    tl.store(y + pixel * CHANNELS + channel, total.to(y.dtype.element_ty), mask=pixel_mask)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -98,7 +98,7 @@ def avg_pool_dgrad(
     WINDOWS_H: tl.constexpr = (WINDOW_H + STRIDE_H - 1) // STRIDE_H
     WINDOWS_W: tl.constexpr = (WINDOW_W + STRIDE_W - 1) // STRIDE_W
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
-    live = (pixel < pixels) & (channel < CHANNELS)
+    pixel_mask = (pixel < pixels) & (channel < CHANNELS)
     image, place = pixel // (IN_H * IN_W), pixel % (IN_H * IN_W)
     padded_h, padded_w = (place // IN_W).to(tl.int32) + PAD_H, (place % IN_W).to(tl.int32) + PAD_W
     zero = tl.program_id(0).to(INDEX) * 0  # rows times their length are counted in INDEX
@@ -107,10 +107,10 @@ def avg_pool_dgrad(
     source = dy + (((image * OUT_H + last_h) * OUT_W + last_w) * CHANNELS + channel)
     total = tl.zeros([BLOCK_M, BLOCK_N], COMPUTE)
     for up in range(WINDOWS_H):
-        inside = live & (last_h >= up) & (last_h < OUT_H + up)
-        inside = inside & (reach_h < WINDOW_H - up * STRIDE_H)
+        row_mask = pixel_mask & (last_h >= up) & (last_h < OUT_H + up)
+        row_mask = row_mask & (reach_h < WINDOW_H - up * STRIDE_H)
         for back in tl.static_range(WINDOWS_W):
-            mask = inside & (last_w >= back) & (last_w < OUT_W + back)
+            mask = row_mask & (last_w >= back) & (last_w < OUT_W + back)
             mask = mask & (reach_w < WINDOW_W - back * STRIDE_W)
             step = ((up + zero) * OUT_W + back) * CHANNELS
             share = tl.load(source - step, mask=mask, other=0.0).to(COMPUTE)
@@ -121,4 +121,4 @@ def avg_pool_dgrad(
             else:
                 share = share / DIVISOR
             total += share
-    tl.store(dx + pixel * CHANNELS + channel, total.to(dx.dtype.element_ty), mask=live)
+    tl.store(dx + pixel * CHANNELS + channel, total.to(dx.dtype.element_ty), mask=pixel_mask)

@@ -1,25 +1,24 @@
-"""Gradients of what ends a convolution: bias, activation and 2x2 max-pool, in one pass over dy.
+"""Gradients of an epilogue: bias, activation and 2x2 max-pool, in one pass over dy.
 
 dbias[k] is the sum of dz[n, k, p, q] over all but k, and dz is
 
     dy[n, k, p, q] activation'(z[n, k, p, q])                 of y = activation(z)
     dy[n, k, p / 2, q / 2] at its window's maximum, else 0    of y = pool(z), or pool(relu(z))
 
-The pass is split among programs: each writes dz and adds its share of the pixels into a
-workspace, and the last step adds the shares in order, so that the result is the same from run
-to run.
+The pass is split among programs: each writes dz and stores the sums of its pixels in a workspace.
+A last kernel adds these in order, so that the result is the same from run to run.
 """
 
 import triton
 import triton.language as tl
 
-from tconv.kernels.epilogue import activation_grad
+from tconv.kernels.activations import activation_grad
 
 
 @triton.jit
-def add_sums(workspace, channel, total, exists, CHANNELS: tl.constexpr):
-    """This split's share of dbias into its place."""
-    tl.store(workspace + tl.program_id(1) * CHANNELS + channel, total, mask=exists)
+def add_sums(workspace, channel, total, channel_mask, CHANNELS: tl.constexpr):
+    """Store this split's part of dbias."""
+    tl.store(workspace + tl.program_id(1) * CHANNELS + channel, total, mask=channel_mask)
 
 
 @triton.jit(do_not_specialize=["pixels", "split_pixels"])
@@ -43,7 +42,7 @@ def ending_grad(
 ):
     """dz of one split's pixels, and their sums for each channel."""
     channel = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    exists = channel < CHANNELS
+    channel_mask = channel < CHANNELS
     first = tl.program_id(1).to(INDEX) * split_pixels
     last = tl.minimum(first + split_pixels, pixels)
     total = tl.zeros((BLOCK_N,), ACCUMULATOR)
@@ -54,7 +53,7 @@ def ending_grad(
         else:
             image = pixel // PLANE * (CHANNELS * PLANE) + pixel % PLANE
             offset = image[:, None] + channel[None, :].to(INDEX) * PLANE
-        mask = (pixel < last)[:, None] & exists[None, :]
+        mask = (pixel < last)[:, None] & channel_mask[None, :]
         tile = tl.load(dy + offset, mask=mask, other=0.0)
         tile = tile.to(ACCUMULATOR)
         if value is not None:
@@ -65,7 +64,7 @@ def ending_grad(
             total += tl.sum(tile, axis=0)
         pixel += BLOCK_K
     if workspace is not None:
-        add_sums(workspace, channel, total, exists, CHANNELS)
+        add_sums(workspace, channel, total, channel_mask, CHANNELS)
 
 
 @triton.jit(do_not_specialize=["windows", "split_windows"])
@@ -85,7 +84,7 @@ def pool_ending_grad(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """The same behind a pool: each window's gradient goes to its maximum, zero to the rest."""
+    """dz and its sums behind a pool: a window's gradient goes to its maximum, zero to the rest."""
     ROWS: tl.constexpr = (OUT_H + 1) // 2
     COLUMNS: tl.constexpr = (OUT_W + 1) // 2
     if NHWC:
@@ -97,7 +96,7 @@ def pool_ending_grad(
         channel_step: tl.constexpr = OUT_H * OUT_W
         y_channel_step: tl.constexpr = (OUT_H // 2) * (OUT_W // 2)
     channel = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    exists = channel < CHANNELS
+    channel_mask = channel < CHANNELS
     first = tl.program_id(1).to(INDEX) * split_windows
     last = tl.minimum(first + split_windows, windows)
     total = tl.zeros((BLOCK_N,), ACCUMULATOR)
@@ -106,26 +105,26 @@ def pool_ending_grad(
         image = window // (ROWS * COLUMNS)
         row = window // COLUMNS % ROWS
         column = window % COLUMNS
-        live = (window < last)[:, None] & exists[None, :]
-        pooled = live & ((row < OUT_H // 2) & (column < OUT_W // 2))[:, None]
+        window_mask = (window < last)[:, None] & channel_mask[None, :]
+        pool_mask = window_mask & ((row < OUT_H // 2) & (column < OUT_W // 2))[:, None]
         y_place = image * ((OUT_H // 2) * (OUT_W // 2) * CHANNELS)
         y_place += (row * (OUT_W // 2) + column) * pixel_step
         y_offset = y_place[:, None] + channel.to(INDEX)[None, :] * y_channel_step
-        winner = tl.load(offsets + y_offset, mask=pooled, other=-1)
-        gradient = tl.load(dy + y_offset, mask=pooled, other=0.0)
+        winner = tl.load(offsets + y_offset, mask=pool_mask, other=-1)
+        gradient = tl.load(dy + y_offset, mask=pool_mask, other=0.0)
         place = image * (OUT_H * OUT_W * CHANNELS) + (row * 2 * OUT_W + column * 2) * pixel_step
         offset = place[:, None] + channel.to(INDEX)[None, :] * channel_step
         for corner in tl.static_range(4):
-            inside = (row * 2 + corner // 2 < OUT_H) & (column * 2 + corner % 2 < OUT_W)
+            place_mask = (row * 2 + corner // 2 < OUT_H) & (column * 2 + corner % 2 < OUT_W)
             step = (corner // 2 * OUT_W + corner % 2) * pixel_step
             value = tl.where(winner == corner, gradient, 0.0)
-            tl.store(dz + (offset + step), value, mask=live & inside[:, None])
+            tl.store(dz + (offset + step), value, mask=window_mask & place_mask[:, None])
         if workspace is not None:
             counted = tl.where(winner >= 0, gradient, 0.0)
             total += tl.sum(counted.to(ACCUMULATOR), axis=0)
         window += BLOCK_K
     if workspace is not None:
-        add_sums(workspace, channel, total, exists, CHANNELS)
+        add_sums(workspace, channel, total, channel_mask, CHANNELS)
 
 
 @triton.jit(do_not_specialize=["splits"])
@@ -136,10 +135,10 @@ def bias_grad_sum(
     CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Adds the shares, always in the same order."""
+    """Add the parts of dbias, always in the same order."""
     channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    exists = channel < CHANNELS
+    channel_mask = channel < CHANNELS
     total = tl.zeros((BLOCK,), workspace.dtype.element_ty)
     for split in range(0, splits):
-        total += tl.load(workspace + split * CHANNELS + channel, mask=exists, other=0.0)
-    tl.store(dbias + channel, total.to(dbias.dtype.element_ty), mask=exists)
+        total += tl.load(workspace + split * CHANNELS + channel, mask=channel_mask, other=0.0)
+    tl.store(dbias + channel, total.to(dbias.dtype.element_ty), mask=channel_mask)

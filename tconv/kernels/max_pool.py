@@ -1,10 +1,10 @@
-"""Max-pool, its gradient, and the pick that the gradient of its gradient needs.
+"""Max-pool, its gradient, and the selection by offsets that the second gradient needs.
 
     y[n, p, q, c] = max over r, s of
         x[n, p stride - pad + r dilation, q stride - pad + s dilation, c]
 
-Tensors are taken as [images, height, width, CHANNELS]. Memory with channels before pixels is
-the same with one channel and batch * channels images, so one kernel reads both in place. Rows
+Tensors are [images, height, width, CHANNELS]. A tensor with channels before pixels is read as
+batch * channels images of one channel, so that one kernel reads both layouts in place. Rows
 of a tile are pixels, columns are channels; an element lies at pixel * CHANNELS + channel.
 
 The offset of an output is the place r * WINDOW_W + s, within its window, of the element that won:
@@ -50,7 +50,7 @@ def greater_row(
     tap,  # the first that is taken
     top,
     left,
-    live,
+    pixel_mask,
     down,  # from the window's first row to this one
     start,  # from the window's first column to the first that is taken
     IN_H: tl.constexpr,
@@ -62,14 +62,14 @@ def greater_row(
     WRITE_OFFSETS: tl.constexpr,
 ):
     """(best, offset) after COLUMNS elements of one row of the window."""
-    inside = live
+    row_mask = pixel_mask
     if EDGES:
-        inside = live & (top >= -down) & (top < IN_H - down)
+        row_mask = pixel_mask & (top >= -down) & (top < IN_H - down)
     for s in tl.static_range(COLUMNS):
         right = start + s * DILATION_W
-        mask = inside
+        mask = row_mask
         if EDGES:
-            mask = inside & ((left >= -right) & (left < IN_W - right))
+            mask = row_mask & ((left >= -right) & (left < IN_W - right))
         step = down * IN_W + right
         value = tl.load(corner + step * CHANNELS, mask=mask, other=float("-inf")).to(best.dtype)
         # PTX has no max.NaN of float64, and its emulation is twice as long as this.
@@ -110,7 +110,7 @@ def max_pool_fprop(
     BLOCK_N: tl.constexpr,
 ):
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
-    live = (pixel < pixels) & (channel < CHANNELS)
+    pixel_mask = (pixel < pixels) & (channel < CHANNELS)
     image, within = pixel // (OUT_H * OUT_W), pixel % (OUT_H * OUT_W)
     top = within // OUT_W * STRIDE_H - PAD_H
     left = within % OUT_W * STRIDE_W - PAD_W
@@ -124,21 +124,21 @@ def max_pool_fprop(
     if UNROLL:
         for r in tl.static_range(WINDOW_H):
             best, offset = greater_row(
-                best, offset, corner, r * WINDOW_W, top, left, live, r * DILATION_H + zero, 0,
+                best, offset, corner, r * WINDOW_W, top, left, pixel_mask, r * DILATION_H + zero, 0,
                 IN_H, IN_W, CHANNELS, WINDOW_W, DILATION_W, EDGES, WRITE_OFFSETS,
             )  # fmt: skip
     else:
         for tap in range(WINDOW_H * WINDOW_W):
             down, right = tap // WINDOW_W * DILATION_H + zero, tap % WINDOW_W * DILATION_W
             best, offset = greater_row(
-                best, offset, corner, tap, top, left, live, down, right,
+                best, offset, corner, tap, top, left, pixel_mask, down, right,
                 IN_H, IN_W, CHANNELS, 1, DILATION_W, EDGES, WRITE_OFFSETS,
             )  # fmt: skip
 
     target = pixel * CHANNELS + channel
-    tl.store(y + target, best.to(y.dtype.element_ty), mask=live)
+    tl.store(y + target, best.to(y.dtype.element_ty), mask=pixel_mask)
     if WRITE_OFFSETS:
-        tl.store(offsets + target, offset.to(offsets.dtype.element_ty), mask=live)
+        tl.store(offsets + target, offset.to(offsets.dtype.element_ty), mask=pixel_mask)
 
 
 @triton.jit
@@ -150,7 +150,7 @@ def add_windows(
     reach_w,
     last_h,
     last_w,
-    live,
+    pixel_mask,
     up,  # rows of windows from the last to this one
     start,  # columns of windows from the last to the first that is taken
     OUT_H: tl.constexpr,
@@ -166,12 +166,12 @@ def add_windows(
 ):
     """``total`` with the gradient of those of COLUMNS windows of one row that the element won."""
     down = reach_h + up * STRIDE_H
-    inside = live & (last_h >= up) & (last_h < OUT_H + up)
-    inside = inside & (down <= (WINDOW_H - 1) * DILATION_H) & (down % DILATION_H == 0)
+    row_mask = pixel_mask & (last_h >= up) & (last_h < OUT_H + up)
+    row_mask = row_mask & (down <= (WINDOW_H - 1) * DILATION_H) & (down % DILATION_H == 0)
     for count in tl.static_range(COLUMNS):
         back = start - count
         right = reach_w + back * STRIDE_W
-        mask = inside & ((last_w >= back) & (last_w < OUT_W + back))
+        mask = row_mask & ((last_w >= back) & (last_w < OUT_W + back))
         mask = mask & (right <= (WINDOW_W - 1) * DILATION_W) & (right % DILATION_W == 0)
         step = (up * OUT_W + back) * CHANNELS
         winner = tl.load(offsets - step, mask=mask, other=-1).to(tl.int32)
@@ -210,7 +210,7 @@ def max_pool_dgrad(
 ):
     """Each element of dx gathers from the windows that reach it, in order: no atomics."""
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
-    live = (pixel < pixels) & (channel < CHANNELS)
+    pixel_mask = (pixel < pixels) & (channel < CHANNELS)
     image, place = pixel // (IN_H * IN_W), pixel % (IN_H * IN_W)
     padded_h, padded_w = (place // IN_W).to(tl.int32) + PAD_H, (place % IN_W).to(tl.int32) + PAD_W
     last_h, last_w = padded_h // STRIDE_H, padded_w // STRIDE_W
@@ -222,7 +222,7 @@ def max_pool_dgrad(
     if UNROLL:
         for count in tl.static_range(WINDOWS_H):
             total = add_windows(
-                total, dy + source, offsets + source, reach_h, reach_w, last_h, last_w, live,
+                total, dy + source, offsets + source, reach_h, reach_w, last_h, last_w, pixel_mask,
                 WINDOWS_H - 1 - count + zero, WINDOWS_W - 1, OUT_H, OUT_W, CHANNELS, WINDOW_H,
                 WINDOW_W, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, WINDOWS_W,
             )  # fmt: skip
@@ -230,11 +230,11 @@ def max_pool_dgrad(
         for count in range(WINDOWS_H * WINDOWS_W):
             behind = WINDOWS_H * WINDOWS_W - 1 - count + zero
             total = add_windows(
-                total, dy + source, offsets + source, reach_h, reach_w, last_h, last_w, live,
+                total, dy + source, offsets + source, reach_h, reach_w, last_h, last_w, pixel_mask,
                 behind // WINDOWS_W, behind % WINDOWS_W, OUT_H, OUT_W, CHANNELS, WINDOW_H, WINDOW_W,
                 STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, 1,
             )  # fmt: skip
-    tl.store(dx + pixel * CHANNELS + channel, total.to(dx.dtype.element_ty), mask=live)
+    tl.store(dx + pixel * CHANNELS + channel, total.to(dx.dtype.element_ty), mask=pixel_mask)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -266,15 +266,15 @@ def max_pool_pick(
     Those are row * IN_W + column within an image and channel.
     """
     pixel, channel = tile_of(tl.program_id(0), CHANNELS, INDEX, BLOCK_M, BLOCK_N)
-    live = (pixel < pixels) & (channel < CHANNELS)
+    pixel_mask = (pixel < pixels) & (channel < CHANNELS)
     target = pixel * CHANNELS + channel
-    tap = tl.load(offsets + target, mask=live, other=0).to(INDEX)
+    tap = tl.load(offsets + target, mask=pixel_mask, other=0).to(INDEX)
     row = pixel // OUT_W % OUT_H * STRIDE_H - PAD_H + tap // WINDOW_W * DILATION_H
     column = pixel % OUT_W * STRIDE_W - PAD_W + tap % WINDOW_W * DILATION_W
     if indices is not None:
-        tl.store(indices + target, (row * IN_W + column).to(tl.int64), mask=live)
+        tl.store(indices + target, (row * IN_W + column).to(tl.int64), mask=pixel_mask)
     if y is not None:
-        chosen = live & is_inside(row, IN_H) & is_inside(column, IN_W)
+        chosen = pixel_mask & is_inside(row, IN_H) & is_inside(column, IN_W)
         image = pixel // (OUT_H * OUT_W)
         source = ((image * IN_H + row) * IN_W + column) * CHANNELS + channel
-        tl.store(y + target, tl.load(x + source, mask=chosen, other=0.0), mask=live)
+        tl.store(y + target, tl.load(x + source, mask=chosen, other=0.0), mask=pixel_mask)

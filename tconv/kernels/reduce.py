@@ -1,4 +1,4 @@
-"""Adds the parts of a split reduction, always in the same order: the same bits from run to run."""
+"""Sum of the parts of a split reduction, in a fixed order: the same bits from run to run."""
 
 import triton
 import triton.language as tl
@@ -32,12 +32,12 @@ def add_splits(
 ):
     """total = the epilogue of the sum of the parts."""
     element = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    exists = element < elements
+    mask = element < elements
     sums = tl.zeros((BLOCK,), workspace.dtype.element_ty)
     channel = element % CHANNELS
     parts = workspace + (element // CHANNELS * WIDTH + channel)
     for _ in range(0, splits):
-        sums += tl.load(parts, mask=exists, other=0.0)
+        sums += tl.load(parts, mask=mask, other=0.0)
         parts += (elements // CHANNELS).to(INDEX) * WIDTH
     if PLANE_FIRST:
         offset = element
@@ -46,11 +46,11 @@ def add_splits(
         offset = (element // (CHANNELS * PLANE) * CHANNELS + channel) * PLANE + place
     more = None
     if residual is not None:
-        more = tl.load(residual + offset, mask=exists, other=0.0)
+        more = tl.load(residual + offset, mask=mask, other=0.0)
     add, scale, shift = channel_terms(
-        bias, norm_weight, norm_bias, norm_mean, norm_var, channel, exists, EPS, sums.dtype
+        bias, norm_weight, norm_bias, norm_mean, norm_var, channel, mask, EPS, sums.dtype
     )
     result, argument = epilogue(
         sums, add, scale, shift, more, bias, norm_mean, ACTIVATION, SLOPE, RESIDUAL_AFTER, False
     )
-    store_result(total, kept, None, offset, exists, result, argument, None)
+    store_result(total, kept, None, offset, mask, result, argument, None)

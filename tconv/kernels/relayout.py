@@ -1,4 +1,4 @@
-"""Changes of memory layout that come before a product: memory-bound, one pass each."""
+"""Conversions of memory layout before a product: memory-bound, one pass each."""
 
 import triton
 import triton.language as tl
@@ -14,7 +14,7 @@ def to_channels_last(
     BLOCK_M: tl.constexpr,  # pixels
     BLOCK_N: tl.constexpr,  # channels
 ):
-    """A tile is read along the one layout and written along the other, whole lines of memory."""
+    """Copy a tile, reading and writing full lines of memory."""
     tiles_n: tl.constexpr = (CHANNELS + BLOCK_N - 1) // BLOCK_N
     tiles = tl.cdiv(plane, BLOCK_M) * tiles_n  # of one image
     image = (tl.program_id(0) // tiles).to(INDEX)
@@ -48,7 +48,8 @@ def widen(
 ):
     """Images of few channels with a border of zeros, and each pixel widened with zeros.
 
-    What reads them needs no mask for padding, and finds the pixels of a filter's row side by side.
+    A kernel that reads them needs no mask for padding, and the pixels under a filter's row are
+    adjacent.
     """
     element = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
     channel = element % WIDTH
@@ -56,11 +57,11 @@ def widen(
     row = pixel // wide_columns % wide_rows - PAD_H
     column = pixel % wide_columns - PAD_W
     image = pixel // wide_columns // wide_rows
-    inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    image_mask = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
     if CHANNELS_FIRST:
         source = ((image * CHANNELS + channel) * rows + row) * columns + column
     else:
         source = ((image * rows + row) * columns + column) * CHANNELS + channel
-    exists = element < elements
-    mask = inside & (channel < CHANNELS) & exists
-    tl.store(wide + element, tl.load(narrow + source, mask=mask, other=0.0), mask=exists)
+    element_mask = element < elements
+    mask = image_mask & (channel < CHANNELS) & element_mask
+    tl.store(wide + element, tl.load(narrow + source, mask=mask, other=0.0), mask=element_mask)

@@ -1,7 +1,7 @@
 """Adaptive average- and max-pool, and max-unpool: launches, operators, public functions.
 
-The mean and its gradient are linear and each other's gradient. The maximum keeps torch's indices,
-to which its gradient is gathered and at which the gradient's gradient is read.
+The mean and its gradient are linear, and each is the other's gradient. The maximum keeps torch's
+indices; its gradient gathers at them, and the second gradient reads at them.
 
     adaptive_avg_pool2d  (x) -> y              adaptive_avg_pool2d_input_grad  (dy) -> dx
     adaptive_max_pool2d  (x) -> y, indices     adaptive_max_pool2d_input_grad  (dy, indices) -> dx
@@ -38,12 +38,12 @@ def _launch(
     kernel: str, problem: AdaptiveProblem, tile: Tile, tensors: str, constants: dict[str, Any],
     of_x: bool,
 ) -> Launch:  # fmt: skip
-    """A launch over the pixels of x, or over those of y."""
+    """Return a launch over the pixels of x, or of y."""
     shape, nhwc = problem.geometry, problem.layout == "nhwc"
     plane = shape.in_h * shape.in_w if of_x else shape.out_h * shape.out_w
     channels = shape.channels if nhwc else 1
     pixels = shape.batch * (1 if nhwc else shape.channels) * plane
-    # Places times sizes are counted in the same type as offsets.
+    # Products of places and sizes need the same integer type as offsets.
     products = (shape.in_h * (shape.out_h + 1), shape.in_w * (shape.out_w + 1),
                 (shape.in_h + 1) * shape.out_h, (shape.in_w + 1) * shape.out_w)  # fmt: skip
     constants = constants | {
@@ -63,7 +63,7 @@ def _launch(
 
 @lru_cache(maxsize=4096)
 def adaptive_launch(problem: AdaptiveProblem, tile: Tile, maximum: bool) -> Launch:
-    """y (and the indices of maxima) from x, or dx from dy (and the indices)."""
+    """Return the launch for y (and indices of maxima) from x, or dx from dy (and indices)."""
     shape, forward = problem.geometry, problem.direction == "fprop"
     sizes = ((shape.in_h, shape.out_h), (shape.in_w, shape.out_w))
     most_h, most_w = (most_covered(*(size if forward else size[::-1])) for size in sizes)
@@ -84,7 +84,7 @@ def adaptive_launch(problem: AdaptiveProblem, tile: Tile, maximum: bool) -> Laun
 
 @lru_cache(maxsize=4096)
 def index_launch(problem: AdaptiveProblem, tile: Tile, claim: bool) -> Launch:
-    """Elements of y's size read from x at indices; or ``claim``: the inverse of such indices."""
+    """Return the launch that reads a source at indices or, with ``claim``, inverts the indices."""
     shape = problem.geometry
     constants = {"OWN_PLANE": shape.out_h * shape.out_w, "PLANE": shape.in_h * shape.in_w}
     kernel, tensors = "pick_by_index", "source indices target"
@@ -125,7 +125,7 @@ Sizes = Sequence[int]
 
 
 def _fresh(x: Tensor, extent: Sizes, dtype: torch.dtype | None = None) -> Tensor:
-    """A plane of another extent for each of x, in its memory format."""
+    """Return a fresh tensor in x's memory format, with planes of another extent."""
     return empty(x, (*x.shape[:-2], *extent), layout_of(prefers_channels_last(x)), dtype)
 
 
@@ -208,7 +208,7 @@ def _max_unpool2d(x: Tensor, indices: Tensor, extent: Sizes) -> Tensor:
 
 
 def _check_indices(indices: Tensor, extent: Sizes) -> None:
-    """Each index lies in the plane; on a GPU, which would have to be waited for, unasked."""
+    """Check that each index lies in the plane; skipped on a GPU, where it would have to wait."""
     if indices.device.type != "cpu" or not indices.numel():
         return
     least, most = indices.aminmax()
@@ -257,7 +257,7 @@ def _(x: Tensor, indices: Tensor, extent: Sizes) -> Tensor:
 
 
 def _save_x(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """The size and format of x; of a maximum and of a read by index, the indices."""
+    """Save the size and format of x, and the indices of a maximum or a read by index."""
     x = inputs[0]
     ctx.x_size, ctx.channels_last = x.shape, prefers_channels_last(x)
     if isinstance(output, tuple):
@@ -298,7 +298,7 @@ def _max_input_grad_gradient(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
 
 
 def _pick_gradient(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-    """By the kernel of adaptive windows; of other indices, met in second gradients, by torch."""
+    """Compute with the kernel of adaptive windows; other indices (second gradients) use torch."""
     (indices,) = ctx.saved_tensors
     if ctx.windows:
         where = (indices, ctx.x_size, ctx.channels_last)
@@ -315,7 +315,7 @@ def _unpool_gradient(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
 
 
 def _max_jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
-    """The tangent of x at each maximum."""
+    """Return the tangent of x at each maximum."""
     return _ops.pool_pick(tangents[0], output[1], True), None
 
 
@@ -337,7 +337,7 @@ for _name, _run, _gradient, _save, _jvp in (
 
 
 def _extent(function: Any, input: Tensor, output_size: Any) -> tuple[int, ...]:
-    """Height and width of the result; what is out of the ordinary is torch's to judge.
+    """Return height and width of the result; unusual values are left for torch to judge.
 
     Raises:
         ValueError, RuntimeError, TypeError: as torch's adaptive pools do.
@@ -354,17 +354,17 @@ def _extent(function: Any, input: Tensor, output_size: Any) -> tuple[int, ...]:
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
-    """The mean of windows that share the image out; torch's ``adaptive_avg_pool2d`` by Triton.
+    """Mean of windows that divide the image; ``torch.nn.functional.adaptive_avg_pool2d`` by Triton.
 
         y[n, c, p, q] = mean over h, v of x[n, c, h, v],
             p in_h // out_h <= h < ((p + 1) in_h + out_h - 1) // out_h, and v likewise
 
     Args:
         input: (batch, channels, in_h, in_w) or (channels, in_h, in_w), of a floating type.
-        output_size: out_h and out_w, one number for both, or None for an axis that stays.
+        output_size: (out_h, out_w) or one number for both; None keeps the size of an axis.
 
     Raises:
-        RuntimeError, ValueError, TypeError, NotImplementedError: as torch does, in its words.
+        RuntimeError, ValueError, TypeError, NotImplementedError: as torch does, with its messages.
 
     >>> adaptive_avg_pool2d(torch.tensor([[[1.0, 5.0, 3.0]]]), (None, 2))
     tensor([[[3., 4.]]])
@@ -378,14 +378,14 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
 def adaptive_max_pool2d(
     input: Tensor, output_size: Any, return_indices: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The maximum of windows that share the image out; ``adaptive_max_pool2d`` by Triton.
+    """Maximum of windows that divide the image; ``torch.nn.functional.adaptive_max_pool2d``.
 
     Args:
         input, output_size: as for ``adaptive_avg_pool2d``.
         return_indices: return (y, indices), int64: ``row * in_w + column`` of the first maximum.
 
     Raises:
-        RuntimeError, ValueError, TypeError, NotImplementedError: as torch does, in its words.
+        RuntimeError, ValueError, TypeError, NotImplementedError: as torch does, with its messages.
 
     >>> adaptive_max_pool2d(torch.tensor([[[1.0, 5.0, 3.0]]]), (1, 2), return_indices=True)
     (tensor([[[5., 5.]]]), tensor([[[1, 1]]]))
@@ -406,22 +406,22 @@ def max_unpool2d(
     padding: int | Sequence[int] = 0,
     output_size: Sequence[int] | None = None,
 ) -> Tensor:
-    """Maxima put back where a max-pool took them, zeros elsewhere; ``max_unpool2d`` by Triton.
+    """Put maxima back where a max-pool took them, zeros elsewhere; ``max_unpool2d`` by Triton.
 
         y[n, c, indices[n, c, p, q]] = x[n, c, p, q]
 
-    Where several indices are the same, the last of the elements stays.
+    If several indices are equal, the last of their elements stays.
 
     Args:
         input: x, (batch, channels, h, w) or (channels, h, w).
-        indices: of its size, int64: ``row * out_w + column``, as the max-pools return them. On a
-            GPU an index outside the result is dropped.
-        kernel_size, stride, padding: of the max-pool that is undone.
-        output_size: of y, where several fit; by default the smallest, (h - 1) stride +
-            kernel_size - 2 padding.
+        indices: int64 of x's size: ``row * out_w + column``, as the max-pools return them. On a GPU
+            an index outside the result is dropped.
+        kernel_size, stride, padding: those of the max-pool to undo.
+        output_size: size of y if several fit; by default the smallest, (h - 1) stride + kernel_size
+            - 2 padding.
 
     Raises:
-        RuntimeError, ValueError, NotImplementedError: as torch does, in its words.
+        RuntimeError, ValueError, NotImplementedError: as torch does, with its messages.
 
     >>> max_unpool2d(torch.tensor([[[5.0]]]), torch.tensor([[[2]]]), 2)
     tensor([[[0., 0.],

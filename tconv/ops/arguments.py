@@ -1,9 +1,9 @@
-"""Arguments of the public functions, read as torch reads those of its own.
+"""Arguments of the public functions, parsed as torch parses its own.
 
-Whole numbers, and tuples or lists of them, are taken as they are. Any other value goes through
-torch's own argument parser: ``read`` calls torch's function with it on an empty ``meta`` tensor
-and stops before anything is computed. So the same values are accepted (a NumPy integer, a tensor
-of one element) and the same refused, with torch's error type and words, whatever its version.
+Whole numbers, and tuples or lists of them, are read directly. Any other value goes through torch's
+own argument parser: ``read`` calls torch's function with it on an empty ``meta`` tensor and stops
+before anything is computed. The same values are therefore accepted (a NumPy integer, a tensor of
+one element) and the same rejected as in torch, with its error type and message, in every version.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Numbers = tuple[int, ...]  # one for each axis of an image, or of a sequence
 INT, INT64 = range(-(2**31), 2**31), range(-(2**63), 2**63)
 
 _aten = torch.ops.aten
-# torch's function: the operator that it reaches, where that operator's first number stands, and
+# torch's function: the operator that it calls, the position of that operator's first number, and
 # the dimensions of its tensors.
 _REACHED: dict[Callable[..., Any], tuple[Any, int, int]] = {
     torch.conv1d: (_aten.convolution.default, 3, 3),
@@ -37,9 +37,9 @@ _REACHED: dict[Callable[..., Any], tuple[Any, int, int]] = {
 
 
 def pair(value: Any) -> Pair | None:
-    """The numbers for height and width of an int, or of a tuple or list of one or two ints.
+    """Return the numbers for height and width of an int, or of one or two ints in a tuple or list.
 
-    None for every other value, which ``read`` must look at.
+    Return None for every other value, which ``read`` must parse.
 
     >>> pair(3), pair([1, 2]), pair((2,)), pair(2.0), pair((True, 1))
     ((3, 3), (1, 2), (2, 2), None, None)
@@ -47,7 +47,7 @@ def pair(value: Any) -> Pair | None:
     kind = type(value)
     if kind is int:
         return value, value
-    if kind is tuple and len(value) == 2:  # every call comes here three times
+    if kind is tuple and len(value) == 2:  # the common case: every call passes here three times
         first, last = value
         return value if type(first) is int is type(last) else None
     if (kind is tuple and len(value) == 1) or (kind is list and len(value) in (1, 2)):
@@ -56,7 +56,7 @@ def pair(value: Any) -> Pair | None:
 
 
 def single(value: Any) -> tuple[int] | None:
-    """The same for an operator of one axis: an int, or a tuple or list of one int.
+    """Return the number of an int, or of one int in a tuple or list, for an operator of one axis.
 
     >>> single(3), single([2]), single((1, 2)), single(True)
     ((3,), (2,), None, None)
@@ -67,19 +67,19 @@ def single(value: Any) -> tuple[int] | None:
     return (value,) if type(value) is int else None
 
 
-# How the plain arguments of an operator of so many axes are taken.
+# The function that reads plain arguments, by the number of axes.
 TAKE: dict[int, Callable[[Any], Numbers | None]] = {1: single, 2: pair}
 
 
 def read(function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """The numbers and lists of numbers with which torch's ``function`` reaches its operator.
+    """Return the numbers and lists of numbers that torch's ``function`` passes to its operator.
 
     Args:
-        function: one of torch's, as ``torch.conv2d``.
-        arguments: all of the call's, tensors first.
+        function: one of torch's functions, such as ``torch.conv2d``.
+        arguments: all arguments of the call, tensors first.
 
     Raises:
-        TypeError, ValueError, RuntimeError: whatever torch raises for these arguments.
+        TypeError, ValueError, RuntimeError: any error of torch for these arguments.
     """
     reached, first, dimensions = _REACHED[function]
     recorder = _Recorder(reached)
@@ -97,13 +97,13 @@ def read(function: Callable[..., Any], *arguments: Any) -> list[Any]:
 
 
 def overridden(function: Any, tensors: Sequence[Any], *arguments: Any, **options: Any) -> Any:
-    """What an operand's ``__torch_function__`` makes of a call; torch.fx has such operands."""
+    """Call an operand's ``__torch_function__``, which torch.fx's proxies have."""
     return handle_torch_function(function, tensors, *arguments, **options)
 
 
 @contextlib.contextmanager
 def untraced() -> Iterator[None]:
-    """Within it ``torch.jit.trace``, for which sizes are tensors, sees plain sizes."""
+    """Suspend ``torch.jit.trace`` in the block, so that sizes are plain numbers, not tensors."""
     state = torch._C._get_tracing_state()
     torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
@@ -113,7 +113,7 @@ def untraced() -> Iterator[None]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Keeps the arguments of one operator's call, which is not made."""
+    """Records the arguments of an operator's call instead of making it."""
 
     def __init__(self, operator: Any) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not self.operator:
             return func(*args, **(kwargs or {}))
-        # Trailing arguments that have their default values are left out.
+        # Trailing arguments with default values are omitted.
         defaults = [argument.default_value for argument in func._schema.arguments]
         self.arguments = [*args, *defaults[len(args) :]]
         values = [args[0]] * len(func._schema.returns)
@@ -131,17 +131,17 @@ class _Recorder(TorchDispatchMode):
 
 
 def _number(value: Any) -> Any:
-    """The int of a scalar that has ``__index__``: on some of them torch's parser fails."""
+    """Return the int of a scalar with ``__index__``; torch's parser fails on some of them."""
     if isinstance(value, (int, Tensor)) or not hasattr(type(value), "__index__"):
         return value
     try:
         return operator.index(value)
-    except TypeError:  # an array of several elements; torch refuses it by name
+    except TypeError:  # an array of several elements; torch rejects it by name
         return value
 
 
 def conv_numbers(name: str, numbers: Sequence[int], axes: int) -> Numbers:
-    """One number for all axes, or one for each, as torch's convolutions take them."""
+    """Return one number per axis from one number or one per axis, as torch's convolutions do."""
     if len(numbers) not in (1, axes):
         raise RuntimeError(
             f"expected {name} to be a single integer value or a list of {axes} values to match "
@@ -150,7 +150,7 @@ def conv_numbers(name: str, numbers: Sequence[int], axes: int) -> Numbers:
     return tuple(numbers) * (axes // len(numbers))
 
 
-# torch's words for a wrong number of values.
+# torch's messages for a wrong number of values.
 _MUST_BE = {
     "kernel_size": "must either be a single int, or a tuple of two ints",
     "stride": "must either be omitted, a single int, or a tuple of two ints",
@@ -160,7 +160,7 @@ _MUST_BE = {
 
 
 def pool_pair(operation: str, name: str, numbers: Sequence[int]) -> Pair:
-    """One number for both axes, or one for each, as torch's pools take them."""
+    """Return one number per axis from one number or one per axis, as torch's pools do."""
     if len(numbers) not in (1, 2):
         raise RuntimeError(f"{operation}: {name} {_MUST_BE[name]}")
     return numbers[0], numbers[-1]

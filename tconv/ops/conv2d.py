@@ -20,6 +20,7 @@ from torch.overrides import has_torch_function_variadic
 
 from tconv.geometry import out_size
 from tconv.launch import runs_triton
+from tconv.ops import vmap
 from tconv.ops.arguments import overridden
 from tconv.ops.conv_check import check_types, conv_window
 from tconv.ops.conv_run import (
@@ -273,16 +274,16 @@ def _conv2d_jvp(inputs: tuple[Any, ...], y: Tensor, tangents: tuple[Any, ...]) -
     return conv2d_tangent(x, w, window, precision, tangents[:3])
 
 
-for _name, _run, _gradient, _save, _jvp in (
-    ("conv2d", _conv2d, _conv2d_backward, _save_conv2d, _conv2d_jvp),
+for _name, _run, _gradient, _save, _jvp, _fold in (
+    ("conv2d", _conv2d, _conv2d_backward, _save_conv2d, _conv2d_jvp, vmap.conv2d),
     ("conv2d_input_grad", _conv2d_input_grad, _input_grad_backward, _save_gradient,
-     bilinear("conv2d_input_grad")),
+     bilinear("conv2d_input_grad"), vmap.input_grad),
     ("conv2d_weight_grad", _conv2d_weight_grad, _weight_grad_backward, _save_gradient,
-     bilinear("conv2d_weight_grad")),
+     bilinear("conv2d_weight_grad"), vmap.weight_grad),
     ("conv2d_bias_grad", _conv2d_bias_grad, _bias_grad_backward, _save_bias_grad,
-     linear("conv2d_bias_grad")),
+     linear("conv2d_bias_grad"), vmap.bias_grad),
 ):  # fmt: skip
-    register(_library, _name, _run, _gradient, _save, _jvp)
+    register(_library, _name, _run, _gradient, _save, _jvp, _fold)
 
 
 # ---- autocast -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a convolution refuses, in torch's own error types and words."""
+"""Validation of a convolution's arguments, with torch's own error types and messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from tconv.ops.arguments import INT64, TAKE, Numbers, conv_numbers, read, untraced
 from tconv.problem import ITEMSIZE, dtype_name
 
-Window = tuple[int, ...]  # stride, padding, dilation, for each axis; groups
+Window = tuple[int, ...]  # stride, padding, dilation, each for every axis; groups
 Sizes = Sequence[int]
 DTYPES = frozenset(getattr(torch, name) for name in ITEMSIZE)
 
@@ -27,7 +27,7 @@ def conv_window(
     groups: Any,
     axes: int = 2,
 ) -> tuple[Window, Numbers]:
-    """``check_conv`` of a call, found again where the same was asked before.
+    """Return ``check_conv`` of a call, cached for repeated arguments.
 
     Args:
         axes: 2 for images, 1 for sequences.
@@ -62,20 +62,20 @@ def checked(
     tensors: Sequence[Tensor | None],
     *numbers: Any,
 ) -> Any:
-    """``check`` of the sizes of tensors and of plain numbers; ``known`` is its cached twin."""
+    """Call ``check`` with tensor sizes and plain numbers; ``known`` is its cached version."""
     if torch._C._get_tracing_state() is not None:
         with untraced():
             return checked(check, known, tensors, *numbers)
     sizes = [None if tensor is None else tensor.shape for tensor in tensors]
     try:
-        # Plain numbers only: to the cache 2.0 and True would be 2 and 1.
+        # Cache plain numbers only: to the cache 2.0 and True would equal 2 and 1.
         return (check if torch.compiler.is_compiling() else known)(*sizes, *numbers)
-    except TypeError:  # a symbolic size has no hash
+    except TypeError:  # a symbolic size is not hashable
         return check(*sizes, *numbers)
 
 
 def read_conv_arguments(axes: int, *arguments: Any) -> tuple[Numbers, Numbers | str, Numbers, int]:
-    """Stride, padding (or its name), dilation and groups, as torch's parser reads them."""
+    """Return stride, padding (or its name), dilation and groups, as torch's parser reads them."""
     function = torch.conv2d if axes == 2 else torch.conv1d
     stride, pads, dilation, _, _, groups = read(function, *arguments)
     padding = arguments[4]
@@ -97,15 +97,15 @@ def check_conv(
     dilations: Numbers,
     groups: int,
 ) -> tuple[Window, Numbers]:
-    """The window in full, or an error that names what does not fit.
+    """Return the complete window, or raise an error that names the mismatch.
 
-    Beside it: by how much x must grow first along each axis, at its end, since ``"same"`` may pad
-    by an odd number. Strides and dilations that move nothing are made small: a window that fits
-    once takes no step, and a filter of extent 1 has no gaps.
+    The second result is the number of pixels by which x must first be padded at the end of each
+    axis, since ``"same"`` may pad by an odd total. Strides and dilations without an effect are
+    reduced: a window that fits once takes no step, and a filter of size 1 has no gaps.
 
     Raises:
-        RuntimeError: for sizes that do not go together.
-        OverflowError: for a number beyond 64 bits.
+        RuntimeError: if sizes do not match.
+        OverflowError: if a number exceeds 64 bits.
     """
     axes = range(len(strides))
     check_whole(*strides, *padding, *dilations, groups)
@@ -124,15 +124,15 @@ def check_conv(
 
 
 def check_whole(*numbers: Any) -> None:
-    """A number of a window has at most 64 bits."""
+    """Check that the numbers of a window have at most 64 bits."""
     for number in numbers:
-        # Compared, not looked up in a range: a size that Dynamo traces is no constant.
+        # Compare instead of looking up a range: a size that Dynamo traces is not a constant.
         if type(number) is int and not INT64.start <= number < INT64.stop:
             raise OverflowError(f"{number} is beyond 64 bits")
 
 
 def check_dimensions(input: Sizes, weight: Sizes, axes: int) -> Sizes:
-    """The size of x with a batch; x and the filters must have ``axes`` besides two dimensions."""
+    """Return x's size with a batch; check that x and the filters have ``axes`` + 2 axes."""
     x = (1, *input) if len(input) == axes + 1 else input
     if len(weight) == axes + 2 == len(x):
         return x
@@ -149,7 +149,7 @@ def check_dimensions(input: Sizes, weight: Sizes, axes: int) -> Sizes:
 
 
 def check_window(strides: Numbers, dilations: Numbers, groups: int) -> None:
-    """Strides, dilations and the number of groups are positive."""
+    """Check that strides, dilations and the number of groups are positive."""
     if groups <= 0:
         raise RuntimeError(f"non-positive groups is not supported: groups={groups}")
     if min(strides) <= 0:
@@ -161,7 +161,7 @@ def check_window(strides: Numbers, dilations: Numbers, groups: int) -> None:
 def least_window(
     x: Sizes, weight: Sizes, strides: Sizes, pads: Sizes, dilations: Sizes, groups: int
 ) -> Window:
-    """The window in full, with the least strides and dilations that mean the same."""
+    """Return the complete window, with the least strides and dilations of the same effect."""
     axes = range(len(strides))
     gaps = [dilations[i] if weight[2 + i] > 1 else 1 for i in axes]
     steps = [_least_stride(strides[i], x[2 + i] + 2 * pads[i] - gaps[i] * (weight[2 + i] - 1))
@@ -170,12 +170,12 @@ def least_window(
 
 
 def _least_stride(stride: int, places: int) -> int:
-    """The least stride that gives as many windows, of so many places where one may begin."""
+    """Return the least stride that gives as many windows, with ``places`` possible starts."""
     return stride if stride <= places else places
 
 
 def check_groups(w: Sizes, groups: int) -> None:
-    """The first dimension of the filters is shared out evenly among the groups."""
+    """Check that the groups divide the first dimension of the filters."""
     if w[0] < groups:
         raise RuntimeError(
             f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, "
@@ -206,7 +206,7 @@ def _check_channels(x: Sizes, w: Sizes, bias: Sizes | None, groups: int) -> None
 def _named_padding(
     w: Sizes, stride: Sizes, padding: str, dilation: Sizes
 ) -> tuple[Numbers, Numbers]:
-    """``valid`` or ``same``; what is odd of the latter goes to the end of each axis."""
+    """Return the padding for ``valid`` or ``same``, with an odd rest at the end of each axis."""
     if padding == "valid":
         return (0,) * len(stride), (0,) * len(stride)
     if padding != "same":
@@ -233,7 +233,7 @@ def _check_extent(x: Sizes, w: Sizes, pads: Sizes, dilation: Sizes) -> None:
 
 
 def by(sizes: Sequence[Any]) -> str:
-    """Sizes as torch writes them.
+    """Format sizes as torch does.
 
     >>> by([3, 4])
     '3 x 4'
@@ -242,7 +242,7 @@ def by(sizes: Sequence[Any]) -> str:
 
 
 def check_empty(x: Sizes) -> None:
-    """Only the batch may be empty: padding alone would give a result, but torch gives none."""
+    """Check that only the batch is empty: padding alone would allow a result, but torch raises."""
     if x[0] != 0 and 0 in x:
         raise RuntimeError(
             f"Only zero batch or zero channel inputs are supported, but got input shape: {list(x)}"
@@ -253,7 +253,7 @@ _known = lru_cache(maxsize=4096)(check_conv)
 
 
 def check_residual(residual: Sizes, y: Sizes) -> None:
-    """A residual is added element by element."""
+    """Check that a residual has the size of the result."""
     if tuple(residual) != tuple(y):
         raise RuntimeError(
             f"expected residual of the size of the result, {list(y)}, but got {list(residual)}"
@@ -261,7 +261,7 @@ def check_residual(residual: Sizes, y: Sizes) -> None:
 
 
 def check_types(x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> None:
-    """One dtype and one device for all, and a dtype that the kernels know."""
+    """Check that all tensors have one device and one dtype that the kernels support."""
     dtype, device = x.dtype, x.device
     for name, other in (("weight", w), ("bias", bias), ("residual", residual)):
         if other is None:
@@ -281,7 +281,7 @@ def check_types(x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | No
 
 
 def check_norm(norm: Sequence[Tensor | None], channels: int, device: torch.device) -> None:
-    """A batch normalization's weight, bias, mean and variance: a number for each channel."""
+    """Check a batch normalization's weight, bias, mean and variance: one number per channel."""
     names = ("norm_weight", "norm_bias", "running_mean", "running_var")
     for name, tensor in zip(names, norm, strict=True):
         if tensor is None:

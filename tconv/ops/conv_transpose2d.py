@@ -2,10 +2,10 @@
 
     conv_transpose2d (x, w, bias) -> y, kept
 
-with y = activation(z), and z what a convolution's gradient would be: the operand that is dy there
-is x here, and dx there is z. So its own gradients are a convolution (by x) and the gradient of
-its filters (by w), of any order. ``kept`` is z where an activation's gradient will need it, and
-empty otherwise.
+where y = activation(z), and z is the input gradient of a convolution, with x in place of dy and z
+in place of dx. Its own gradients, of any order, are therefore a convolution (for x) and that
+convolution's filter gradient (for w). ``kept`` is z if an activation's gradient needs it, and empty
+otherwise.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tconv.problem import PLAIN, Epilogue
 
 _library = torch.library.Library("tconv", "FRAGMENT")
 _ops = torch.ops.tconv
-# The extent of y is its height and width; a window as that of conv2d.
+# ``extent`` is y's height and width; ``window`` is as for conv2d.
 _library.define(
     "conv_transpose2d(Tensor x, Tensor w, Tensor? bias, SymInt[] extent, int[] window, "
     "str? activation, float slope, bool keep, str? precision) -> (Tensor, Tensor)"
@@ -51,12 +51,12 @@ def _epilogue(bias: Tensor | None, activation: str | None, slope: float, keep: b
 
 
 def _size(x: Tensor, w: Tensor, extent: Sizes, window: Sizes) -> tuple[int, ...]:
-    """The size of y."""
+    """Return the size of y."""
     return (x.shape[0], w.shape[1] * window[6], *extent)
 
 
 def _channels_last(x: Tensor, w: Tensor) -> bool:
-    """torch's rule: the result is channels_last where the input or the filter is."""
+    """Return whether the result is channels_last: in torch, if the input or the filter is."""
     return prefers_channels_last(x) or prefers_channels_last(w)
 
 
@@ -78,7 +78,7 @@ def _conv_transpose2d(*inputs: Any) -> tuple[Tensor, Tensor]:
 def _by_torch(
     x: Tensor, w: Tensor, bias: Tensor | None, extent: Sizes, window: Sizes, epilogue: Epilogue
 ) -> tuple[Tensor, Tensor]:
-    """The same by torch's own operators, for the CPU without the interpreter."""
+    """Compute the same with torch's own operators, on a CPU without the interpreter."""
     stride, pad, gap, groups = window[0:2], window[2:4], window[4:6], window[6]
     least = [(x.shape[2 + i] - 1) * stride[i] - 2 * pad[i] + gap[i] * (w.shape[2 + i] - 1) + 1
              for i in range(2)]  # fmt: skip
@@ -146,7 +146,7 @@ def _check_kept(value: Tensor, size: Sizes) -> None:
 
 
 def _jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
-    """The tangents of y and kept: that of z by each operand, and the activation's of it."""
+    """Return the tangents of y and kept, from the tangent of z for each operand."""
     x, w, _, extent, window, activation, slope, _, precision = inputs
     y, kept = output
     dx, dw, dbias = tangents[:3]
@@ -186,7 +186,7 @@ def transposed(
     activation: str | None,
     precision: str | None,
 ) -> Tensor:
-    """y of batched images whose window, extent and missing border were checked."""
+    """Return y of batched images, for a window, extent and missing border already checked."""
     if any(more):
         x = torch.nn.functional.pad(x, (0, more[1], 0, more[0]))
     keep = differentiates(x, weight, bias)
@@ -213,18 +213,19 @@ def conv_transpose2d(
         y[n, k, h, v] = bias[k] + sum over c, r, s with p S = h + P - r D (v, q and s alike) of
             x[n, c, p, q] w[c, k, r, s]
 
-    It is the gradient of ``conv2d`` with respect to its input, and runs on the same kernels. Bias
-    and activation are computed in them.
+    It is the gradient of ``conv2d`` with respect to its input, and runs on the same kernels, which
+    also compute bias and activation.
 
     Args:
         input: x, (batch, in_channels, in_h, in_w), or without batch.
         weight: w, (in_channels, out_channels / groups, filter_h, filter_w).
         bias: (out_channels,), or None.
-        stride: S, one number or one for each of height and width, as all that follow but groups.
-        padding: P, rows and columns that are cut from each side of the full result.
-        output_padding: rows and columns added at the bottom and right; less than the stride or
-            the dilation.
-        groups: layers side by side that share the channels out among them.
+        stride: S, one number for both axes or (height, width); also for the arguments below except
+            groups.
+        padding: P, rows and columns removed from each side of the full result.
+        output_padding: rows and columns added at the bottom and right; less than the stride or the
+            dilation.
+        groups: number of independent layers that the channels are divided among.
         dilation: D, distance between the taps of a filter.
         activation: ``"relu"``, another name that ``conv2d_fused`` takes, or None.
         precision: as for ``conv2d``.
@@ -232,11 +233,11 @@ def conv_transpose2d(
     Returns:
         y, (batch, out_channels, out_h, out_w) with
         out = (in - 1) S - 2 P + D (F - 1) + output_padding + 1;
-        channels_last where the input or the weight is.
+        channels_last if the input or the weight is.
 
     Raises:
-        RuntimeError: for shapes, dtypes or devices that do not go together, in torch's words.
-        ValueError: for an activation that is not known.
+        RuntimeError: if shapes, dtypes or devices do not match, with torch's message.
+        ValueError: if the activation is unknown.
 
     A filter that holds NaN or infinity spoils those elements of y as well whose windows overhang
     x: it meets the zeros around x, as in ``conv2d``'s dx.

@@ -1,4 +1,4 @@
-"""What a transposed convolution refuses, in torch's own error types and words."""
+"""Validation of a transposed convolution's arguments, with torch's error types and messages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def conv_transpose_window(
     dilation: Any,
     axes: int = 2,
 ) -> tuple[Window, Numbers, Numbers]:
-    """``check_conv_transpose`` of a call, found again where the same was asked before.
+    """Return ``check_conv_transpose`` of a call, cached for repeated arguments.
 
     Raises:
         TypeError, ValueError, RuntimeError: as ``torch.conv_transpose2d`` does.
@@ -56,7 +56,7 @@ def conv_transpose_window(
 
 
 def _read(axes: int, arguments: tuple[Any, ...]) -> tuple[list[Numbers | None], int]:
-    """Stride, padding, output padding and dilation, and the groups, as torch's parser reads."""
+    """Return stride, padding, output padding, dilation and groups, as torch's parser reads them."""
     stride, padding, dilation, _, more, groups = read(FUNCTIONS[axes], *arguments)
     found = {
         "stride": stride,
@@ -77,16 +77,16 @@ def check_conv_transpose(
     dilations: Numbers,
     groups: int,
 ) -> tuple[Window, Numbers, Numbers]:
-    """The window of the convolution whose input gradient this is, and the extents of y.
+    """Return the window of the convolution whose input gradient this is, and the extents of y.
 
         out = (in - 1) stride - 2 padding + dilation (filter - 1) + output_padding + 1
 
-    And by how much x must grow first along each axis, at its end: an ``output_padding`` of a
-    stride and more, which a dilation allows, reaches windows that x has none of.
+    The last result is the number of pixels by which x must first be padded at the end of each axis:
+    an ``output_padding`` of at least the stride, which a dilation allows, reaches windows beyond x.
 
     Raises:
-        RuntimeError: for sizes that do not go together.
-        OverflowError: for a number beyond 64 bits.
+        RuntimeError: if sizes do not match.
+        OverflowError: if a number exceeds 64 bits.
     """
     axes = range(len(strides))
     check_whole(*strides, *pads, *output_pads, *dilations, groups)

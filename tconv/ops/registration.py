@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 Inputs = tuple[Any, ...]
 Jvp = Callable[[Inputs, Any, Inputs], Any]
+Fold = Callable[..., Tensor | None]
 DEVICES = ("cpu", "cuda")  # "cpu" is the interpreter or torch's own operators, "cuda" is Triton
 
 
@@ -24,6 +25,7 @@ def register(
     backward: Callable[..., Any],
     save: Callable[[Any, tuple[Any, ...], Any], None],
     jvp: Jvp | None = None,
+    fold: Fold | None = None,
 ) -> None:
     """Register an implementation and derivatives for ``tconv::name``.
 
@@ -41,6 +43,7 @@ def register(
             inputs' tangents (None if an input has none). It is composed of differentiable
             operators, so that it can itself be differentiated. Without it, a tangent raises
             NotImplementedError.
+        fold: computes all samples of ``torch.func.vmap`` in one call, see ``register_vmap``.
     """
     operator = getattr(torch.ops.tconv, name).default
     arguments = len(operator._schema.arguments)
@@ -95,13 +98,34 @@ def register(
     for device in DEVICES:
         library.impl(name, implementation, device.upper())
     library.impl(name, dispatch, "Autograd")
-    register_vmap(library, name)
+    register_vmap(library, name, fold)
 
 
-def register_vmap(library: torch.library.Library, name: str) -> None:
-    """Make ``torch.func.vmap`` compute the operator sample by sample."""
+def register_vmap(library: torch.library.Library, name: str, fold: Fold | None = None) -> None:
+    """Define the operator under ``torch.func.vmap``: by ``fold``, or sample by sample.
+
+    ``fold`` takes the number of samples, which inputs have samples, and the inputs with the samples
+    as first axis. It returns the result with the samples as first axis, or None to have them
+    computed one by one.
+    """
     operator = getattr(torch.ops.tconv, name).default
-    torch.library.register_vmap(operator, partial(_each, operator), lib=library)
+    rule = partial(_each, operator) if fold is None else partial(_folded, operator, fold)
+    torch.library.register_vmap(operator, rule, lib=library)
+
+
+def _folded(
+    operator: Any, fold: Fold, info: Any, in_dims: tuple[Any, ...], *inputs: Any
+) -> tuple[Any, Any]:
+    """Apply the operator to all samples at once where ``fold`` can, otherwise to each of them."""
+    if info.batch_size:
+        batched = tuple(dim is not None for dim in in_dims)
+        moved = (
+            value.movedim(dim, 0) if isinstance(value, Tensor) and dim is not None else value
+            for value, dim in zip(inputs, in_dims, strict=True)
+        )
+        if (found := fold(info.batch_size, batched, *moved)) is not None:
+            return found, 0
+    return _each(operator, info, in_dims, *inputs)  # type: ignore[no-any-return]
 
 
 def _each(operator: Any, info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:

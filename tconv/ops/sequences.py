@@ -1,9 +1,9 @@
-"""One-dimensional operators: those of images, on sequences seen as images of one row.
+"""One-dimensional operators: the two-dimensional ones, on sequences as images of one row.
 
-A sequence (batch, channels, length) is a view of an image (batch, channels, 1, length): nothing is
-copied, and every kernel, tuned choice and derivative of the two-dimensional operators serves.
-Sequences whose channels vary fastest in memory, as a transposed (batch, length, channels) tensor
-has them, are channels_last images, which the kernels read as they are.
+A sequence (batch, channels, length) is a view of an image (batch, channels, 1, length). Nothing is
+copied, and every kernel, tuned choice and derivative of the two-dimensional operators applies.
+Sequences whose channels vary fastest in memory, such as a transposed (batch, length, channels)
+tensor, are channels_last images, which the kernels read in place.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from tconv.ops.max_pool2d import max_pool2d
 
 
 def as_image(sequence: Tensor) -> Tensor:
-    """(batch, channels, 1, length) of a sequence, with a batch of one where it has none."""
+    """Return a sequence as (batch, channels, 1, length), with a batch of one if it has none."""
     image = sequence.unsqueeze(-2)
     return image if sequence.dim() == 3 else image.unsqueeze(0)
 
 
 def as_sequence(image: Tensor, like: Tensor) -> Tensor:
-    """(batch, channels, length) of an image of one row, without a batch where ``like`` has none."""
+    """Return an image of one row as a sequence, without a batch if ``like`` has none."""
     sequence = image.squeeze(-2)
     return sequence if like.dim() == 3 else sequence.squeeze(0)
 
 
 def of_one_row(window: Sequence[int]) -> list[int]:
-    """The window (stride, padding, dilation, groups) of a sequence, as that of an image."""
+    """Return a sequence's window (stride, padding, dilation, groups) as that of an image."""
     stride, pad, dilation, groups = window
     return [1, stride, 0, pad, 1, dilation, groups]
 
@@ -60,8 +60,8 @@ def conv1d(
 
         y[n, k, q] = bias[k] + sum over c, s of x[n, c, q S - P + s D] w[k, c, s]
 
-    and, in the same kernel where they are asked for, ``activation(y + residual)``. For causal
-    padding, pad the left with ``torch.nn.functional.pad`` first.
+    and optionally, in the same kernel, ``activation(y + residual)``. For causal padding, pad the
+    left with ``torch.nn.functional.pad`` first.
 
     Args:
         input: x, (batch, in_channels, length), or without batch.
@@ -70,12 +70,12 @@ def conv1d(
             ``conv2d``, with one number each.
 
     Returns:
-        y, (batch, out_channels, out_length) with out = (length - D (F - 1) - 1 + 2 P) // S + 1.
-        It lies in memory as x does: channels vary fastest where those of x do.
+        y, (batch, out_channels, out_length) with out = (length - D (F - 1) - 1 + 2 P) // S + 1. Its
+        memory format is that of x: channels vary fastest if those of x do.
 
     Raises:
-        RuntimeError: for shapes, dtypes or devices that do not go together, in torch's words.
-        ValueError: for an activation that is not known.
+        RuntimeError: if shapes, dtypes or devices do not match, with torch's message.
+        ValueError: if the activation is unknown.
 
     >>> import torch
     >>> conv1d(torch.zeros(1, 3, 100), torch.zeros(10, 3, 5), padding="same").shape
@@ -124,8 +124,8 @@ def conv_transpose1d(
         out = (length - 1) S - 2 P + D (F - 1) + output_padding + 1.
 
     Raises:
-        RuntimeError: for shapes, dtypes or devices that do not go together, in torch's words.
-        ValueError: for an activation that is not known.
+        RuntimeError: if shapes, dtypes or devices do not match, with torch's message.
+        ValueError: if the activation is unknown.
 
     >>> import torch
     >>> conv_transpose1d(torch.zeros(1, 8, 25), torch.zeros(8, 4, 4), stride=2, padding=1).shape
@@ -146,20 +146,20 @@ def conv_transpose1d(
 
 
 def _row(input: Tensor) -> Tensor:
-    """The image of a sequence that may be pooled."""
+    """Return a sequence to be pooled as an image."""
     if not isinstance(input, Tensor) or input.dim() not in (2, 3) or 0 in input.shape[-2:]:
         raise RuntimeError("Expected 2D or 3D (batch mode) tensor with optional 0 dim batch size")
     return as_image(input)
 
 
 def _along(value: Any) -> Any:
-    """The number along a sequence; what is none stays for ``max_pool2d`` to refuse."""
+    """Return the number for a sequence's axis; ``max_pool2d`` will reject invalid values."""
     return value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else value
 
 
 @contextlib.contextmanager
 def _refusing_as(function: Any, input: Any, *arguments: Any) -> Iterator[None]:
-    """An error that is raised within becomes the one that torch's ``function`` raises, if any."""
+    """Replace the block's errors by those of torch's ``function`` for the arguments."""
     try:
         yield
     except (RuntimeError, TypeError, ValueError):
@@ -188,7 +188,7 @@ def max_pool1d(
             with one number each; an index is the place of the first maximum in its sequence.
 
     Raises:
-        RuntimeError, TypeError, NotImplementedError: as torch does and in its words.
+        RuntimeError, TypeError, NotImplementedError: as torch does, with its messages.
 
     >>> max_pool1d(torch.tensor([[1.0, 5.0, 2.0, 7.0]]), 2, return_indices=True)
     (tensor([[5., 7.]]), tensor([[1, 3]]))
@@ -225,7 +225,7 @@ def avg_pool1d(
             number each.
 
     Raises:
-        RuntimeError, TypeError, NotImplementedError: as torch does and in its words.
+        RuntimeError, TypeError, NotImplementedError: as torch does, with its messages.
 
     >>> avg_pool1d(torch.tensor([[1.0, 5.0, 2.0, 7.0]]), 2)
     tensor([[3.0000, 4.5000]])

@@ -17,7 +17,7 @@ from tconv.command_line import command_line
 
 ROUND = 60  # cases from one seed; then the clock is looked at
 WARM_UP = 10  # rounds until what is kept for the next call is there
-KINDS = ("operators", "families")
+KINDS = ("operators", "families", "models")
 
 
 @dataclass
@@ -94,8 +94,10 @@ def _round(kind: str, seed: int, found: Found) -> None:
 
 def _kind(kind: str) -> tuple[Any, Callable[[Any], bool], Callable[[Any], str]]:
     """What is drawn, how it is checked, and under which name it is counted."""
-    from tests.fuzz import families, operators
+    from tests.fuzz import families, models, operators
 
+    if kind == "models":
+        return models.models(), models.check, lambda case: case.name
     if kind == "operators":
         return operators.calls(), operators.check, lambda call: call.operator
     return families.works(), families.check, lambda work: f"{work.family} {work.direction}"
@@ -107,9 +109,11 @@ def main(
         int | None, typer.Option(help="to begin from; by default another each time")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes")] = os.cpu_count() or 1,
-    kind: Annotated[str | None, typer.Option(help="operators or families; by default both")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="operators, families or models; by default all")
+    ] = None,
 ) -> None:
-    """Random calls and random kernels against torch and the reference in fp64."""
+    """Random calls, kernels and edited models against torch and the reference in fp64."""
     if kind not in (None, *KINDS):
         raise typer.BadParameter(f"no kind {kind!r}; there are: {', '.join(KINDS)}")
     begin = int(time.time()) if seed is None else seed

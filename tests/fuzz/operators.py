@@ -8,12 +8,14 @@ give its values and gradients, with NaN and infinities where it has them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad as fwAD
 
 from tconv import functional, reference
 from tconv.launch import recorded
@@ -49,6 +51,8 @@ class Call:
     ceil_mode: bool
     frozen: bool  # whether the filter needs no gradient
     seed: int
+    numbers: str = "int"  # of what type stride, padding and dilation are
+    tangent: bool = False  # whether the derivative is taken in forward mode, by dual numbers
 
     @property
     def pools(self) -> bool:
@@ -64,9 +68,11 @@ def calls(draw: st.DrawFn) -> Call:
     small, large = st.integers(1, 4), st.integers(1, 33)
     channels, filters = draw(st.one_of(small, large)), draw(st.one_of(small, large))
     groups = draw(st.sampled_from([1, 1, 1, 2, 3, 8]))
+    channels, filters = (draw(st.sampled_from([n] * 15 + [0])) for n in (channels, filters))
     window = draw(pair(st.integers(1, 5), st.integers(1, 5)))
     sizes = pair(st.integers(4, 14), st.integers(4, 14))
-    strides = pair(st.integers(1, 3), st.integers(1, 3))
+    stride = st.one_of(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2**16))
+    strides = pair(stride, stride)
     padding = draw(
         st.one_of(
             pair(st.integers(0, 2), st.integers(0, 2)),
@@ -92,6 +98,8 @@ def calls(draw: st.DrawFn) -> Call:
         ceil_mode=draw(st.booleans()),
         frozen=draw(st.sampled_from([False, False, True])),
         seed=draw(st.integers(0, 2**16)),
+        numbers=draw(st.sampled_from(["int"] * 6 + ["numpy", "float"])),
+        tangent=draw(st.sampled_from([False, False, False, True])),
     )
 
 
@@ -154,6 +162,7 @@ def operands(call: Call) -> dict[str, Tensor]:
 def computed(call: Call, tensors: dict[str, Tensor], ours: bool) -> Tensor:
     """The call on our functions, or on torch's."""
     x, w, bias = (tensors.get(name) for name in ("x", "w", "bias"))
+    call = with_numbers(call)
     if call.pools:
         window: tuple[Any, ...] = (call.window, call.stride, call.padding)
         if call.operator == "avg_pool2d":
@@ -182,11 +191,43 @@ def computed(call: Call, tensors: dict[str, Tensor], ours: bool) -> Tensor:
     return plain.max_pool2d(y, 2) if call.operator == "conv2d_pool" else y
 
 
+def with_numbers(call: Call) -> Call:
+    """The call with its window in numbers of the drawn type."""
+    if call.numbers == "int":
+        return call
+    number: Callable[[int], Any] = np.int64 if call.numbers == "numpy" else float
+    named = {
+        name: value if isinstance(value, str) else tuple(map(number, value))
+        for name in ("stride", "padding", "dilation")
+        for value in [getattr(call, name)]
+    }
+    return replace(call, **named)
+
+
+def tangent_of(call: Call, leaves: dict[str, Tensor], ours: bool) -> dict[str, Tensor]:
+    """y and its tangent, for drawn tangents of the operands."""
+    generator = torch.Generator().manual_seed(call.seed + 2)
+    with fwAD.dual_level():
+        duals = {}
+        for name, leaf in leaves.items():
+            drawn = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+            drawn = drawn.to(getattr(torch, call.dtype)).to(leaf)  # both sides get the same values
+            duals[name] = leaf if call.frozen and name == "w" else fwAD.make_dual(leaf, drawn)
+        y, dy = fwAD.unpack_dual(computed(call, duals, ours))
+        assert dy is not None, "the tangent is lost"
+        return {"y": y, "tangent": dy}
+
+
 def outcome(call: Call, ours: bool) -> tuple[dict[str, Tensor], Exception | None]:
     """The result and the gradients by name, or the error."""
     tensors = operands(call)
     if not ours:
         tensors = {name: tensor.double() for name, tensor in tensors.items()}
+    if call.tangent:
+        try:
+            return tangent_of(call, tensors, ours), None
+        except Exception as error:
+            return {}, error
     wanted = [name for name in tensors if not (call.frozen and name == "w")]
     leaves = {
         name: tensor.detach().requires_grad_(name in wanted) for name, tensor in tensors.items()
@@ -225,6 +266,7 @@ def check(call: Call) -> bool:
         # A filter's NaN meets the zeros around dy in every implicit matrix product, cuDNN's too;
         # torch's CPU operator, which has no such zeros, is no judge of it.
         theirs.pop("y" if call.operator == "conv_transpose2d" else "dx", None)
+        theirs.pop("tangent", None)
     for name, wanted in theirs.items():
         got = result[name]
         assert got.shape == wanted.shape, f"{name} is {tuple(got.shape)}, torch's {wanted.shape}"
@@ -239,9 +281,16 @@ def tolerances(call: Call, theirs: dict[str, Tensor]) -> tuple[float, dict[str, 
     pixels = max(1, theirs["y"].numel() // max(1, call.filters * call.groups))
     if call.operator == "conv2d_pool":
         pixels *= 4
-    lengths = {"y": taps * call.channels, "dx": taps * call.filters, "dw": pixels, "dbias": pixels}
+    products = taps * max(1, call.channels)
+    lengths = {
+        "y": products,
+        "tangent": 2 * products + 1,
+        "dx": taps * call.filters,
+        "dw": pixels,
+        "dbias": pixels,
+    }
     if call.pools:
-        lengths = {"y": taps, "dx": taps}
+        lengths = {"y": taps, "tangent": taps, "dx": taps}
     found = {name: reference.tolerance(call.dtype, length) for name, length in lengths.items()}
     return max(rtol for rtol, _ in found.values()), {
         name: atol for name, (_, atol) in found.items()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
 from tests.fuzz import __main__ as fuzzer
-from tests.fuzz import families, operators
+from tests.fuzz import families, models, operators
 from tests.fuzz.found import CALLS
+from tests.fuzz.models import Edited
 from tests.fuzz.operators import VIEWS, Call, check, made
 
 CALL = Call(
@@ -29,6 +31,36 @@ def test_what_was_found(name: str) -> None:
 @pytest.mark.parametrize("operator", sorted(set(operators.OPERATORS)))
 def test_a_plain_call_of_each_operator_is_computed(operator: str) -> None:
     assert check(replace(CALL, operator=operator))
+
+
+def test_a_tangent_is_computed_and_a_lost_one_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = replace(CALL, tangent=True)
+    assert check(call)
+    right = operators.functional.conv2d
+
+    def lost(x: torch.Tensor, w: torch.Tensor, *form: Any) -> Any:
+        return right(x.detach(), w.detach(), *form)
+
+    monkeypatch.setattr(operators.functional, "conv2d", lambda x, w, b, *form, **_: lost(x, w))
+    with pytest.raises(AssertionError, match="the tangent is lost"):
+        check(call)
+
+
+@pytest.mark.parametrize("numbers", ["int", "numpy", "float"])
+def test_numbers_of_other_types_are_taken_as_torch_takes_them(numbers: str) -> None:
+    assert check(replace(CALL, numbers=numbers)) == (numbers != "float")
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_edits_after_conversion_are_followed(compiled: bool) -> None:
+    assert models.check(Edited(compiled, ("set_eps", "replace_activation"), gradient=True))
+
+
+def test_an_edit_that_is_not_followed_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    edits = iter([lambda model: None, lambda model: setattr(model[1], "eps", 0.5)])
+    monkeypatch.setitem(models.BY_NAME, "set_eps", lambda model: next(edits)(model))
+    with pytest.raises(AssertionError, match="after set_eps"):
+        models.check(Edited(False, ("set_eps",), gradient=False))
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -102,7 +102,7 @@ def test_rule(rule: str) -> None:
 def test_kernels_and_their_helpers() -> None:
     """As the launches name them: a kernel that no row of tests holds is seen here."""
     assert set(kernels()) == set(TESTS)
-    assert callees("ending.ending_grad") == {"ending.add_sums", "epilogue.activation_grad"}
+    assert callees("ending.ending_grad") == {"ending.add_sums", "activations.activation_grad"}
     helpers = with_helpers("tma.implicit_gemm_tma")
     assert helpers[0] == "tma.implicit_gemm_tma"
     assert {"epilogue.greater", "index.swizzled_tile"} < set(helpers)

@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="session")
 def compiled() -> dict[str, dict[str, Any]]:
-    """PTX, shared memory and tensor maps of each of `triton_kernels`, by name and target."""
+    """PTX, shared memory and tensor maps of each of `compiled.cases`, by name and target."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     # Behind what stands there already: it may be another Triton.
     path = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(ROOT)]))
     environment["PYTHONPATH"] = path
-    command = [sys.executable, "-m", "tests.tconv.emulator.triton_kernels"]
+    command = [sys.executable, "-m", "tests.tconv.emulator.compiled"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-4000:]
     found: dict[str, dict[str, Any]] = json.loads(done.stdout)

@@ -1,44 +1,34 @@
-"""Triton kernels of other kinds than the project's, written for the emulator's tests."""
+"""Triton kernels of common kinds, which the tests of the emulator launch or compile."""
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def matmul(
-    a_ptr, b_ptr, c_ptr, m, n, k, a_stride, b_stride, c_stride,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """c = a @ b, tile by tile, by address."""
+def matmul(a, b, c, m, n, k, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """C = A B by addresses: a pipelined loop of masked loads."""
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    steps = tl.arange(0, BLOCK_K)
+    depth = tl.arange(0, BLOCK_K)
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, k, BLOCK_K):
-        left = start + steps < k
-        a = tl.load(
-            a_ptr + rows[:, None] * a_stride + (start + steps)[None, :],
-            mask=(rows < m)[:, None] & left[None, :],
-            other=0.0,
-        )
-        b = tl.load(
-            b_ptr + (start + steps)[:, None] * b_stride + columns[None, :],
-            mask=left[:, None] & (columns < n)[None, :],
-            other=0.0,
-        )
-        total = tl.dot(a, b, total)
-    tl.store(
-        c_ptr + rows[:, None] * c_stride + columns[None, :],
-        total.to(c_ptr.dtype.element_ty),
-        mask=(rows < m)[:, None] & (columns < n)[None, :],
-    )
+        inside = start + depth < k
+        left = tl.load(
+            a + rows[:, None] * k + (start + depth)[None, :],
+            mask=(rows < m)[:, None] & inside[None, :], other=0.0,
+        )  # fmt: skip
+        right = tl.load(
+            b + (start + depth)[:, None] * n + columns[None, :],
+            mask=inside[:, None] & (columns < n)[None, :], other=0.0,
+        )  # fmt: skip
+        total = tl.dot(left, right, total)
+    where = c + rows[:, None] * n + columns[None, :]
+    tl.store(where, total.to(c.dtype.element_ty), mask=(rows < m)[:, None] & (columns < n)[None, :])
 
 
 @triton.jit
-def matmul_described(
-    a, b, c, k, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
-):
-    """c = a @ b by boxes of tensor descriptors that the host made."""
+def matmul_boxes(a, b, c, k, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """C = A B by boxes of tensor maps, stored by a box too."""
     row, column = tl.program_id(0) * BLOCK_M, tl.program_id(1) * BLOCK_N
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, k, BLOCK_K):
@@ -63,14 +53,29 @@ def matmul_describing(
 
 
 @triton.jit
-def softmax(x_ptr, y_ptr, columns, BLOCK: tl.constexpr):
-    """A row a program."""
-    row, column = tl.program_id(0), tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + row * columns + column, mask=column < columns, other=-float("inf"))
-    exponents = tl.exp(x - tl.max(x, 0))
-    tl.store(
-        y_ptr + row * columns + column, exponents / tl.sum(exponents, 0), mask=column < columns
+def softmax(x, y, length, BLOCK: tl.constexpr):
+    """Softmax of one row a program."""
+    place = tl.arange(0, BLOCK)
+    row = tl.program_id(0) * length
+    value = tl.load(x + row + place, mask=place < length, other=float("-inf"))
+    shifted = tl.exp(value - tl.max(value, axis=0))
+    tl.store(y + row + place, shifted / tl.sum(shifted, axis=0), mask=place < length)
+
+
+@triton.jit
+def layer_norm(x, weight, bias, y, length, BLOCK: tl.constexpr):
+    """Layer norm of one row a program."""
+    place = tl.arange(0, BLOCK)
+    row = tl.program_id(0) * length
+    inside = place < length
+    value = tl.load(x + row + place, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.sum(value, axis=0) / length
+    centred = tl.where(inside, value - mean, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, axis=0) / length + 1e-5)
+    result = centred * scale * tl.load(weight + place, mask=inside) + tl.load(
+        bias + place, mask=inside
     )
+    tl.store(y + row + place, result, mask=inside)
 
 
 @triton.jit
@@ -85,33 +90,22 @@ def row_sums(x_ptr, y_ptr, columns, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def histogram(x_ptr, counts_ptr, elements, BLOCK: tl.constexpr):
-    """Counts of values, by atomic additions that meet in a few words."""
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    value = tl.load(x_ptr + at, mask=at < elements, other=0)
-    tl.atomic_add(counts_ptr + value, 1, mask=at < elements)
+def column_sums(x, y, rows, columns, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Sums down the columns and a transposed copy, through shared memory."""
+    row, column = tl.arange(0, BLOCK_R), tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    value = tl.load(x + row[:, None] * columns + column[None, :], mask=inside, other=0.0)
+    tl.store(y + column, tl.sum(value, axis=0), mask=column < columns)
 
 
 @triton.jit
-def total(x_ptr, y_ptr, elements, BLOCK: tl.constexpr):
-    """One atomic addition of a float a program."""
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.atomic_add(y_ptr, tl.sum(tl.load(x_ptr + at, mask=at < elements, other=0.0), 0))
-
-
-@triton.jit
-def layer_norm(x_ptr, w_ptr, b_ptr, y_ptr, columns, eps, BLOCK: tl.constexpr):
-    """(x - mean) / sqrt(variance + eps) * w + b, a row a program."""
-    row, column = tl.program_id(0), tl.arange(0, BLOCK)
-    inside = column < columns
-    x = tl.load(x_ptr + row * columns + column, mask=inside, other=0.0).to(tl.float32)
-    mean = tl.sum(x, 0) / columns
-    centred = tl.where(inside, x - mean, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, 0) / columns + eps)
-    w = tl.load(w_ptr + column, mask=inside, other=0.0)
-    b = tl.load(b_ptr + column, mask=inside, other=0.0)
-    y = (centred * scale * w + b).to(y_ptr.dtype.element_ty)
-    tl.store(y_ptr + row * columns + column, y, mask=inside)
+def histogram(x, counts, total, length, BLOCK: tl.constexpr):
+    """Counts of values below 16 and their sum, by atomic additions."""
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < length
+    value = tl.load(x + place, mask=inside, other=0)
+    tl.atomic_add(counts + value, 1, mask=inside)
+    tl.atomic_add(total, tl.sum(value.to(tl.float32), axis=0))
 
 
 @triton.jit
@@ -146,6 +140,36 @@ def attention(
         top = higher
     result = (total / norm[:, None]).to(o_ptr.dtype.element_ty)
     tl.store(o_ptr + at_q, result, mask=(queries < length)[:, None])
+
+
+@triton.jit
+def attention_of_one_head(
+    q, k, v, out, length, scale, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DEPTH: tl.constexpr
+):
+    """Flash attention's forward pass of one head."""
+    rows, depth = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, DEPTH)
+    query = tl.load(
+        q + rows[:, None] * DEPTH + depth[None, :], mask=(rows < length)[:, None], other=0.0
+    )
+    best = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    weight = tl.zeros((BLOCK_M,), tl.float32)
+    total = tl.zeros((BLOCK_M, DEPTH), tl.float32)
+    for start in range(0, length, BLOCK_N):
+        keys = start + tl.arange(0, BLOCK_N)
+        key = tl.load(
+            k + keys[None, :] * DEPTH + depth[:, None], mask=(keys < length)[None, :], other=0.0
+        )
+        score = tl.where((keys < length)[None, :], tl.dot(query, key) * scale, float("-inf"))
+        now = tl.maximum(best, tl.max(score, axis=1))
+        part, fade = tl.exp(score - now[:, None]), tl.exp(best - now)
+        weight = weight * fade + tl.sum(part, axis=1)
+        value = tl.load(
+            v + keys[:, None] * DEPTH + depth[None, :], mask=(keys < length)[:, None], other=0.0
+        )
+        total = total * fade[:, None] + tl.dot(part.to(tl.float16), value)
+        best = now
+    where = out + rows[:, None] * DEPTH + depth[None, :]
+    tl.store(where, total / weight[:, None], mask=(rows < length)[:, None])
 
 
 @triton.jit

@@ -98,8 +98,7 @@ def test_more_shared_memory_than_the_target_has() -> None:
     a = torch.zeros(256, 256)
     blocks = {"BLOCK_M": 256, "BLOCK_N": 256, "BLOCK_K": 64}
     with pytest.raises(OutOfResources, match="shared memory"):
-        kernels.matmul[(1, 1)](a, a, a, 256, 256, 256, 256, 256, 256, **blocks,
-                               num_stages=4, num_warps=8)  # fmt: skip
+        kernels.matmul[(1, 1)](a, a, a, 256, 256, 256, **blocks, num_stages=4, num_warps=8)
 
 
 def test_tensors_elsewhere_and_nowhere() -> None:
@@ -115,7 +114,7 @@ def test_a_tensor_map_that_the_cuda_driver_refuses() -> None:
     odd, b, c = (TensorDescriptor.from_tensor(square, box) for box in boxes)
     odd.strides = [68, 1]  # Triton looks at strides when a descriptor is made
     with pytest.raises(emulator.Fault, match="a stride of 136 bytes is not a multiple of 16"):
-        kernels.matmul_described[(1, 1)](odd, b, c, 64, 64, 32, 32)
+        kernels.matmul_boxes[(1, 1)](odd, b, c, 64, 64, 32, 32)
 
 
 @triton.autotune([triton.Config({"BLOCK": 32}), triton.Config({"BLOCK": 64})], key=["elements"])
@@ -191,6 +190,6 @@ def test_copies_fill_early_within_a_block() -> None:
     for when in ("late", "early"):
         c = torch.empty_like(a)
         with emulator.copies_filled(when):  # type: ignore[arg-type]
-            kernels.matmul[(2, 2)](a, a, c, 64, 64, 64, 64, 64, 64, **blocks, num_stages=3)
+            kernels.matmul[(2, 2)](a, a, c, 64, 64, 64, **blocks, num_stages=3)
         results.append(c)
     assert torch.equal(*results)

@@ -1,18 +1,21 @@
 """Compile every kernel for one target with the tiles that an untuned layer gets.
 
 Run in a process of its own, since Triton's interpreter and compiler do not share one:
-``python -m tests.tconv.kernels.compile_all sm_90`` prints a JSON object, case -> resources.
+``python -m tests.tconv.kernels.compile_all sm_90`` prints a JSON object, case -> resources. With a
+number after the target, it compiles the choices for so many layers drawn from the suites instead.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
 from autotune.compile import compile_launch
+from autotune.suites import suite
 from tconv.families import FAMILIES, epilogue_grad
 from tconv.geometry import PASSES, AdaptiveGeometry, ConvGeometry, PoolGeometry
 from tconv.launch import Launch
@@ -23,13 +26,14 @@ from tconv.problem import (
     ACTIVATIONS,
     BIAS,
     FROM_RESULT,
+    PLAIN,
     AdaptiveProblem,
     BatchNorm,
     Epilogue,
     PoolProblem,
     Problem,
 )
-from tconv.select import choose
+from tconv.select import choose, heuristic
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice
 
@@ -77,6 +81,32 @@ POOLS = {
 ADAPTIVE = AdaptiveGeometry(8, 64, 50, 50, 7, 7)
 
 
+# Their untuned choices once spilled on sm_90: 2,368 bytes a thread for 16 loads a step, each with
+# an address; 680 bytes for 128 sums, each stored at an address of its own.
+SPILLED = (
+    "dgrad/float16/nchw/n16c64h112w112-k32f5x5-s2x2-p2x2-d1x1-g1",
+    "fprop/float16/nchw/n64c384h13w13-k256f3x3-s1x1-p1x1-d1x1-g1",
+)
+SUITES = ("lenet5", "vgg16", "resnet50", "mobilenet_v2", "alexnet", "grouped", "depthwise")
+
+
+def drawn(target: Target, count: int) -> Iterator[tuple[str, Launch]]:
+    """The choices for ``count`` untuned layers of the suites: passes, dtypes and layouts drawn."""
+    problems = {
+        problem.key: problem
+        for name in SUITES
+        for layer in suite(name)
+        for direction in PASSES
+        for arithmetic in ("float16", "float32", "tf32")
+        for layout in ("nhwc", "nchw")
+        for problem in [Problem.of(layer.geometry, direction, arithmetic, layout)]  # type: ignore[arg-type]
+    }
+    for key in random.Random(target.name).sample(sorted(problems), count):
+        problem = problems[key]
+        epilogue = BIAS if problem.direction == "fprop" else PLAIN
+        yield from launches(problem, heuristic(problem, target), target, epilogue)
+
+
 def serving(problem: Problem, target: Target) -> Iterator[Choice]:
     """Every family that serves, with the tile of an untuned layer."""
     for name, family in FAMILIES.items():
@@ -111,6 +141,9 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
                 contiguous = replace(problem, layout="nchw")
                 for other in serving(contiguous, target):
                     yield from launches(contiguous, other, target)
+    for known in map(Problem.from_key, SPILLED):
+        yield from launches(known, choose(known, target), target)
+    yield from drawn(target, 4)
     most = target.name == "sm_90"  # of the variants; every kernel is compiled for every target
     for shape in DEPTHWISE.values():
         for direction in PASSES:
@@ -166,11 +199,11 @@ def expected(target: Target) -> int:
     return 25 + 2 * (target.sm >= 90)
 
 
-def main(name: str) -> None:
+def main(name: str, count: int | None = None) -> None:
     target = TARGETS[name]
     found: dict[str, dict[str, int]] = {}
     known: dict[str, dict[str, int]] = {}
-    for label, launch in cases(target):
+    for label, launch in cases(target) if count is None else drawn(target, count):
         source = code(launch)
         if source not in known:
             known[source] = dataclasses.asdict(compile_launch(launch, target, steps=0))
@@ -193,4 +226,4 @@ def code(launch: Launch) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -149,3 +149,42 @@ def test_vmap_over_nothing_is_empty(name: str) -> None:
     assert nothing.dtype == one.dtype
     two = func.vmap(compute[name], in_dims=1)(torch.stack([x, x], 1))
     torch.testing.assert_close(two, torch.stack([one, one]))
+
+
+def of_samples(batched: str) -> dict[str, tuple[Tensor, int | None]]:
+    """x, w and bias in two groups, those named with three samples along some axis."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"x": (2, 4, 5, 5), "w": (6, 2, 3, 3), "b": (6,)}
+    found: dict[str, tuple[Tensor, int | None]] = {}
+    for place, (name, size) in enumerate(sizes.items()):
+        dim = min(place, len(size)) if name in batched else None
+        shape = list(size) if dim is None else [*size[:dim], 3, *size[dim:]]
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+        found[name] = drawn.to(DEVICE), dim
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("batched", ["x", "w", "b", "xw", "wb", "xb", "xwb"])
+def test_vmap_is_one_convolution_of_more_images_or_groups(batched: str, groups: int) -> None:
+    operands = of_samples(batched)
+    w = operands["w"][0]
+    if groups == 1:
+        operands["w"] = torch.cat([w, w.flip(-1)], -3), operands["w"][1]
+    tensors = tuple(tensor for tensor, _ in operands.values())
+    dims = tuple(dim for _, dim in operands.values())
+
+    def result(compute: Callable[..., Tensor]) -> Any:
+        def loss(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            y = compute(x, w, b, padding=1, stride=2, groups=groups)
+            return y.square().sum(), y
+
+        return func.vmap(func.grad(loss, (0, 1, 2), has_aux=True), dims)(*tensors)
+
+    with recorded() as launches:
+        found = result(conv2d)
+    torch.testing.assert_close(found, result(plain.conv2d))
+    if "b" not in batched or "w" in batched:
+        products = [launch for launch in launches if "implicit_gemm" in launch.kernel]
+        assert len(products) == 3  # one of each pass, however many samples
