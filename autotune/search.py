@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from autotune.strategies import STRATEGIES
 from autotune.strategies.common import SearchSpace, search
 from autotune.trial import Trial
-from tconv.cost.descent import Merit, merits
+from tconv.cost.cheapest import Merit, merits
 from tconv.cost.space import broken_rule
 from tconv.families import FAMILIES
 from tconv.problem import Problem

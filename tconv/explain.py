@@ -37,7 +37,8 @@ class Explanation:
             return f"{self.geometry.key} on {self.device}: torch's own CPU operators"
         lines = [f"{self.geometry.key} on {self.device}:"]
         for direction, choice in self.choices:
-            lines.append(f"  {direction}: {choice.family}, tile {choice.tile} ({choice.ground})")
+            ground = f"{choice.ground} at {choice.at}" if choice.at else choice.ground
+            lines.append(f"  {direction}: {choice.family}, tile {choice.tile} ({ground})")
             for other, family, reason in self.passed_over:
                 if other == direction:
                     lines.append(f"    not {family}: {reason}")

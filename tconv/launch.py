@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -85,6 +85,11 @@ class Descriptor:
         return dict(vars(TensorDescriptor(sample, *lists)))
 
 
+def _specialised(value: int, plain: bool) -> tuple[bool, bool, bool]:
+    """What Triton compiles for: whether an integer needs 64 bits, is 1, is a multiple of 16."""
+    return value >= 1 << 31, not plain and value == 1, not plain and value % ALIGNMENT == 0
+
+
 class _Address:
     """Stand-in for a descriptor's base tensor: a launch reads only its address."""
 
@@ -127,6 +132,28 @@ class Launch:
             return chosen
         # Without a limit ptxas halves the registers of some kernels for sm_100, and they spill.
         return chosen | {"maxnreg": min(MOST_REGISTERS, REGISTER_FILE // (32 * self.warps))}
+
+    @property
+    def identity(self) -> Hashable:
+        """What the compiled kernel depends on: launches with equal ones share one binary.
+
+        That is what Triton keys its cache by, of operands aligned as fresh memory is: the types of
+        the operands, constants and options, and of integers their width and, unless the kernel
+        asks for none, whether they are 1 or multiples of 16.
+        """
+        operands = sorted(
+            (name, each.dtype, each.box if isinstance(each, Descriptor) else None)
+            for name, each in self.operands.items()
+        )
+        if isinstance(self.function, InterpretedFunction):
+            plain = set(self.function.kwargs.get("do_not_specialize") or ())
+        else:
+            plain = {param.name for param in self.function.params if param.do_not_specialize}
+        scalars = sorted(
+            (name, *_specialised(value, name in plain)) for name, value in self.scalars.items()
+        )
+        constants = sorted((name, str(value)) for name, value in self.constants.items())
+        return self.kernel, (*operands,), (*scalars,), (*constants,), self.warps, self.stages
 
     def run(self, tensors: dict[str, torch.Tensor]) -> None:
         """Run on ``tensors``, by the operands' tensor names; other names are ignored."""

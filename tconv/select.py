@@ -1,27 +1,35 @@
 """From a problem to the kernel and tile that serve it.
 
 In order: the user's own table of measured winners, the table shipped for this GPU, the
-user's predictions for this architecture, and at last what the cost model finds best.
+user's predictions for this architecture; of each the layer's own entry, then that of its nearest
+other size. At last what the cost model finds best, or a kernel in use that is nearly as good.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
+from tconv import shared_kernels
+from tconv.cost.cheapest import cheapest
 from tconv.cost.constants import calibrated
-from tconv.cost.descent import cheapest
 from tconv.cost.neighbour import neighbours_choice
 from tconv.cost.space import broken_rule
 from tconv.families import FAMILIES, serves
 from tconv.geometry import power_of_two
 from tconv.problem import AdaptiveProblem, PoolProblem, Problem
+from tconv.shared_kernels import pixels_of, shared_choice, size_of
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice, Ground, Tile
 from tconv.winners import Winner, load_table, shipped_table, user_table
+
+SIZES = re.compile(r"(?<=/)n[0-9]+|(?<=[0-9])h[0-9]+w[0-9]+")  # within a problem's key
+FURTHEST_SIZE = 4.0  # ratio of output pixels, up to which a winner serves another size
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,18 @@ class Source:
     path: Path
     winners: dict[str, Winner]
     target: Target
+
+    @cached_property
+    def keys_by_layer(self) -> dict[str, list[str]]:
+        """Keys of the winners by their keys without batch and image size."""
+        found: dict[str, list[str]] = {}
+        for key in self.winners:
+            found.setdefault(_sizeless(key), []).append(key)
+        return found
+
+
+def _sizeless(key: str) -> str:
+    return SIZES.sub("", key)
 
 
 @cache
@@ -74,6 +94,26 @@ def _tuned(problem: Problem, source: Source) -> Choice | None:
     return None
 
 
+def _tuned_nearby(problem: Problem, source: Source) -> Choice | None:
+    """The winner of the layer's nearest other size, where it can run for this one."""
+    pixels, found = max(1, pixels_of(problem)), []
+    for key in source.keys_by_layer.get(_sizeless(problem.key), ()):
+        try:
+            other = Problem.from_key(key)
+        except ValueError:  # of another version's making
+            continue
+        apart = abs(math.log(max(1, pixels_of(other)) / pixels))
+        if other != problem and apart <= math.log(FURTHEST_SIZE):
+            found.append((apart, key, size_of(other)))
+    for _, key, size in sorted(found):
+        winner = source.winners[key]
+        ground: Ground = "predicted" if winner.kind == "predicted" else source.ground
+        choice = Choice(winner.family, winner.tile, ground, at=size)
+        if broken_rule(choice, problem, source.target) is None:
+            return choice
+    return None
+
+
 @lru_cache(maxsize=4096)
 def choose(problem: Problem | PoolProblem | AdaptiveProblem, target: Target) -> Choice:
     """The kernel and tile for ``problem`` on ``target``."""
@@ -88,6 +128,11 @@ def choose(problem: Problem | PoolProblem | AdaptiveProblem, target: Target) -> 
         for tune in _tuners:
             if (found := tune(problem, target)) is not None:
                 return found
+        for source in _sources(target):
+            if (found := _tuned_nearby(problem, source)) is not None:
+                return found
+        if calibrated(target).untuned == "model":
+            return shared_choice(problem, target, cheapest)
     return heuristic(problem, target)
 
 
@@ -127,6 +172,7 @@ def forget() -> None:
     choose.cache_clear()
     calibrated.cache_clear()
     _sources.cache_clear()
+    shared_kernels.forget()
     for clear in _when_forgotten:
         clear()
 

@@ -106,6 +106,8 @@ class Tiles:
 
     def take(self, places: Any) -> Tiles:
         """The tiles at ``places``: indices, or a mask."""
+        if places.dtype == bool:  # indices are counted once for all fields
+            places = np.flatnonzero(places)
         return Tiles(*(getattr(self, name)[places] for name in FIELDS))
 
     def tile(self, place: int) -> Tile:
@@ -124,8 +126,10 @@ def for_each(function: Callable[[int], int], values: Count) -> Count:
     """
     if np.ndim(values) == 0:
         return function(int(values))
-    distinct, places = np.unique(values, return_inverse=True)
-    return np.array([function(int(value)) for value in distinct])[places]
+    distinct = np.flatnonzero(np.bincount(np.ravel(values)))  # fields are small: no need to sort
+    found = np.zeros(distinct[-1] + 1 if len(distinct) else 0, dtype=np.int64)
+    found[distinct] = [function(int(value)) for value in distinct]
+    return found[values]
 
 
 Ground = Literal["tuned", "shipped", "predicted", "heuristic"]
@@ -138,3 +142,4 @@ class Choice:
     family: str
     tile: Tile
     ground: Ground = field(default="heuristic", compare=False)
+    at: str = field(default="", compare=False)  # the size it was found for, where not the problem's

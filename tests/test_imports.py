@@ -37,6 +37,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.families",),
     # legal tiles and their cost
     ("tconv.cost",),
+    # kernels chosen before, for other sizes
+    ("tconv.shared_kernels",),
     # the choice for a problem
     ("tconv.select",),
     # operators on tensors, with their gradients

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tconv.cost.space import buffers_of, shared_bytes
+from tconv.cost.space import buffers_of, resident_by_shared, shared_bytes
 from tconv.families import FAMILIES, Family
 from tconv.families.demand import REGISTERS_PER_THREAD, Demand
 from tconv.problem import Problem
@@ -16,8 +16,6 @@ from tconv.tile import Choice, Count, Tiles
 # Hardware facts: CUDA C++ Programming Guide ("Compute Capabilities"), CDNA3 ISA guide.
 REGISTER_GRAIN = {"cuda": 8, "hip": 8}  # a thread's registers are allotted in eights
 SCHEDULERS = 4  # a processor's register file and warps are shared among four, evenly
-RESERVED_SHARED = {"cuda": 1024, "hip": 0}  # bytes a program, for the system
-SHARED_GRAIN = 128  # bytes
 
 
 ASYNCHRONOUS_BYTES = 4  # the narrowest load that goes to shared memory by itself (cp.async)
@@ -70,9 +68,7 @@ def resident_programs(resources: Resources, warps: Count, target: Target) -> Cou
     registers = -(-np.maximum(resources.registers, 1) // grain) * grain * target.warp_size
     # Each scheduler serves its own quarter of the register file.
     warps_by_registers = target.registers_per_processor // SCHEDULERS // registers * SCHEDULERS
-    taken = resources.shared_bytes + RESERVED_SHARED.get(target.backend, 0)
-    taken = -(-taken // SHARED_GRAIN) * SHARED_GRAIN
-    by_shared = target.shared_per_processor // np.maximum(taken, 1)
+    by_shared = resident_by_shared(resources.shared_bytes, target)
     found = np.minimum(target.warps_per_processor // warps, warps_by_registers // warps)
     found = np.minimum(np.minimum(found, by_shared), target.programs_per_processor)
     return np.where(resources.shared_bytes > target.shared_per_program, 0, found)

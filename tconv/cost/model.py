@@ -107,7 +107,7 @@ def parts_of(work: Work, target: Target, known: Constants) -> dict[str, Array]:
     per_millisecond = target.clock_ghz * 1e6
     resident = np.maximum(1, work.resident)
     wave = resident * target.processors
-    full = work.programs // wave
+    full = np.floor(work.programs / wave)
     rest = work.programs - full * wave
     last = np.ceil(rest / target.processors)  # programs of the busiest processor's last wave
     rounds, busiest = full + (rest > 0), full * resident + last

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tconv.families import FAMILIES, Axes, Family, MatmulShape, matmul_shape, serves, serving
 from tconv.families.demand import LEAST_DOT, REGISTERS_PER_THREAD, accumulator_registers
-from tconv.geometry import power_of_two
+from tconv.geometry import ConvGeometry, power_of_two
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import FIELDS, Choice, Count, Tile, Tiles
 
 MOST_THREADS = 1024  # a program, on NVIDIA and AMD alike
 MMA_OUTPUTS = 16 * 8  # of the smallest matrix instruction that a warp issues (m16n8)
+LEAST_BESIDE_SUMS = 24  # registers of a thread: any kernel's addresses and counters
+RESERVED_SHARED = {"cuda": 1024, "hip": 0}  # bytes a program, for the system
+SHARED_GRAIN = 128  # bytes
 MOST_SUMS = 96  # a thread's, where the same thread loads for them
 ROUNDS_OF_SPLITS = 8  # splits may fill the processors so many times; beyond, they only add traffic
 HIP_STAGES = 3  # local memory of 64 KiB holds no deeper pipeline of useful tiles
@@ -52,6 +56,13 @@ def shared_bytes(problem: Problem, family: Family, tiles: Tile | Tiles, target: 
     elements = tiles.block_m * tiles.block_k + tiles.block_k * tiles.block_n
     buffers = buffers_of(tiles, target)
     return buffers * elements * problem.itemsize + family.stored_bytes(problem, tiles)
+
+
+def resident_by_shared(taken: Count, target: Target) -> Count:
+    """Programs that find room in a processor's shared memory, each of ``taken`` bytes."""
+    taken = taken + RESERVED_SHARED.get(target.backend, 0)
+    taken = -(-taken // SHARED_GRAIN) * SHARED_GRAIN
+    return target.shared_per_processor // np.maximum(taken, 1)
 
 
 def buffers_of(tiles: Tile | Tiles, target: Target) -> Count:
@@ -129,10 +140,13 @@ def _persistent(tiles: Tiles, case: Case) -> Count:
 
 def _swizzle(tiles: Tiles, case: Case) -> Count:
     # With one column, or one row, of tiles every order is the same order: keep one name for it.
-    # Split and persistent reductions keep to the usual order.
     least = np.minimum(case.matmul.column_tiles(tiles), case.matmul.row_tiles(tiles))
-    plain = (least > 1) & (tiles.splits == 1) & (tiles.persistent == 0)
-    return (tiles.swizzle == DEFAULT_SWIZZLE) | plain
+    return (tiles.swizzle == DEFAULT_SWIZZLE) | ((least > 1) & _plain_order(tiles))
+
+
+def _plain_order(tiles: Tiles) -> Count:
+    # Split and persistent reductions keep to the usual order.
+    return (tiles.swizzle == DEFAULT_SWIZZLE) | ((tiles.splits == 1) & (tiles.persistent == 0))
 
 
 Rule = Callable[[Tiles, Case], Count]  # which of the tiles it allows
@@ -148,6 +162,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("persistent", _persistent),
     ("swizzle", _swizzle),
 )
+# Rules that look at a tile's block, depth and warps only, and at no extent of the problem.
+OF_BLOCKS = ("dot extents", "threads", "accumulator registers", "AMD limits")
+ENDLESS = 1 << 20  # rows and columns of an image that no tile is too large for
+SHARED_OUT = ("swizzle", "splits", "persistent")  # how tiles are shared out among programs
 
 
 @lru_cache(maxsize=64)
@@ -164,11 +182,113 @@ def case_of(problem: Problem, family: Family, target: Target) -> Case:
     return Case(problem, family, matmul_shape(problem, family.name), target)
 
 
-def legal_tiles(tiles: Tiles, case: Case) -> Tiles:
-    """Those of ``tiles`` that keep every rule."""
-    for _, allows in RULES:
-        tiles = tiles.take(allows(tiles, case))
-    return tiles
+@dataclass(frozen=True)
+class Grid:
+    """Blocks (with depth and warps) down, ways to share them out across, and which are legal.
+
+    Fields of ``tiles`` are columns or rows: what depends on blocks alone is computed once a block.
+    Blocks that differ in depth alone follow each other, the deeper last; they are ``alike``, by
+    number, where a processor holds as many programs of either.
+    """
+
+    tiles: Tiles
+    legal: NDArray[np.bool_]
+    alike: NDArray[np.intp]
+
+    def deepest(self) -> Grid:
+        """Without legal tiles to which a deeper one that is legal is alike: depth costs no more."""
+        legal = self.legal.copy()
+        for apart in range(1, len(self.legal)):
+            like = self.alike[apart:] == self.alike[:-apart]
+            if not like.any():
+                break
+            legal[:-apart] &= ~(like[:, None] & self.legal[apart:])
+        return replace(self, legal=legal)
+
+    @property
+    def legal_tiles(self) -> Tiles:
+        """The legal ones, one after another."""
+        down, across = np.nonzero(self.legal)
+        return Tiles(
+            *(
+                getattr(self.tiles, name)[0, across]
+                if name in SHARED_OUT
+                else getattr(self.tiles, name)[down, 0]
+                for name in FIELDS
+            )
+        )
+
+
+def legal_grid(case: Case, allows_block: Callable[[Tiles], Count] | None = None) -> Grid:
+    """The whole legal space of a family; ``allows_block`` leaves out blocks beforehand."""
+    axes = case.family.axes(case.problem)
+    blocks, alike = _blocks(replace(case.problem, geometry=_window(case)), case.family.name, axes,
+                            case.target)  # fmt: skip
+    kept = _within_geometry(blocks, case)
+    if allows_block is not None:
+        kept = kept & allows_block(blocks)
+    blocks, alike, shares = blocks.take(kept), alike[kept], _shares(axes)
+    tiles = Tiles(
+        *(
+            getattr(shares, name)[None, :] if name in SHARED_OUT else getattr(blocks, name)[:, None]
+            for name in FIELDS
+        )
+    )
+    legal = np.ones((len(blocks), len(shares)), dtype=bool)
+    for name, allows in RULES:
+        if name not in OF_BLOCKS and allows is not _within_geometry:
+            legal &= allows(tiles, case)
+    return Grid(tiles, legal, alike)
+
+
+def legal_tiles(case: Case) -> Tiles:
+    """The same, one after another, in the order of ``all_tiles``."""
+    tiles = legal_grid(case).legal_tiles
+    return tiles.take(np.lexsort([getattr(tiles, name) for name in reversed(FIELDS)]))
+
+
+def _window(case: Case) -> ConvGeometry:
+    """The filter's window over an endless image of one channel."""
+    shape = case.problem.geometry
+    extents = (1, 1, ENDLESS, ENDLESS, 1, shape.filter_h, shape.filter_w)
+    return ConvGeometry(*extents, shape.stride_h, shape.stride_w, shape.pad_h, shape.pad_w,
+                        shape.dilation_h, shape.dilation_w)  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _blocks(
+    problem: Problem, family: str, axes: Axes, target: Target
+) -> tuple[Tiles, NDArray[np.intp]]:
+    """Blocks, depths and warps that keep the rules of ``OF_BLOCKS``; and which are alike."""
+    tiles = all_tiles(replace(axes, swizzle=(DEFAULT_SWIZZLE,), splits=(1,), persistent=(0,)))
+    case = Case(problem, FAMILIES[family], matmul_shape(problem, family), target)
+    for name, allows in RULES:
+        if name in OF_BLOCKS:
+            tiles = tiles.take(allows(tiles, case))
+    but_depth = tiles.block_m, tiles.block_n, tiles.block_k, tiles.warps
+    tiles = tiles.take(np.lexsort((tiles.stages, *reversed(but_depth))))
+    but_depth = tiles.block_m, tiles.block_n, tiles.block_k, tiles.warps
+    threads = tiles.warps * target.warp_size
+    most = target.registers_per_processor // (
+        (case.accumulators(tiles) + LEAST_BESIDE_SUMS) * threads
+    )
+    most = np.minimum(most, target.warps_per_processor // tiles.warps)
+    resident = [
+        np.minimum(
+            most, resident_by_shared(shared_bytes(problem, case.family, each, target), target)
+        )
+        for each in (tiles, replace(tiles, splits=2 * tiles.splits))
+    ]
+    _, alike = np.unique(np.stack([*but_depth, *resident]), axis=1, return_inverse=True)
+    return tiles, alike.ravel()
+
+
+@lru_cache(maxsize=64)
+def _shares(axes: Axes) -> Tiles:
+    """Orders, splits and shares of programs that ``_swizzle`` allows of some problem."""
+    tiles = all_tiles(Axes((1,), (1,), (1,), (1,), (1,), axes.swizzle, axes.splits,
+                           axes.persistent))  # fmt: skip
+    return tiles.take(_plain_order(tiles))
 
 
 def broken_rule(choice: Choice, problem: Problem, target: Target) -> str | None:
@@ -183,7 +303,7 @@ def candidates(problem: Problem, target: Target) -> list[Choice]:
     """The legal choices for ``problem`` on ``target``."""
     found = []
     for family in serving(problem, target):
-        legal = legal_tiles(all_tiles(family.axes(problem)), case_of(problem, family, target))
+        legal = legal_tiles(case_of(problem, family, target))
         found += [Choice(family.name, legal.tile(place)) for place in range(len(legal))]
     return found
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tconv.cost.estimate import ASYNCHRONOUS_BYTES, Resources, estimate, resident_programs
-from tconv.families import FAMILIES, Family, MatmulShape, matmul_shape
+from tconv.families import Family, MatmulShape, matmul_shape
 from tconv.families.demand import LEAST_DOT, WGMMA_ROWS, accumulator_words, uses_wgmma
+from tconv.families.reduce import WORKSPACE, parts_buffer
+from tconv.launch import Buffer
 from tconv.problem import ITEMSIZE, Problem
 from tconv.target import Target
 from tconv.tile import Count, Tile, Tiles
@@ -83,13 +84,15 @@ class Work:
 
     def take(self, places: NDArray[np.intp] | NDArray[np.bool_]) -> Work:
         """Those at ``places``: numbers, or a mask."""
-        return Work(*(getattr(self, each.name)[places] for each in fields(self)))
+        return Work(*(getattr(self, name)[places] for name in NAMES))
 
     @classmethod
     def join(cls, parts: Sequence[Work]) -> Work:
         """All of them as one."""
-        names = [each.name for each in fields(cls)]
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in NAMES))
+
+
+NAMES = tuple(each.name for each in fields(Work))
 
 
 def work_of(
@@ -127,7 +130,7 @@ def work_of(
     parts |= _traffic(problem, tiles, matmul, target, np.maximum(1, resident), programs)
     parts |= _helpers(problem, family, tiles, target)
     like = np.zeros(len(tiles))
-    return Work(*(like + parts[each.name] for each in fields(Work)))
+    return Work(*(like + parts[name] for name in NAMES))
 
 
 def _products(
@@ -303,20 +306,30 @@ def _written(problem: Problem, family: Family, tiles: Tiles) -> Count:
 
 def _helpers(problem: Problem, family: Family, tiles: Tiles, target: Target) -> dict[str, Count]:
     """Launches of a plan, and the bytes that they hand on to each other."""
-    pairs, places = np.unique(tiles.block_k * (1 << 21) + tiles.splits, return_inverse=True)
-    found = [
-        _launches(problem, family.name, int(pair) >> 21, int(pair) % (1 << 21), target)
-        for pair in pairs
-    ]
-    launches, handed_on = np.array(found, dtype=np.float64).reshape(-1, 2)[places].T
-    return {"launches": launches, "handed_on": handed_on}
+    launches, operands, part = 1, 0, 0
+    result = {"fprop": "y", "dgrad": "dx", "wgrad": "dw"}[problem.direction]
+    each = parts_buffer(problem, result, 1)
+    if family.copies or problem.layout == "nchw":
+        launches, operands, part, each = _handed_on(problem, family, target, each)
+    split = tiles.splits > 1
+    per_part = np.where(split, each.elements * ITEMSIZE[each.dtype], part)
+    return {
+        "launches": launches + (split & (part == 0)),
+        "handed_on": operands + per_part * tiles.splits,
+    }
 
 
-@lru_cache(maxsize=4096)
-def _launches(
-    problem: Problem, family: str, block_k: int, splits: int, target: Target
-) -> tuple[int, int]:
-    tile = Tile(LEAST_DOT, LEAST_DOT, block_k, splits=splits)
-    plan = FAMILIES[family].plan(problem, tile, target)
-    handed_on = plan.buffers.values()
-    return len(plan.launches), sum(buffer.elements * ITEMSIZE[buffer.dtype] for buffer in handed_on)
+def _handed_on(
+    problem: Problem, family: Family, target: Target, each: Buffer
+) -> tuple[int, int, int, Buffer]:
+    """Of a plan of one split: its launches, bytes of operands and of parts; and of each part."""
+    tile = Tile(LEAST_DOT, LEAST_DOT, family.axes(problem).block_k[-1])
+    plan = family.plan(problem, tile, target)
+    sizes = {name: b.elements * ITEMSIZE[b.dtype] for name, b in plan.buffers.items()}
+    parts = sizes.pop(WORKSPACE, 0)
+    return (
+        len(plan.launches),
+        sum(sizes.values()),
+        parts,
+        plan.buffers.get(WORKSPACE, each),
+    )

@@ -10,6 +10,7 @@ from tconv.geometry import cdiv
 from tconv.launch import Descriptor
 from tconv.problem import Problem
 
+SPARE_BOXES = 0.05  # part of the boxes of a result that a usual shape of box may add
 LONGEST_SIDE = 256  # elements of a box along each dimension
 
 
@@ -54,7 +55,7 @@ def result_box(problem: Problem, pixels: int, pool: bool = False) -> PixelBox:
         return replace(box, rows=2 * box.rows, columns=2 * box.columns)
     x_size, y_size = image_sizes(problem, is_flat(problem) and pixels <= LONGEST_SIDE)
     size = x_size if problem.direction == "dgrad" else y_size
-    return pixel_box(pixels, *size, LONGEST_SIDE)
+    return pixel_box(pixels, *size, LONGEST_SIDE, SPARE_BOXES)
 
 
 @lru_cache(maxsize=4096)

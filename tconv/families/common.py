@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import triton.language as tl
@@ -133,29 +132,39 @@ class PixelBox:
 
 
 @lru_cache(maxsize=4096)
-def pixel_box(pixels: int, batch: int, out_h: int, out_w: int, most: int = 1 << 30) -> PixelBox:
+def pixel_box(
+    pixels: int, batch: int, out_h: int, out_w: int, most: int = 1 << 30, spare: float = 0.0
+) -> PixelBox:
     """The box of ``pixels`` (a power of two) that wastes least, no side above ``most``.
 
     Along the width where it fits; along the batch where images are small: 64 pixels of a
-    batch of 7 x 7 images are one pixel of 64 images.
+    batch of 7 x 7 images are one pixel of 64 images. Of boxes that need no more than ``spare`` in
+    addition, the one nearest to a square of one image: a kernel is compiled for its box, and images
+    of most sizes then share it.
 
     >>> pixel_box(64, 32, 56, 56)
     PixelBox(images=1, rows=8, columns=8, count=1568, exact=True)
     >>> pixel_box(64, 64, 7, 7)
     PixelBox(images=64, rows=1, columns=1, count=49, exact=True)
+    >>> pixel_box(64, 1, 112, 112).rows, pixel_box(64, 1, 100, 100, spare=0.05).rows
+    (1, 8)
     """
-    found = []
-    side = pixels.bit_length() - 1
-    for log_w in range(side + 1):
-        for log_h in range(side + 1 - log_w):
-            sides = 1 << (side - log_w - log_h), 1 << log_h, 1 << log_w
-            if max(sides) > most:
-                continue
-            pairs = list(zip((batch, out_h, out_w), sides, strict=True))
-            count = prod(-(-extent // edge) for extent, edge in pairs)
-            exact = all(extent % edge == 0 for extent, edge in pairs)
-            found.append((count, sides[0], -sides[2], PixelBox(*sides, count, exact)))
-    return min(found, key=lambda entry: entry[:3])[3]
+    found = []  # count of boxes, and logarithms of their sides
+    side, longest = pixels.bit_length() - 1, most.bit_length() - 1
+    for log_w in range(min(side, longest) + 1):
+        columns = -(-out_w >> log_w)
+        for log_h in range(max(0, side - log_w - longest), min(side - log_w, longest) + 1):
+            log_n = side - log_w - log_h
+            rows = -(-out_h >> log_h)
+            found.append((-(-batch >> log_n) * rows * columns, log_n, -log_w, log_h))
+    least = min(found)
+    if spare:
+        near = (each for each in found if each[0] <= (1 + spare) * least[0])
+        least = min(near, key=lambda each: (each[1], abs(each[2] + each[3]), each))
+    count, log_n, log_w, log_h = least
+    images, rows, columns = 1 << log_n, 1 << log_h, 1 << -log_w
+    exact = not (batch % images or out_h % rows or out_w % columns)
+    return PixelBox(images, rows, columns, count, exact)
 
 
 def programs(tiles: int, others: int, tile: Tile, target: Target) -> int:

@@ -429,6 +429,7 @@ FAMILY = Family(
     axes=tile_axes,
     matmul=matmul,
     demand=demand,
+    copies=True,
     matrix_unit=False,
     least_block=1,
     sums=sums,

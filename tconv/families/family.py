@@ -74,6 +74,7 @@ class Family:
         stored_bytes: (problem, tile) -> shared memory beside the pipeline's buffers.
         l1_lines: (problem, tile, target) -> lines of L1 that a step reads, where no shared memory
             is used; None where a step reads each byte once.
+        copies: whether operands may be copied before the product even where they are channels_last.
         l1_reuse: problem -> steps that read the same bytes one after another, from L1.
     """
 
@@ -93,6 +94,7 @@ class Family:
     issued: Callable[[Problem, Tile | Tiles], Tile | Tiles] = lambda problem, tile: tile
     stored_bytes: Callable[[Problem, Tile | Tiles], Count] = lambda problem, tile: 0
     l1_lines: Callable[[Problem, Tile | Tiles, Target], Count] | None = None
+    copies: bool = False
     l1_reuse: Callable[[Problem], int] | None = None
 
     def plan(

@@ -134,4 +134,5 @@ FAMILY = Family(
     wgrad=wgrad,
     matmul=matmul,
     demand=demand,
+    copies=True,
 )

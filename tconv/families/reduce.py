@@ -78,7 +78,6 @@ def add_parts(
     operands = {"workspace": workspace(problem), "total": Pointer(total, problem.dtype)}
     operands |= epilogue_operands(epilogue, problem.dtype)
     constants = unpooled_constants(epilogue) | {
-        "PLANE": plane,
         "CHANNELS": channels,
         "WIDTH": width or channels,
         "PLANE_FIRST": layout == "nhwc",
@@ -89,6 +88,6 @@ def add_parts(
         "reduce.add_splits",
         (cdiv(elements, SUM_BLOCK),),
         operands,
-        {"elements": elements, "splits": splits},
+        {"elements": elements, "splits": splits, "plane": plane},
         constants,
     )

@@ -6,20 +6,20 @@ import triton.language as tl
 from tconv.kernels.epilogue import channel_terms, epilogue, store_result
 
 
-@triton.jit(do_not_specialize=["elements", "splits"])
+@triton.jit(do_not_specialize=["elements", "splits", "plane"])
 def add_splits(
-    workspace,  # [splits, rows, PLANE, WIDTH]
+    workspace,  # [splits, rows, plane, WIDTH]
     bias,  # [CHANNELS], or None, as the four of a batch normalization
     norm_weight,
     norm_bias,
     norm_mean,
     norm_var,
     residual,  # as the total, or None
-    total,  # [rows, PLANE, CHANNELS], elements in all, or channels before the plane
+    total,  # [rows, plane, CHANNELS], elements in all, or channels before the plane
     kept,  # the activation's argument, as the total; or None
     elements,
     splits,
-    PLANE: tl.constexpr,  # pixels of an image, or taps of a filter
+    plane,  # pixels of an image, or taps of a filter
     CHANNELS: tl.constexpr,
     WIDTH: tl.constexpr,  # at least CHANNELS: what lies beyond is dropped
     PLANE_FIRST: tl.constexpr,
@@ -42,8 +42,8 @@ def add_splits(
     if PLANE_FIRST:
         offset = element
     else:
-        place = (element // CHANNELS) % PLANE
-        offset = (element // (CHANNELS * PLANE) * CHANNELS + channel) * PLANE + place
+        pixel = element // CHANNELS
+        offset = (pixel // plane * CHANNELS + channel) * plane + pixel % plane
     more = None
     if residual is not None:
         more = tl.load(residual + offset, mask=mask, other=0.0)

@@ -239,6 +239,9 @@ def conv_transpose2d(
         RuntimeError: if shapes, dtypes or devices do not match, with torch's message.
         ValueError: if the activation is unknown.
 
+    A filter that holds NaN or infinity spoils those elements of y as well whose windows overhang
+    x: it meets the zeros around x, as in ``conv2d``'s dx.
+
     >>> import torch
     >>> conv_transpose2d(torch.zeros(1, 8, 7, 7), torch.zeros(8, 4, 2, 2), stride=2).shape
     torch.Size([1, 4, 14, 14])

@@ -2,8 +2,9 @@
 
     python -m tests.autotune.cache_keys
 
-prints a JSON object, "family pass" -> [keys of the tuner, keys of a launch], and under "compiled"
-whether a launch found what the tuner had really compiled. It runs in a process of its own, for
+prints a JSON object, "family pass" -> [keys of the tuner, keys of a launch], under "compiled"
+whether a launch found what the tuner had really compiled, and under "sizes" each launch of several
+image sizes with its ``identity`` and its key. It runs in a process of its own, for
 Triton's interpreter and compiler do not share one. A driver without a GPU stands in for CUDA's.
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -148,11 +150,32 @@ def found_when_launched(plan: Plan) -> list[bool]:
     return hits
 
 
+def sizes() -> list[tuple[str, str]]:
+    """Identity and key of each launch, of layers at several sizes with a tile of one of them."""
+    found = []
+    for name, family in FAMILIES.items():
+        for direction in PASSES:
+            for layer in LAYERS:
+                tile = None
+                for size in (16, 17, 32, 46):
+                    geometry = replace(layer, batch=size // 16, in_h=size, in_w=size)
+                    problem = Problem(geometry, direction, "float16")
+                    if family.unserved(problem, TARGET) is not None:
+                        continue
+                    tile = tile or family.heuristic(problem, TARGET)
+                    plan = FAMILIES[name].plan(problem, tile, TARGET)
+                    _, launched = keys_of(plan)
+                    identities = (str(launch.identity) for launch in plan.launches)
+                    found += zip(identities, launched, strict=True)
+    return found
+
+
 def main() -> None:
     driver.set_active(GpuDriver())
     made = plans()
     found: dict[str, Any] = {label: keys_of(plan) for label, plan in made.items()}
     found["compiled"] = found_when_launched(made["few_channels wgrad"])
+    found["sizes"] = sizes()
     print(json.dumps(found))
 
 

@@ -13,6 +13,7 @@ from autotune.cli import app
 from autotune.trial import Trial
 from autotune.trial_store import Store
 from tconv import select
+from tconv.cost.cheapest import cheapest
 from tconv.cost.constants import (
     Calibrated,
     Constants,
@@ -22,7 +23,6 @@ from tconv.cost.constants import (
     user_constants,
     write_calibrated,
 )
-from tconv.cost.descent import cheapest
 from tconv.cost.model import predict
 from tconv.cost.space import candidates
 from tconv.geometry import ConvGeometry

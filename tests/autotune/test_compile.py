@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -64,13 +65,27 @@ def test_a_tile_that_no_compiler_takes_is_a_failure(workers: Workers) -> None:
     assert result.reason == "error"
 
 
-def test_a_launch_finds_what_the_tuner_compiled() -> None:
-    """Else every candidate is compiled twice, the second time in the one process that measures."""
+@pytest.fixture(scope="module")
+def cache_keys() -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     environment.pop("TRITON_INTERPRET", None)
     command = [sys.executable, "-m", "tests.autotune.cache_keys"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+    return dict(json.loads(done.stdout))
+
+
+def test_an_identity_stands_for_one_key_of_tritons_cache(cache_keys: dict[str, Any]) -> None:
+    """Of launches of different sizes: kernels that are counted as one are compiled once."""
+    pairs = {(identity, key) for identity, key in cache_keys["sizes"]}
+    identities, keys = ({pair[place] for pair in pairs} for place in (0, 1))
+    assert len(cache_keys["sizes"]) > 2 * len(pairs)  # sizes do share kernels
+    assert len(pairs) == len(identities)  # no identity has two keys
+    assert len(pairs) == len(keys)  # nor any key two identities
+
+
+def test_a_launch_finds_what_the_tuner_compiled(cache_keys: dict[str, Any]) -> None:
+    """Else every candidate is compiled twice, the second time in the one process that measures."""
+    found = {label: each for label, each in cache_keys.items() if label != "sizes"}
     hits = found.pop("compiled")
     assert hits
     assert all(hits)

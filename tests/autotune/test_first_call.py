@@ -12,7 +12,7 @@ from autotune.measure import Timing
 from autotune.trial_store import Store
 from autotune.workers import Failure
 from tconv import select
-from tconv.cost.descent import cheapest
+from tconv.cost.cheapest import cheapest
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.target import TARGETS

@@ -27,7 +27,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 VIEWS = ("contiguous", "channels_last", "sliced", "stepped", "transposed", "expanded", "offset")
 SPECIALS = ("none", "none", "none", "nan", "inf", "zeros", "subnormal")
 OPERATORS = ("conv2d", "conv2d", "conv2d+relu", "conv2d+residual", "conv2d_pool", "max_pool2d",
-             "avg_pool2d")  # fmt: skip
+             "avg_pool2d", "conv_transpose2d")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,13 @@ def operands(call: Call) -> dict[str, Tensor]:
     batch = () if call.batch is None else (call.batch,)
     tensors = {"x": made((*batch, channels, *call.size), call, call.views[0], generator)}
     if not call.pools:
-        size = (call.filters * call.groups, call.channels, *call.window)
+        filters = call.filters * call.groups
+        size = (filters, call.channels, *call.window)
+        if call.operator == "conv_transpose2d":
+            size = (channels, call.filters, *call.window)
         tensors["w"] = made(size, call, call.views[1], generator)
         if call.bias:
-            tensors["bias"] = made(size[:1], call, call.views[1], generator)
+            tensors["bias"] = made((filters,), call, call.views[1], generator)
     return tensors
 
 
@@ -167,6 +170,10 @@ def computed(call: Call, tensors: dict[str, Tensor], ours: bool) -> Tensor:
             return compute(x, *window, call.ceil_mode)  # type: ignore[no-any-return]
         compute = functional.max_pool2d if ours else plain.max_pool2d
         return compute(x, *window, call.dilation, call.ceil_mode)  # type: ignore[no-any-return]
+    if call.operator == "conv_transpose2d":
+        form = (call.stride, call.padding, (0, 0), call.groups, call.dilation)
+        compute = functional.conv_transpose2d if ours else plain.conv_transpose2d
+        return compute(x, w, bias, *form)  # type: ignore[no-any-return]
     form = (call.stride, call.padding, call.dilation, call.groups)
     residual = call.operator == "conv2d+residual"
     relu = call.operator != "conv2d"
@@ -258,7 +265,7 @@ def check(call: Call) -> bool:
     if call.special in ("nan", "inf") and not call.pools:
         # A filter's NaN meets the zeros around dy in every implicit matrix product, cuDNN's too;
         # torch's CPU operator, which has no such zeros, is no judge of it.
-        theirs.pop("dx", None)
+        theirs.pop("y" if call.operator == "conv_transpose2d" else "dx", None)
         theirs.pop("tangent", None)
     for name, wanted in theirs.items():
         got = result[name]

@@ -62,7 +62,10 @@ def window(case: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in case.items() if name not in ("x", "w")}
 
 
-@pytest.mark.parametrize("channels_last", [True, False], ids=["nhwc", "nchw"])
+CONTIGUOUS = pytest.param(False, id="nchw", marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize("channels_last", [pytest.param(True, id="nhwc"), CONTIGUOUS])
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients(name: str, channels_last: bool) -> None:
     case = CASES[name]
@@ -119,7 +122,13 @@ def test_every_familys_gradient_ends_in_an_epilogue(name: str) -> None:
     torch.testing.assert_close(y, plain.silu(z + residual))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+QUICK = ("relu", "gelu")  # the derivative from the result, and from the argument
+OTHERS = [
+    pytest.param(each, marks=pytest.mark.thorough) for each in ACTIVATIONS if each not in QUICK
+]
+
+
+@pytest.mark.parametrize("activation", [*QUICK, *OTHERS])
 def test_activations_and_their_gradients(activation: str) -> None:
     case = CASES["unet"]
     inputs = [tensor.requires_grad_() for tensor in operands(case)]

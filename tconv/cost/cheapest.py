@@ -1,39 +1,26 @@
-"""A good choice for a layer that was never tuned: the least cost by the model, in two rounds.
+"""The choice for a layer that was never tuned: the least predicted time of the whole legal space.
 
-The first round costs every legal block, depth and number of warps, undivided and with as many
-splits as fill the processors; the second every order, split and share of the best of them. The
-tuner compiles what it ranks and drops what spills; here nothing is compiled, so that tiles are
-kept to what is known not to spill.
+All tiles of a family are costed at once, as arrays. The tuner compiles what it ranks and drops what
+spills; here nothing is compiled, so that tiles are kept to what is known not to spill.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 
 from tconv.cost.constants import Constants, calibrated
 from tconv.cost.model import Array, milliseconds_of
-from tconv.cost.space import (
-    DEFAULT_SWIZZLE,
-    Case,
-    all_tiles,
-    broken_rule,
-    case_of,
-    legal_tiles,
-)
+from tconv.cost.space import DEFAULT_SWIZZLE, Case, broken_rule, case_of, legal_grid
 from tconv.cost.work import work_of
-from tconv.families import FAMILIES, Axes, Family, serving
+from tconv.families import FAMILIES, Family, serving
 from tconv.families.demand import accumulator_registers, uses_wgmma
 from tconv.problem import Problem
 from tconv.target import Target
-from tconv.tile import FIELDS, Choice, Count, Tile, Tiles
+from tconv.tile import Choice, Count, Tile, Tiles
 
 WGMMA_SUMS = 128  # a thread's registers, of 255
-FINALISTS = 32  # of a family's first round
-FILLS = (1, 2, 4, 8)  # programs for each processor, that splits of the first round make
 Merit = tuple[bool, float, bool]
 
 
@@ -74,51 +61,16 @@ def _cheapest_of(
     problem: Problem, family: Family, target: Target, known: Constants
 ) -> tuple[Merit, Choice]:
     case, thumb = case_of(problem, family, target), family.heuristic(problem, target)
-    axes = family.axes(problem)
-    tiles = legal_tiles(_plain_tiles(axes), case)
-    tiles = tiles.take(burden_allows(tiles, thumb, case))
-    tiles = _with_splits(tiles, axes, case)
-    if not len(tiles):  # nothing legal is near what is known not to spill
+    grid = legal_grid(case, lambda blocks: burden_allows(blocks, thumb, case))
+    if not grid.legal.any():  # nothing legal is known not to spill
         choice = Choice(family.name, thumb)
         legal = broken_rule(choice, problem, target) is None
         return merits(problem, [choice], target)[0] if legal else (True, np.inf, True), choice
-    spills, times, _ = _keys(problem, family, tiles, target, known)
-    best = np.lexsort((times, spills))[:FINALISTS]
-    tiles = legal_tiles(_variants(tiles.take(best), axes), case)
+    tiles = grid.deepest().legal_tiles
     spills, times, order = _keys(problem, family, tiles, target, known)
     place = int(np.lexsort((order, times, spills))[0])
     merit = bool(spills[place]), float(times[place]), bool(order[place])
     return merit, Choice(family.name, tiles.tile(place))
-
-
-@lru_cache(maxsize=64)
-def _plain_tiles(axes: Axes) -> Tiles:
-    """Every block, depth and number of warps; one split, one tile a program, the usual order."""
-    return all_tiles(replace(axes, swizzle=(DEFAULT_SWIZZLE,), splits=(1,), persistent=(0,)))
-
-
-def _with_splits(tiles: Tiles, axes: Axes, case: Case) -> Tiles:
-    """``tiles``, and again with the splits that fill the processors, where those are legal."""
-    if not len(tiles) or len(axes.splits) == 1:
-        return tiles
-    wanted = case.target.processors / case.matmul.programs(tiles)
-    last, parts = 0, [tiles]
-    for fill in FILLS:
-        place = np.searchsorted(axes.splits, fill * wanted).clip(0, len(axes.splits) - 1)
-        split = replace(tiles, splits=np.array(axes.splits)[place])
-        parts.append(legal_tiles(split.take(place > last), case))
-        last = place
-    return Tiles(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
-
-
-def _variants(tiles: Tiles, axes: Axes) -> Tiles:
-    """Each of ``tiles`` in every order, with every split and share."""
-    shares = all_tiles(Axes((1,), (1,), (1,), (1,), (1,), axes.swizzle, axes.splits,
-                            axes.persistent))  # fmt: skip
-    blocks = {name: np.repeat(getattr(tiles, name), len(shares)) for name in FIELDS}
-    for name in ("swizzle", "splits", "persistent"):
-        blocks[name] = np.tile(getattr(shares, name), len(tiles))
-    return Tiles(**blocks)
 
 
 def burden_allows(tiles: Tiles, thumb: Tile, case: Case) -> Count:

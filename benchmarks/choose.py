@@ -1,0 +1,91 @@
+"""What choosing costs the host: a kernel and tile for each layer of ResNet-50, and the import.
+
+    python -m benchmarks.choose [--json]
+
+Nothing is compiled and no GPU is needed: the target is sm_90. Each layer is chosen for once at its
+own size, as a program's first call does, and again at a size that it was not seen at. Times are of
+the processor, not of the wall clock, so that other load disturbs them less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+from autotune.suites import suite
+from tconv.geometry import PASSES, ConvGeometry
+from tconv.problem import Problem
+from tconv.select import choose, forget
+from tconv.target import DEFAULT_TARGET, TARGETS
+
+BATCH = 1
+IMPORTS = 5  # processes that import; the least time counts
+SCALE = 1.25  # of the second size to the first
+
+
+def layers(scale: float = 1.0) -> list[ConvGeometry]:
+    """The distinct convolutions of ResNet-50, for images ``scale`` times as large."""
+    found = [layer.geometry for layer in suite("resnet50", BATCH)]
+    return [replace(g, in_h=round(g.in_h * scale), in_w=round(g.in_w * scale)) for g in found]
+
+
+def choose_milliseconds(problems: Iterable[Problem]) -> list[float]:
+    """Milliseconds of processor time that each choice takes."""
+    target, found = TARGETS[DEFAULT_TARGET], []
+    for problem in problems:
+        began = time.process_time()
+        choose(problem, target)
+        found.append(1e3 * (time.process_time() - began))
+    return found
+
+
+def import_milliseconds() -> float:
+    """Processor time to import tconv, over that of torch and Triton, in a process of its own."""
+    code = (
+        "import torch, triton, time; began = time.process_time(); import tconv; "
+        "print(time.process_time() - began)"
+    )
+    return 1e3 * min(
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True,
+                             text=True).stdout)
+        for _ in range(IMPORTS)
+    )  # fmt: skip
+
+
+def measure() -> dict[str, float | int]:
+    """All figures, by name."""
+    forget()
+    found: dict[str, float | int] = {"layers": len(layers())}
+    for direction in PASSES:
+        for name, scale in (("first", 1.0), ("new_size", SCALE)):
+            times = choose_milliseconds(Problem(g, direction) for g in layers(scale))
+            found[f"{direction}_{name}_ms_median"] = statistics.median(times)
+            found[f"{direction}_{name}_ms_most"] = max(times)
+    found["import_ms"] = import_milliseconds()
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TCONV_HOME"] = folder  # nobody's own tables
+        found = measure()
+    if options.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name:28} {value:8.2f}" if isinstance(value, float) else f"{name:28} {value:8}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
