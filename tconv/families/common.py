@@ -146,8 +146,8 @@ def pixel_box(
     PixelBox(images=1, rows=8, columns=8, count=1568, exact=True)
     >>> pixel_box(64, 64, 7, 7)
     PixelBox(images=64, rows=1, columns=1, count=49, exact=True)
-    >>> pixel_box(64, 1, 112, 112).rows, pixel_box(64, 1, 100, 100, spare=0.05).rows
-    (1, 8)
+    >>> pixel_box(64, 1, 96, 96).rows, pixel_box(64, 1, 96, 96, spare=0.05).rows
+    (2, 8)
     """
     found = []  # count of boxes, and logarithms of their sides
     side, longest = pixels.bit_length() - 1, most.bit_length() - 1
