@@ -1,12 +1,12 @@
-"""The cost model's constants: assumed, or refitted from what was measured on a GPU.
+"""The cost model's constants: assumed, or fitted to measurements of a GPU.
 
-One file for each GPU, beside its tuned choices:
+There is one file per GPU, beside its tuned choices:
 
     {"format": 1, "target": "nvidia-h200", "trials": 812, "error": 0.12, "untuned": "model",
      "constants": {"matrix_share": 0.71, ...}}
 
-``untuned`` says by what a layer that was never tuned is served: the model, or its nearest tuned
-neighbour, whichever proved better in cross-validation.
+``untuned`` says how untuned layers are served: by the model or by the nearest tuned neighbour,
+whichever did better in cross-validation.
 """
 
 from __future__ import annotations
@@ -45,47 +45,48 @@ class EarlierModelError(TableError):
 
 @dataclass(frozen=True)
 class Constants:
-    """The figures that hold for no tile in particular; all *assumed* unless a source is named.
+    """Constants that do not depend on the tile; *assumed* unless a source is given.
 
-    ``autotune calibrate`` refits those of ``FITTED`` from a GPU's measured trials.
+    ``autotune calibrate`` fits those in ``FITTED`` to a GPU's measured trials.
     """
 
-    matrix_share: float = 0.9  # of the matrix unit's peak, sustained on random data
-    narrow_share: float = 0.4  # of that, by instructions that do not read shared memory (sm_90)
-    issue_per_clock: float = 4.0  # instructions a processor issues: one for each scheduler
-    issue_share: float = 0.7  # of those slots that can be filled
-    clocks_per_instruction: float = 1.0  # between two instructions of one warp, on average
+    matrix_share: float = 0.9  # share of the matrix unit's peak, sustained on random data
+    # share of that for instructions that do not read shared memory (sm_90)
+    narrow_share: float = 0.4
+    issue_per_clock: float = 4.0  # instructions issued per processor: one per scheduler
+    issue_share: float = 0.7  # share of those issue slots that can be filled
+    clocks_per_instruction: float = 1.0  # average clocks between two instructions of a warp
     memory_latency_clocks: float = 900.0  # from DRAM to shared memory, under load
     l1_latency_clocks: float = 35.0  # measured: 34 (H100), 36 (A100), gpu-benches
     shared_bytes_per_clock: float = 128.0  # a processor (CUDA C++ Programming Guide: 32 banks x 4)
-    wide_load_clocks: float = 6.0  # of a warp's load of 16 bytes a thread to shared memory
-    narrow_load_clocks: float = 12.0  # of 4 or 8 bytes
-    single_load_clocks: float = 5.0  # of 1 or 2, that its threads store
-    gather_clocks: float = 400.0  # a step waits for such loads
-    gather_load_clocks: float = 30.0  # and for each of them
-    transpose_clocks: float = 0.26  # an element of 4 bytes, turned for wgmma
-    l2_share: float = 0.9  # of the L2's rate
-    l2_far: float = 0.2  # part by which a rate falls where operands fill both halves of the L2
+    wide_load_clocks: float = 6.0  # a warp's load of 16 bytes per thread to shared memory
+    narrow_load_clocks: float = 12.0  # the same for 4 or 8 bytes
+    single_load_clocks: float = 5.0  # the same for 1 or 2 bytes, which the threads store themselves
+    gather_clocks: float = 400.0  # wait per step for such single loads
+    gather_load_clocks: float = 30.0  # additional wait for each of these loads
+    transpose_clocks: float = 0.26  # per 4-byte element, transposed for wgmma
+    l2_share: float = 0.9  # share of the L2's rate
+    l2_far: float = 0.2  # relative loss of rate if operands fill both halves of the L2
     l2_bytes_per_clock: float = 64.0  # that one processor can take, in lines of 128
     translation: float = (
         1.0  # part by which a line takes longer where operands pass the TLBs' reach
     )
-    dram_share: float = 0.88  # of the DRAM's rate
-    dram_l2_share: float = 0.1  # of the L2's bytes that hold operands until a later wave
-    drift: float = 0.03  # part of a reduction that programs of a wave drift apart
-    dram_run_bytes: float = 250.0  # for which DRAM might have read on, of a read by itself
+    dram_share: float = 0.88  # share of the DRAM's rate
+    dram_l2_share: float = 0.1  # share of the L2's bytes that keep operands until a later wave
+    drift: float = 0.03  # share of a reduction by which the programs of a wave drift apart
+    dram_run_bytes: float = 250.0  # bytes that DRAM could have read on instead of one isolated read
     scattered_bytes: float = 250.0  # the same, of a run of results written by itself
-    prologue_clocks: float = 800.0  # addresses, masks, and the pipeline's first fill
-    output_clocks: float = 2.0  # for each output of a thread
-    write_share: float = 1.0  # of the time that writing results at the L2's rate would take
-    step_clocks: float = 45.0  # in which a step of a program that is alone stands still
-    launch_milliseconds: float = 0.0012  # a kernel in a CUDA graph (measured, gpu-benches)
-    event_milliseconds: float = 0.0  # that timing by events adds; no part of a prediction
-    spill_clocks: float = 4.0  # a step, for each spilled byte a thread
+    prologue_clocks: float = 800.0  # addresses, masks, and the first fill of the pipeline
+    output_clocks: float = 2.0  # per output of a thread
+    write_share: float = 1.0  # share of the time for writing results at the L2's rate
+    step_clocks: float = 45.0  # idle clocks per step of a program alone on its processor
+    launch_milliseconds: float = 0.0012  # per kernel in a CUDA graph (measured, gpu-benches)
+    event_milliseconds: float = 0.0  # added by timing with events; not part of a prediction
+    spill_clocks: float = 4.0  # per step, for each spilled byte per thread
     overlap: float = 2.8  # power of the mean that joins resources; infinite: perfect overlap
 
 
-# By which measured times may move them, and how far; shares are of a whole.
+# Constants that are fitted to measured times, and their bounds; shares are between 0 and 1.
 FITTED: dict[str, tuple[float, float]] = {
     "matrix_share": (0.2, 1.0),
     "narrow_share": (0.15, 1.0),
@@ -120,14 +121,14 @@ FITTED: dict[str, tuple[float, float]] = {
 }
 
 
-LARGEST_RATIO = 10.0  # of the other constants to what is assumed, and the inverse
+LARGEST_RATIO = 10.0  # largest ratio of any other constant to its assumed value, and its inverse
 
 
 def bounds_of(name: str) -> tuple[float, float]:
-    """Between which values a file may put a constant: beyond them the model's figures are nonsense.
+    """Return the bounds for a constant in a file, beyond which the model is meaningless.
 
     Raises:
-        KeyError: where there is no such constant.
+        KeyError: if there is no such constant.
     """
     if name in FITTED:
         return FITTED[name]
@@ -145,20 +146,20 @@ def shipped_constants(target_name: str) -> Path:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What calibration found of a GPU; by default nothing."""
+    """Result of a GPU's calibration; by default none."""
 
     constants: Constants = field(default_factory=Constants)
     untuned: Untuned = "model"
-    rows: int = 0  # times that they were fitted to
+    rows: int = 0  # number of times that the constants were fitted to
     error: float | None = None  # below it two in three of abs(ln(predicted / measured)), held out
-    source: str = ""  # of the times, where they are others'
+    source: str = ""  # citation, if the times are somebody else's
 
 
 @lru_cache(maxsize=64)
 def calibrated(target: Target) -> Calibrated:
-    """What is known of a GPU: by its user's own calibration, or shipped, or of its architecture.
+    """Return a GPU's calibration: the user's own, the shipped one, or its architecture's.
 
-    Where nothing is, the assumed constants.
+    Without any of these, return the assumed constants.
     """
     names = dict.fromkeys((target.name, target.arch))
     for path in (place(name) for name in names for place in (user_constants, shipped_constants)):
@@ -190,10 +191,10 @@ def support(target: Target) -> str:
 
 
 def read_calibrated(path: Path) -> Calibrated | None:
-    """What a file says; None where there is no file.
+    """Read a file of constants; None if there is no file.
 
     Raises:
-        TableError: for a file that is damaged, of a newer format, or cannot be read.
+        TableError: if the file is damaged, has a newer format, or cannot be read.
         EarlierModelError: for constants of an earlier cost model, which mean nothing to this one.
     """
     content = read_json(path)
@@ -230,11 +231,11 @@ def read_calibrated(path: Path) -> Calibrated | None:
 
 
 def write_calibrated(path: Path, target_name: str, known: Calibrated) -> None:
-    """Put ``known`` at ``path`` in one atomic step.
+    """Write ``known`` to ``path`` atomically.
 
     Raises:
-        TableError: when the file that stands there cannot be read or trusted; it is left as it is.
-        OSError: when the folder cannot be written.
+        TableError: if an existing file cannot be read or trusted; it is left untouched.
+        OSError: if the folder cannot be written.
     """
     content = {
         "format": FORMAT,

@@ -1,4 +1,4 @@
-"""Estimated resources of compiled code, and how many programs of it a processor holds."""
+"""Estimated resources of compiled code, and how many of its programs fit on a processor."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from tconv.target import Target
 from tconv.tile import Choice, Count, Tiles
 
 # Hardware facts: CUDA C++ Programming Guide ("Compute Capabilities"), CDNA3 ISA guide.
-REGISTER_GRAIN = {"cuda": 8, "hip": 8}  # a thread's registers are allotted in eights
-SCHEDULERS = 4  # a processor's register file and warps are shared among four, evenly
+REGISTER_GRAIN = {"cuda": 8, "hip": 8}  # registers are allocated to a thread in eights
+SCHEDULERS = 4  # a processor's register file and warps are divided evenly among four
 
 
-ASYNCHRONOUS_BYTES = 4  # the narrowest load that goes to shared memory by itself (cp.async)
+ASYNCHRONOUS_BYTES = 4  # the narrowest load directly to shared memory (cp.async)
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the compiled code takes, read from the binary; or estimated, of many tiles at once."""
+    """Resources of compiled code, read from the binary or estimated for many tiles at once."""
 
-    registers: Count  # a thread
-    spill_bytes: Count  # a thread, on the stack
-    shared_bytes: Count  # a program
-    instructions: Count  # of the innermost matrix loop; 0 where it could not be read
+    registers: Count  # per thread
+    spill_bytes: Count  # per thread, on the stack
+    shared_bytes: Count  # per program
+    instructions: Count  # of the innermost matrix loop; 0 if it could not be read
 
 
 def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Resources:
-    """Resources before compilation, as the kernel family estimates them."""
+    """Return the kernel family's estimate of a choice's resources before compilation."""
     family, tiles = FAMILIES[choice.family], Tiles.of([choice.tile])
     found = estimate(problem, family, tiles, target, family.demand(problem, tiles, target))
     return Resources(*(int(np.ravel(getattr(found, name))[0]) for name in (
@@ -42,10 +42,10 @@ def estimated_resources(choice: Choice, problem: Problem, target: Target) -> Res
 def estimate(
     problem: Problem, family: Family, tiles: Tiles, target: Target, demand: Demand
 ) -> Resources:
-    """The same of many tiles, from what their threads demand.
+    """Estimate the resources of many tiles from the demands of their threads.
 
-    An operand that is loaded two bytes at a time is stored by its threads: it takes one buffer,
-    however deep the pipeline.
+    An operand loaded two bytes at a time is stored by the threads, so it takes one buffer however
+    deep the pipeline is.
     """
     limit = REGISTERS_PER_THREAD.get(target.backend, 255)
     least = demand.registers if demand.least_registers is None else demand.least_registers
@@ -63,10 +63,10 @@ def estimate(
 
 
 def resident_programs(resources: Resources, warps: Count, target: Target) -> Count:
-    """Programs that one processor holds at once; 0 where one alone is too large."""
+    """Return how many programs one processor holds at once; 0 if a single one is too large."""
     grain = REGISTER_GRAIN.get(target.backend, 8)
     registers = -(-np.maximum(resources.registers, 1) // grain) * grain * target.warp_size
-    # Each scheduler serves its own quarter of the register file.
+    # Each scheduler uses its own quarter of the register file.
     warps_by_registers = target.registers_per_processor // SCHEDULERS // registers * SCHEDULERS
     by_shared = resident_by_shared(resources.shared_bytes, target)
     found = np.minimum(target.warps_per_processor // warps, warps_by_registers // warps)

@@ -1,6 +1,6 @@
-"""What tiles ask of a machine: counts from arithmetic alone, no time and no fitted constant.
+"""The work of tiles: counts from arithmetic alone, without times or fitted constants.
 
-Each field holds a number for each tile, so that a whole space, or all recorded tiles of a GPU, are
+Each field holds one number per tile, so that a whole space, or all recorded tiles of a GPU, is
 costed at once.
 """
 
@@ -23,72 +23,72 @@ from tconv.tile import Count, Tile, Tiles
 
 MOST_DOUBLINGS = 5  # of one warp to those of a program
 LINE_BYTES = 128  # of one request to the L2, whether it is filled or not
-WIDE_BYTES = 16  # of the widest load, which goes past the L1 (cp.async.cg)
+WIDE_BYTES = 16  # the widest load, which bypasses the L1 (cp.async.cg)
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Counts of each tile; those of a step are of one program, those of a load or wait of a thread.
+    """Counts for each tile, per program and step, or per thread for a load or a wait.
 
-    "Rows" is the operand that tiles of one row share, "columns" the other.
+    "Rows" is the operand that the tiles of a row share, "columns" the other one.
     """
 
     # Programs
     programs: Array
-    resident: Array  # at once on a processor; 0: one alone is too large
+    resident: Array  # programs at once on a processor; 0 if a single one is too large
     warps: Array
     steps: Array
-    # One step
+    # Per step
     flops: Array
-    narrow: Array  # share of them by instructions of half the rate
-    tensor: Array  # 1 where the matrix unit forms the products
-    peak: Array  # flops of a processor and clock
-    instructions: Array  # of a warp
-    spill_bytes: Array  # of a thread
+    narrow: Array  # share computed by instructions of half the rate
+    tensor: Array  # 1 if the matrix unit forms the products
+    peak: Array  # flops per processor and clock
+    instructions: Array  # per warp
+    spill_bytes: Array  # per thread
     shared_bytes: Array  # read and written
     l1_lines: Array
-    transposed: Array  # elements brought into the matrix unit's order, by 64s of their row
-    wide_loads: Array  # of all warps, of 16 bytes a thread
-    narrow_loads: Array  # of 4 or 8
-    single_loads: Array  # of fewer, through registers
-    awaited: Array  # 1 where such loads are waited for in every step
-    awaited_loads: Array  # of them, of a thread
-    memory_waits: Array  # for DRAM or L2, that the pipeline leaves open
+    transposed: Array  # elements rearranged for the matrix unit, in units of 64 of their row
+    wide_loads: Array  # by all warps, 16 bytes per thread
+    narrow_loads: Array  # 4 or 8 bytes per thread
+    single_loads: Array  # fewer bytes, through registers
+    awaited: Array  # 1 if every step waits for single loads
+    awaited_loads: Array  # number of these loads per thread
+    memory_waits: Array  # waits for DRAM or L2 that the pipeline does not hide
     l1_waits: Array
-    in_turn: Array  # 1 where waiting and computing do not overlap
+    in_turn: Array  # 1 if waiting and computing do not overlap
     fetched_bytes: Array  # from L2
     fetched_lines: Array  # requests for them, each of one line or a part of it
-    # All of it
-    least_bytes: Array  # each tensor once
-    rows_bytes: Array  # of the operand that a row of tiles reads
+    # In total
+    least_bytes: Array  # every tensor once
+    rows_bytes: Array  # bytes of the operand shared by a row of tiles
     columns_bytes: Array
-    row_looks: Array  # times that it is read, where no wave remembers the one before
+    row_looks: Array  # times that it is read if no wave's reads are reused by the next
     column_looks: Array
     row_readers: Array  # programs that read the same bytes of it
     column_readers: Array
-    stripe_bytes: Array  # of rows walked together
-    filter_bytes: Array  # of the other operand, of one group
-    wave_bytes: Array  # that programs at work at one time read, over the whole reduction
-    row_run: Array  # bytes side by side that a load of rows reads
+    stripe_bytes: Array  # bytes of the rows walked together
+    filter_bytes: Array  # bytes of the other operand, for one group
+    wave_bytes: Array  # read by concurrent programs over the whole reduction
+    row_run: Array  # contiguous bytes that a load of rows reads
     column_run: Array
     scattered_runs: Array  # of results, that a strided dgrad writes pixel by pixel
     # Ends
-    written_bytes: Array  # of a program
-    outputs: Array  # of a thread
+    written_bytes: Array  # per program
+    outputs: Array  # per thread
     launches: Array
-    handed_on: Array  # bytes between them
+    handed_on: Array  # bytes passed from one launch to the next
 
     def __len__(self) -> int:
         return len(self.programs)
 
     def take(self, places: NDArray[np.intp] | NDArray[np.bool_]) -> Work:
-        """Those at ``places``: numbers, or a mask."""
+        """Return the work at ``places``: indices, or a mask."""
         return Work(*(getattr(self, name)[places] for name in NAMES))
 
     @classmethod
     def join(cls, parts: Sequence[Work]) -> Work:
-        """All of them as one."""
+        """Concatenate all parts."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in NAMES))
 
 
@@ -102,10 +102,10 @@ def work_of(
     target: Target,
     resources: Resources | None = None,
 ) -> Work:
-    """What ``tiles`` of ``family`` ask of ``target``; ``resources`` are the compiled code's."""
+    """Return the work of ``tiles``; ``resources`` are those of compiled code, if known."""
     matmul, demand = matmul_shape(problem, family.name), family.demand(problem, tiles, target)
     taken = estimate(problem, family, tiles, target, demand)
-    if resources is not None:  # no instructions: no loop was found, it was unrolled
+    if resources is not None:  # 0 means that no loop was found because it was unrolled
         counted = np.where(resources.instructions, resources.instructions, taken.instructions)
         taken = replace(resources, instructions=counted)
     resident = resident_programs(taken, tiles.warps, target)
@@ -136,7 +136,7 @@ def work_of(
 def _products(
     problem: Problem, family: Family, tiles: Tiles, matmul: MatmulShape, target: Target
 ) -> dict[str, Count]:
-    """Multiplications of a step, and what the matrix unit moves for them in shared memory."""
+    """Return a step's products, and the shared memory traffic of the matrix unit for them."""
     arithmetic = problem.arithmetic
     if not family.matrix_unit:
         arithmetic = "float64" if problem.dtype == "float64" else "float32"
@@ -152,7 +152,7 @@ def _products(
     if not family.matrix_unit:
         lines = 0.0 if family.l1_lines is None else family.l1_lines(problem, tiles, target)
         shared = matmul.fetched_bytes(problem, tiles) if family.l1_lines is None else 0.0
-    # wgmma reads 32-bit operands only with the reduction along the line: others are turned.
+    # wgmma reads 32-bit operands only along the reduction; others are transposed first.
     turned = 0.0
     if problem.itemsize == 4 and problem.direction != "fprop":
         turned = tiles.block_n * tiles.block_k * tiles.block_n / WGMMA_ROWS
@@ -197,7 +197,7 @@ def _loads(
     load_bytes: tuple[Count, Count],
     target: Target,
 ) -> dict[str, Count]:
-    """Loads of a step by their width, and the waits that no pipeline hides."""
+    """Return a step's loads by their width, and the waits that no pipeline hides."""
     wide: Count = 0.0
     narrow: Count = 0.0
     single: Count = 0.0
@@ -227,10 +227,10 @@ def _traffic(
     resident: Count,
     programs: Count,
 ) -> dict[str, Count]:
-    """What DRAM delivers once, and how often it may have to deliver it again.
+    """Return the bytes that DRAM delivers at least once, and how often it may deliver them again.
 
     Tiles are walked in stripes of ``swizzle`` rows: a wave of programs covers ``rows`` rows and
-    ``columns`` columns of them. Each group is walked by itself.
+    ``columns`` columns of them. Each group is walked separately.
     """
     shape, itemsize = problem.geometry, problem.itemsize
     operands = {
@@ -240,7 +240,7 @@ def _traffic(
     }
     first, second = (elements * itemsize for elements in operands[problem.direction])
     groups = max(1, min(shape.groups, matmul.instances))
-    several = max(1, matmul.instances // groups)  # phases of dgrad, taps of wgrad by boxes
+    several = max(1, matmul.instances // groups)  # phases of dgrad, or taps of wgrad with boxes
     row_tiles, column_tiles = matmul.row_tiles(tiles), matmul.column_tiles(tiles)
     if problem.direction == "wgrad":
         column_tiles = column_tiles * several
@@ -250,7 +250,7 @@ def _traffic(
     wave = np.minimum(resident * target.processors, row_tiles * column_tiles)
     rows = np.minimum(row_tiles, np.maximum(stripe, wave / column_tiles))
     columns = np.minimum(column_tiles, np.maximum(1, wave / rows))
-    # Programs on one processor start together; drifting apart, they count as fewer.
+    # Programs on one processor start together; as they drift apart, they share fewer reads.
     apart = np.maximum(1, target.processors * np.sqrt(resident) / stripe)
     row_bytes, column_bytes = first / groups / row_tiles, second / groups / column_tiles
     reduced, produced = shape.group_in_channels, shape.group_out_channels
@@ -298,14 +298,14 @@ def _line_share(run: Count, extent: int, itemsize: int) -> Count:
 
 
 def _written(problem: Problem, family: Family, tiles: Tiles) -> Count:
-    """Bytes that a program writes: results, or parts of them as they were summed."""
+    """Return the bytes that a program writes: results, or partial sums."""
     parts = tiles.block_m * tiles.block_n * 4 * accumulator_words(problem)
     whole = family.results(problem, tiles) * problem.itemsize
     return np.where(tiles.splits > 1, parts, whole)
 
 
 def _helpers(problem: Problem, family: Family, tiles: Tiles, target: Target) -> dict[str, Count]:
-    """Launches of a plan, and the bytes that they hand on to each other."""
+    """Return the number of a plan's launches, and the bytes passed between them."""
     launches, operands, part = 1, 0, 0
     result = {"fprop": "y", "dgrad": "dx", "wgrad": "dw"}[problem.direction]
     each = parts_buffer(problem, result, 1)
