@@ -13,8 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from tconv.command_line import command_line
-
 ROUND = 60  # cases from one seed; then the clock is looked at
 WARM_UP = 10  # rounds until what is kept for the next call is there
 KINDS = ("operators", "families", "models")
@@ -146,5 +144,8 @@ def main(
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is imported
+    from tconv.command_line import command_line
+
     with command_line():
         typer.run(main)
