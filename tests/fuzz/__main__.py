@@ -36,7 +36,6 @@ class Found:
 
 def fuzz(kind: str, seed: int, seconds: float) -> Found:
     """Rounds of cases from ``seed`` on, for so many seconds."""
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is imported
     import torch
 
     from tconv.launch import interpreting

@@ -210,6 +210,8 @@ def tangent_of(call: Call, leaves: dict[str, Tensor], ours: bool) -> dict[str, T
     with fwAD.dual_level():
         duals = {}
         for name, leaf in leaves.items():
+            if 0 in leaf.stride():  # torch refuses a dual of memory that overlaps itself
+                leaf = leaf.clone()
             drawn = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
             drawn = drawn.to(getattr(torch, call.dtype)).to(leaf)  # both sides get the same values
             duals[name] = leaf if call.frozen and name == "w" else fwAD.make_dual(leaf, drawn)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ from tests.fuzz.found import CALLS
 from tests.fuzz.models import Edited
 from tests.fuzz.operators import VIEWS, Call, check, made
 
+ROOT = Path(__file__).parents[2]
 CALL = Call(
     operator="conv2d", batch=2, channels=3, filters=4, groups=1, size=(6, 7), window=(3, 3),
     stride=(1, 1), padding=(1, 1), dilation=(1, 1), dtype="float32",
@@ -90,6 +95,11 @@ def test_a_wrong_result_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         check(CALL)
 
 
+def test_tangents_of_expanded_operands_are_compared() -> None:
+    """torch's side is a dense float64 copy: ours must not be refused for its strides alone."""
+    assert check(replace(CALL, views=("contiguous", "expanded"), tangent=True))
+
+
 def test_what_fails_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(call: Call) -> bool:
         assert call.window[0] == 1, "a tall window"
@@ -109,3 +119,23 @@ def test_right_results_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not found.failed
     assert found.computed.total() + found.refused.total() == fuzzer.ROUND
     assert {name.split()[0] for name in found.refused} == {"direct"}
+
+
+def test_the_command_runs_kernels_in_the_interpreter(tmp_path: Path) -> None:
+    """It sets the interpreter before it imports the library, whose kernels are made at import."""
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['fuzz', '--help']\n"
+        "try:\n"
+        "    runpy.run_module('tests.fuzz', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "from tconv.launch import interpreting\n"
+        "assert interpreting()\n"
+    )
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ("TRITON_INTERPRET", "TCONV_EMULATE")}  # fmt: skip
+    environment |= {"PYTHONPATH": str(ROOT), "TCONV_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True,
+                          text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
