@@ -53,6 +53,13 @@ def test_every_kernel_compiles_without_spills(name: str) -> None:
     assert max(taken["registers"] for taken in found.values()) <= 512
 
 
+@pytest.mark.parametrize("name", [name for name in TARGETS if name not in SAMPLED])
+def test_a_few_untuned_choices_do_not_spill(name: str) -> None:
+    found = compiled(name, "3")
+    assert found
+    assert spilling(found) == {}
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["sm_80", "sm_90"])
 def test_drawn_untuned_choices_do_not_spill(name: str) -> None:
