@@ -11,19 +11,16 @@ processor's clock. Nothing is compiled and no GPU is needed.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from autotune.suites import suite
+from benchmarks.figures import print_figures
 from tconv.cost.cheapest import cheapest
 from tconv.cost.model import predict_all
 from tconv.families import FAMILIES
@@ -80,17 +77,7 @@ def measure(met: Sequence[int]) -> dict[str, object]:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["TCONV_HOME"] = folder  # nobody's own tables
-        found = measure(sizes())
-    if options.json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:28} {value:.4g}" if isinstance(value, float) else f"{name:28} {value}")
+    print_figures(__doc__.splitlines()[0], lambda: measure(sizes()), arguments, number=".4g")
 
 
 if __name__ == "__main__":

@@ -9,18 +9,15 @@ the processor, not of the wall clock, so that other load disturbs them less.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import replace
 
 from autotune.suites import suite
+from benchmarks.figures import print_figures
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.problem import Problem
 from tconv.select import choose, forget
@@ -74,17 +71,7 @@ def measure() -> dict[str, float | int]:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["TCONV_HOME"] = folder  # nobody's own tables
-        found = measure()
-    if options.json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:28} {value:8.2f}" if isinstance(value, float) else f"{name:28} {value:8}")
+    print_figures(__doc__.splitlines()[0], measure, arguments, number="8.2f")
 
 
 if __name__ == "__main__":

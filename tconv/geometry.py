@@ -382,14 +382,6 @@ class AdaptiveGeometry:
     def y_elements(self) -> int:
         return self.batch * self.channels * self.out_h * self.out_w
 
-    def least_bytes(self, itemsize: int) -> int:
-        """Fewest bytes that the forward pass can move: x once and y once."""
-        return itemsize * (self.x_elements + self.y_elements)
-
-    @property
-    def key(self) -> str:
-        return f"n{self.batch}c{self.channels}h{self.in_h}w{self.in_w}-o{self.out_h}x{self.out_w}"
-
 
 def most_covered(places: int, windows: int) -> int:
     """Most places that one of ``windows`` covers where they share ``places`` out evenly.

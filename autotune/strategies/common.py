@@ -41,11 +41,6 @@ class SearchSpace:
         differing = (self.levels != self.levels[place]).sum(1)
         return np.flatnonzero((differing > 0) & (differing <= most))
 
-    def crosses(self, first: int, second: int) -> NDArray[np.int64]:
-        """Configurations that take each parameter from one of two."""
-        mixed = (self.levels == self.levels[first]) | (self.levels == self.levels[second])
-        return np.flatnonzero(mixed.all(1))
-
 
 Evaluate = Callable[[Sequence[int]], Times]
 """Times of configurations, by their places in the space; NaN where one failed.

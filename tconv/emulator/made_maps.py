@@ -66,17 +66,15 @@ class MadeMaps:
         offset = 4 * (every % WARP)
         words = machine.shared.read(source[every].astype(np.int64) + offset, 4, 1, lanes)
         machine.memory.store(to[every] + offset.astype(np.uint64), words)
-        self.unfenced.update(map(int, np.unique(to[every])))
+        self.unfenced |= _addresses(to, lanes)
 
     def note_written(self, index: int, mask: Array | None, at: Array) -> None:
         """Maps at these addresses are changed: the copy engine may still see the old ones."""
-        lanes = self.machine.select(index, mask)
-        self.unfenced.update(map(int, np.unique(at if lanes is None else at[lanes])))
+        self.unfenced |= _addresses(at, self.machine.select(index, mask))
 
     def acquire(self, index: int, mask: Array | None, at: Array) -> None:
         """``fence.proxy.tensormap::generic.acquire``: the copy engine sees the map as it is now."""
-        lanes = self.machine.select(index, mask)
-        self.unfenced.difference_update(map(int, np.unique(at if lanes is None else at[lanes])))
+        self.unfenced -= _addresses(at, self.machine.select(index, mask))
 
     def find(self, address: int, thread: str) -> TensorMap:
         """The tensor map at ``address`` in global memory.
@@ -108,6 +106,11 @@ class MadeMaps:
         if key not in self.known:
             self.known[key] = _decoded(raw.view(LAYOUT)[0], address, thread)
         return self.known[key]
+
+
+def _addresses(at: Array, lanes: Array | None) -> set[int]:
+    """The different addresses of the given lanes, or of all."""
+    return set(map(int, np.unique(at if lanes is None else at[lanes])))
 
 
 def _decoded(fields: Any, address: int, thread: str) -> TensorMap:

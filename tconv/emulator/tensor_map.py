@@ -49,7 +49,6 @@ class TensorMap:
         self.box = [int(extent) for extent in reversed(box)]
         self._check()
         self.box_bytes = math.prod(self.box) * itemsize
-        self._shared: NDArray[np.int64] | None = None
 
     def _check(self) -> None:
         def refuse(message: str) -> None:
@@ -81,20 +80,3 @@ class TensorMap:
         span = SWIZZLE_BYTES[self.swizzle]
         if span and inner > span:
             refuse(f"the box's innermost {inner} bytes are wider than the swizzle's {span}")
-
-    def elements(self, coordinates: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Byte offset from the tensor of each element of a box, and which are inside."""
-        offset, inside = np.zeros(1, np.int64), np.ones(1, bool)
-        for start, extent, stride, size in zip(
-            coordinates, self.shape, self.strides, self.box, strict=True
-        ):
-            index = start + np.arange(size, dtype=np.int64)
-            offset = ((index * stride)[:, None] + offset[None, :]).ravel()
-            inside = (((index >= 0) & (index < extent))[:, None] & inside[None, :]).ravel()
-        return offset, inside
-
-    def shared_offsets(self) -> NDArray[np.int64]:
-        """Byte offset of each element of a box in shared memory, before the swizzle."""
-        if self._shared is None:
-            self._shared = np.arange(math.prod(self.box), dtype=np.int64) * self.itemsize
-        return self._shared

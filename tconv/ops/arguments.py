@@ -22,6 +22,15 @@ Pair = tuple[int, int]
 Numbers = tuple[int, ...]  # one for each axis of an image, or of a sequence
 INT, INT64 = range(-(2**31), 2**31), range(-(2**63), 2**63)
 
+
+def fits(number: Any, kind: range) -> bool:
+    """True unless ``number`` is an integer outside ``INT`` or ``INT64``.
+
+    It is compared, not looked up in the range: a size that Dynamo traces is not a constant.
+    """
+    return type(number) is not int or kind.start <= number < kind.stop
+
+
 _aten = torch.ops.aten
 # torch's function: the operator that it calls, the position of that operator's first number, and
 # the dimensions of its tensors.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tconv.ops.arguments import INT64, TAKE, Numbers, conv_numbers, read, untraced
+from tconv.ops.arguments import INT64, TAKE, Numbers, conv_numbers, fits, read, untraced
 from tconv.problem import ITEMSIZE, dtype_name
 
 Window = tuple[int, ...]  # stride, padding, dilation, each for every axis; groups
@@ -127,7 +127,7 @@ def check_whole(*numbers: Any) -> None:
     """Check that the numbers of a window have at most 64 bits."""
     for number in numbers:
         # Compare instead of looking up a range: a size that Dynamo traces is not a constant.
-        if type(number) is int and not INT64.start <= number < INT64.stop:
+        if not fits(number, INT64):
             raise OverflowError(f"{number} is beyond 64 bits")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tconv.geometry import PoolGeometry
-from tconv.ops.arguments import INT, Pair, pair, pool_pair, read
+from tconv.ops.arguments import INT, Pair, fits, pair, pool_pair, read
 from tconv.problem import ITEMSIZE, dtype_name
 
 
@@ -100,7 +100,7 @@ def pool_geometry(
     if len(x_shape) not in (3, 4):
         raise RuntimeError("non-empty 3D or 4D (batch mode) tensor expected for input")
     for number in (*window, *stride, *padding, *dilation):
-        if type(number) is int and not INT.start <= number < INT.stop:
+        if not fits(number, INT):
             raise RuntimeError("value cannot be converted to type int without overflow")
     for axis in (0, 1):
         _check_axis(window[axis], stride[axis], padding[axis], dilation[axis])

@@ -172,9 +172,11 @@ def differentiates(*tensors: Tensor | None) -> bool:
     """
     if fwAD._current_level >= 0 or torch._C._get_tracing_state() is not None:
         return True
-    if torch.compiler.is_compiling():  # Dynamo traces attributes, not this C function
-        return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    return torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
+    if not torch.is_grad_enabled():
+        return False
+    if torch.compiler.is_compiling():  # Dynamo traces attributes, not the C function
+        return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return torch._C._any_requires_grad(*tensors)
 
 
 def linear(name: str) -> Jvp:
