@@ -13,7 +13,7 @@ import importlib
 import sys
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -329,6 +329,7 @@ def recorded() -> Iterator[list[Launch]]:
         _logs[:] = [other for other in _logs if other is not log]
 
 
+@lru_cache(maxsize=1)  # kernels are decorated once; a call asks several times
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter (``TRITON_INTERPRET=1`` at import)."""
     from tconv.kernels import fprop
