@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune import gate
 from autotune.gate import Verdict
-from autotune.workers import Failure, Task, Workers
+from tconv.aot.workers import Failure, Task, Workers
 from tconv.cost.estimate import Resources
 from tconv.problem import Problem
 from tconv.target import Target

@@ -16,7 +16,7 @@ from autotune.measure import Timing
 from autotune.search import Effort
 from autotune.trial import Trial
 from autotune.trial_store import Store
-from autotune.workers import Failure, Task, Workers
+from tconv.aot.workers import Failure, Task, Workers
 from tconv.cost.estimate import Resources
 from tconv.cost.model import predict
 from tconv.problem import Problem

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from autotune import compile as compiling
 from autotune import gate as gating
 from autotune import provenance
 from autotune.cluster import Cluster, ClusterError
@@ -33,8 +32,9 @@ from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY, Effort, explore
 from autotune.suites import Layer
 from autotune.trial import Trial
 from autotune.trial_store import Store
-from autotune.workers import Workers, memory_of
 from tconv import kernel_cache
+from tconv.aot.build import ENVIRONMENT
+from tconv.aot.workers import Workers, memory_of
 from tconv.cost.space import candidates
 from tconv.extras import extra
 from tconv.geometry import Pass
@@ -122,15 +122,13 @@ def tune(
         store = stack.enter_context(Store())
         outcome.store = store.path
         gpu = kind == "measured"
-        checking = compiling.ENVIRONMENT if gpu else gating.environment(target)
+        checking = ENVIRONMENT if gpu else gating.environment(target)
         if cluster is not None:
-            compilers = stack.enter_context(cluster.workers(compiling.ENVIRONMENT))
+            compilers = stack.enter_context(cluster.workers(ENVIRONMENT))
             checkers = stack.enter_context(cluster.workers(checking, gpu))
         else:
             count = workers_for(effort)
-            compilers = stack.enter_context(
-                Workers(count, compiling.ENVIRONMENT, memory=memory_of(count))
-            )
+            compilers = stack.enter_context(Workers(count, ENVIRONMENT, memory=memory_of(count)))
             most = None if gpu else memory_of(1)
             checkers = stack.enter_context(Workers(1, checking, memory=most))
         gate = gate or worker_gate(checkers, effort, target, kind)

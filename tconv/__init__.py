@@ -11,6 +11,7 @@ before the import; otherwise torch's own CPU operators do.
 import os
 
 from tconv import functional
+from tconv.aot.warm_up import WarmUp, warm_up
 from tconv.compiler.export import export
 from tconv.compiler.report import Report, report
 from tconv.convert import Conversion, convert
@@ -69,12 +70,14 @@ __all__ = [
     "Report",
     "Subsample2d",
     "Tile",
+    "WarmUp",
     "convert",
     "explain",
     "export",
     "functional",
     "graphed",
     "report",
+    "warm_up",
 ]
 
 if os.environ.get("TCONV_EMULATE"):

@@ -173,6 +173,11 @@ def forget() -> None:
     calibrated.cache_clear()
     _sources.cache_clear()
     shared_kernels.forget()
+    forget_plans()
+
+
+def forget_plans() -> None:
+    """Make plans anew from the same choices."""
     for clear in _when_forgotten:
         clear()
 

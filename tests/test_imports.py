@@ -33,6 +33,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.emulator",),
     # one launch, and the plan of several
     ("tconv.kernel_cache", "tconv.launch"),
+    # one launch compiled, in worker processes
+    ("tconv.aot.build", "tconv.aot.workers"),
     # what each kernel family serves, and its plans
     ("tconv.families",),
     # legal tiles and their cost
@@ -43,6 +45,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.select",),
     # operators on tensors, with their gradients
     ("tconv.ops",),
+    # the kernels that a model needs, compiled ahead
+    ("tconv.aot",),
     # what a user calls
     ("tconv.functional", "tconv.modules", "tconv.explain", "tconv.convert", "tconv.graphs",
      "tconv.keras", "tconv.compiler"),

@@ -20,11 +20,11 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from autotune.compile import ENVIRONMENT
 from autotune.provenance import source_hash
-from autotune.workers import Failure, Task, Workers
 from reports.bench.cases import ConvCase, cases
 from reports.rows import LayerRow, rounded
+from tconv.aot.build import ENVIRONMENT
+from tconv.aot.workers import Failure, Task, Workers
 from tconv.command_line import command_line
 from tconv.cost.model import predict
 from tconv.geometry import PASSES

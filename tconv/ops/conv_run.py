@@ -180,10 +180,6 @@ def _is_dense(size: Sequence[int], strides: Sequence[int], form: torch.memory_fo
     return tensor.is_contiguous(memory_format=form)
 
 
-when_forgotten(cached_call.cache_clear)
-when_forgotten(cached_fprop_call.cache_clear)
-
-
 @lru_cache(maxsize=4096)
 def epilogue_grad_call(
     size: tuple[int, ...],
@@ -220,3 +216,7 @@ def pool_grad_call(
     reads = (("dy", form), ("offsets", form))
     beside = ("dbias",) if sums else ()
     return Call(plan, "dz", size, strides_of(size, layout), reads, beside)
+
+
+for _cached in (cached_call, cached_fprop_call, epilogue_grad_call, pool_grad_call):
+    when_forgotten(_cached.cache_clear)

@@ -23,7 +23,7 @@ from tconv.launch import Launch, Pointer, runs_triton, target_for
 from tconv.ops.arguments import overridden
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import check_dtype, max_pool_arguments, pool_geometry
-from tconv.ops.registration import DEVICES, differentiates, linear, register, register_vmap
+from tconv.ops.registration import differentiates, implement, linear, register, register_vmap
 from tconv.problem import PoolProblem, dtype_name
 from tconv.select import choose, when_forgotten
 from tconv.tile import Tile
@@ -387,8 +387,7 @@ for _name, _run, _gradient, _save, _jvp in (
     ("max_pool2d_pick", _pick, _pick_gradient, _save_pick, linear("max_pool2d_pick")),
 ):  # fmt: skip
     register(_library, _name, _run, _gradient, _save, _jvp)
-for _device in DEVICES:
-    _library.impl("max_pool2d_indices", _indices, _device.upper())  # integers have no gradient
+implement(_library, "max_pool2d_indices", _indices)  # integers have no gradient
 register_vmap(_library, "max_pool2d_indices")
 
 

@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
 from triton.runtime import driver
 
-from autotune.compile import build
+from tconv.aot.build import build
 from tconv.families import FAMILIES
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.launch import Plan

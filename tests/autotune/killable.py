@@ -38,7 +38,7 @@ from autotune.strategies import forest
 from autotune.suites import Layer, suite
 from autotune.trial import Trial
 from autotune.trial_store import Store
-from autotune.workers import Task
+from tconv.aot.workers import Task
 from tconv.cost.estimate import Resources
 from tconv.cost.space import candidates
 from tconv.geometry import PASSES

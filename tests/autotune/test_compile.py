@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from autotune.compile import ENVIRONMENT, Compiled, compile_choice
-from autotune.workers import Failure, Task, Workers
+from autotune.compile import Compiled, compile_choice
+from tconv.aot.build import ENVIRONMENT
+from tconv.aot.workers import Failure, Task, Workers
 from tconv.families import FAMILIES
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import Problem

@@ -16,7 +16,7 @@ from autotune.evaluate import Bench, Setting, worker_gate
 from autotune.gate import Verdict
 from autotune.search import DEFAULT_EFFORT
 from autotune.trial_store import Store
-from autotune.workers import Task
+from tconv.aot.workers import Task
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.target import TARGETS

@@ -10,8 +10,8 @@ import autotune
 from autotune.gate import Verdict
 from autotune.measure import Timing
 from autotune.trial_store import Store
-from autotune.workers import Failure
 from tconv import select
+from tconv.aot.workers import Failure
 from tconv.cost.cheapest import cheapest
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem

@@ -8,7 +8,7 @@ import torch
 from autotune import on_gpu
 from autotune.deadline import Deadline
 from autotune.search import DEFAULT_EFFORT
-from autotune.workers import Failure, Task, Workers
+from tconv.aot.workers import Failure, Task, Workers
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.target import TARGETS

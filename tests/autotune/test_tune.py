@@ -24,9 +24,9 @@ from autotune.search import DEFAULT_EFFORT
 from autotune.suites import suite
 from autotune.trial_store import Store, default_path
 from autotune.tune import Outcome, jobs, tune
-from autotune.workers import Failure, Task
 from reports.collect import latest
 from tconv import select
+from tconv.aot.workers import Failure, Task
 from tconv.cost.estimate import Resources
 from tconv.geometry import PASSES, Pass
 from tconv.problem import Problem

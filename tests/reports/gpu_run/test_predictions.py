@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from autotune.workers import Task
 from reports.gpu_run import predictions
 from reports.gpu_run.predictions import (
     GPUS,
@@ -23,6 +22,7 @@ from reports.gpu_run.predictions import (
     write_predictions,
 )
 from reports.tables import Tables
+from tconv.aot.workers import Task
 from tconv.target import bandwidth_of
 from tests.reports.conftest import measured
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune import workers as module
-from autotune.workers import LEAST_MEMORY, Failure, Task, Workers, machine_memory, memory_of
+from tconv.aot import workers as module
+from tconv.aot.workers import LEAST_MEMORY, Failure, Task, Workers, machine_memory, memory_of
 from tests.autotune import tasks as done
 
 LITTLE = 512 << 20
