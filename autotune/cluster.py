@@ -40,7 +40,7 @@ def remote(
     gpu: bool,
 ) -> Any:
     """Run one task below a Dask worker; return its result or a ``Failure``."""
-    from autotune.provenance import source_hash
+    from tconv.source import source_hash
 
     if source_hash() != source:
         words = f"this worker's kernels have version {source_hash()}, the tuner's {source}"
@@ -113,7 +113,7 @@ class _Executor(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit a task; ``fn`` is always ``perform``, which the remote process calls."""
-        from autotune.provenance import source_hash
+        from tconv.source import source_hash
 
         if self._client.status != "running":
             raise ClusterError("the cluster no longer answers")

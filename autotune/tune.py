@@ -39,6 +39,7 @@ from tconv.cost.space import candidates
 from tconv.extras import extra
 from tconv.geometry import Pass
 from tconv.problem import Problem
+from tconv.source import source_hash
 from tconv.target import Target
 from tconv.tile import Choice
 from tconv.winners import Kind, TableError, user_table
@@ -140,7 +141,7 @@ def tune(
             ask, protocol = provenance.driver_version, PROTOCOL
             driver = ask() if cluster is None else str(cluster.ask(ask))
         versions = provenance.versions(driver, protocol)
-        source = provenance.source_hash()
+        source = source_hash()
         setting = Setting(target, kind, versions, source, effort, deadline or Deadline())
         bench = Bench(setting, store, compilers, gate, measure, contest)
         progress = stack.enter_context(_progress(console or Console(stderr=True)))

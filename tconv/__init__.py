@@ -11,6 +11,7 @@ before the import; otherwise torch's own CPU operators do.
 import os
 
 from tconv import functional
+from tconv.aot.carry import KernelsError, load_kernels, save_kernels
 from tconv.aot.warm_up import WarmUp, warm_up
 from tconv.compiler.export import export
 from tconv.compiler.report import Report, report
@@ -57,6 +58,7 @@ __all__ = [
     "ConvTranspose2d",
     "Conversion",
     "Explanation",
+    "KernelsError",
     "LazyConv1d",
     "LazyConv2d",
     "LazyConvTranspose1d",
@@ -76,7 +78,9 @@ __all__ = [
     "export",
     "functional",
     "graphed",
+    "load_kernels",
     "report",
+    "save_kernels",
     "warm_up",
 ]
 

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.kernels",),
     # what is to be computed, on which machine, and the files that results are kept in
     ("tconv.command_line", "tconv.extras", "tconv.files", "tconv.geometry", "tconv.problem",
-     "tconv.target", "tconv.tile", "tconv.winners", "tconv.reference", "tconv.svg"),
+     "tconv.source", "tconv.target", "tconv.tile", "tconv.winners", "tconv.reference", "tconv.svg"),
     # a GPU that is not there, which knows nothing of convolution
     ("tconv.emulator",),
     # one launch, and the plan of several

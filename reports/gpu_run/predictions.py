@@ -20,7 +20,6 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from autotune.provenance import source_hash
 from reports.bench.cases import ConvCase, cases
 from reports.rows import LayerRow, rounded
 from tconv.aot.build import ENVIRONMENT
@@ -29,6 +28,7 @@ from tconv.command_line import command_line
 from tconv.cost.model import predict
 from tconv.geometry import PASSES
 from tconv.select import heuristic
+from tconv.source import source_hash
 from tconv.target import TARGETS, Target, bandwidth_of
 
 # The suites that a run tunes and measures: those of the goals, then some in other arithmetics.

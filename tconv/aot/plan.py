@@ -82,6 +82,9 @@ def plans_of(
     gradients = any(direction != "fprop" for direction in passes)
 
     def converted(tensor: Tensor) -> Tensor:
+        if tensor.is_meta:  # a model without memory is planned as one on the CPU
+            with fake:
+                tensor = torch.empty_like(tensor, device="cpu")
         found = fake.from_tensor(tensor)
         return found.to(dtype) if dtype is not None and found.is_floating_point() else found
 

@@ -20,6 +20,7 @@ from tconv.launch import Launch, interpreting, runs_triton, target_for
 from tconv.problem import ITEMSIZE, dtype_name
 from tconv.target import TARGETS, Target
 
+CPU = torch.device("cpu")
 SECONDS = 300.0  # for one kernel: ptxas takes minutes where it spills
 NOTHING = (
     "nothing to compile: {where}; on a GPU, or with target={example!r}, its kernels are compiled"
@@ -43,6 +44,11 @@ class WarmUp:
     there: tuple[Kernel, ...] = ()  # in Triton's cache before
     failed: tuple[tuple[str, str], ...] = ()  # kernel, reason
     note: str = ""
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """All kernels that are in Triton's cache now."""
+        return self.compiled + self.there
 
     def __str__(self) -> str:
         if self.target is None:
@@ -190,11 +196,18 @@ def _target(model: nn.Module, name: str | None) -> Target | str:
         if name not in TARGETS:
             raise ValueError(f"unknown target {name!r}; there are: {', '.join(TARGETS)}")
         return TARGETS[name]
+    return here(next((each.device for each in model.parameters()), CPU))
+
+
+def here(device: torch.device = CPU) -> Target | str:
+    """Return the target of the GPU that would compute tensors on ``device``, or why there is none.
+
+    A model on the CPU may still be moved to the GPU that is there.
+    """
     if interpreting():
         return "Triton's interpreter runs the kernels' source (TRITON_INTERPRET=1)"
-    device = next((each.device for each in model.parameters()), torch.device("cpu"))
     if not runs_triton(device) and torch.cuda.is_available():
-        device = torch.device("cuda")  # where the model will be moved to
+        device = torch.device("cuda")
     if not runs_triton(device):
         return "torch's own operators compute here, without a GPU"
     return target_for(device)

@@ -97,7 +97,7 @@ def test_a_run_is_kept_row_by_row_and_goes_on(monkeypatch: pytest.MonkeyPatch) -
     (note,) = kept.about.notes
     assert "small+relu conv fprop could not be measured: RuntimeError: out of memory" in note
 
-    monkeypatch.setattr("autotune.provenance.source_hash", lambda: "another")
+    monkeypatch.setattr("reports.bench.run.source_hash", lambda: "another")
     other = Run(REHEARSAL, DEVICE)
     assert other.tables.layers == []
     aside = folder_of("rehearsal").parent.glob("rehearsal.*")

@@ -16,7 +16,6 @@ import torch
 
 from autotune.deadline import Deadline
 from autotune.evaluate import DeviceLostError
-from autotune.provenance import source_hash
 from reports.bench.run import REHEARSAL, Run
 from reports.gpu_run import steps
 from reports.gpu_run.__main__ import supervise
@@ -35,6 +34,7 @@ from reports.gpu_run.steps import (
 )
 from reports.tables import Tables, write_tables
 from tconv.families import FAMILIES
+from tconv.source import source_hash
 from tconv.target import TARGETS
 from tests.autotune.test_workers import gone, until
 from tests.reports.conftest import measured

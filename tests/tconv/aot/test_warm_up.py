@@ -43,7 +43,9 @@ def test_a_call_after_a_warm_up_compiles_nothing(warmed: dict[str, Any]) -> None
     assert warmed["gradients"]
 
 
-def test_a_second_warm_up_finds_the_kernels_there(warmed: dict[str, Any]) -> None:
+def test_carried_kernels_are_found_in_another_cache(warmed: dict[str, Any]) -> None:
+    assert warmed["saved"] == warmed["first"]["compiled"]
+    assert warmed["loaded"] == {"installed": warmed["saved"], "there": 0}
     assert warmed["again"]["compiled"] == 0
     assert warmed["again"]["there"] == warmed["first"]["compiled"]
 

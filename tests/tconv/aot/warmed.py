@@ -1,14 +1,17 @@
-"""Warm up a small model, call it, and print what the calls compiled.
+"""Warm up a small model, call it, and print what the call compiled.
 
     TCONV_EMULATE=sm_90 python -m tests.tconv.aot.warmed
 
-prints a JSON object. It runs in a process of its own, for Triton's interpreter and compiler do not
+prints a JSON object. Then the kernels are carried to another cache, and the model is warmed up
+again. It runs in a process of its own, for Triton's interpreter and compiler do not
 share one, and with a cache folder of its own (``TRITON_CACHE_DIR``).
 """
 
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from typing import Any
 
 import torch
@@ -37,8 +40,13 @@ def main() -> None:
     layers(x).sum().backward()
     found: dict[str, Any] = {"first": first.as_json(), "hits": list(hits)}
     found["gradients"] = all(bool(p.grad.isfinite().all()) for p in layers.parameters())
-    again = tconv.warm_up(layers, [SIZE], **HOW)
-    print(json.dumps(found | {"again": again.as_json()}))
+    with tempfile.TemporaryDirectory() as place:
+        saved = tconv.save_kernels(first, f"{place}/kernels")
+        os.environ["TRITON_CACHE_DIR"] = f"{place}/another"
+        loaded = tconv.load_kernels(f"{place}/kernels")
+        again = tconv.warm_up(layers, [SIZE], **HOW)
+    found |= {"saved": saved, "loaded": loaded.as_json(), "again": again.as_json()}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
