@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -363,6 +363,7 @@ def planning(target: Target, plans: list[tuple[Launch, ...]]) -> Iterator[None]:
         _planning.target, _planning.plans = before
 
 
+@lru_cache(maxsize=1)  # kernels are decorated once; a call asks several times
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter (``TRITON_INTERPRET=1`` at import)."""
     from tconv.kernels import fprop
