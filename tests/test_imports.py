@@ -14,8 +14,9 @@ from tconv import families
 from tconv.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("tconv", "autotune", "reports", "benchmarks")
+PACKAGES = ("tconv_workers", "tconv", "autotune", "reports", "benchmarks")
 FORBIDDEN = {
+    "tconv_workers": {"tconv", "autotune", "reports", "benchmarks", "tests", "torch", "triton"},
     "tconv": {"autotune", "reports", "benchmarks", "tests"},
     "autotune": {"reports", "benchmarks", "tests"},
     "reports": {"benchmarks", "tests"},
@@ -24,8 +25,8 @@ FORBIDDEN = {
 }
 # From the bottom up: a module imports from its own layer and from those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    # device code, which knows nothing of the host
-    ("tconv.kernels",),
+    # device code, which knows nothing of the host; processes, which know nothing of the project
+    ("tconv.kernels", "tconv_workers"),
     # what is to be computed, on which machine, and the files that results are kept in
     ("tconv.command_line", "tconv.extras", "tconv.files", "tconv.geometry", "tconv.problem",
      "tconv.source", "tconv.target", "tconv.tile", "tconv.winners", "tconv.reference", "tconv.svg"),
@@ -33,8 +34,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.emulator",),
     # one launch, and the plan of several
     ("tconv.kernel_cache", "tconv.launch"),
-    # one launch compiled, in worker processes
-    ("tconv.aot.build", "tconv.aot.workers"),
+    # one launch, compiled
+    ("tconv.aot.build",),
     # what each kernel family serves, and its plans
     ("tconv.families",),
     # legal tiles and their cost
@@ -43,6 +44,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.shared_kernels",),
     # the choice for a problem
     ("tconv.select",),
+    # better kernels, compiled in the background
+    ("tconv.aot.background",),
     # operators on tensors, with their gradients
     ("tconv.ops",),
     # the kernels that a model needs, compiled ahead
