@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -368,6 +368,7 @@ def is_planning() -> bool:
     return _planning.target is not None
 
 
+@lru_cache(maxsize=1)  # kernels are decorated once; a call asks several times
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter (``TRITON_INTERPRET=1`` at import)."""
     from tconv.kernels import fprop

@@ -132,9 +132,9 @@ def test_what_is_no_file_is_refused_by_name(spoil: object) -> None:
     path.parent.mkdir(parents=True)
     spoil(path)
     spoil(constants)
-    with pytest.warns(UserWarning, match="ignored") as told:
+    with pytest.warns(UserWarning, match="ignored") as caught:
         assert select.choose(PROBLEM, TARGET).ground == "heuristic"
-    words = [str(warning.message) for warning in told]
+    words = [str(warning.message) for warning in caught]
     assert any("heuristics take over" in line and str(path) in line for line in words)
     assert any("assumed ones hold" in line and str(constants) in line for line in words)
     for refused in (read_table, table_target):
@@ -147,11 +147,11 @@ HOSTILE_CONSTANTS = {
     "negative": ('"l2_share": -1', "l2_share is -1,"),
     "huge": ('"launch_milliseconds": 1e999', "launch_milliseconds is inf,"),
     "400 digits": ('"l2_share": 1' + "0" * 400, "401 digits"),
-    "NaN": ('"l2_share": NaN', "NaN is no number"),
+    "NaN": ('"l2_share": NaN', "NaN is not a JSON number"),
     "true": ('"l2_share": true', "l2_share is True"),
     "a list": ('"l2_share": []', r"l2_share is \[\]"),
     "beyond reach": ('"overlap": 1000', "overlap is 1000, no number from 1.5 to 12"),
-    "twice": ('"l2_share": 0.5, "l2_share": 0.6', "'l2_share' stands there twice"),
+    "twice": ('"l2_share": 0.5, "l2_share": 0.6', "'l2_share' appears twice"),
     "unknown": ('"../../etc": 1', "no constant '../../etc'"),
 }
 
@@ -255,15 +255,15 @@ CANNOT_RUN = {
 def test_a_winner_that_cannot_run_is_passed_over_by_name(name: str) -> None:
     family, tile = CANNOT_RUN[name]
     tuned(Winner(family, Tile.parse(tile), "measured", 0.1))
-    with pytest.warns(UserWarning, match="is passed over") as told:
+    with pytest.warns(UserWarning, match="is ignored; tuning") as caught:
         choice = select.choose(PROBLEM, TARGET)
     assert (choice, choice.ground) == (select.heuristic(PROBLEM, TARGET), "heuristic")
-    (words,) = [str(warning.message) for warning in told]
+    (words,) = [str(warning.message) for warning in caught]
     for part in (str(user_table("sm_90")), PROBLEM.key, tile):
         assert part in words
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert select.choose(PROBLEM, TARGET) == choice  # said once, not at each call
+        assert select.choose(PROBLEM, TARGET) == choice  # warned once, not at each call
 
 
 def test_a_family_of_another_version_is_passed_over() -> None:
@@ -348,10 +348,10 @@ def test_a_home_that_others_may_write_is_not_used(
     folder = user_table("sm_90").parent
     folder.chmod(0o777)
     select.forget()
-    with pytest.warns(UserWarning, match="ignored") as told:
+    with pytest.warns(UserWarning, match="ignored") as caught:
         assert select.choose(PROBLEM, TARGET).ground == "heuristic"
-    assert all(str(folder) in str(warning.message) for warning in told)
-    assert {str(warning.message).split()[0] for warning in told} == {"tuned", "constants"}
+    assert all(str(folder) in str(warning.message) for warning in caught)
+    assert {str(warning.message).split()[0] for warning in caught} == {"tuned", "constants"}
     with pytest.raises(TableError, match="anyone may write"):
         write_table(user_table("sm_90"), "sm_90", {PROBLEM.key: winner})
     monkeypatch.setenv("TCONV_HOME", str(tmp_path / "tconv"))  # who names it trusts it
