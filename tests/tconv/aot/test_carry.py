@@ -1,4 +1,4 @@
-"""A folder of compiled kernels is checked as a whole before any kernel is installed."""
+"""Tests of carried kernels: a folder is checked completely before any kernel is installed."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_link_is_refused(whole: bool, folder: Path, caches: tuple[Path, Path])
     refused(folder, "is a link, which may lead elsewhere", caches[1])
 
 
-def test_no_folder_of_kernels_is_refused(tmp_path: Path, caches: tuple[Path, Path]) -> None:
+def test_a_folder_without_kernels_is_refused(tmp_path: Path, caches: tuple[Path, Path]) -> None:
     refused(tmp_path, "there is no kernels.json", caches[1])
     (tmp_path / MANIFEST).write_text("{")
     refused(tmp_path, "cannot be read", caches[1])
@@ -138,7 +138,7 @@ def test_without_a_gpu_a_target_is_needed(folder: Path) -> None:
         load_kernels(folder, target="sm_1")
 
 
-def test_what_cannot_be_saved_is_said(
+def test_kernels_that_cannot_be_saved_are_reported(
     caches: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(KernelsError, match=r"no kernels to save .* none was compiled"):

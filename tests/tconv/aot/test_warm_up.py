@@ -1,4 +1,4 @@
-"""After a warm-up a model's call compiles nothing."""
+"""Tests of ``warm_up``: afterwards a model's call compiles nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import nn
 
 import tconv
 from tconv.aot import warm_up as module
-from tconv.aot.workers import Failure
 from tconv.launch import planning, recorded, target_for
 from tconv.target import TARGETS
+from tconv_workers import Failure
 
 ROOT = Path(__file__).parents[3]
 HOPPER = TARGETS["sm_90"]
@@ -54,7 +54,7 @@ def test_carried_kernels_are_found_in_another_cache(warmed: dict[str, Any]) -> N
 
 
 class Net(nn.Module):
-    """Of every kind of layer; it holds a tensor besides its parameters and buffers."""
+    """A network with every kind of layer, and a tensor that is neither parameter nor buffer."""
 
     def __init__(self) -> None:
         super().__init__()
