@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from tconv.aot.workers import Failure, Task, Workers, memory_of
+from tconv_workers import Failure, Task, Workers, memory_of
 
 PATIENCE = 30.0  # seconds to wait for the scheduler's answer and for a first worker
 GPU = {"GPU": 1.0}  # Dask resource that a measuring worker advertises and a measurement takes

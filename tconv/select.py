@@ -176,6 +176,12 @@ def forget() -> None:
     forget_plans()
 
 
+def choose_again() -> None:
+    """Make choices and plans anew, from the same tables and the kernels that are in use now."""
+    choose.cache_clear()
+    forget_plans()
+
+
 def forget_plans() -> None:
     """Clear the cached plans but not the choices."""
     for clear in _when_forgotten:

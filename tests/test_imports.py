@@ -14,8 +14,9 @@ from tconv import families
 from tconv.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("tconv", "autotune", "reports", "benchmarks")
+PACKAGES = ("tconv_workers", "tconv", "autotune", "reports", "benchmarks")
 FORBIDDEN = {
+    "tconv_workers": {"tconv", "autotune", "reports", "benchmarks", "tests", "torch", "triton"},
     "tconv": {"autotune", "reports", "benchmarks", "tests"},
     "autotune": {"reports", "benchmarks", "tests"},
     "reports": {"benchmarks", "tests"},
@@ -24,8 +25,8 @@ FORBIDDEN = {
 }
 # Layers from the bottom up: a module imports from its own layer and from earlier ones.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    # device code, independent of the host
-    ("tconv.kernels",),
+    # device code, independent of the host; worker processes, independent of the project
+    ("tconv.kernels", "tconv_workers"),
     # problems, targets and result files
     ("tconv.command_line", "tconv.extras", "tconv.files", "tconv.geometry", "tconv.problem",
      "tconv.source", "tconv.target", "tconv.tile", "tconv.winners", "tconv.reference", "tconv.svg"),
@@ -33,8 +34,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.emulator",),
     # a launch, and a plan of several
     ("tconv.kernel_cache", "tconv.launch"),
-    # compiling a launch, and worker processes
-    ("tconv.aot.build", "tconv.aot.workers"),
+    # compiling a launch
+    ("tconv.aot.build",),
     # kernel families: what they serve, and their plans
     ("tconv.families",),
     # legal tiles and their cost
@@ -43,6 +44,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tconv.shared_kernels",),
     # choice of the kernel for a problem
     ("tconv.select",),
+    # better kernels, compiled in the background
+    ("tconv.aot.background",),
     # operators on tensors, with their gradients
     ("tconv.ops",),
     # compiling a model's kernels ahead

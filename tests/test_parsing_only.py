@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [path for name in ("tconv", "autotune", "reports", "benchmarks")
+SOURCES = [path for name in ("tconv", "tconv_workers", "autotune", "reports", "benchmarks")
            for path in sorted((ROOT / name).rglob("*.py"))]  # fmt: skip
 MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "imp"}
 CALLS = {"eval", "exec", "compile", "__import__", "breakpoint"}

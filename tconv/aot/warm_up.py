@@ -14,11 +14,11 @@ from torch import nn
 from tconv import kernel_cache
 from tconv.aot.build import ENVIRONMENT, Built, ensure
 from tconv.aot.plan import planned
-from tconv.aot.workers import Failure, Task, Workers, memory_of
 from tconv.geometry import PASSES, Pass
 from tconv.launch import Launch, interpreting, runs_triton, target_for
 from tconv.problem import ITEMSIZE, dtype_name
 from tconv.target import TARGETS, Target
+from tconv_workers import Failure, Task, Workers, memory_of
 
 CPU = torch.device("cpu")
 SECONDS = 300.0  # for one kernel: ptxas takes minutes where it spills

@@ -9,10 +9,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from tconv.aot.background import request_better
 from tconv.families import FAMILIES, epilogue_grad
 from tconv.families.epilogue import NORM, epilogue_operands
 from tconv.geometry import ConvGeometry, Pass
-from tconv.launch import Plan, target_for
+from tconv.launch import Launch, Plan, target_for
 from tconv.ops.conv_check import Window
 from tconv.ops.layout import (
     layout_of,
@@ -149,7 +150,13 @@ def cached_call(
     geometry = geometry_of(x_size, w_size, window)
     problem = Problem(geometry, direction, dtype_name(dtype), layout, precision)
     target = target_for(device)
-    return prepare(problem, choose(problem, target), target, epilogue, w_layout)
+    call = prepare(problem, choose(problem, target), target, epilogue, w_layout)
+
+    def launches(choice: Choice) -> tuple[Launch, ...]:
+        return prepare(problem, choice, target, epilogue, w_layout).plan.launches
+
+    request_better(problem, target, launches)
+    return call
 
 
 @lru_cache(maxsize=4096)

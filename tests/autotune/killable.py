@@ -38,13 +38,13 @@ from autotune.strategies import forest
 from autotune.suites import Layer, suite
 from autotune.trial import Trial
 from autotune.trial_store import Store
-from tconv.aot.workers import Task
 from tconv.cost.estimate import Resources
 from tconv.cost.space import candidates
 from tconv.geometry import PASSES
 from tconv.problem import Problem
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice
+from tconv_workers import Task
 
 GPU = replace(TARGETS["sm_90"], name="nvidia-test")
 EFFORT = replace(DEFAULT_EFFORT, candidates=12)

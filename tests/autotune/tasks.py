@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tconv.aot.workers import Task, Workers
+from tconv_workers import Task, Workers
 
 CHUNK = 64 << 20
 

@@ -22,7 +22,7 @@ from autotune import cluster as clusters
 from autotune.cli import app
 from autotune.cluster import Cluster, ClusterError
 from autotune.trial_store import Store, default_path
-from tconv.aot.workers import Failure, Task
+from tconv_workers import Failure, Task
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., subprocess.Popen[bytes]]

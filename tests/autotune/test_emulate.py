@@ -16,11 +16,11 @@ from autotune.evaluate import Bench, Setting, worker_gate
 from autotune.gate import Verdict
 from autotune.search import DEFAULT_EFFORT
 from autotune.trial_store import Store
-from tconv.aot.workers import Task
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
+from tconv_workers import Task
 from tests.autotune.test_trial_store import TRIAL
 
 PROBLEM = Problem(ConvGeometry(2, 16, 8, 8, 16, 3, 3, pad_h=1, pad_w=1), "fprop")

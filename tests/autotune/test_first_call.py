@@ -11,13 +11,13 @@ from autotune.gate import Verdict
 from autotune.measure import Timing
 from autotune.trial_store import Store
 from tconv import select
-from tconv.aot.workers import Failure
 from tconv.cost.cheapest import cheapest
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice
 from tconv.winners import read_table, user_table
+from tconv_workers import Failure
 
 H200 = TARGETS["sm_90"]
 PROBLEM = Problem(ConvGeometry(8, 16, 14, 14, 32, 3, 3), "fprop")

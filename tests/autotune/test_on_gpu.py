@@ -8,11 +8,11 @@ import torch
 from autotune import on_gpu
 from autotune.deadline import Deadline
 from autotune.search import DEFAULT_EFFORT
-from tconv.aot.workers import Failure, Task, Workers
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
+from tconv_workers import Failure, Task, Workers
 from tests.autotune import tasks as done
 
 WORDS = (

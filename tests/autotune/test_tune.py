@@ -26,13 +26,13 @@ from autotune.trial_store import Store, default_path
 from autotune.tune import Outcome, jobs, tune
 from reports.collect import latest
 from tconv import select
-from tconv.aot.workers import Failure, Task
 from tconv.cost.estimate import Resources
 from tconv.geometry import PASSES, Pass
 from tconv.problem import Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice
 from tconv.winners import read_table, user_table
+from tconv_workers import Failure, Task
 from tests.autotune.test_trial_store import SPOILT
 
 H200 = TARGETS["sm_90"]

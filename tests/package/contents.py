@@ -11,7 +11,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("tconv", "autotune", "reports")
+PACKAGES = ("tconv", "tconv_workers", "autotune", "reports")
 LEFT_OUT = (ROOT / "reports" / "published",)  # made by the package, not part of it
 MUST = ("tconv/tuned/README.md", "tconv/models/pictures/house.png", "reports/templates/style.css",
         "tconv/py.typed", "autotune/py.typed", "reports/py.typed")  # fmt: skip

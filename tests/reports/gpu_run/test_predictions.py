@@ -22,8 +22,8 @@ from reports.gpu_run.predictions import (
     write_predictions,
 )
 from reports.tables import Tables
-from tconv.aot.workers import Task
 from tconv.target import bandwidth_of
+from tconv_workers import Task
 from tests.reports.conftest import measured
 
 

@@ -15,9 +15,9 @@ from torch import nn
 
 import tconv
 from tconv.aot import warm_up as module
-from tconv.aot.workers import Failure
 from tconv.launch import planning, recorded, target_for
 from tconv.target import TARGETS
+from tconv_workers import Failure
 
 ROOT = Path(__file__).parents[3]
 HOPPER = TARGETS["sm_90"]

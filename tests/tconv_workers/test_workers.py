@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tconv.aot import workers as module
-from tconv.aot.workers import LEAST_MEMORY, Failure, Task, Workers, machine_memory, memory_of
+import tconv_workers as module
+from tconv_workers import LEAST_MEMORY, Failure, Task, Workers, machine_memory, memory_of
 from tests.autotune import tasks as done
 
 LITTLE = 512 << 20
@@ -139,3 +139,18 @@ def test_abandoned_workers_end_with_their_children(tmp_path: Path) -> None:
     for name in ("parent", "child"):
         pid = int((tmp_path / name).read_text())
         assert until(lambda pid=pid: gone(pid), 10), name  # type: ignore[misc]
+
+
+def test_a_script_that_does_not_guard_its_main_part_may_have_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import operator\n"
+        "from tconv_workers import Task, Workers\n"
+        "with Workers(1, {}) as workers:\n"
+        "    ((_, result, _),) = workers.run([Task(0, operator.add, (2, 3))], 60.0)\n"
+        "print(result)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("5\n", 0), done.stderr
