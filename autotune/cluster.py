@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from tconv.aot.workers import Failure, Task, Workers, memory_of
+from tconv_workers import Failure, Task, Workers, memory_of
 
 PATIENCE = 30.0  # seconds to wait for the scheduler's answer and for a first worker
 GPU = {"GPU": 1.0}  # Dask resource that a measuring worker advertises and a measurement takes
@@ -87,8 +87,8 @@ class Cluster:
 
     def ask(self, function: Callable[[], Any], seconds: float = 120.0) -> Any:
         """Call ``function`` on a worker with a GPU; return its result or a ``Failure``."""
-        with self.workers({"TRITON_INTERPRET": None}, gpu=True) as asked:
-            ((_, result, _),) = asked.run([Task(None, function, ())], seconds)
+        with self.workers({"TRITON_INTERPRET": None}, gpu=True) as pool:
+            ((_, result, _),) = pool.run([Task(None, function, ())], seconds)
         return result
 
     def close(self) -> None:

@@ -34,7 +34,6 @@ from autotune.trial import Trial
 from autotune.trial_store import Store
 from tconv import kernel_cache
 from tconv.aot.build import ENVIRONMENT
-from tconv.aot.workers import Workers, memory_of
 from tconv.cost.space import candidates
 from tconv.extras import extra
 from tconv.geometry import Pass
@@ -43,6 +42,7 @@ from tconv.source import source_hash
 from tconv.target import Target
 from tconv.tile import Choice
 from tconv.winners import Kind, TableError, user_table
+from tconv_workers import Workers, memory_of
 
 with extra("tune"):
     from rich.console import Console

@@ -11,6 +11,7 @@ before the import; otherwise torch's own CPU operators do.
 import os
 
 from tconv import functional
+from tconv.aot.background import compile_in_background
 from tconv.aot.carry import KernelsError, load_kernels, save_kernels
 from tconv.aot.warm_up import WarmUp, warm_up
 from tconv.compiler.export import export
@@ -73,6 +74,7 @@ __all__ = [
     "Subsample2d",
     "Tile",
     "WarmUp",
+    "compile_in_background",
     "convert",
     "explain",
     "export",
@@ -83,6 +85,9 @@ __all__ = [
     "save_kernels",
     "warm_up",
 ]
+
+if os.environ.get("TCONV_BACKGROUND") == "1":
+    compile_in_background()
 
 if os.environ.get("TCONV_EMULATE"):
     from tconv import emulator

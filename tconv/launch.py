@@ -363,6 +363,11 @@ def planning(target: Target, plans: list[tuple[Launch, ...]]) -> Iterator[None]:
         _planning.target, _planning.plans = before
 
 
+def is_planning() -> bool:
+    """Whether this thread plans instead of launching."""
+    return _planning.target is not None
+
+
 @lru_cache(maxsize=1)  # kernels are decorated once; a call asks several times
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter (``TRITON_INTERPRET=1`` at import)."""

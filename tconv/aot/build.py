@@ -21,7 +21,9 @@ from tconv.launch import Launch
 from tconv.target import Target
 
 # What changes in a compiling worker's environment; None removes a variable.
-ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None, "TCONV_EMULATE": None}
+ENVIRONMENT: dict[str, str | None] = {
+    "TRITON_INTERPRET": None, "TCONV_EMULATE": None, "TCONV_BACKGROUND": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

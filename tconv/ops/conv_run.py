@@ -9,10 +9,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from tconv.aot.background import request_better
 from tconv.families import FAMILIES, epilogue_grad
 from tconv.families.epilogue import NORM, epilogue_operands
 from tconv.geometry import ConvGeometry, Pass
-from tconv.launch import Plan, target_for
+from tconv.launch import Launch, Plan, target_for
 from tconv.ops.conv_check import Window
 from tconv.ops.layout import (
     layout_of,
@@ -104,19 +105,20 @@ def compute(problem: Problem, choice: Choice, **tensors: Tensor) -> Tensor:
     return prepare(problem, choice, target, epilogue)(tensors)
 
 
-def precision_of(tensor: Tensor, asked: str | None) -> Precision:
-    """Return how products of ``tensor`` are formed: as ``asked``, or else by torch's switch.
+def precision_of(tensor: Tensor, requested: str | None) -> Precision:
+    """Return how products of ``tensor`` are formed: as ``requested``, or else by torch's switch.
 
     Only float32 has a choice. If torch does not allow tf32, three tf32 products replace one: their
     error is that of float32 sums, and the matrix unit can compute them. AMD's compiler does not
     support this, and the interpreter is exact in any case.
     """
-    if asked is not None and asked not in PRECISIONS:
-        raise ValueError(f"precision is {asked!r}; it is one of {', '.join(PRECISIONS)}, or None")
+    if requested is not None and requested not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise ValueError(f"precision is {requested!r}; it is one of {known}, or None")
     if tensor.dtype != torch.float32:
         return "ieee"
-    if asked is not None:
-        return asked  # type: ignore[return-value]
+    if requested is not None:
+        return requested  # type: ignore[return-value]
     target = target_for(tensor.device)
     if target.backend == "interpreter":
         return "ieee"
@@ -148,7 +150,13 @@ def cached_call(
     geometry = geometry_of(x_size, w_size, window)
     problem = Problem(geometry, direction, dtype_name(dtype), layout, precision)
     target = target_for(device)
-    return prepare(problem, choose(problem, target), target, epilogue, w_layout)
+    call = prepare(problem, choose(problem, target), target, epilogue, w_layout)
+
+    def launches(choice: Choice) -> tuple[Launch, ...]:
+        return prepare(problem, choice, target, epilogue, w_layout).plan.launches
+
+    request_better(problem, target, launches)
+    return call
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""``autotune compile``: kernels of suites, by the mechanism of ``tconv.warm_up``."""
+"""Tests of ``autotune compile``, which compiles suites' kernels like ``tconv.warm_up``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOPPER = TARGETS["sm_90"]
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
-    """What would be compiled, in place of compiling it."""
+    """The launches that would be compiled; nothing is compiled."""
     found: list[Launch] = []
 
     def note(launches: Sequence[Launch], target: Target, *_: Any) -> WarmUp:

@@ -1,4 +1,4 @@
-"""explain says what would run, and what runs is what it says."""
+"""Tests that ``explain`` names what then runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def test_names_what_then_runs() -> None:
     if interpreting():
         assert "interpreter" in str(explanation)
     assert "heuristic" in str(explanation)
-    assert "not implicit_gemm_tma: 3 channels of float32 are no multiple of 16" in str(explanation)
+    assert "not implicit_gemm_tma: 3 channels of float32 are not a multiple of 16" in str(
+        explanation
+    )
 
 
 def test_pools_and_geometries() -> None:
@@ -44,7 +46,7 @@ def test_pools_and_geometries() -> None:
     ]
 
 
-def test_refuses_by_name() -> None:
+def test_errors_name_the_value() -> None:
     with pytest.raises(TypeError, match="Linear is neither"):
         tconv.explain(torch.nn.Linear(2, 3), torch.zeros(1, 2))
     with pytest.raises(TypeError, match="needs the input"):
@@ -52,7 +54,7 @@ def test_refuses_by_name() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks about a machine without a GPU")
-def test_without_the_interpreter_a_cpu_goes_to_torch_and_says_so() -> None:
+def test_without_the_interpreter_cpu_tensors_go_to_torch_and_explain_states_it() -> None:
     code = """
 import sys, torch, tconv
 from tconv.launch import recorded

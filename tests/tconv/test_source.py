@@ -1,4 +1,4 @@
-"""The hash of the source that decides a kernel's code."""
+"""Tests of the hash of the source that determines kernels' code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tconv import source
 from tests.test_imports import imported
 
 ROOT = Path(tconv.__file__).parent
-# Imported where kernels are planned and launched, without a word in their code.
+# Modules imported by planning and launching that do not affect kernels' code.
 ASIDE = {"__init__.py", "files.py", "kernel_cache.py", "table.py"}
 
 
@@ -21,7 +21,7 @@ ASIDE = {"__init__.py", "files.py", "kernel_cache.py", "table.py"}
     [("num_warps", "num_warp"), ("MOST_REGISTERS, REGISTER_FILE = 255", "MOST_REGISTERS, X = 128")],
     ids=["option", "registers"],
 )
-def test_another_compiler_option_is_other_code(edit: tuple[str, str], tmp_path: Path) -> None:
+def test_another_compiler_option_changes_the_hash(edit: tuple[str, str], tmp_path: Path) -> None:
     for file in source.deciding(ROOT):
         copy = tmp_path / file.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A folder of compiled kernels is checked as a whole before any kernel is installed."""
+"""Tests of carried kernels: a folder is checked completely before any kernel is installed."""
 
 from __future__ import annotations
 
@@ -77,14 +77,20 @@ EDITS: dict[str, tuple[Callable[[Manifest], object], str]] = {
     "no source": (lambda m: m.pop("source"), "another version of tconv"),
     "another format": (lambda m: m.update(format=2), "is not of format 1"),
     "no kernels": (lambda m: m.update(kernels=[]), "it lists no kernels"),
-    "entry above": (lambda m: rename(m, "../other"), "'../other' is no entry of Triton's cache"),
-    "entry from the root": (lambda m: rename(m, "/tmp"), "'/tmp' is no entry"),
+    "entry above": (
+        lambda m: rename(m, "../other"),
+        "'../other' is not an entry of Triton's cache",
+    ),
+    "entry from the root": (lambda m: rename(m, "/tmp"), "'/tmp' is not an entry"),
     "file above": (
         lambda m: files_of(m).update({"../x.ptx": "0" * 64}),
-        "'../x.ptx' is no file",
+        "'../x.ptx' is not a kernel's file",
     ),
-    "hidden file": (lambda m: files_of(m).update({".x.ptx": "0" * 64}), "'.x.ptx' is no file"),
-    "pickle": (lambda m: files_of(m).update({"x.pkl": "0" * 64}), "'x.pkl' is no file"),
+    "hidden file": (
+        lambda m: files_of(m).update({".x.ptx": "0" * 64}),
+        "'.x.ptx' is not a kernel's file",
+    ),
+    "pickle": (lambda m: files_of(m).update({"x.pkl": "0" * 64}), "'x.pkl' is not a kernel's file"),
     "missing file": (lambda m: files_of(m).update({"x.ptx": "0" * 64}), "x.ptx cannot be read"),
     "no sum": (lambda m: files_of(m).update({"kernel1.ptx": 7}), "has no SHA-256 sum"),
     "two of metadata": (lambda m: files_of(m).update({"x.json": "0" * 64}), "not one .json"),
@@ -124,7 +130,7 @@ def test_a_link_is_refused(whole: bool, folder: Path, caches: tuple[Path, Path])
     refused(folder, "is a link, which may lead elsewhere", caches[1])
 
 
-def test_no_folder_of_kernels_is_refused(tmp_path: Path, caches: tuple[Path, Path]) -> None:
+def test_a_folder_without_kernels_is_refused(tmp_path: Path, caches: tuple[Path, Path]) -> None:
     refused(tmp_path, "there is no kernels.json", caches[1])
     (tmp_path / MANIFEST).write_text("{")
     refused(tmp_path, "cannot be read", caches[1])
@@ -138,7 +144,7 @@ def test_without_a_gpu_a_target_is_needed(folder: Path) -> None:
         load_kernels(folder, target="sm_1")
 
 
-def test_what_cannot_be_saved_is_said(
+def test_kernels_that_cannot_be_saved_are_reported(
     caches: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(KernelsError, match=r"no kernels to save .* none was compiled"):

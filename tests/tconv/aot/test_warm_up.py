@@ -1,4 +1,4 @@
-"""After a warm-up a model's call compiles nothing."""
+"""Tests of ``warm_up``: afterwards a model's call compiles nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import nn
 
 import tconv
 from tconv.aot import warm_up as module
-from tconv.aot.workers import Failure
 from tconv.launch import planning, recorded, target_for
 from tconv.target import TARGETS
+from tconv_workers import Failure
 
 ROOT = Path(__file__).parents[3]
 HOPPER = TARGETS["sm_90"]
@@ -54,7 +54,7 @@ def test_carried_kernels_are_found_in_another_cache(warmed: dict[str, Any]) -> N
 
 
 class Net(nn.Module):
-    """Of every kind of layer; it holds a tensor besides its parameters and buffers."""
+    """A network with every kind of layer, and a tensor that is neither parameter nor buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ def test_a_kernel_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"sizes": []}, ValueError, "sizes is empty"),
         ({"sizes": [224]}, ValueError, "not 224"),
-        ({"sizes": [(1, 8, 0, 16)]}, ValueError, r"\(1, 8, 0, 16\) is no input's shape"),
+        ({"sizes": [(1, 8, 0, 16)]}, ValueError, r"\(1, 8, 0, 16\) is not an input shape"),
         ({"target": "sm_91"}, ValueError, "unknown target 'sm_91'; there are: sm_80"),
         ({"passes": ["backward"]}, ValueError, "unknown pass 'backward'"),
         ({"dtypes": [torch.int8]}, ValueError, "torch.int8 has no kernels"),
