@@ -1,13 +1,13 @@
 """The default: expected improvement by Gaussian processes, near the best and anywhere.
 
 The starts are spread out and drawn in favour of sizes near powers of two. Then two Gaussian
-processes (``gaussian_process``) take turns: one explains times by nearness alone, the other also by
-a trend along each parameter. Each has its own chain of hyperparameters, so that if one is stuck in a
-region, the next pick follows the other. A pick is the candidate with the largest expected
-improvement (Jones, Schonlau and Welch, "Efficient Global Optimization", 1998). Candidates are those
-within two changes of the best few and a random sample of the rest, so that a pick costs the same in
-a large space. Some picks are confined to the neighbours of a good configuration, and some are
-random.
+processes (``gaussian_process``) take turns: one explains times by nearness alone, the other also
+by a trend along each parameter. Each has its own chain of hyperparameters, so that if one is stuck
+in a region, the next pick follows the other. A pick is the candidate with the largest expected
+improvement (Jones, Schonlau and Welch, "Efficient Global Optimization", 1998). Candidates are
+those within two changes of the best few and a random sample of the rest, so that a pick costs the
+same in a large space. Some picks are confined to the neighbours of a good configuration, and some
+are random.
 
 This is for spaces of which nothing is known. Where a cost model knows the kernel, its order is
 followed and corrected (see ``corrected``).
@@ -29,7 +29,7 @@ from autotune.strategies.gaussian_process import (
 )
 
 STARTS = 6
-START_POOL, START_CHOICES = 400, 12  # random configurations; of how many the farthest is taken
+START_CHOICES = 12  # random configurations of which the farthest from earlier starts is taken
 ODDNESS_PENALTY = 4.0  # factor by which a unit of oddness makes a random draw less likely
 MOST_ODDNESS = 12.0  # beyond which a draw gets no less likely, so that every chance is above 0
 TRENDS = (0.0, 0.3)  # one model each: variance of its trend, relative to that of its local part
@@ -90,13 +90,13 @@ def _draw(
 
 def _starts(places: Matrix, chance: Times, generator: np.random.Generator) -> list[int]:
     """Random configurations, each the farthest of a few from those before it."""
-    pool = _draw(np.arange(len(places)), chance, START_POOL, generator)
-    chosen = [pool.pop()]
-    while pool and len(chosen) < STARTS:
-        few = generator.choice(pool, min(START_CHOICES, len(pool)), replace=False)
+    rest = np.arange(len(places))
+    chosen = _draw(rest, chance, 1, generator)
+    while len(chosen) < min(STARTS, len(places)):
+        rest = np.setdiff1d(rest, chosen)
+        few = _draw(rest, chance, START_CHOICES, generator)
         apart = np.abs(places[few][:, None] - places[chosen]).sum(2).min(1)
-        chosen.append(int(few[apart.argmax()]))
-        pool.remove(chosen[-1])
+        chosen.append(few[apart.argmax()])
     return chosen
 
 

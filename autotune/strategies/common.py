@@ -39,10 +39,11 @@ class SearchSpace:
 
     @cached_property
     def oddness(self) -> NDArray[np.float64]:
-        """Log2 of the product of the odd parts of a configuration's sizes: 0 if all are powers of 2.
+        """Log2 of the product of the odd parts of each configuration's sizes: 0 for powers of two.
 
-        Warps, cache lines and banks of memory come in powers of two, so that a size with a small odd
-        part fits them. Sizes are the positive whole parameters of more than ``FEW_VALUES`` values.
+        Warps, cache lines and banks of memory come in powers of two, so that a size with a small
+        odd part fits them. Sizes are the positive whole parameters of more than ``FEW_VALUES``
+        values.
         """
         sizes = (column for column in self.values.T if is_size(column))
         return sum(map(log2_odd_part, sizes), np.zeros(len(self)))

@@ -183,4 +183,3 @@ def _unit(column: Matrix) -> Matrix:
     """Moved and scaled to [0, 1]; zeros where nothing varies."""
     spread = float(np.ptp(column))
     return np.asarray((column - column.min()) / (spread if spread > 0 else 1.0))
-
