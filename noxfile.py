@@ -234,4 +234,6 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("vulture")
     for version in ("3.10", "3.13"):  # the ends of the range; ruff holds the first
-        session.run("mypy", f"--python-version={version}", "tconv", "autotune", "reports")
+        session.run(
+            "mypy", f"--python-version={version}", "tconv", "tconv_workers", "autotune", "reports"
+        )

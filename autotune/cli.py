@@ -232,6 +232,50 @@ def emulate(
         fail(f"{failed} of {len(found)} problems failed on the emulated {target}", EXIT_FAILED)
 
 
+@app.command(name="compile")
+def compile_(
+    suite: SuiteOption = None,
+    passes: PassesOption = ALL_PASSES,
+    target: TargetOption = None,
+    dtype: DtypeOption = "float16",
+    batch: BatchOption = DEFAULT_BATCH,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Compiler processes.")
+    ] = DEFAULT_EFFORT.workers,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="New folder: write the compiled kernels to it.")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder of --out: install its kernels, compile none."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compile the kernels of suites ahead, or carry compiled ones to another machine."""
+    from json import dumps
+
+    from autotune.ahead import compile_suites
+    from tconv.aot.carry import KernelsError, load_kernels, save_kernels
+
+    try:
+        if source is not None:
+            loaded = load_kernels(source, target=target and known("target", target, TARGETS))
+            print(dumps(loaded.as_json()) if json else loaded)
+            return
+        names, directions = _suites(suite), known_passes(passes)
+        known("dtype", dtype, ARITHMETICS)
+        gpu, _ = _target(target)
+        shape = (dtype, positive("--batch", batch), gpu, positive("--workers", workers))
+        done = compile_suites(names, directions, *shape)
+        if out is not None:
+            save_kernels(done, out)
+    except (KernelsError, OSError) as error:
+        fail(str(error))
+    print(dumps(done.as_json()) if json else done)
+    if done.failed:
+        fail(f"{len(done.failed)} kernels failed to compile", EXIT_FAILED)
+
+
 @app.command()
 def layer(
     input: Annotated[str, typer.Option("--input", help="Input volume, CxHxW.")],

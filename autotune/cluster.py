@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from autotune.workers import Failure, Task, Workers, memory_of
+from tconv_workers import Failure, Task, Workers, memory_of
 
 PATIENCE = 30.0  # seconds to wait for the scheduler's answer and for a first worker
 GPU = {"GPU": 1.0}  # Dask resource that a measuring worker advertises and a measurement takes
@@ -40,7 +40,7 @@ def remote(
     gpu: bool,
 ) -> Any:
     """Run one task below a Dask worker; return its result or a ``Failure``."""
-    from autotune.provenance import source_hash
+    from tconv.source import source_hash
 
     if source_hash() != source:
         words = f"this worker's kernels have version {source_hash()}, the tuner's {source}"
@@ -113,7 +113,7 @@ class _Executor(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit a task; ``fn`` is always ``perform``, which the remote process calls."""
-        from autotune.provenance import source_hash
+        from tconv.source import source_hash
 
         if self._client.status != "running":
             raise ClusterError("the cluster no longer answers")

@@ -1,31 +1,26 @@
 """Compile a choice for a GPU that may be absent, and read the resources its code uses.
 
-Runs in worker processes without ``TRITON_INTERPRET``. Triton's disk cache makes recompiling the
-same source a matter of milliseconds.
+Runs in worker processes without ``TRITON_INTERPRET``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autotune.disassembly import amd_loop_instructions, matrix_loop_instructions
-from tconv import kernel_cache
+from tconv.aot.build import build
 from tconv.cost.estimate import Resources
+from tconv.families import FAMILIES, matmul_shape
+from tconv.launch import Launch
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice
-
-if TYPE_CHECKING:
-    from tconv.launch import Launch
-
-ENVIRONMENT: dict[str, str | None] = {"TRITON_INTERPRET": None, "TCONV_EMULATE": None}
 
 
 @dataclass(frozen=True)
@@ -34,44 +29,6 @@ class Compiled:
 
     resources: Resources
     helper_spill_bytes: int = 0
-
-
-def _gpu_target(target: Target) -> Any:
-    from triton.backends.compiler import GPUTarget
-
-    return GPUTarget(target.backend, target.capability, target.warp_size)
-
-
-class _Driver:
-    """A Triton driver for a GPU that may be absent: it knows its target but cannot launch.
-
-    The "device" is the target itself, so that Triton's JIT keeps the kernels of each target apart.
-    """
-
-    def __init__(self, target: Any) -> None:
-        self._target = target
-
-    def get_current_device(self) -> Any:
-        return self._target
-
-    def get_current_target(self) -> Any:
-        return self._target
-
-    def get_current_stream(self, device: Any) -> int:
-        return 0
-
-
-@contextlib.contextmanager
-def _compiling_for(gpu: Any) -> Iterator[None]:
-    """Make Triton's JIT compile for ``gpu`` without querying this machine's driver."""
-    from triton.runtime import driver
-
-    before = driver._active  # reading ``driver.active`` would look for a GPU
-    driver.set_active(_Driver(gpu))
-    try:
-        yield
-    finally:
-        driver._active = before
 
 
 def _tool(name: str) -> str:
@@ -135,29 +92,6 @@ Reader = Callable[[Any, int], Resources]
 READERS: dict[str, Reader] = {"cuda": _cuda_resources, "hip": _hip_resources}
 
 
-def build(launch: Launch, target: Target) -> Any:
-    """Compile the kernel of ``launch`` with Triton's JIT, so that a later launch hits the cache.
-
-    The key of Triton's disk cache depends on how each argument is specialised, which differs
-    between versions of Triton. The JIT decides this here exactly as in a launch. Empty tensors
-    stand in for the operands: their address, 0, is as aligned as freshly allocated memory.
-    """
-    import torch
-
-    kernel_cache.guard()
-    gpu = _gpu_target(target)
-    tensors = {
-        operand.tensor: torch.empty(0, dtype=getattr(torch, operand.dtype))
-        for operand in launch.operands.values()
-    }
-    with _compiling_for(gpu):
-        arguments = launch.arguments(tensors, target.backend)
-        compiled = launch.function.warmup(grid=launch.grid, **arguments)
-    # The JIT would keep every candidate's code until the process ends.
-    launch.function.device_caches.pop(gpu, None)
-    return compiled
-
-
 def compile_launch(launch: Launch, target: Target, steps: int = 1) -> Resources:
     """Compile one kernel and return its resources.
 
@@ -169,8 +103,6 @@ def compile_launch(launch: Launch, target: Target, steps: int = 1) -> Resources:
 
 def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled:
     """Compile every kernel of ``choice``."""
-    from tconv.families import FAMILIES, matmul_shape
-
     steps = int(matmul_shape(problem, choice.family).steps(choice.tile))
     plan = FAMILIES[choice.family].plan(problem, choice.tile, target)
     found = [

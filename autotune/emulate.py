@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from autotune import gate
 from autotune.gate import Verdict
-from autotune.workers import Failure, Task, Workers
 from tconv.cost.estimate import Resources
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice, Tile
+from tconv_workers import Failure, Task, Workers
 
 if TYPE_CHECKING:
     from tconv.emulator import Copies

@@ -16,13 +16,13 @@ from autotune.measure import Timing
 from autotune.search import Effort
 from autotune.trial import Trial
 from autotune.trial_store import Store
-from autotune.workers import Failure, Task, Workers
 from tconv.cost.estimate import Resources
 from tconv.cost.model import predict
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice
 from tconv.winners import Kind, Winner, user_table, write_table
+from tconv_workers import Failure, Task, Workers
 
 LONGEST_DETAIL = 300  # characters of a compiler's message that a trial keeps
 CONTESTED = 1.1  # times the best: slower finalists are not measured again

@@ -76,6 +76,7 @@ def _tuned(
     from autotune.search import DEFAULT_EFFORT, shortlist
     from autotune.trial_store import Store
     from tconv.cost.space import candidates
+    from tconv.source import source_hash
     from tconv.winners import TableError
 
     deadline, contest = Deadline(seconds), None
@@ -86,7 +87,7 @@ def _tuned(
         gate, measure, contest = gate or here.check, here.timing, here.contest
     assert gate is not None, "a custom measure requires a gate"
     versions = provenance.versions(provenance.driver_version(), PROTOCOL)
-    setting = Setting(target, "measured", versions, provenance.source_hash(), DEFAULT_EFFORT)
+    setting = Setting(target, "measured", versions, source_hash(), DEFAULT_EFFORT)
     hopes = shortlist(problem, target, candidates(problem, target), CANDIDATES)
     with Store() as store:
         bench = Bench(setting, store, None, gate, measure, contest)

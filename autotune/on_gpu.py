@@ -19,10 +19,10 @@ from autotune.gate import Verdict
 from autotune.measure import CudaTimer, Timing, inputs, measure
 from autotune.measure import contest as measure_in_turn
 from autotune.search import Effort
-from autotune.workers import Failure, reason_of
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice
+from tconv_workers import Failure, reason_of
 
 Result = TypeVar("Result")
 

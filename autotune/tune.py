@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from autotune import compile as compiling
 from autotune import gate as gating
 from autotune import provenance
 from autotune.cluster import Cluster, ClusterError
@@ -33,15 +32,17 @@ from autotune.search import DEFAULT_EFFORT, DEFAULT_STRATEGY, Effort, explore
 from autotune.suites import Layer
 from autotune.trial import Trial
 from autotune.trial_store import Store
-from autotune.workers import Workers, memory_of
 from tconv import kernel_cache
+from tconv.aot.build import ENVIRONMENT
 from tconv.cost.space import candidates
 from tconv.extras import extra
 from tconv.geometry import Pass
 from tconv.problem import Problem
+from tconv.source import source_hash
 from tconv.target import Target
 from tconv.tile import Choice
 from tconv.winners import Kind, TableError, user_table
+from tconv_workers import Workers, memory_of
 
 with extra("tune"):
     from rich.console import Console
@@ -122,15 +123,13 @@ def tune(
         store = stack.enter_context(Store())
         outcome.store = store.path
         gpu = kind == "measured"
-        checking = compiling.ENVIRONMENT if gpu else gating.environment(target)
+        checking = ENVIRONMENT if gpu else gating.environment(target)
         if cluster is not None:
-            compilers = stack.enter_context(cluster.workers(compiling.ENVIRONMENT))
+            compilers = stack.enter_context(cluster.workers(ENVIRONMENT))
             checkers = stack.enter_context(cluster.workers(checking, gpu))
         else:
             count = workers_for(effort)
-            compilers = stack.enter_context(
-                Workers(count, compiling.ENVIRONMENT, memory=memory_of(count))
-            )
+            compilers = stack.enter_context(Workers(count, ENVIRONMENT, memory=memory_of(count)))
             most = None if gpu else memory_of(1)
             checkers = stack.enter_context(Workers(1, checking, memory=most))
         gate = gate or worker_gate(checkers, effort, target, kind)
@@ -142,7 +141,7 @@ def tune(
             ask, protocol = provenance.driver_version, PROTOCOL
             driver = ask() if cluster is None else str(cluster.ask(ask))
         versions = provenance.versions(driver, protocol)
-        source = provenance.source_hash()
+        source = source_hash()
         setting = Setting(target, kind, versions, source, effort, deadline or Deadline())
         bench = Bench(setting, store, compilers, gate, measure, contest)
         progress = stack.enter_context(_progress(console or Console(stderr=True)))

@@ -1,10 +1,10 @@
-"""What choosing costs the host: a kernel and tile for each layer of ResNet-50, and the import.
+"""Benchmark the host's cost of choosing a kernel and tile for ResNet-50's layers, and of import.
 
     python -m benchmarks.choose [--json]
 
-Nothing is compiled and no GPU is needed: the target is sm_90. Each layer is chosen for once at its
-own size, as a program's first call does, and again at a size that it was not seen at. Times are of
-the processor, not of the wall clock, so that other load disturbs them less.
+Nothing is compiled and no GPU is needed: the target is sm_90. A choice is made for each layer at
+its own size, as in a program's first call, and then at a new size. Times are CPU times of the
+process, which other load affects less than wall-clock times.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tconv.select import choose, forget
 from tconv.target import DEFAULT_TARGET, TARGETS
 
 BATCH = 1
-IMPORTS = 5  # processes that import; the least time counts
-SCALE = 1.25  # of the second size to the first
+IMPORTS = 5  # processes that import tconv; the shortest time is reported
+SCALE = 1.25  # ratio of the second image size to the first
 
 
 def layers(scale: float = 1.0) -> list[ConvGeometry]:
-    """The distinct convolutions of ResNet-50, for images ``scale`` times as large."""
+    """Return the distinct convolutions of ResNet-50 for images ``scale`` times as large."""
     found = [layer.geometry for layer in suite("resnet50", BATCH)]
     return [replace(g, in_h=round(g.in_h * scale), in_w=round(g.in_w * scale)) for g in found]
 
 
 def choose_milliseconds(problems: Iterable[Problem]) -> list[float]:
-    """Milliseconds of processor time that each choice takes."""
+    """Return the milliseconds of CPU time that each choice takes."""
     target, found = TARGETS[DEFAULT_TARGET], []
     for problem in problems:
         began = time.process_time()
@@ -45,7 +45,7 @@ def choose_milliseconds(problems: Iterable[Problem]) -> list[float]:
 
 
 def import_milliseconds() -> float:
-    """Processor time to import tconv, over that of torch and Triton, in a process of its own."""
+    """Return the CPU time of importing tconv after torch and Triton, in a fresh process."""
     code = (
         "import torch, triton, time; began = time.process_time(); import tconv; "
         "print(time.process_time() - began)"
@@ -58,7 +58,7 @@ def import_milliseconds() -> float:
 
 
 def measure() -> dict[str, float | int]:
-    """All figures, by name."""
+    """Return all figures by name."""
     forget()
     found: dict[str, float | int] = {"layers": len(layers())}
     for direction in PASSES:

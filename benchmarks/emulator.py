@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from autotune.compile import build
+from tconv.aot.build import build
 from tconv.command_line import command_line
 from tconv.emulator import Machine, Memory, Program, TensorMap
 from tconv.emulator.translate import translate

@@ -15,7 +15,7 @@ def print_figures(
     arguments: Sequence[str],
     number: str,
 ) -> None:
-    """Print what ``measure`` finds without the user's own tables; ``number`` formats floats."""
+    """Print the figures of ``measure``, run without the user's own tables."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)

@@ -33,7 +33,6 @@ from tconv.command_line import command_line
 from tconv.families import FAMILIES
 from tconv.geometry import ConvGeometry
 from tconv.launch import Launch, recorded
-from tconv.ops import conv2d, conv_run
 from tconv.problem import BIAS, Problem
 from tconv.select import choose
 from tconv.target import TARGETS
@@ -112,23 +111,26 @@ def install() -> None:
     # Triton 3.6 builds a launcher in C for each kernel.
     nvidia.library_dirs = list
     nvidia.compile_module_from_src = lambda **_: SimpleNamespace(launch=FakeDriver.utils.launch)
-    for module in (conv2d, conv_run, launch):
-        for name, value in (("runs_triton", True), ("target_for", TARGET)):
-            if hasattr(module, name):
+    for name, value in (("runs_triton", True), ("target_for", TARGET)):
+        real = getattr(launch, name)
+        for module in list(sys.modules.values()):  # an operator's module has its own reference
+            if getattr(module, "__dict__", {}).get(name) is real:
                 setattr(module, name, lambda _, value=value: value)
+
+
+def mean_of(call: Callable[[], Any], calls: int) -> float:
+    """Return the mean microseconds of ``calls`` calls, in CPU time of this process."""
+    begin = time.process_time()  # excludes other work on the machine
+    for _ in range(calls):
+        call()
+    return (time.process_time() - begin) / calls * 1e6
 
 
 def microseconds(call: Callable[[], Any], calls: int) -> float:
     """Return the mean of many calls in the fastest round; other load only adds time."""
     for _ in range(calls // 10):
         call()
-    rounds = []
-    for _ in range(ROUNDS):
-        begin = time.process_time()  # CPU time of this process excludes other work on the machine
-        for _ in range(calls):
-            call()
-        rounds.append((time.process_time() - begin) / calls * 1e6)
-    return min(rounds)
+    return min(mean_of(call, calls) for _ in range(ROUNDS))
 
 
 def ready(launch: Launch, tensors: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:

@@ -5,7 +5,7 @@
 Each run tries a number of distinct configurations; after each, the best so far is recorded as a
 share of the optimum. Without a space, the spaces of a few layers are used with the cost model's
 times, and labelled predicted. Kernel Tuner runs in its own simulation mode. If an Optuna sampler
-names a configuration that is not in the space or was tried before, it is asked again at no cost.
+proposes a configuration outside the space or one tried before, it may propose another at no cost.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KERNEL_TUNER = ("random_sample", "genetic_algorithm", "diff_evo", "pso", "simula
                 "firefly_algorithm", "adaptive_tabu_greywolf", "hybrid_vndx", "greedy_ils",
                 "greedy_mls", "mls", "dual_annealing", "basinhopping", "bayes_opt")  # fmt: skip
 OPTUNA = ("TPESampler", "RandomSampler")
-ASKED_AGAIN = 50  # times the budget, at most
+ASKED_AGAIN = 50  # limit on an Optuna sampler's proposals, in budgets
 PREDICTED_LAYERS = (("vgg16", "features.10", "fprop"), ("resnet50", "layer2.0.conv2", "wgrad"))
 
 

@@ -1,4 +1,4 @@
-"""A griffe extension: the API reference shows a docstring's ``>>>`` lines as Python sessions."""
+"""A griffe extension that shows a docstring's ``>>>`` lines as Python sessions in the reference."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import griffe
 
-# A session: its first line begins with >>>, and a blank line or the end closes it.
+# A session begins with >>> and ends at a blank line or at the end of the docstring.
 SESSION = re.compile(r"^([ ]*)>>> .*?(?=\n[ ]*\n|\Z)", re.M | re.S)
 
 
 def fenced(docstring: str) -> str:
-    """The docstring with each session in a fenced block."""
+    """Return the docstring with each session in a fenced block."""
     return SESSION.sub(lambda found: f"{found[1]}```pycon\n{found[0]}\n{found[1]}```", docstring)
 
 
 class DoctestBlocks(griffe.Extension):
-    """Rewrites every docstring as it is loaded."""
+    """Extension that rewrites every docstring when griffe loads it."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:

@@ -1,4 +1,4 @@
-"""Draw the pictures of ``lecture.md`` anew: ``python docs/pictures.py``."""
+"""Draw the pictures of ``lecture.md`` again: ``python docs/pictures.py``."""
 
 from pathlib import Path
 

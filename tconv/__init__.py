@@ -11,6 +11,9 @@ before the import; otherwise torch's own CPU operators do.
 import os
 
 from tconv import functional
+from tconv.aot.background import compile_in_background
+from tconv.aot.carry import KernelsError, load_kernels, save_kernels
+from tconv.aot.warm_up import WarmUp, warm_up
 from tconv.compiler.export import export
 from tconv.compiler.report import Report, report
 from tconv.convert import Conversion, convert
@@ -56,6 +59,7 @@ __all__ = [
     "ConvTranspose2d",
     "Conversion",
     "Explanation",
+    "KernelsError",
     "LazyConv1d",
     "LazyConv2d",
     "LazyConvTranspose1d",
@@ -69,13 +73,21 @@ __all__ = [
     "Report",
     "Subsample2d",
     "Tile",
+    "WarmUp",
+    "compile_in_background",
     "convert",
     "explain",
     "export",
     "functional",
     "graphed",
+    "load_kernels",
     "report",
+    "save_kernels",
+    "warm_up",
 ]
+
+if os.environ.get("TCONV_BACKGROUND") == "1":
+    compile_in_background()
 
 if os.environ.get("TCONV_EMULATE"):
     from tconv import emulator

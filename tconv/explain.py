@@ -16,6 +16,7 @@ from tconv.ops.layout import layout_of, prefers_channels_last
 from tconv.ops.pool_check import max_pool_arguments, pool_geometry
 from tconv.problem import Layout, PoolProblem, Problem, dtype_name
 from tconv.select import choose
+from tconv.shared_kernels import wanted
 from tconv.tile import Choice
 
 
@@ -31,6 +32,8 @@ class Explanation:
     choices: tuple[tuple[str, Choice], ...]
     # pass, kernel family, why it cannot compute the pass
     passed_over: tuple[tuple[str, str, str], ...] = ()
+    # pass, and the choice whose kernel waits to be compiled in the background
+    wanted: tuple[tuple[str, Choice], ...] = ()
 
     def __str__(self) -> str:
         if not self.choices:
@@ -39,6 +42,10 @@ class Explanation:
         for direction, choice in self.choices:
             ground = f"{choice.ground} at {choice.at}" if choice.at else choice.ground
             lines.append(f"  {direction}: {choice.family}, tile {choice.tile} ({ground})")
+            for other, better in self.wanted:
+                if other == direction:
+                    words = f"{better.family}, tile {better.tile}"
+                    lines.append(f"    to be compiled in the background, as a better one: {words}")
             for other, family, reason in self.passed_over:
                 if other == direction:
                     lines.append(f"    not {family}: {reason}")
@@ -85,7 +92,12 @@ def explain(
         if isinstance(problem, Problem)
         for family, reason in passed_over(problem, target).items()
     )
-    return Explanation(geometry, where, choices, reasons)
+    better = tuple(
+        (problem.direction, choice)
+        for problem in problems
+        if isinstance(problem, Problem) and (choice := wanted(problem, target)) is not None
+    )
+    return Explanation(geometry, where, choices, reasons, better)
 
 
 def _problems(

@@ -1,6 +1,6 @@
-"""Shapes of a convolution or pooling layer, and the arithmetic that follows from them.
+"""Geometry of convolution and pooling layers: shapes, parameters, operations and bytes.
 
-This is the one translator between PyTorch's words (``in_channels``, ``kernel_size``,
+This module alone translates between PyTorch's terms (``in_channels``, ``kernel_size``,
 ``padding``) and the lecture's (an input volume W1 x H1 x C, K filters of spatial
 extent F, stride S, zero padding P).
 
@@ -22,17 +22,17 @@ from typing import Literal
 
 Pass = Literal["fprop", "dgrad", "wgrad"]
 PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad")
-LARGEST = 2**31 - 1  # extent, stride or dilation of a layer that a kernel can be made for
-MOST_DIGITS = 12  # of a number in a key: no tensor has an extent beyond
+LARGEST = 2**31 - 1  # largest size, extent, stride or dilation that a kernel accepts
+MOST_DIGITS = 12  # digits of a number in a key; no tensor is larger
 
 
 def cdiv(a: int, b: int) -> int:
-    """``a / b``, rounded up."""
+    """The quotient ``a / b``, rounded up."""
     return -(-a // b)
 
 
 def power_of_two(value: int, least: int = 1, most: int | None = None) -> int:
-    """Smallest power of two that is at least ``value``, within bounds.
+    """The smallest power of two that is at least ``value``, within bounds.
 
     >>> power_of_two(27)
     32
@@ -44,8 +44,8 @@ def power_of_two(value: int, least: int = 1, most: int | None = None) -> int:
 def out_size(in_size: int, extent: int, stride: int, pad: int, dilation: int = 1) -> int:
     """Output size of a sliding window: ``(W - F + 2P)/S + 1``, rounded down as torch does.
 
-    With a dilation D the window covers ``D (F - 1) + 1`` elements. Works on plain and
-    symbolic integers alike.
+    With a dilation D the window covers ``D (F - 1) + 1`` elements. Arguments may be plain or
+    symbolic integers.
 
     >>> out_size(32, extent=5, stride=1, pad=0)
     28
@@ -60,7 +60,7 @@ def out_size(in_size: int, extent: int, stride: int, pad: int, dilation: int = 1
 def pool_out_size(
     in_size: int, window: int, stride: int, pad: int, dilation: int, ceil_mode: bool
 ) -> int:
-    """Output size of a pooling window; ``ceil_mode`` lets the last window overhang.
+    """Output size of a pooling window; with ``ceil_mode`` the last window may overhang.
 
     As in torch, a window must still start inside the input or its left padding.
 
@@ -114,7 +114,7 @@ class ConvGeometry:
         dilation: Sequence[int] = (1, 1),
         groups: int = 1,
     ) -> ConvGeometry:
-        """From the shapes and arguments of ``torch.nn.functional.conv2d``, in full."""
+        """Return the geometry of a ``torch.nn.functional.conv2d`` call; arguments are pairs."""
         batch, in_channels, in_h, in_w = x_shape
         out_channels, _, filter_h, filter_w = w_shape
         (stride_h, stride_w), (pad_h, pad_w) = stride, padding
@@ -135,10 +135,10 @@ class ConvGeometry:
         dilation: int = 1,
         groups: int = 1,
     ) -> ConvGeometry:
-        """From the lecture's hyperparameters K, F, S, P and a volume ``"CxHxW"``.
+        """Return the geometry for the lecture's K, F, S, P and a volume ``"CxHxW"``.
 
         Raises:
-            ValueError: when the volume is no volume or the layer cannot exist.
+            ValueError: if the volume does not parse or the layer cannot exist.
         """
         channels, height, width = _parse_volume(volume)
         geometry = cls(
@@ -161,7 +161,7 @@ class ConvGeometry:
         return geometry
 
     def validate(self) -> None:
-        """Raise ValueError, naming the value, for a layer that cannot exist."""
+        """Raise a ValueError that names the wrong value if the layer cannot exist."""
         volumes = ("in_channels", "in_h", "in_w", "out_channels", "filter_h", "filter_w")
         window = ("stride_h", "stride_w", "dilation_h", "dilation_w", "groups")
         for name in volumes + window:
@@ -196,7 +196,7 @@ class ConvGeometry:
 
     @property
     def is_empty(self) -> bool:
-        """Whether x, w or y has no elements, so that nothing is to be multiplied."""
+        """True if x, w or y has no elements, so that there is nothing to multiply."""
         return 0 in (self.batch, self.in_channels, self.out_channels)
 
     @property
@@ -209,7 +209,7 @@ class ConvGeometry:
 
     @property
     def taps(self) -> int:
-        """Places of a filter: F x F."""
+        """Number of positions in a filter: F x F."""
         return self.filter_h * self.filter_w
 
     @property
@@ -226,19 +226,19 @@ class ConvGeometry:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one pass: 2 for each multiply and add.
+        """Floating-point operations of one pass: two for each multiplication and addition.
 
-        The three passes do the same multiplications, so one figure serves them all;
-        those that meet the zero padding are counted, as is usual.
+        The three passes perform the same multiplications, so the figure is the same for all.
+        As is usual, multiplications by the zero padding are counted.
         """
         return 2 * self.y_elements * self.group_in_channels * self.taps
 
     def parameters(self, bias: bool = True) -> int:
-        """Trainable parameters: F F C K weights and K biases."""
+        """Number of trainable parameters: F F C K weights and K biases."""
         return self.w_elements + (self.out_channels if bias else 0)
 
     def least_bytes(self, itemsize: int) -> int:
-        """Fewest bytes that a pass can move: x, w and y, each once. The same for all passes."""
+        """Fewest bytes that any of the passes can move: x, w and y, each once."""
         return itemsize * (self.x_elements + self.w_elements + self.y_elements)
 
     @property
@@ -262,7 +262,7 @@ class ConvGeometry:
 
     @property
     def key(self) -> str:
-        """A short text that names every field; ``from_key`` reads it back.
+        """A short text with the value of every field; ``from_key`` parses it.
 
         >>> ConvGeometry(64, 3, 224, 224, 64, 3, 3, pad_h=1, pad_w=1).key
         'n64c3h224w224-k64f3x3-s1x1-p1x1-d1x1-g1'
@@ -276,14 +276,14 @@ class ConvGeometry:
 
     @classmethod
     def from_key(cls, key: str) -> ConvGeometry:
-        """The geometry that ``key`` names.
+        """Return the geometry that ``key`` names.
 
         >>> key = "n64c3h224w224-k64f3x3-s1x1-p1x1-d1x1-g1"
         >>> ConvGeometry.from_key(key).key == key
         True
 
         Raises:
-            ValueError: for another text.
+            ValueError: if ``key`` names no geometry.
         """
         numbers = re.findall(r"[0-9]+", key)
         if len(numbers) != len(fields(cls)) or max(map(len, numbers)) > MOST_DIGITS:
@@ -294,7 +294,7 @@ class ConvGeometry:
         return geometry
 
     def describe(self) -> str:
-        """The layer in the lecture's words."""
+        """Return the layer's hyperparameters in the lecture's words, as in "K=10 F=5 S=1 P=2"."""
 
         def pair(a: int, b: int) -> str:
             return str(a) if a == b else f"{a}x{b}"
@@ -362,7 +362,7 @@ class PoolGeometry:
 
 @dataclass(frozen=True)
 class AdaptiveGeometry:
-    """The shape of one adaptive pool, or of a read by index between planes of two sizes.
+    """The shape of one adaptive pool, or of a gather by index between planes of two sizes.
 
     x is (batch, channels, in_h, in_w), y is (batch, channels, out_h, out_w).
     """
@@ -384,12 +384,12 @@ class AdaptiveGeometry:
 
 
 def most_covered(places: int, windows: int) -> int:
-    """Most places that one of ``windows`` covers where they share ``places`` out evenly.
+    """Most places in any of ``windows`` adaptive windows that divide ``places`` evenly.
 
     Window p covers the places from ``p places // windows`` to ``((p + 1) places - 1) // windows``.
 
     >>> most_covered(7, windows=3), most_covered(8, windows=4), most_covered(3, windows=7)
     (3, 2, 2)
     """
-    first_period = range(windows // gcd(places, windows))  # what follows is the same again
+    first_period = range(windows // gcd(places, windows))  # the sizes repeat after this
     return max(cdiv((p + 1) * places, windows) - p * places // windows for p in first_period)

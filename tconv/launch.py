@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import threading
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -57,6 +58,9 @@ class Descriptor:
     _last: list[tuple[int, Any]] = field(
         default_factory=lambda: [(0, None)], init=False, repr=False, compare=False
     )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Descriptor, (self.tensor, self.dtype, self.shape, self.strides, self.box)
 
     def on(self, tensor: torch.Tensor) -> TensorDescriptor:
         """Triton's descriptor of ``tensor``, made from attributes that were validated once."""
@@ -119,6 +123,11 @@ class Launch:
     _compiled: dict[torch.device, CompiledKernel] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the description alone, without the kernels compiled in this process."""
+        described = (self.kernel, self.grid, self.operands, self.scalars, self.constants)
+        return Launch, (*described, self.warps, self.stages)
 
     @cached_property
     def function(self) -> Any:
@@ -269,7 +278,15 @@ class Plan:
         ]
 
 
+class _Planning(threading.local):
+    """What a thread plans for instead of launching; see ``planning``."""
+
+    target: Target | None = None
+    plans: list[tuple[Launch, ...]] | None = None
+
+
 _logs: list[list[Launch]] = []
+_planning = _Planning()
 
 
 def _aligned(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
@@ -282,6 +299,9 @@ def _aligned(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
 def _launch_all(launches: tuple[Launch, ...], tensors: dict[str, torch.Tensor]) -> None:
     """Make ``launches`` in order, on the tensors' device."""
     if not launches:
+        return
+    if _planning.plans is not None:
+        _planning.plans.append(launches)
         return
     device = tensors[launches[0]._anchor].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():
@@ -329,6 +349,26 @@ def recorded() -> Iterator[list[Launch]]:
         _logs[:] = [other for other in _logs if other is not log]
 
 
+@contextlib.contextmanager
+def planning(target: Target, plans: list[tuple[Launch, ...]]) -> Iterator[None]:
+    """Context manager: this thread plans for ``target``, and lists launches in ``plans`` instead.
+
+    Operators then take tensors without memory, on any device.
+    """
+    before = _planning.target, _planning.plans
+    _planning.target, _planning.plans = target, plans
+    try:
+        yield
+    finally:
+        _planning.target, _planning.plans = before
+
+
+def is_planning() -> bool:
+    """Whether this thread plans instead of launching."""
+    return _planning.target is not None
+
+
+@lru_cache(maxsize=1)  # kernels are decorated once; a call asks several times
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter (``TRITON_INTERPRET=1`` at import)."""
     from tconv.kernels import fprop
@@ -344,6 +384,8 @@ def emulated() -> Target | None:
 
 def runs_triton(device: torch.device) -> bool:
     """Whether Triton kernels, and not torch's CPU operators, compute tensors on ``device``."""
+    if _planning.target is not None:
+        return True
     if device.type == "cpu":
         return interpreting() or emulated() is not None
     return device.type == "cuda"
@@ -351,6 +393,8 @@ def runs_triton(device: torch.device) -> bool:
 
 def target_for(device: torch.device) -> Target:
     """The target that kernels for tensors on ``device`` are compiled for."""
+    if _planning.target is not None:
+        return _planning.target
     if interpreting():
         return INTERPRETER
     if device.type != "cuda":

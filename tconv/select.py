@@ -1,8 +1,9 @@
-"""From a problem to the kernel and tile that serve it.
+"""Choice of the kernel family and tile for a problem.
 
-In order: the user's own table of measured winners, the table shipped for this GPU, the
-user's predictions for this architecture; of each the layer's own entry, then that of its nearest
-other size. At last what the cost model finds best, or a kernel in use that is nearly as good.
+Three tables are consulted in order: the user's winners for this GPU, the table shipped for it, and
+the user's predictions for its architecture. The layer's own entry in any of them comes first, then
+a tuner if one is registered, then the entry of the layer's nearest other size. Otherwise the cost
+model chooses, and prefers a kernel in use that is nearly as fast.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from tconv.target import TARGETS, Target
 from tconv.tile import Choice, Ground, Tile
 from tconv.winners import Winner, load_table, shipped_table, user_table
 
-SIZES = re.compile(r"(?<=/)n[0-9]+|(?<=[0-9])h[0-9]+w[0-9]+")  # within a problem's key
-FURTHEST_SIZE = 4.0  # ratio of output pixels, up to which a winner serves another size
+SIZES = re.compile(r"(?<=/)n[0-9]+|(?<=[0-9])h[0-9]+w[0-9]+")  # sizes in a problem's key
+FURTHEST_SIZE = 4.0  # largest ratio of output pixels at which a winner serves another size
 
 
 @dataclass(frozen=True)
 class Source:
-    """A table's winners, and the machine that they were legal on when they were found."""
+    """A table's winners, and the target for which they were found."""
 
     ground: Ground
     path: Path
@@ -43,7 +44,7 @@ class Source:
 
     @cached_property
     def keys_by_layer(self) -> dict[str, list[str]]:
-        """Keys of the winners by their keys without batch and image size."""
+        """Keys of the winners, grouped by the key without batch and image size."""
         found: dict[str, list[str]] = {}
         for key in self.winners:
             found.setdefault(_sizeless(key), []).append(key)
@@ -61,7 +62,7 @@ def _sources(target: Target) -> tuple[Source, ...]:
         ("shipped", shipped_table(target.name), target),
     ]
     if target.name != target.arch:
-        # Splits and shares of programs follow the processors of the product predicted for.
+        # Splits and programs' shares depend on the number of processors predicted for.
         known = TARGETS.get(target.arch, target)
         predicted_for = replace(target, processors=known.processors)
         places.append(("predicted", user_table(target.arch), predicted_for))
@@ -71,12 +72,11 @@ def _sources(target: Target) -> tuple[Source, ...]:
 
 
 def _tuned(problem: Problem, source: Source) -> Choice | None:
-    """What a table holds for ``problem``, where it can run; an entry that cannot is named.
+    """Return the table's choice for ``problem``, or None; warn about an entry that cannot run.
 
-    A table is a file that anyone may have written: a tile that no GPU can take must not bring a
-    layer down.
+    Anyone may have written the table, so an illegal tile must not stop the layer.
     """
-    # Every kernel serves both layouts of a geometry: what won for one is a good guess.
+    # Every kernel serves both layouts of a geometry, so one's winner is a good guess for the other.
     for key in dict.fromkeys((problem.key, replace(problem, layout="nhwc").key)):
         winner = source.winners.get(key)
         if winner is None or not serves(winner.family, problem, source.target):
@@ -88,19 +88,19 @@ def _tuned(problem: Problem, source: Source) -> Choice | None:
         if key == problem.key:
             warnings.warn(
                 f"{source.path}: the winner of {key}, {choice.family} {choice.tile}, breaks the "
-                f"rule {rule!r} and is passed over; tuning it again puts it right",
+                f"rule {rule!r} and is ignored; tuning the layer again replaces it",
                 stacklevel=2,
             )
     return None
 
 
 def _tuned_nearby(problem: Problem, source: Source) -> Choice | None:
-    """The winner of the layer's nearest other size, where it can run for this one."""
+    """Return the legal winner of the layer at the nearest other size, or None."""
     pixels, found = max(1, pixels_of(problem)), []
     for key in source.keys_by_layer.get(_sizeless(problem.key), ()):
         try:
             other = Problem.from_key(key)
-        except ValueError:  # of another version's making
+        except ValueError:  # written by another version
             continue
         apart = abs(math.log(max(1, pixels_of(other)) / pixels))
         if other != problem and apart <= math.log(FURTHEST_SIZE):
@@ -116,7 +116,7 @@ def _tuned_nearby(problem: Problem, source: Source) -> Choice | None:
 
 @lru_cache(maxsize=4096)
 def choose(problem: Problem | PoolProblem | AdaptiveProblem, target: Target) -> Choice:
-    """The kernel and tile for ``problem`` on ``target``."""
+    """Return the kernel family and tile for ``problem`` on ``target``."""
     if not isinstance(problem, Problem):
         return Choice("max_pool", _pool_tile(problem, target))
     if problem.geometry.is_empty:
@@ -137,10 +137,10 @@ def choose(problem: Problem | PoolProblem | AdaptiveProblem, target: Target) -> 
 
 
 def heuristic(problem: Problem, target: Target) -> Choice:
-    """The kernel and tile of a problem that was never tuned: what the cost model finds best.
+    """Return the choice for an untuned problem: the cost model's best, or a neighbour's winner.
 
-    Where the GPU's calibration found tuned neighbours a better guide, the nearest one's winner.
-    In the interpreter no model holds: large blocks of addresses cost least there.
+    The neighbour is used where the GPU's calibration found it the better guide. No model applies
+    to the interpreter, where the largest blocks are cheapest.
     """
     if target.backend == "interpreter":
         return Choice("implicit_gemm", FAMILIES["implicit_gemm"].heuristic(problem, target))
@@ -153,14 +153,14 @@ def heuristic(problem: Problem, target: Target) -> Choice:
 
 
 def _of_nothing(problem: Problem, target: Target) -> Choice:
-    """The choice for an empty problem, of which no model holds and no table tells.
+    """Return the choice for an empty problem, to which neither model nor tables apply.
 
-    The result is empty or zero. The general family writes zeros, through pointers: tensor memory
-    access has no boxes of an empty tensor.
+    The result is empty or zero. ``implicit_gemm`` writes the zeros through pointers; TMA cannot
+    describe an empty tensor.
     """
     shape = problem.geometry
     names = ("batch", "in_channels", "out_channels")
-    # Of groups without channels, each gets one.
+    # Count one channel per group where the groups have none.
     least = {"batch": 1, "in_channels": shape.groups, "out_channels": shape.groups}
     full = replace(shape, **{name: getattr(shape, name) or least[name] for name in names})
     tile = FAMILIES["implicit_gemm"].heuristic(replace(problem, geometry=full), target)
@@ -168,11 +168,22 @@ def _of_nothing(problem: Problem, target: Target) -> Choice:
 
 
 def forget() -> None:
-    """Read the tables anew at the next choice."""
+    """Clear all caches, so that the next choice reads the tables again."""
     choose.cache_clear()
     calibrated.cache_clear()
     _sources.cache_clear()
     shared_kernels.forget()
+    forget_plans()
+
+
+def choose_again() -> None:
+    """Make choices and plans anew, from the same tables and the kernels that are in use now."""
+    choose.cache_clear()
+    forget_plans()
+
+
+def forget_plans() -> None:
+    """Clear the cached plans but not the choices."""
     for clear in _when_forgotten:
         clear()
 
@@ -182,9 +193,9 @@ _tuners: list[Tuner] = []
 
 
 def when_untuned(tune: Tuner) -> Callable[[], None]:
-    """Ask ``tune`` for the choice of a problem that no table holds; None leaves it to the model.
+    """Register ``tune`` to choose for problems that no table holds; it may return None.
 
-    Returns a function that takes this back. What was chosen before is chosen anew.
+    Returns a function that unregisters it. Both clear the choices made before.
     """
 
     def undo() -> None:
@@ -200,12 +211,12 @@ _when_forgotten: list[Callable[[], None]] = []
 
 
 def when_forgotten(clear: Callable[[], None]) -> None:
-    """Have ``clear`` called by ``forget``: it empties a cache of what choices led to."""
+    """Register ``clear``, which empties a cache derived from choices; ``forget`` calls it."""
     _when_forgotten.append(clear)
 
 
 def _pool_tile(problem: PoolProblem | AdaptiveProblem, target: Target) -> Tile:
-    """Outputs x channels; neighbouring threads take what lies side by side in memory."""
+    """Return a pool's tile, outputs x channels; neighbouring threads read neighbouring memory."""
     shape = problem.geometry
     pixels = shape.batch * shape.out_h * shape.out_w
     if problem.direction == "dgrad":

@@ -17,11 +17,13 @@ import numpy as np
 from tconv.cost.model import predict_all
 from tconv.cost.space import RULES, broken_rule, case_of
 from tconv.families import FAMILIES, serves
+from tconv.launch import is_planning
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice, Tiles
 
 TOLERATED = 0.1  # part of the predicted time that a kernel in use may lose against the best
+MEANWHILE = 0.5  # the same while a better one can be compiled in the background
 # The same against its own neighbour, the same tile as compiled for another shape of box.
 TOLERATED_OF_BOXES = 0.15
 BUCKETS = 4  # of sizes, for each doubling of the output's pixels
@@ -35,10 +37,19 @@ class Kernels:
     choices: list[Choice] = field(default_factory=list)  # one for each, with the size it is of
     doublings: set[int] = field(default_factory=set)  # of pixels, for which all were considered
     by_bucket: dict[int, Choice] = field(default_factory=dict)
+    # better choices to compile in the background, and whether that has begun
+    wanted: dict[Problem, tuple[Choice, bool]] = field(default_factory=dict)
 
 
 _in_use: dict[tuple[Problem, Target], Kernels] = {}
 _lock = threading.RLock()
+_patience = TOLERATED
+
+
+def set_patience(loss: float) -> None:
+    """Set the loss up to which a kernel in use serves although a better one would be compiled."""
+    global _patience
+    _patience = loss
 
 
 def forget() -> None:
@@ -115,10 +126,44 @@ def _better(
         time, least = predict_all(problem, [found, best], target)
         if time <= (1 + TOLERATED) * least:
             return found
+        if time <= (1 + _patience) * least and not is_planning():
+            kernels.wanted[problem] = best, False
+            return found
     best = replace(best, at=size_of(problem))
     kernels.identities.add(identity(problem, best, target))
     kernels.choices.append(best)
     return best
+
+
+def wanted(problem: Problem, target: Target) -> Choice | None:
+    """The better choice that waits to be compiled for ``problem`` in the background, or is."""
+    with _lock:
+        kernels = _in_use.get((without_size(problem), target))
+        return None if kernels is None else kernels.wanted.get(problem, (None, False))[0]
+
+
+def start(problem: Problem, target: Target) -> Choice | None:
+    """The better choice to compile for ``problem``; None if there is none, or it has begun."""
+    with _lock:
+        kernels = _in_use.get((without_size(problem), target))
+        better, begun = kernels.wanted.get(problem, (None, True)) if kernels else (None, True)
+        if kernels is None or better is None or begun:
+            return None
+        kernels.wanted[problem] = better, True
+        return better
+
+
+def settle(problem: Problem, choice: Choice, target: Target, compiled: bool) -> None:
+    """End the wait of ``problem`` for ``choice``, which is in use from now on if ``compiled``."""
+    with _lock:
+        kernels = _in_use.get((without_size(problem), target))
+        if kernels is None:  # forgotten meanwhile
+            return
+        kernels.wanted.pop(problem, None)
+        if compiled:
+            kernels.identities.add(identity(problem, choice, target))
+            kernels.choices.append(replace(choice, at=size_of(problem)))
+            kernels.by_bucket.clear()
 
 
 def _best_in_use(problem: Problem, target: Target, kernels: Kernels) -> tuple[Choice | None, bool]:

@@ -1,12 +1,12 @@
-"""Tables of tuned choices: one JSON file for each GPU, read by the library, written by the tuner.
+"""Tables of tuned choices: one JSON file per GPU, read by the library and written by the tuner.
 
     {"format": 1, "target": "nvidia-h200", "winners": {
       "fprop/float16/nhwc/n64c64h56w56-k64f3x3-s1x1-p1x1-d1x1-g1":
         {"family": "implicit_gemm", "tile": "128x64x64 s3 w8 g8 k1",
          "kind": "measured", "ms": 0.123}, ...}}
 
-Reading is parsing only. A file that cannot be used is named in a warning and left alone.
-Processes that write one table do so in turn, so that no winner is lost.
+Tables are parsed, never executed. A file that cannot be used is named in a warning and left
+unchanged. A lock serialises the writers of a table, so that no winner is lost.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tconv.tile import Tile
 
 FORMAT = 1
 LARGEST_FILE = 64 << 20  # bytes; a hundred thousand winners take about 20 MiB
-MOST_DIGITS = 20  # of an integer: as many as 64 bits hold
-TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # it becomes a file's name
+MOST_DIGITS = 20  # digits of an integer; 64 bits need no more
+TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # it becomes part of a file name
 SHIPPED = Path(__file__).parent / "tuned"
 
 Kind = Literal["measured", "predicted"]
@@ -54,16 +54,16 @@ class Winner:
 
 
 class TableError(ValueError):
-    """A table file that cannot be used; the message names the file and the cause."""
+    """Raised for a table file that cannot be used; the message names the file and the cause."""
 
 
 def home() -> Path:
-    """The user's own folder of tuned tables and trials: ``$TCONV_HOME``, or the user's cache."""
+    """Return the user's folder of tuned tables and trials: ``$TCONV_HOME`` or the user's cache."""
     if folder := os.environ.get("TCONV_HOME"):
-        return Path(folder).expanduser()  # a shell expands no ~ within quotes
+        return Path(folder).expanduser()  # shells do not expand a quoted ~
     try:
         import platformdirs
-    except ImportError:  # a bare checkout runs without it
+    except ImportError:  # a checkout without installed dependencies
         return Path.home() / ".cache" / "tconv"
     return platformdirs.user_cache_path("tconv", appauthor=False)
 
@@ -77,12 +77,12 @@ def shipped_table(target_name: str) -> Path:
 
 
 def check_trusted(path: Path) -> None:
-    """Refuse a file of the user's own folder that somebody else may have written.
+    """Raise if ``path`` is in the user's cache and another user may have written it.
 
-    A folder that is named in ``$TCONV_HOME`` is trusted as it is, and so is what is shipped.
+    Files outside the cache are trusted: the shipped tables, and a folder named by ``$TCONV_HOME``.
 
     Raises:
-        TableError: naming the file or folder, and what would make it trusted.
+        TableError: names the file or folder, and how to trust it.
     """
     if os.environ.get("TCONV_HOME") or not path.is_relative_to(home()):
         return
@@ -91,10 +91,10 @@ def check_trusted(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder``, and for this user alone where it is of the user's own.
+    """Create ``folder``; inside the user's own folder, with access for this user alone.
 
     Raises:
-        OSError: where it cannot be made.
+        OSError: if it cannot be created.
     """
     if folder.is_relative_to(home()):
         private_folder(folder)
@@ -103,10 +103,10 @@ def make_folder(folder: Path) -> None:
 
 
 def read_table(path: Path) -> dict[str, Winner]:
-    """The winners of ``path``, by problem key; none where there is no file.
+    """Return the winners in ``path`` by problem key; an empty dict if there is no file.
 
     Raises:
-        TableError: for a file that is damaged, of a newer format, or cannot be read.
+        TableError: if the file is damaged, has another format or cannot be read.
     """
     content = read_json(path)
     if content is None:
@@ -123,10 +123,10 @@ def read_table(path: Path) -> dict[str, Winner]:
 
 
 def check_head(path: Path, content: Any) -> None:
-    """Refuse what is of another format, or of a GPU that cannot be one's name.
+    """Check a table's format number, and that its target is a valid name.
 
     Raises:
-        TableError: naming ``path`` and what was found.
+        TableError: names ``path`` and the wrong value.
     """
     if not isinstance(content, dict):
         raise TableError(f"{path} is damaged: it holds a {type(content).__name__}")
@@ -138,10 +138,10 @@ def check_head(path: Path, content: Any) -> None:
 
 
 def table_target(path: Path) -> str | None:
-    """The GPU whose winners ``path`` holds; None where there is no file, or it does not say.
+    """Return the GPU of the table at ``path``; None without a file or without a valid target.
 
     Raises:
-        TableError: for a file that cannot be read.
+        TableError: if the file cannot be read.
     """
     content = read_json(path)
     target = content.get("target") if isinstance(content, dict) else None
@@ -149,10 +149,10 @@ def table_target(path: Path) -> str | None:
 
 
 def read_json(path: Path) -> Any:
-    """What the file says, parsed and not yet understood; None where there is no file.
+    """Return the parsed, unchecked JSON content of ``path``; None if there is no file.
 
     Raises:
-        TableError: for what is no JSON, or says the same thing twice, or is too large.
+        TableError: if it is not JSON, has a duplicate name in an object, or is too large.
     """
     try:
         text = read_text(path, LARGEST_FILE)
@@ -169,31 +169,31 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{reprlib.repr(twice)} stands there twice")
+        raise ValueError(f"{reprlib.repr(twice)} appears twice")
     return found
 
 
 def _integer(digits: str) -> int:
-    """Python before 3.10.7 would work for minutes on a number of a million digits."""
+    """Parse an integer of bounded length: before 3.10.7, int() takes quadratic time."""
     if len(digits) > MOST_DIGITS:
         raise ValueError(f"a number has {len(digits)} digits")
     return int(digits)
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _winner(entry: Mapping[str, Any]) -> Winner:
     tile = entry["tile"]
     if not isinstance(tile, str):
-        raise ValueError(f"tile is {reprlib.repr(tile)}, no text")
-    family = entry["algorithm"] if "algorithm" in entry else entry["family"]  # 0.1.0's name of it
+        raise ValueError(f"tile is {reprlib.repr(tile)}, not a string")
+    family = entry["algorithm"] if "algorithm" in entry else entry["family"]  # "algorithm" in 0.1.0
     return Winner(family, Tile.parse(tile), entry["kind"], entry["ms"])
 
 
 def load_table(path: Path) -> dict[str, Winner]:
-    """As ``read_table``, but a file that cannot be used becomes a warning and no winners."""
+    """Return the winners in ``path``; warn and return none if the file cannot be used."""
     try:
         winners = read_table(path)
         if winners:
@@ -205,14 +205,14 @@ def load_table(path: Path) -> dict[str, Winner]:
 
 
 def write_table(path: Path, target_name: str, winners: Mapping[str, Winner]) -> None:
-    """Add ``winners`` to the table at ``path``, in one atomic step, one process after another.
+    """Add ``winners`` to the table at ``path`` under a lock, replacing the file atomically.
 
-    A measured winner is never displaced by a predicted one.
+    A predicted winner never replaces a measured one.
 
     Raises:
-        TableError: when the file that stands there cannot be read or trusted, or would grow so
-            large that it could not be read again; it is left as it is.
-        OSError: when the folder cannot be written.
+        TableError: if the existing file cannot be read or trusted, or the new one would be too
+            large to read; the file is left unchanged.
+        OSError: if the folder cannot be written.
     """
     check_trusted(path)
     make_folder(path.parent)
@@ -229,7 +229,7 @@ def write_table(path: Path, target_name: str, winners: Mapping[str, Winner]) -> 
 
 
 def _text(target_name: str, winners: Mapping[str, Winner]) -> str:
-    """A table as JSON, a line for each winner."""
+    """Return a table as JSON text with one line per winner."""
     entries = {
         key: {
             "family": winner.family,

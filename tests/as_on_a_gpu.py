@@ -1,10 +1,10 @@
-"""A pytest plugin that has the suite run as where there is a GPU, on a machine without one.
+"""A pytest plugin that runs the suite as if there were a GPU, on a machine without one.
 
     pytest -p tests.as_on_a_gpu
 
-torch says that there is an H200, kernels are compiled, and CPU tensors go to torch's own
-operators. A test that gets as far as a CUDA tensor is skipped; one that fails in another way would
-fail where there is a GPU too.
+torch reports an H200, kernels are compiled, and CPU tensors go to torch's own operators. A test
+that tries to create a CUDA tensor is skipped; one that fails in another way would fail on a machine
+with a GPU too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ H200 = SimpleNamespace(
     name="NVIDIA H200", major=9, minor=0, multi_processor_count=132, total_memory=150 << 30,
     shared_memory_per_block_optin=232448, L2_cache_size=60 << 20, warp_size=32,
 )  # fmt: skip
-# How torch words that it cannot make a CUDA tensor here.
+# torch's messages for a CUDA tensor that it cannot create here.
 REACHED = ("not compiled with CUDA", "Found no NVIDIA driver", "Cannot get CUDA generator",
            "Device type CUDA is not supported", "without CUDA")  # fmt: skip
 
@@ -35,7 +35,7 @@ torch.cuda.get_device_capability = lambda *_: (H200.major, H200.minor)
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Any:
-    """Turn "there is no CUDA here" into a skip."""
+    """Turn torch's error about missing CUDA into a skip."""
     outcome = yield
     report = outcome.get_result()
     if report.failed and any(words in str(report.longrepr) for words in REACHED):

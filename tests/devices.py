@@ -1,8 +1,7 @@
-"""Where tests put their tensors: on the GPU, or on the CPU where kernels are interpreted or run on
-an emulated GPU.
+"""The device of the tests' tensors: the GPU, or the CPU for interpreted or emulated kernels.
 
-A test that needs the interpreter itself bears the marker ``interpreter``, one that needs compiled
-kernels ``gpu``, one that needs a real GPU ``device``.
+The marker ``interpreter`` is for tests that need the interpreter, ``gpu`` for those that need
+compiled kernels, and ``device`` for those that need a real GPU.
 """
 
 from __future__ import annotations
@@ -19,5 +18,5 @@ RESULTS = {"y", "dx", "dw"}
 
 
 def written(launches: Iterable[Launch]) -> set[str]:
-    """Which results of a convolution ``launches`` compute, whatever kernel family they are of."""
+    """Return which results of a convolution ``launches`` compute, for any kernel family."""
     return RESULTS & {operand.tensor for launch in launches for operand in launch.operands.values()}

@@ -1,4 +1,4 @@
-"""The suite as it would run where there is a GPU: nothing takes the interpreter for granted."""
+"""Tests that the suite does not depend on the interpreter on a machine with a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL = ("tests/tconv", "--ignore", "tests/tconv/kernels", "--ignore", "tests/tcon
 
 
 def run(*arguments: str) -> str:
-    """pytest's output, on a made-up H200; it must find nothing wrong."""
+    """Return pytest's output with a fake H200; no test may fail."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("TRITON_INTERPRET", None)
     command = [sys.executable, "-m", "pytest", "-p", "tests.as_on_a_gpu", "-p", "no:cacheprovider"]
@@ -26,12 +26,12 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-def test_a_few_tests_get_as_far_as_a_gpu() -> None:
+def test_a_few_tests_reach_the_gpu() -> None:
     out = run(*FEW, "-k", "transforms or torchs or every_edge")
     assert "reached the GPU" in out
     assert "passed" in out
 
 
 @pytest.mark.thorough
-def test_all_get_as_far_as_a_gpu() -> None:
+def test_all_tests_reach_the_gpu() -> None:
     assert "reached the GPU" in run(*ALL)

@@ -1,4 +1,4 @@
-"""Imports run downward only: from reports to autotune to tconv, and within tconv by layers."""
+"""Tests that imports run one way: reports, autotune, tconv, and by layers within tconv."""
 
 from __future__ import annotations
 
@@ -14,36 +14,43 @@ from tconv import families
 from tconv.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("tconv", "autotune", "reports", "benchmarks")
+PACKAGES = ("tconv_workers", "tconv", "autotune", "reports", "benchmarks")
 FORBIDDEN = {
+    "tconv_workers": {"tconv", "autotune", "reports", "benchmarks", "tests", "torch", "triton"},
     "tconv": {"autotune", "reports", "benchmarks", "tests"},
     "autotune": {"reports", "benchmarks", "tests"},
     "reports": {"benchmarks", "tests"},
     "benchmarks": {"tests"},
     "tconv/kernels": {"torch"},
 }
-# From the bottom up: a module imports from its own layer and from those above it in this list.
+# Layers from the bottom up: a module imports from its own layer and from earlier ones.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    # device code, which knows nothing of the host
-    ("tconv.kernels",),
-    # what is to be computed, on which machine, and the files that results are kept in
+    # device code, independent of the host; worker processes, independent of the project
+    ("tconv.kernels", "tconv_workers"),
+    # problems, targets and result files
     ("tconv.command_line", "tconv.extras", "tconv.files", "tconv.geometry", "tconv.problem",
-     "tconv.target", "tconv.tile", "tconv.winners", "tconv.reference", "tconv.svg"),
-    # a GPU that is not there, which knows nothing of convolution
+     "tconv.source", "tconv.target", "tconv.tile", "tconv.winners", "tconv.reference", "tconv.svg"),
+    # the emulated GPU, independent of convolution
     ("tconv.emulator",),
-    # one launch, and the plan of several
+    # a launch, and a plan of several
     ("tconv.kernel_cache", "tconv.launch"),
-    # what each kernel family serves, and its plans
+    # compiling a launch
+    ("tconv.aot.build",),
+    # kernel families: what they serve, and their plans
     ("tconv.families",),
     # legal tiles and their cost
     ("tconv.cost",),
-    # kernels chosen before, for other sizes
+    # kernels shared by image sizes
     ("tconv.shared_kernels",),
-    # the choice for a problem
+    # choice of the kernel for a problem
     ("tconv.select",),
+    # better kernels, compiled in the background
+    ("tconv.aot.background",),
     # operators on tensors, with their gradients
     ("tconv.ops",),
-    # what a user calls
+    # compiling a model's kernels ahead
+    ("tconv.aot",),
+    # the user's interface
     ("tconv.functional", "tconv.modules", "tconv.explain", "tconv.convert", "tconv.graphs",
      "tconv.keras", "tconv.compiler"),
     ("tconv",),
@@ -59,7 +66,7 @@ FILES = {_name(path): path for each in PACKAGES for path in sorted((ROOT / each)
 
 
 def imported(path: Path) -> set[str]:
-    """Every name that ``path`` imports, at its head or within a function."""
+    """Return every name that ``path`` imports, at the top or inside a function."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -70,7 +77,7 @@ def imported(path: Path) -> set[str]:
 
 
 def modules(name: str) -> set[str]:
-    """Modules of ours that module ``name`` imports; of a package's parts, only the parts."""
+    """Return our modules that module ``name`` imports; submodules instead of their package."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -84,7 +91,7 @@ def modules(name: str) -> set[str]:
 
 
 def layer(name: str) -> int:
-    """The layer of a module of tconv; the longest entry that it lies in decides."""
+    """Return the layer of a module of tconv: that of the longest matching entry."""
     entries = {entry: place for place, layer in enumerate(LAYERS) for entry in layer}
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
@@ -106,7 +113,7 @@ def test_packages_import_one_way(folder: str) -> None:
 
 
 def upward(graph: dict[str, set[str]]) -> list[tuple[str, str]]:
-    """The imports of ``graph`` that lead to a higher layer."""
+    """Return the imports of ``graph`` that lead to a higher layer."""
     return [(name, other) for name, others in graph.items() for other in others
             if layer(other) > layer(name)]  # fmt: skip
 
@@ -131,7 +138,7 @@ def test_only_device_code_is_imported_by_device_code() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tconv/cost").glob("*.py")), ids=lambda p: p.stem)
 def test_the_cost_model_names_no_family(path: Path) -> None:
-    """What is known of one family lies in its own file."""
+    """Knowledge of one family is in its own file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     words = {node.value for node in ast.walk(tree)
              if isinstance(node, ast.Constant) and isinstance(node.value, str)}  # fmt: skip

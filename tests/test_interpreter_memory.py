@@ -1,4 +1,4 @@
-"""What a kernel may not do to memory is noticed in the interpreter."""
+"""Tests that the interpreter reports kernels' memory errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.interpreter
 
 @triton.jit
 def copy(x, y, SHIFT: tl.constexpr, READ: tl.constexpr, WRITTEN: tl.constexpr, STEP: tl.constexpr):
-    """y = x, four elements a program; each argument that is not as below breaks a rule."""
+    """y = x, four elements per program; any argument other than the default breaks a rule."""
     place = tl.program_id(0) * STEP + tl.arange(0, 4)
     value = tl.load(x + place + SHIFT, mask=place < READ, other=0.0)
     tl.store(y + place, value, mask=place < WRITTEN)
@@ -29,7 +29,7 @@ def run(**changed: int) -> None:
     torch.testing.assert_close(y, x)
 
 
-def test_what_is_sound_passes() -> None:
+def test_correct_kernels_pass() -> None:
     run()
 
 
@@ -46,7 +46,7 @@ def test_what_is_sound_passes() -> None:
     ids=["reads-beyond", "reads-before", "reads-afar", "writes-beyond", "misses", "twice"],
 )
 def test_faults(changed: dict[str, int], words: str) -> None:
-    with pytest.raises(Exception, match=words):  # Triton wraps what a kernel raises
+    with pytest.raises(Exception, match=words):  # Triton wraps a kernel's exceptions
         run(**changed)
 
 
@@ -74,17 +74,17 @@ def test_two_lanes_of_one_store() -> None:
 
 
 @triton.jit
-def unsaid(x, y):
+def masked_without_other(x, y):
     place = tl.arange(0, 4)
     tl.store(y + place, tl.load(x + place, mask=place < 3))
 
 
-def test_a_masked_load_says_what_it_leaves_out() -> None:
+def test_a_masked_load_needs_other() -> None:
     with pytest.raises(Exception, match="does not say what it leaves out"):
-        unsaid[(1,)](torch.zeros(4), torch.zeros(4))
+        masked_without_other[(1,)](torch.zeros(4), torch.zeros(4))
 
 
-def test_what_a_test_breaks_on_purpose_is_let_be() -> None:
+def test_deliberately_broken_kernels_are_skipped() -> None:
     with unwatched():
         in_place[(2,)](torch.zeros(8), SHIFT=4)
     with pytest.raises(Exception, match="x is read"):

@@ -1,4 +1,4 @@
-"""What is read from files is parsed, and never run: no pickle, no eval, no shell."""
+"""Tests that files are parsed and never executed: no pickle, no eval, no shell."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [path for name in ("tconv", "autotune", "reports", "benchmarks")
+SOURCES = [path for name in ("tconv", "tconv_workers", "autotune", "reports", "benchmarks")
            for path in sorted((ROOT / name).rglob("*.py"))]  # fmt: skip
 MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "imp"}
 CALLS = {"eval", "exec", "compile", "__import__", "breakpoint"}
-# The emulator writes Python from PTX that Triton's compiler made in this process, and runs that.
+# The emulator generates and runs Python from PTX that Triton compiled in this process.
 WRITES_CODE = {"tconv/emulator/emitter.py": ["calls exec", "calls compile"]}
 METHODS = {"read_pickle", "to_pickle", "hub", "load_module", "exec_module", "system", "popen"}
 
 
 def offences(tree: ast.AST) -> Iterator[str]:
-    """What a syntax tree does that reading a file must not lead to."""
+    """Yield what a syntax tree does that code for reading files must not do."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names]
@@ -43,7 +43,7 @@ def offences(tree: ast.AST) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_read_is_run(path: Path) -> None:
+def test_no_file_content_is_executed(path: Path) -> None:
     found = list(offences(ast.parse(path.read_text(encoding="utf-8"))))
     assert found == WRITES_CODE.get(path.relative_to(ROOT).as_posix(), [])
 
@@ -55,11 +55,11 @@ def test_nothing_read_is_run(path: Path) -> None:
      "np.load(path)", "np.save(path, x, allow_pickle=True)", "__import__(name)",
      "subprocess.run(line, shell=True)", "os.system(line)", "torch.hub.load(name)"],
 )  # fmt: skip
-def test_an_offence_is_seen(code: str) -> None:
+def test_an_offence_is_found(code: str) -> None:
     assert list(offences(ast.parse(code)))
 
 
-def test_what_is_allowed_is_allowed() -> None:
+def test_allowed_calls_are_accepted() -> None:
     for code in ("torch.load(path, weights_only=True)", "model.eval()", "re.compile(text)",
                  "triton.compile(source)", "json.loads(text)"):  # fmt: skip
         assert not list(offences(ast.parse(code)))

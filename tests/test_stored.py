@@ -1,4 +1,4 @@
-"""Trials and winners that tconv 0.1.0 wrote (in ``tests/stored``) are still read."""
+"""Tests that trials and winners written by tconv 0.1.0 (``tests/stored``) are still read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TARGET = TARGETS["sm_90"]
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    """A copy, for opening a store may take it over to a newer format."""
+    """A copy of the stored trials, because opening may convert the format."""
     return Path(shutil.copy(STORED / "trials.sqlite", tmp_path))
 
 
@@ -54,16 +54,16 @@ def test_every_trial_is_read(database: Path) -> None:
         assert trial.resources.registers == row["registers"]
 
 
-def test_new_trials_go_beside_the_old_ones(database: Path) -> None:
+def test_new_trials_are_added_to_the_old_ones(database: Path) -> None:
     with Store(database) as store:
         (first, *others) = store.trials()
-        store.add(first)  # the same candidate: in place of the old row
+        store.add(first)  # the same candidate replaces the old row
     with Store(database) as store:
         assert store.path == database
         assert list(store.trials()) == [*others, first]
 
 
-def test_winners_are_in_force() -> None:
+def test_winners_are_used() -> None:
     winners = json.loads((STORED / "sm_90.json").read_text())["winners"]
     found = read_table(STORED / "sm_90.json")
     assert found.keys() == winners.keys()
@@ -79,8 +79,8 @@ def test_winners_are_in_force() -> None:
         select.forget()
 
 
-def test_constants_of_the_earlier_model_give_way_to_shipped_ones_until_refitted() -> None:
-    """They were fitted to another formula: no value of one is right for the other."""
+def test_shipped_constants_replace_those_of_the_earlier_model_until_refitted() -> None:
+    """They were fitted to another formula and are not valid in the new one."""
     path = user_constants("sm_90")
     path.parent.mkdir(parents=True)
     shutil.copy(STORED / "sm_90.constants.json", path)

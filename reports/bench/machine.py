@@ -13,6 +13,7 @@ from autotune.measure import measure
 from reports.bench.layers import DRAWS, effort_on, timer_of
 from reports.bench.sides import torchs_precision
 from tconv.problem import ARITHMETICS, ITEMSIZE
+from tconv.source import source_hash
 from tconv.target import Target
 
 COPIED = 1 << 30  # bytes: far beyond any L2
@@ -23,7 +24,7 @@ CLOCKS = {"clocks.sm": "SM", "clocks.max.sm": "of at most", "clocks.mem": "memor
 
 def facts(device: torch.device) -> dict[str, str]:
     """Return the facts a reader needs, besides torch's and Triton's versions."""
-    found = {"Python": platform.python_version(), "Code": provenance.source_hash()}
+    found = {"Python": platform.python_version(), "Code": source_hash()}
     if device.type != "cuda":
         return {**found, "Device": f"CPU, {torch.get_num_threads()} threads"}
     version = torch.backends.cudnn.version() or 0

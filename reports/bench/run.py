@@ -30,6 +30,7 @@ from reports.report_head import About
 from reports.rows import MODES, LayerRow
 from reports.tables import HEAD, Tables, read_tables, write_tables
 from tconv.geometry import PASSES, Pass
+from tconv.source import source_hash
 from tconv.target import INTERPRETER, Target
 from tconv.winners import home
 
@@ -130,7 +131,7 @@ class Run:
         if not (self.folder / HEAD).exists():
             return None
         found = read_tables(self.folder)
-        now = (_versions(), provenance.source_hash())
+        now = (_versions(), source_hash())
         then = (found.about.versions, found.about.facts.get("Code", "unknown"))
         if now == then:
             return found

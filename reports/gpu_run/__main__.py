@@ -65,8 +65,8 @@ def supervise(command: Callable[[float, bool], Sequence[str]], out: Path, second
     """
     from autotune.deadline import Deadline
     from autotune.on_gpu import FAULT
-    from autotune.provenance import source_hash
     from reports.gpu_run.state import Part, State
+    from tconv.source import source_hash
 
     deadline = Deadline(seconds)
     for start in range(MOST_STARTS):
@@ -100,11 +100,11 @@ def run(out: Path, minutes: float, rehearse: bool, again: Sequence[str]) -> None
     from autotune.deadline import Deadline
     from autotune.evaluate import DeviceLostError
     from autotune.on_gpu import FAULT
-    from autotune.provenance import source_hash
     from autotune.trial_store import Store
     from reports.gpu_run.state import State
     from reports.gpu_run.steps import CannotError, Context, here, perform, tasks, tests_of
     from reports.gpu_run.take_home import summary, tables_of, take_home
+    from tconv.source import source_hash
 
     plain = Console(soft_wrap=True, highlight=False)
     console = plain if plain.is_terminal else Console(width=WIDTH, soft_wrap=True, highlight=False)

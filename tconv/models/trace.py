@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import nn
 
+from tconv.aot.plan import shell
 from tconv.convert import TWINS
 from tconv.geometry import ConvGeometry, PoolGeometry
 from tconv.models.lenet import TableConv2d, TorchTableConv2d
@@ -59,13 +60,7 @@ def traced(
 
 def on_meta(model: nn.Module) -> nn.Module:
     """A copy whose parameters and buffers have shapes only: VGG-16's half GB is not copied."""
-    memo: dict[int, object] = {}
-    for parameter in model.parameters():
-        shell = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(shell, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
+    return shell(model, lambda tensor: torch.empty_like(tensor, device="meta"))
 
 
 def geometry_of(module: nn.Conv2d, x_shape: tuple[int, ...]) -> ConvGeometry:

@@ -146,11 +146,16 @@ def _conv2d_bias_grad(dy: Tensor) -> Tensor:
 
 def y_size(x: Tensor, w: Tensor, window: Sizes) -> tuple[int, ...]:
     """The size of x * w."""
+    return result_size(x.shape, w.shape, window)
+
+
+def result_size(x_size: Sizes, w_size: Sizes, window: Sizes) -> tuple[int, ...]:
+    """The size of x * w from the sizes of x and w."""
     stride, pad, dilation = window[0:2], window[2:4], window[4:6]
     sizes = [
-        out_size(x.shape[2 + i], w.shape[2 + i], stride[i], pad[i], dilation[i]) for i in range(2)
+        out_size(x_size[2 + i], w_size[2 + i], stride[i], pad[i], dilation[i]) for i in range(2)
     ]
-    return (x.shape[0], w.shape[0], *sizes)
+    return (x_size[0], w_size[0], *sizes)
 
 
 @torch.library.register_fake("tconv::conv2d", lib=_library)
@@ -321,12 +326,13 @@ def convolved(
     window: Sizes,
     activation: str | None,
     precision: str | None,
+    slope: float = NEGATIVE_SLOPE,
 ) -> Tensor:
     """activation(x * w + bias + residual) of batched images whose window was checked."""
     if activation is None and residual is None:
         return _ops.conv2d.default(x, weight, bias, window, precision)  # type: ignore[no-any-return]
     operands = (x, weight, bias, residual)
-    ending = (activation, NEGATIVE_SLOPE, False, False, differentiates(*operands), precision)
+    ending = (activation, slope, False, False, differentiates(*operands), precision)
     y: Tensor = _ops.conv2d_fused.default(*operands, *(None,) * 4, 0.0, window, *ending)[0]
     return y
 

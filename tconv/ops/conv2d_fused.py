@@ -9,19 +9,19 @@ normalization's own tensors at every call, so that nothing is folded and nothing
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
 from tconv.ops import fused_gradients as gradients
 from tconv.ops import fused_operators as operators
-from tconv.ops.arguments import overridden, untraced
-from tconv.ops.conv2d import _ops, windowed, y_size
-from tconv.ops.fused_operators import library
+from tconv.ops.arguments import overridden
+from tconv.ops.conv2d import _ops, result_size, windowed
+from tconv.ops.conv_check import checked
+from tconv.ops.fused_operators import Sizes, library
 from tconv.ops.pool_check import pool_geometry
 from tconv.ops.registration import differentiates, linear, register, register_autocast
 
@@ -42,6 +42,14 @@ register_autocast(library, "conv2d_fused", cast=4)  # a normalization keeps its 
 
 
 # ---- public functions -----------------------------------------------------------------------
+
+
+def _check_pool(x_size: Sizes, w_size: Sizes, window: Sizes) -> None:
+    """Raise torch's error if the convolution's result is too small for a 2x2 window."""
+    pool_geometry(result_size(x_size, w_size, window), (2, 2), (2, 2), (0, 0), (1, 1), False)
+
+
+_known_pool = lru_cache(maxsize=4096)(_check_pool)
 
 
 def conv2d_fused(
@@ -128,9 +136,7 @@ def conv2d_fused(
     if running_mean is None and (norm_weight is not None or norm_bias is not None):
         raise ValueError("norm_weight and norm_bias need running_mean and running_var")
     if pool:
-        tracing = torch._C._get_tracing_state() is not None
-        with untraced() if tracing else contextlib.nullcontext():
-            pool_geometry(y_size(x, weight, window), (2, 2), (2, 2), (0, 0), (1, 1), False)
+        checked(_check_pool, _known_pool, (x, weight), window)
     if residual is not None and input.dim() == 3:
         residual = residual.unsqueeze(0)
     operands = (x, weight, bias, residual, *norm)

@@ -9,10 +9,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from tconv.aot.background import request_better
 from tconv.families import FAMILIES, epilogue_grad
 from tconv.families.epilogue import NORM, epilogue_operands
 from tconv.geometry import ConvGeometry, Pass
-from tconv.launch import Plan, target_for
+from tconv.launch import Launch, Plan, target_for
 from tconv.ops.conv_check import Window
 from tconv.ops.layout import (
     layout_of,
@@ -148,7 +149,13 @@ def cached_call(
     geometry = geometry_of(x_size, w_size, window)
     problem = Problem(geometry, direction, dtype_name(dtype), layout, precision)
     target = target_for(device)
-    return prepare(problem, choose(problem, target), target, epilogue, w_layout)
+    call = prepare(problem, choose(problem, target), target, epilogue, w_layout)
+
+    def launches(choice: Choice) -> tuple[Launch, ...]:
+        return prepare(problem, choice, target, epilogue, w_layout).plan.launches
+
+    request_better(problem, target, launches)
+    return call
 
 
 @lru_cache(maxsize=4096)
@@ -178,10 +185,6 @@ def cached_fprop_call(
 def _is_dense(size: Sequence[int], strides: Sequence[int], form: torch.memory_format) -> bool:
     tensor = torch.empty_strided(size, strides, device="meta")
     return tensor.is_contiguous(memory_format=form)
-
-
-when_forgotten(cached_call.cache_clear)
-when_forgotten(cached_fprop_call.cache_clear)
 
 
 @lru_cache(maxsize=4096)
@@ -220,3 +223,7 @@ def pool_grad_call(
     reads = (("dy", form), ("offsets", form))
     beside = ("dbias",) if sums else ()
     return Call(plan, "dz", size, strides_of(size, layout), reads, beside)
+
+
+for _cached in (cached_call, cached_fprop_call, epilogue_grad_call, pool_grad_call):
+    when_forgotten(_cached.cache_clear)

@@ -23,9 +23,9 @@ from tconv.launch import Launch, Pointer, runs_triton, target_for
 from tconv.ops.arguments import overridden
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import check_dtype, max_pool_arguments, pool_geometry
-from tconv.ops.registration import DEVICES, differentiates, linear, register, register_vmap
+from tconv.ops.registration import differentiates, implement, linear, register, register_vmap
 from tconv.problem import PoolProblem, dtype_name
-from tconv.select import choose
+from tconv.select import choose, when_forgotten
 from tconv.tile import Tile
 
 # Loops of more steps are not unrolled. Unrolled, a float16 maximum over 10 or more elements spills
@@ -184,10 +184,25 @@ def _outputs(
 def _fprop(x: Tensor, *arguments: Any, write_offsets: bool) -> tuple[Tensor, Tensor | None]:
     shape, channels_last, y, offsets = _outputs(x, *arguments, write_offsets=write_offsets)
     x = dense(x, layout_of(channels_last))
-    problem, tile = _launch_inputs(shape, "fprop", x, channels_last)
-    launch = fprop_launch(problem, tile, write_offsets)
-    launch.run({"x": x, "y": y} | ({} if offsets is None else {"offsets": offsets}))
+    launch = _cached_fprop_launch(shape, x.dtype, x.device, channels_last, write_offsets)
+    launch.run({"x": x, "y": y} if offsets is None else {"x": x, "y": y, "offsets": offsets})
     return y, offsets
+
+
+@lru_cache(maxsize=4096)
+def _cached_fprop_launch(
+    shape: PoolGeometry,
+    dtype: torch.dtype,
+    device: torch.device,
+    channels_last: bool,
+    write_offsets: bool,
+) -> Launch:
+    """Return the forward launch as chosen for ``device``, cached after the first call."""
+    problem = PoolProblem(shape, "fprop", dtype_name(dtype), layout_of(channels_last))
+    return fprop_launch(problem, choose(problem, target_for(device)).tile, write_offsets)
+
+
+when_forgotten(_cached_fprop_launch.cache_clear)
 
 
 def _max_pool2d(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
@@ -372,8 +387,7 @@ for _name, _run, _gradient, _save, _jvp in (
     ("max_pool2d_pick", _pick, _pick_gradient, _save_pick, linear("max_pool2d_pick")),
 ):  # fmt: skip
     register(_library, _name, _run, _gradient, _save, _jvp)
-for _device in DEVICES:
-    _library.impl("max_pool2d_indices", _indices, _device.upper())  # integers have no gradient
+implement(_library, "max_pool2d_indices", _indices)  # integers have no gradient
 register_vmap(_library, "max_pool2d_indices")
 
 

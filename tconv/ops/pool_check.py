@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -97,6 +98,23 @@ def pool_geometry(
         RuntimeError: if the sizes are invalid, as ``pooling_output_shape`` and
             ``pool2d_shape_check`` in ATen/native/Pool.h.
     """
+    numbers = (tuple(window), tuple(stride), tuple(padding), tuple(dilation), ceil_mode)
+    if torch._C._get_tracing_state() is None and not torch.compiler.is_compiling():
+        try:
+            return _known_geometry(tuple(x_shape), *numbers)
+        except TypeError:  # a symbolic size is not hashable
+            pass
+    return _checked_geometry(x_shape, *numbers)
+
+
+def _checked_geometry(
+    x_shape: Sequence[int],
+    window: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> PoolGeometry:
     if len(x_shape) not in (3, 4):
         raise RuntimeError("non-empty 3D or 4D (batch mode) tensor expected for input")
     for number in (*window, *stride, *padding, *dilation):
@@ -123,6 +141,9 @@ def pool_geometry(
         )
     _check_extent(shape)
     return shape
+
+
+_known_geometry = lru_cache(maxsize=4096)(_checked_geometry)
 
 
 def _check_axis(window: int, stride: int, pad: int, dilation: int) -> None:

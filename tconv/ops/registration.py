@@ -16,6 +16,16 @@ Inputs = tuple[Any, ...]
 Jvp = Callable[[Inputs, Any, Inputs], Any]
 Fold = Callable[..., Tensor | None]
 DEVICES = ("cpu", "cuda")  # "cpu" is the interpreter or torch's own operators, "cuda" is Triton
+IMPLEMENTATIONS: dict[Any, Callable[..., Any]] = {}  # of each operator, for tensors on a device
+
+
+def implement(
+    library: torch.library.Library, name: str, implementation: Callable[..., Any]
+) -> None:
+    """Register ``implementation`` of ``tconv::name`` for all devices."""
+    IMPLEMENTATIONS[getattr(torch.ops.tconv, name).default] = implementation
+    for device in DEVICES:
+        library.impl(name, implementation, device.upper())
 
 
 def register(
@@ -95,8 +105,7 @@ def register(
             return Differentiable.apply(*inputs)  # type: ignore[no-untyped-call]
         return below(*inputs)
 
-    for device in DEVICES:
-        library.impl(name, implementation, device.upper())
+    implement(library, name, implementation)
     library.impl(name, dispatch, "Autograd")
     register_vmap(library, name, fold)
 

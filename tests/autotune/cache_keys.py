@@ -1,11 +1,11 @@
-"""The keys under which Triton caches each family's kernels: when tuned, and when launched.
+"""Triton's cache keys of each family's kernels, from the tuner and from a launch.
 
     python -m tests.autotune.cache_keys
 
-prints a JSON object, "family pass" -> [keys of the tuner, keys of a launch], under "compiled"
-whether a launch found what the tuner had really compiled, and under "sizes" each launch of several
-image sizes with its ``identity`` and its key. It runs in a process of its own, for
-Triton's interpreter and compiler do not share one. A driver without a GPU stands in for CUDA's.
+prints a JSON object, "family pass" -> [keys of the tuner, keys of a launch]. Under "compiled" it
+states whether a launch found what the tuner had really compiled, and under "sizes" the ``identity``
+and key of each launch at several image sizes. It runs in a separate process, because Triton's
+interpreter and compiler cannot share one. A fake driver replaces CUDA's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
 from triton.runtime import driver
 
-from autotune.compile import build
+from tconv.aot.build import build
 from tconv.families import FAMILIES
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.launch import Plan
@@ -31,7 +31,7 @@ from tconv.problem import Problem
 from tconv.target import TARGETS
 
 TARGET = TARGETS["sm_90"]
-# Of which each family serves at least one.
+# Each family serves at least one of these layers.
 LAYERS = (
     ConvGeometry(2, 64, 14, 14, 64, 3, 3, pad_h=1, pad_w=1),
     ConvGeometry(2, 3, 16, 16, 16, 3, 3, 2, 2, 1, 1),
@@ -41,7 +41,7 @@ LAYERS = (
 
 
 class _Utils:
-    """Of a GPU that takes every binary."""
+    """Driver calls of a GPU that accepts every binary."""
 
     def load_binary(self, *_: Any) -> tuple[int, int, int, int, int]:
         return 1, 1, 64, 0, 1024
@@ -51,7 +51,7 @@ class _Utils:
 
 
 class _Launcher:
-    """Launches nothing."""
+    """Launcher that does nothing."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -61,7 +61,7 @@ class _Launcher:
 
 
 class GpuDriver:
-    """Triton's CUDA driver as far as a launch asks it, on a machine without a GPU."""
+    """The part of Triton's CUDA driver that a launch uses, on a machine without a GPU."""
 
     utils, launcher_cls = _Utils(), _Launcher
 
@@ -76,7 +76,7 @@ class GpuDriver:
 
 
 class _Kernel:
-    """In place of a compiled kernel."""
+    """Stand-in for a compiled kernel."""
 
     function = packed_metadata = 0
 
@@ -88,7 +88,7 @@ class _Kernel:
 
 
 def plans() -> dict[str, Plan]:
-    """A plan of each family and pass."""
+    """Return a plan for each family and pass."""
     found: dict[str, Plan] = {}
     for name, family in FAMILIES.items():
         for direction in PASSES:
@@ -104,7 +104,7 @@ def plans() -> dict[str, Plan]:
 
 
 def tensors(plan: Plan) -> dict[str, torch.Tensor]:
-    """Aligned memory for each operand; nothing reads it."""
+    """Return aligned tensors for the operands; nothing reads them."""
     return {
         operand.tensor: torch.zeros(64, dtype=getattr(torch, operand.dtype))
         for launch in plan.launches
@@ -113,7 +113,7 @@ def tensors(plan: Plan) -> dict[str, torch.Tensor]:
 
 
 def keys_of(plan: Plan) -> list[list[str]]:
-    """What decides the cache's keys of a plan's kernels, by the tuner and by a launch."""
+    """Return the cache keys of a plan's kernels, from the tuner and from a launch."""
     recorded: list[str] = []
 
     def compile(src: Any, target: Any = None, options: Any = None, **_: Any) -> _Kernel:
@@ -138,7 +138,7 @@ def keys_of(plan: Plan) -> list[list[str]]:
 
 
 def found_when_launched(plan: Plan) -> list[bool]:
-    """Whether the launches of ``plan`` find in a fresh cache what the tuner compiled before."""
+    """Return for each launch whether it finds the tuner's kernel in a fresh cache."""
     hits: list[bool] = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRITON_CACHE_DIR"] = folder
@@ -151,7 +151,7 @@ def found_when_launched(plan: Plan) -> list[bool]:
 
 
 def sizes() -> list[tuple[str, str]]:
-    """Identity and key of each launch, of layers at several sizes with a tile of one of them."""
+    """Return identity and key of each launch of layers at several sizes, with one size's tile."""
     found = []
     for name, family in FAMILIES.items():
         for direction in PASSES:

@@ -1,9 +1,9 @@
-"""Tunes with a made-up compiler and clock, in processes that a test may kill at any instant.
+"""Tuning runs with a fake compiler and clock, in processes that a test may kill at any time.
 
     python -m tests.autotune.killable
 
-loads everything once. For each line of its input, a JSON list of tunes, each {"home", "batches",
-"seed"}, it forks a process for each, which may be killed, and says what each does, line by line:
+loads everything once. Each line of its input is a JSON list of runs {"home", "batches", "seed"}.
+Each run gets a forked process, which may be killed, and prints what it does, line by line:
 
     PID start | PID try CANDIDATE | PID done CANDIDATE VALUES | PID end
 
@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Any
 
 import scipy.stats  # noqa: F401
-import sklearn.ensemble  # noqa: F401  # before any process is forked, so that none loads it anew
+import sklearn.ensemble  # noqa: F401  # once, before any process is forked
 from rich.console import Console
 
 from autotune import tune as tuning
@@ -38,17 +38,17 @@ from autotune.strategies import forest
 from autotune.suites import Layer, suite
 from autotune.trial import Trial
 from autotune.trial_store import Store
-from autotune.workers import Task
 from tconv.cost.estimate import Resources
 from tconv.cost.space import candidates
 from tconv.geometry import PASSES
 from tconv.problem import Problem
 from tconv.target import TARGETS, Target
 from tconv.tile import Choice
+from tconv_workers import Task
 
 GPU = replace(TARGETS["sm_90"], name="nvidia-test")
 EFFORT = replace(DEFAULT_EFFORT, candidates=12)
-LONGEST = 0.004  # seconds that a step of the made-up compiler or clock takes
+LONGEST = 0.004  # seconds that a step of the fake compiler or clock takes
 LAYER = suite("lenet5", 8)[-1]
 SPACE = {
     direction: candidates(Problem(LAYER.geometry, direction), GPU)[::7] for direction in PASSES
@@ -64,12 +64,12 @@ def name(problem: Problem, choice: Choice) -> str:
 
 
 def chance(*of: object) -> float:
-    """From 0 to 1, the same in each process."""
+    """Return a number from 0 to 1, the same in each process."""
     return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:6], "big") / 2**48
 
 
 def milliseconds(problem: Problem, choice: Choice, again: bool = False) -> float:
-    """A candidate's time; when it is measured again, another by some per cent."""
+    """Return a candidate's time; a second measurement differs by a few per cent."""
     time = 1 + chance(name(problem, choice))
     return time * (1 + 0.05 * chance(name(problem, choice), "again")) if again else time
 
@@ -79,7 +79,7 @@ def dawdle() -> None:
 
 
 class Compilers:
-    """In place of worker processes; a tenth of the candidates spill."""
+    """Stand-in for worker processes; a tenth of the candidates spill."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -118,7 +118,7 @@ def contest(problem: Problem, choices: Sequence[Choice]) -> list[Timing]:
 
 
 def values(trial: Trial) -> list[Any]:
-    """What a trial has found out so far; each step adds one."""
+    """Return the values that a trial has so far; each step adds one."""
     return [trial.error_fp64, trial.first_milliseconds, trial.milliseconds, trial.status]
 
 
@@ -133,7 +133,7 @@ def of_space(problem: Problem, target: Target) -> list[Choice]:
 
 
 def tune(home: str, batches: list[int], seed: int) -> None:
-    """One tune, of the layer at each of ``batches``."""
+    """Tune the layer at each of ``batches``."""
     os.environ["TCONV_HOME"] = home
     random.seed(seed)
     layers = [
@@ -149,19 +149,19 @@ def tune(home: str, batches: list[int], seed: int) -> None:
 
 
 def main() -> None:
-    forest.TREES = 4  # which is enough for a path that hangs on every time
+    forest.TREES = 4  # enough for a search path that depends on every time
     tuning.Workers = Compilers  # type: ignore[assignment, misc]
     tuning.candidates = of_space
     Bench._keep = keep  # type: ignore[method-assign]
     print("ready", flush=True)
     for line in sys.stdin:
         children = []
-        for asked in json.loads(line):
+        for options in json.loads(line):
             if child := os.fork():
                 children.append(child)
                 continue
             try:
-                tune(**asked)
+                tune(**options)
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)
@@ -172,7 +172,7 @@ def main() -> None:
 
 
 def trials_at(home: str) -> list[Trial]:
-    """All that the store of ``home`` holds, once SQLite has found it sound."""
+    """Return all trials in the store of ``home``, after SQLite's integrity check."""
     from pathlib import Path
 
     with Store(Path(home) / "trials.sqlite") as store:

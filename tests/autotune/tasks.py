@@ -1,4 +1,4 @@
-"""What workers are given to do in tests: things that go wrong."""
+"""Tasks that fail in various ways, for tests of the workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from autotune.workers import Task, Workers
+from tconv_workers import Task, Workers
 
 CHUNK = 64 << 20
 
@@ -21,7 +21,7 @@ def crash(code: int) -> None:
 
 
 def eat(most: int) -> int:
-    """Take memory and write to it, up to ``most`` bytes."""
+    """Allocate memory and write to it, up to ``most`` bytes."""
     held = []
     for _ in range(0, most, CHUNK):
         held.append(bytearray(b"\1") * CHUNK)
@@ -29,7 +29,7 @@ def eat(most: int) -> int:
 
 
 def have_a_child_eat(most: int) -> int:
-    """The same in a process that the worker waits for, as for ptxas; its exit code."""
+    """Return the exit code of ``eat`` in a child that the worker waits for, as for ptxas."""
     code = f"from tests.autotune.tasks import eat; eat({most})"
     return subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode
 
@@ -39,7 +39,7 @@ def segfault() -> None:
 
 
 def hold_the_interpreter() -> None:
-    """Never come back from C, nor let go of Python's lock, as a compiler's endless loop might."""
+    """Stay in C forever and hold the GIL, like an endless loop in a compiler."""
     mutex = ctypes.create_string_buffer(64)
     library = ctypes.PyDLL(None)
     library.pthread_mutex_lock(mutex)
@@ -61,26 +61,26 @@ def _note(folder: Path, name: str, pid: int) -> None:
 
 
 def linger(folder: Path) -> None:
-    """Wait in Python."""
+    """Wait forever in Python code."""
     _note(folder, "waits", os.getpid())
     time.sleep(600)
 
 
 def linger_over_a_child(folder: Path) -> None:
-    """Wait for a process, as for a hung ptxas."""
+    """Wait for a child process, as for a hung ptxas."""
     with subprocess.Popen(["sleep", "600"]) as child:
         _note(folder, "child", child.pid)
         _note(folder, "parent", os.getpid())
 
 
 def linger_in_c(folder: Path) -> None:
-    """Wait in C, and hold the interpreter."""
+    """Wait in C code and hold the GIL."""
     _note(folder, "holds", os.getpid())
     hold_the_interpreter()
 
 
 def employ(folder: str) -> None:
-    """Have three workers linger; in a process that is killed."""
+    """Run the three lingering tasks in workers; the test kills this process."""
     waiting: tuple[Any, ...] = (linger, linger_over_a_child, linger_in_c)
     tasks = [Task(wait.__name__, wait, (Path(folder),)) for wait in waiting]
     with Workers(3, {}) as workers:
@@ -88,7 +88,7 @@ def employ(folder: str) -> None:
 
 
 def _fake_gpu(fault: str | None) -> None:
-    """A GPU whose context is lost where there is a ``fault``."""
+    """Install a fake GPU whose context is lost if there is a ``fault``."""
     import torch
 
     def synchronize() -> None:
@@ -99,7 +99,7 @@ def _fake_gpu(fault: str | None) -> None:
 
 
 def lose_context(words: str) -> str:
-    """A candidate whose kernel faults; ``words`` are those of the error that it meets, if any."""
+    """Run a candidate whose kernel faults; ``words`` is the message of its error, if any."""
     from autotune import on_gpu
 
     with on_gpu._mortal():
@@ -110,7 +110,7 @@ def lose_context(words: str) -> str:
 
 
 def use_gpu() -> str:
-    """A candidate that does nothing wrong, in the process that it is given."""
+    """Run a correct candidate in the current process."""
     import torch
 
     from autotune import on_gpu

@@ -1,4 +1,4 @@
-"""The command lines at values that no kernel can have, pictures and the home folder."""
+"""Tests of command lines with impossible values, bad pictures and a home folder with a tilde."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LAYER = ["layer", "--input", "3x8x8", "--filters", "4", "--extent", "3", "--targ
 
 
 @pytest.mark.parametrize("option", ["--stride", "--padding", "--dilation", "--batch", "--filters"])
-def test_values_that_no_kernel_can_have_are_refused(option: str) -> None:
+def test_impossible_values_are_refused(option: str) -> None:
     result = CliRunner().invoke(app, [*LAYER, option, "99999999999999999999"])
     assert result.exit_code == 2
     assert "is 99999999999999999999, over 2147483647" in result.stderr

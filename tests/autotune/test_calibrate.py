@@ -93,7 +93,7 @@ def test_without_trials_the_command_says_so() -> None:
         ('{"format": 9, "constants": {}}', "format 9"),
         ('{"format": 1, "constants": {"wishes": 1.0}}', "no constant 'wishes'"),
         ('{"format": 1, "constants": {"l2_share": "much"}}', "l2_share is 'much'"),
-        ('{"format": 1, "constants": {"l2_share": NaN}}', "NaN is no number"),
+        ('{"format": 1, "constants": {"l2_share": NaN}}', "NaN is not a JSON number"),
         ("[]", "damaged"),
         ('{"format": 1, "constants": {}, "untuned": "chance"}', "untuned is 'chance'"),
     ],

@@ -1,4 +1,4 @@
-"""Real Dask processes on loopback: a tune that loses a worker, GPUs taken one at a time."""
+"""Tests with real Dask processes on loopback: a lost worker, one task at a time per GPU."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from autotune import cluster as clusters
 from autotune.cli import app
 from autotune.cluster import Cluster, ClusterError
 from autotune.trial_store import Store, default_path
-from autotune.workers import Failure, Task
+from tconv_workers import Failure, Task
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., subprocess.Popen[bytes]]
-LONG = 600.0  # seconds: what a loaded machine may take, so that no result depends on its clock
+LONG = 600.0  # seconds; long, so that no result depends on a loaded machine's clock
 
 
 def moment(seconds: float) -> tuple[float, float, str | None, int]:
-    """When it ran, in what environment, in which process."""
+    """Return when this ran, an environment variable, and the process."""
     begin = time.time()
     time.sleep(seconds)
     return begin, time.time(), os.environ.get("TRITON_INTERPRET"), os.getpid()
@@ -53,7 +53,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a process of Dask; all are ended, with what they started."""
+    """A function that starts a Dask process; all are ended with their children."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = str(ROOT)
     with ExitStack() as stack:
@@ -71,7 +71,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """At once, the worker under its nanny too."""
+    """Kill a process and its children, such as the worker of a nanny."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -85,7 +85,7 @@ def scheduler(start: Start) -> str:
     return f"tcp://127.0.0.1:{port}"
 
 
-def test_a_tune_that_loses_a_worker_misses_nothing(start: Start) -> None:
+def test_tuning_survives_a_lost_worker(start: Start) -> None:
     address = scheduler(start)
     workers = [start("worker", address, "--nthreads", "1") for _ in range(2)]
     with Cluster(address) as cluster:
@@ -115,7 +115,7 @@ def test_a_tune_that_loses_a_worker_misses_nothing(start: Start) -> None:
     assert len({trial.problem for trial in trials if trial.error_fp64 is not None}) == 3
 
 
-def test_a_gpu_takes_one_task_at_a_time_and_others_take_none(start: Start) -> None:
+def test_a_gpu_worker_runs_one_task_at_a_time_and_others_run_none(start: Start) -> None:
     address = scheduler(start)
     start("worker", address, "--nthreads", "2")
     start("worker", address, "--nthreads", "2", "--resources", "GPU=1")
@@ -125,7 +125,7 @@ def test_a_gpu_takes_one_task_at_a_time_and_others_take_none(start: Start) -> No
     with Cluster(address) as cluster:
         assert (cluster.slots, cluster.gpus) == (4, 1)
         with cluster.workers({"TRITON_INTERPRET": "7"}, gpu=True) as workers:
-            workers.count = 3  # all at once: it is Dask that makes them wait
+            workers.count = 3  # submitted at once; Dask makes them wait
             done = [result for _, result, _ in workers.run(tasks, LONG)]
         spans = sorted(done)
         assert all(one[1] <= other[0] for one, other in pairwise(spans))
@@ -139,7 +139,7 @@ def test_a_gpu_takes_one_task_at_a_time_and_others_take_none(start: Start) -> No
         assert late.reason == "time limit"
 
 
-def test_a_cluster_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cluster_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "PATIENCE", 1.0)
     address = f"tcp://127.0.0.1:{free_port()}"
     result = CliRunner().invoke(app, ["tune", "--cluster", address])
@@ -147,14 +147,14 @@ def test_a_cluster_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) ->
     assert f"no Dask scheduler answers at {address}" in result.output
 
 
-def test_a_scheduler_without_workers_is_said(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_without_workers_is_named(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     address = scheduler(start)
     monkeypatch.setattr(clusters, "PATIENCE", 5.0)
     with pytest.raises(ClusterError, match="has no worker"):
         Cluster(address)
 
 
-def test_without_dask_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_dask_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ClusterError, match=r"tconv\[cluster\]"):
         Cluster("tcp://127.0.0.1:1")

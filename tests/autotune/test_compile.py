@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from autotune.compile import ENVIRONMENT, Compiled, compile_choice
-from autotune.workers import Failure, Task, Workers
+from autotune.compile import Compiled, compile_choice
+from tconv.aot.build import ENVIRONMENT
 from tconv.families import FAMILIES
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import Problem
 from tconv.select import heuristic
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
+from tconv_workers import Failure, Task, Workers
 
 LAYER = ConvGeometry(8, 256, 28, 28, 128, 3, 3, pad_h=1, pad_w=1)
 

@@ -1,4 +1,4 @@
-"""Loops are found in listings as the tools print them."""
+"""Tests of finding loops in disassembler listings."""
 
 from __future__ import annotations
 

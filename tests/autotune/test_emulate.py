@@ -1,4 +1,4 @@
-"""Compiled code is checked on an emulated GPU before it may win; the command prints one object."""
+"""Tests of checking compiled code on the emulated GPU before it may win."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from autotune.evaluate import Bench, Setting, worker_gate
 from autotune.gate import Verdict
 from autotune.search import DEFAULT_EFFORT
 from autotune.trial_store import Store
-from autotune.workers import Task
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
+from tconv_workers import Task
 from tests.autotune.test_trial_store import TRIAL
 
 PROBLEM = Problem(ConvGeometry(2, 16, 8, 8, 16, 3, 3, pad_h=1, pad_w=1), "fprop")
@@ -38,7 +38,7 @@ COUNTERS = {"results": 2048, "instructions": 640, "instructions_by_class": {"mat
         ("gfx942", "interpreted", {"TRITON_INTERPRET": "1", "TCONV_EMULATE": None}),
     ],
 )
-def test_targets_are_checked_as_well_as_can_be(
+def test_each_target_is_checked_by_its_best_method(
     name: str, checked: str, seen: dict[str, str | None]
 ) -> None:
     assert gate.checked_by(TARGETS[name]) == checked
@@ -54,9 +54,9 @@ def test_targets_are_checked_as_well_as_can_be(
     assert ask(PROBLEM, CHOICE) == Verdict(True, 0.0)
 
 
-@pytest.mark.parametrize(("target", "asked"), [("sm_90", 1), ("sm_100", 0)])
-def test_what_the_interpreter_passed_is_checked_again_on_its_compiled_code(
-    target: str, asked: int
+@pytest.mark.parametrize(("target", "checks"), [("sm_90", 1), ("sm_100", 0)])
+def test_trials_that_passed_in_the_interpreter_are_checked_again_when_compiled(
+    target: str, checks: int
 ) -> None:
     calls = []
 
@@ -69,10 +69,10 @@ def test_what_the_interpreter_passed_is_checked_again_on_its_compiled_code(
     with Store() as store:
         bench = Bench(setting, store, None, check)  # type: ignore[arg-type]
         found = bench.gated(earlier)
-        assert len(calls) == asked
+        assert len(calls) == checks
         assert bench.gated(found) == found
-        assert len(calls) == asked
-        if asked:
+        assert len(calls) == checks
+        if checks:
             assert (found.checked, found.error_fp64, found.counters) == (
                 "emulated", 2e-4, COUNTERS
             )  # fmt: skip
@@ -80,7 +80,7 @@ def test_what_the_interpreter_passed_is_checked_again_on_its_compiled_code(
 
 
 def test_the_command_runs_compiled_kernels(tmp_path: Path) -> None:
-    """Two choices for one small layer, of which one cannot be launched."""
+    """Two choices for one small layer, one of which cannot be launched."""
     path = tmp_path / "choices.json"
     entries = [
         Emulation(PROBLEM, choice, "", Verdict(True, 0.0)).as_dict() for choice in (CHOICE, BROKEN)
@@ -106,7 +106,7 @@ def test_the_command_runs_compiled_kernels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"problems": [{"problem": "x"}]}', "no JSON"])
-def test_a_file_of_choices_that_is_none(text: str, tmp_path: Path) -> None:
+def test_a_bad_file_of_choices_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "choices.json"
     path.write_text(text)
     done = CliRunner().invoke(app, ["emulate", "--choices", str(path)])
@@ -115,7 +115,7 @@ def test_a_file_of_choices_that_is_none(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["gfx942", "sm_100", "h100"])
-def test_a_target_that_is_not_emulated(target: str) -> None:
+def test_a_target_without_emulation_is_refused(target: str) -> None:
     done = CliRunner().invoke(app, ["emulate", "--target", target])
     assert done.exit_code == 2
     assert "there are: sm_80, sm_90" in done.stderr

@@ -1,4 +1,4 @@
-"""The tuner killed at any instant, and eight of it at once."""
+"""Tests of tuners that are killed at random times, and of eight tuners at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCHES = [8, 16]
 
 
 class Tuner:
-    """The process that forks tunes."""
+    """The process that forks tuning runs."""
 
     def __init__(self) -> None:
         environment = {**os.environ, "PYTHONPATH": os.getcwd()}
@@ -39,18 +39,18 @@ class Tuner:
         return self._process.stdout.readline().decode().rstrip("\n")
 
     def run(self, *tunes: dict[str, Any], kill_after: float | None = None) -> list[list[str]]:
-        """What was said, as words; each process is killed ``kill_after`` seconds from its start."""
+        """Return the lines as lists of words; kill each process ``kill_after`` seconds in."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(tunes).encode() + b"\n")
-        said = []
+        printed = []
         while (line := self._line()) != "over":
             pid, *words = line.split(" ", 2)
-            said.append(words)
+            printed.append(words)
             if words == ["start"] and kill_after is not None:
                 time.sleep(kill_after)
-                with contextlib.suppress(ProcessLookupError):  # it was quicker
+                with contextlib.suppress(ProcessLookupError):  # it ended before
                     os.kill(int(pid), signal.SIGKILL)
-        return said
+        return printed
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -70,7 +70,7 @@ def table(home: Path) -> dict[str, Any]:
 
 
 def found(home: Path) -> dict[str, list[Any]]:
-    """By candidate, what its trial found out."""
+    """Return each candidate's trial values."""
     return {name(t.problem, t.choice): values(t) for t in trials_at(str(home))}
 
 
@@ -79,31 +79,31 @@ def steps(of: list[Any]) -> int:
 
 
 def disturbed(tuner: Tuner, home: Path, kills: int, chance: random.Random, span: float) -> int:
-    """Tune until it is done, killed up to ``kills`` times within ``span`` seconds; how often."""
+    """Tune to the end, with up to ``kills`` kills within ``span`` seconds; return their number."""
     tried: Counter[str] = Counter()
     killed = 0
     while True:
         fatal = chance.uniform(0, span) if killed < kills else None
-        asked = {"home": str(home), "batches": BATCHES, "seed": killed}
-        said = tuner.run(asked, kill_after=fatal)
+        request = {"home": str(home), "batches": BATCHES, "seed": killed}
+        printed = tuner.run(request, kill_after=fatal)
         kept = found(home) if (home / "trials.sqlite").exists() else {}
-        for kind, *what in said:
+        for kind, *what in printed:
             if kind == "try":
                 tried[what[0]] += 1
             elif kind == "done":
-                candidate, told = json.loads(what[0])
+                candidate, outcome = json.loads(what[0])
                 assert candidate in kept, "a trial that was reported done is lost"
-                assert steps(kept[candidate]) >= steps(told)
-                if steps(kept[candidate]) == steps(told):
-                    assert kept[candidate] == told
-        if ["end"] in said:
+                assert steps(kept[candidate]) >= steps(outcome)
+                if steps(kept[candidate]) == steps(outcome):
+                    assert kept[candidate] == outcome
+        if ["end"] in printed:
             assert sum(tried.values()) <= len(tried) + killed, "what was measured, was again"
             return killed
         killed += 1
 
 
 def killed_and_resumed(tuner: Tuner, folder: Path, kills: int, seed: int) -> tuple[int, int]:
-    """So many kills over as many runs as it takes; runs, and trials of each."""
+    """Repeat runs until ``kills`` were killed; return the numbers of runs and trials."""
     began = time.monotonic()
     tuner.run({"home": str(folder / "whole"), "batches": BATCHES, "seed": 0})
     span = time.monotonic() - began
@@ -121,7 +121,7 @@ def killed_and_resumed(tuner: Tuner, folder: Path, kills: int, seed: int) -> tup
     return runs, len(whole)
 
 
-def test_a_killed_tune_goes_on_to_the_same_winners(tuner: Tuner, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_winners(tuner: Tuner, tmp_path: Path) -> None:
     runs, trials = killed_and_resumed(tuner, tmp_path, kills=10, seed=0)
     print(f"10 kills over {runs} tunes of {trials} trials")
 
@@ -132,13 +132,13 @@ def test_fifty_kills(tuner: Tuner, tmp_path: Path) -> None:
     print(f"50 kills over {runs} tunes of {trials} trials")
 
 
-def test_eight_tune_at_once_and_no_winner_is_lost(tuner: Tuner, tmp_path: Path) -> None:
-    """Each has a layer of its own, and one that all of them tune."""
+def test_eight_tuners_at_once_lose_no_winner(tuner: Tuner, tmp_path: Path) -> None:
+    """Each tuner has its own layer and one that all tune."""
     home = tmp_path / "home"
     shared, own = 64, range(1, 9)
     tunes = [{"home": str(home), "batches": [batch, shared], "seed": batch} for batch in own]
-    said = tuner.run(*tunes)
-    assert said.count(["end"]) == len(tunes)
+    printed = tuner.run(*tunes)
+    assert printed.count(["end"]) == len(tunes)
     winners = table(home)
     assert len(winners) == 3 * (len(own) + 1)
     tuner.run({"home": str(tmp_path / "alone"), "batches": [*own, shared], "seed": 0})

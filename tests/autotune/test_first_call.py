@@ -1,4 +1,4 @@
-"""A layer is tuned when it is first met, by a made-up clock, and never again."""
+"""Tests of tuning a layer at its first call, with a fake clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import autotune
 from autotune.gate import Verdict
 from autotune.measure import Timing
 from autotune.trial_store import Store
-from autotune.workers import Failure
 from tconv import select
 from tconv.cost.cheapest import cheapest
 from tconv.geometry import ConvGeometry
@@ -18,20 +17,21 @@ from tconv.problem import Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice
 from tconv.winners import read_table, user_table
+from tconv_workers import Failure
 
 H200 = TARGETS["sm_90"]
 PROBLEM = Problem(ConvGeometry(8, 16, 14, 14, 32, 3, 3), "fprop")
 
 
 class Clock:
-    """Says that the fifth candidate is the quickest; counts what it is asked."""
+    """A clock that finds the fifth candidate fastest, and records the candidates."""
 
     def __init__(self) -> None:
-        self.asked: list[Choice] = []
+        self.tried: list[Choice] = []
 
     def measure(self, problem: Problem, choice: Choice, best: float) -> Timing:
-        self.asked.append(choice)
-        milliseconds = 1.0 if len(self.asked) == 5 else 2.0
+        self.tried.append(choice)
+        milliseconds = 1.0 if len(self.tried) == 5 else 2.0
         return Timing(milliseconds, milliseconds, milliseconds, 1)
 
 
@@ -46,17 +46,17 @@ def _forget() -> Iterator[None]:
     select.forget()
 
 
-def test_the_quickest_is_taken_and_kept() -> None:
+def test_the_fastest_is_chosen_and_stored() -> None:
     clock = Clock()
     undo = autotune.on_first_call(60, gate=right, measure=clock.measure)
     try:
         chosen = select.choose(PROBLEM, H200)
-        assert (chosen, chosen.ground) == (clock.asked[4], "tuned")
-        assert len(clock.asked) == 16
+        assert (chosen, chosen.ground) == (clock.tried[4], "tuned")
+        assert len(clock.tried) == 16
         assert select.choose(PROBLEM, H200) == chosen
     finally:
         undo()
-    assert len(clock.asked) == 16  # the second time, the table knows
+    assert len(clock.tried) == 16  # the second choice comes from the table
     assert select.choose(PROBLEM, H200) == chosen
     (winner,) = read_table(user_table("sm_90")).values()
     assert (winner.kind, winner.milliseconds) == ("measured", 1.0)
@@ -70,26 +70,26 @@ def test_another_process_measures_nothing() -> None:
     undo = autotune.on_first_call(60, gate=right, measure=first.measure)
     chosen = select.choose(PROBLEM, H200)
     undo()
-    user_table("sm_90").unlink()  # even where only the trials are left
+    user_table("sm_90").unlink()  # the trials alone suffice
     undo = autotune.on_first_call(60, gate=right, measure=second.measure)
     try:
         assert select.choose(PROBLEM, H200) == chosen
     finally:
         undo()
-    assert not second.asked
+    assert not second.tried
 
 
-def test_the_time_is_kept() -> None:
+def test_the_time_limit_is_kept() -> None:
     clock = Clock()
     undo = autotune.on_first_call(1e-9, gate=right, measure=clock.measure)
     try:
-        assert select.choose(PROBLEM, H200) == clock.asked[0]
+        assert select.choose(PROBLEM, H200) == clock.tried[0]
     finally:
         undo()
-    assert len(clock.asked) == 1
+    assert len(clock.tried) == 1
 
 
-def test_what_is_wrong_or_fails_is_not_taken() -> None:
+def test_wrong_or_failing_candidates_are_not_chosen() -> None:
     def gate(problem: Problem, choice: Choice) -> Verdict:
         return Verdict(False, 0.7, "all wrong")
 
@@ -105,7 +105,7 @@ def test_what_is_wrong_or_fails_is_not_taken() -> None:
         assert not user_table("sm_90").exists()
 
 
-def test_what_failed_for_want_of_memory_is_tried_again() -> None:
+def test_candidates_that_ran_out_of_memory_are_tried_again() -> None:
     def full(problem: Problem, choice: Choice, best: float) -> Failure:
         return Failure("machine", "OutOfMemoryError: another process has it all")
 
@@ -114,13 +114,13 @@ def test_what_failed_for_want_of_memory_is_tried_again() -> None:
         undo = autotune.on_first_call(60, gate=right, measure=measure)
         select.choose(PROBLEM, H200)
         undo()
-    assert len(clock.asked) == 16
+    assert len(clock.tried) == 16
 
 
 @pytest.mark.filterwarnings("ignore:tuned choices ignored")
-def test_a_winner_that_cannot_be_written_serves_this_process() -> None:
+def test_a_winner_that_cannot_be_stored_is_used_in_this_process() -> None:
     user_table("sm_90").parent.mkdir(parents=True)
-    user_table("sm_90").mkdir()  # in the table's place
+    user_table("sm_90").mkdir()  # a folder in place of the table
     clock = Clock()
     undo = autotune.on_first_call(60, gate=right, measure=clock.measure)
     try:
@@ -128,12 +128,12 @@ def test_a_winner_that_cannot_be_written_serves_this_process() -> None:
             UserWarning, match=r"was not written: .*sm_90\.json .*not a regular file"
         ):
             chosen = select.choose(PROBLEM, H200)
-        assert (chosen, chosen.ground) == (clock.asked[4], "tuned")
+        assert (chosen, chosen.ground) == (clock.tried[4], "tuned")
     finally:
         undo()
 
 
-def test_a_tuner_that_breaks_down_does_not_stop_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_tuner_does_not_stop_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     from autotune import search
 
     def broken(*_: object) -> None:
@@ -158,6 +158,6 @@ def test_without_a_gpu_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
-def test_no_time_is_refused(seconds: float) -> None:
+def test_a_time_limit_that_is_not_positive_is_refused(seconds: float) -> None:
     with pytest.raises(ValueError, match="seconds is"):
         autotune.on_first_call(seconds)

@@ -1,7 +1,7 @@
-"""A disk that is full, or read-only: said, ended with a status, and nothing lost that was there.
+"""Tests of a full or read-only disk: an error message, an exit status, and no lost data.
 
-A file system of one MiB is mounted, which takes root; elsewhere these tests are skipped, and
-``test_trial_store.py`` and ``tests/tconv/test_files.py`` have the errors made up.
+A file system of one MiB is mounted, which requires root; otherwise these tests are skipped.
+``test_trial_store.py`` and ``tests/tconv/test_files.py`` simulate the errors.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Spoil = Callable[[Path], None]
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system of its own, of one MiB."""
+    """A folder on a separate file system of one MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0755", "tmpfs", str(folder)]
@@ -56,7 +56,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> None:
-    """Leave no byte."""
+    """Fill the disk completely."""
     with (disk / "filler").open("wb", buffering=0) as file:
         for size in (1 << 16, 1 << 12, 1):
             try:
@@ -67,7 +67,7 @@ def fill(disk: Path) -> None:
 
 
 def lock_up(disk: Path) -> None:
-    """Make it read-only."""
+    """Make the disk read-only."""
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, capture_output=True)
 
 
@@ -81,7 +81,7 @@ SPOILT = pytest.mark.parametrize("spoil", [fill, lock_up], ids=["full", "read-on
 
 @pytest.fixture
 def home(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home on that disk, with a store, a table and constants in it."""
+    """A home folder on that disk with a store, a table and constants."""
     monkeypatch.setenv("TCONV_HOME", str(disk / "home"))
     with Store() as store:
         for trial in TRIALS:
@@ -92,7 +92,7 @@ def home(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All that lies below, but for SQLite's log and its index, and locks."""
+    """Return all files in ``folder`` except SQLite's log and index, and locks."""
     found = (path for path in folder.rglob("*") if path.is_file())
     return {
         str(path): path.read_bytes()
@@ -122,7 +122,7 @@ def passing(problem: Problem, choice: Choice) -> Verdict:
 
 @SPOILT
 @pytest.mark.filterwarnings("ignore:.*left alone:UserWarning")
-def test_a_tune_says_what_it_found_and_what_it_could_not_keep(
+def test_a_run_reports_its_winners_and_what_it_could_not_store(
     disk: Path, home: Path, spoil: Spoil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files(home)
@@ -141,7 +141,7 @@ def test_a_tune_says_what_it_found_and_what_it_could_not_keep(
 
 
 @pytest.mark.filterwarnings("ignore:.*left alone:UserWarning")
-def test_a_disk_that_fills_up_midway_keeps_what_came_before(
+def test_a_disk_that_fills_up_midway_keeps_earlier_trials(
     disk: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def filling(problem: Problem, choice: Choice) -> Verdict:
@@ -156,13 +156,13 @@ def test_a_disk_that_fills_up_midway_keeps_what_came_before(
     mend(disk)
     kept = read_table(user_table("sm_90"))
     assert kept.pop(PROBLEM.key) == WINNER
-    # A store that is given up leaves the room of its log, in which later winners may find theirs.
+    # Closing the store frees its log's space, which later winners may use.
     assert 1 in {Problem.from_key(key).geometry.in_channels for key in kept}
     with Store() as store:
         assert store.path is not None
         assert list(store.trials())[:4] == TRIALS
         found = [t for t in store.trials() if t.problem.geometry.in_channels == 1]
-        assert len(found) == 2  # and none of them is tried again
+        assert len(found) == 2  # and none is tried again
     with_gate(monkeypatch, passing)
     ended = tune()
     assert ended.exit_code == 0
@@ -176,7 +176,7 @@ def calibration() -> Calibration:
 @SPOILT
 @pytest.mark.parametrize("command", ["export", "import", "record", "calibrate", "report"])
 @pytest.mark.filterwarnings("ignore:.*left alone:UserWarning")
-def test_a_command_that_cannot_write_says_so_and_leaves_what_was_there(
+def test_a_command_that_cannot_write_reports_it_and_leaves_files_unchanged(
     disk: Path, home: Path, tmp_path: Path, spoil: Spoil, command: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -200,14 +200,14 @@ def test_a_command_that_cannot_write_says_so_and_leaves_what_was_there(
         for trial in TRIALS:
             store.add(trial)
     called, arguments, named = calls[command]
-    if command != "import":  # which succeeds but once
+    if command != "import":  # import succeeds only once
         assert CliRunner().invoke(called, arguments).exit_code == 0
     before = files(disk)
     spoil(disk)
     ended = CliRunner().invoke(called, arguments)
     assert ended.exit_code in (1, 2)
     if command == "calibrate":
-        assert "matrix_share" in ended.output  # what was found is shown
+        assert "matrix_share" in ended.output  # the result is shown
     assert str(named) in words(ended).replace(" ", "")
     mend(disk)
     assert files(disk) == before
@@ -215,10 +215,10 @@ def test_a_command_that_cannot_write_says_so_and_leaves_what_was_there(
 
 @SPOILT
 @pytest.mark.filterwarnings("ignore:.*left alone:UserWarning")
-def test_a_store_that_cannot_be_written_to_can_be_read(
+def test_a_store_that_cannot_be_written_can_be_read(
     disk: Path, home: Path, tmp_path: Path, spoil: Spoil
 ) -> None:
-    """To carry what was found to another disk."""
+    """Its trials can be carried to another disk."""
     spoil(disk)
     ended = CliRunner().invoke(app, ["record", "--target", "sm_90", str(tmp_path / "saved")])
     assert ended.exit_code == 0

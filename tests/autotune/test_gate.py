@@ -1,4 +1,4 @@
-"""The gate lets right results pass and refuses broken ones."""
+"""Tests of the correctness gate: right results pass, wrong ones do not."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_other_dtypes(dtype: str) -> None:
 
 @pytest.mark.interpreter
 @pytest.mark.parametrize("direction", PASSES)
-def test_an_image_that_no_program_computed_is_refused(
+def test_an_image_that_no_program_computed_fails(
     direction: Pass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = Launch._first_run
@@ -67,7 +67,7 @@ def test_an_image_that_no_program_computed_is_refused(
 
 
 @pytest.mark.interpreter
-def test_a_wrong_tap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_tap_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = conv_run.compute
 
     def wrong(problem: Problem, choice: Choice, **tensors: Any) -> torch.Tensor:
@@ -78,7 +78,7 @@ def test_a_wrong_tap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not check(Problem(VGG, "fprop"), PASSING).passed
 
 
-def test_nan_and_one_wrong_value_are_refused() -> None:
+def test_nan_and_one_wrong_value_fail() -> None:
     problem = Problem(C3, "fprop")
     wanted = torch.randn(2, 16, 10, 10, dtype=torch.float64)
     assert compare(wanted.half(), wanted, problem).passed
@@ -119,7 +119,7 @@ FEW_SUITES = ("lenet5", "alexnet", "depthwise", "grouped")
 def test_the_small_geometry_is_served_by_the_family(
     suites: tuple[str, ...] | None, direction: Pass, layout: Layout
 ) -> None:
-    """Every layer on every family; those of few channels a group lose most."""
+    """Every layer with every family; shrinking changes layers with narrow groups most."""
     target = TARGETS["sm_90"]
     seen: Counter[str] = Counter()
     for shape in {layer.geometry for name in suites or names() for layer in suite(name)}:
@@ -134,10 +134,10 @@ def test_the_small_geometry_is_served_by_the_family(
                 assert small.flops <= max(shape.flops, 1)
                 assert small.flops < 1e9, (problem.key, kind, tile, posed.key)
                 seen[kind] += 1
-    assert len(seen) >= len(FAMILIES) - 2  # strided gradients have no boxes, ...
+    assert len(seen) >= len(FAMILIES) - 2  # TMA does not serve strided gradients, ...
 
 
-def test_two_channels_in_two_groups_have_no_strides_that_a_box_may_have() -> None:
+def test_scaled_down_groups_keep_strides_that_tma_allows() -> None:
     deep = Problem(ConvGeometry(64, 32, 14, 14, 32, 3, 3, pad_h=1, pad_w=1, groups=32), "wgrad")
     choice = Choice("implicit_gemm_tma", Tile(64, 16, 64))
     posed, _ = scaled_down(deep, choice)

@@ -1,4 +1,4 @@
-"""Statistics of timings, with a timer that only pretends."""
+"""Tests of timing statistics with a fake timer."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tconv.problem import Problem
 
 
 class FakeTimer:
-    """Each run takes ``milliseconds``, but for the first, which is slow, and every fifth."""
+    """Timer whose runs take ``milliseconds``, except the slow first and every slow fifth one."""
 
     def __init__(self, milliseconds: float) -> None:
         self.milliseconds = milliseconds
-        self.asked: list[int] = []
+        self.calls: list[int] = []
         self.runs = 0
 
     def __call__(self, repeats: int) -> Sequence[float]:
-        self.asked.append(repeats)
+        self.calls.append(repeats)
         samples = []
         for _ in range(repeats):
             slow = self.runs == 0 or self.runs % 5 == 4
@@ -48,19 +48,19 @@ def test_outliers_do_not_move_the_median() -> None:
 def test_repeats_follow_the_effort(milliseconds: float, repeats: int) -> None:
     timer = FakeTimer(milliseconds)
     effort = replace(DEFAULT_EFFORT, measure_milliseconds=100.0, least_repeats=10, most_repeats=200)
-    assert measure(timer, effort).repeats == timer.asked[-1] == repeats
-    assert len(timer.asked) == 3  # calibration, warm-up, measurement
+    assert measure(timer, effort).repeats == timer.calls[-1] == repeats
+    assert len(timer.calls) == 3  # calibration, warm-up, measurement
 
 
-def test_a_lost_cause_is_given_up_after_calibration() -> None:
+def test_a_hopeless_candidate_is_stopped_after_calibration() -> None:
     timer = FakeTimer(2.0)
     assert measure(timer, DEFAULT_EFFORT, best=1.0).repeats == 3
-    assert timer.asked == [3]
+    assert timer.calls == [3]
     assert measure(FakeTimer(1.4), DEFAULT_EFFORT, best=1.0).repeats > 3
 
 
-def test_what_disturbs_a_contest_disturbs_all_alike() -> None:
-    """The machine grows slower from run to run: one after the other, the first would win."""
+def test_disturbances_affect_all_candidates_of_a_contest_equally() -> None:
+    """The machine slows down from run to run, so measured in turn the first would win."""
     runs = [0]
 
     class Slowing:
@@ -78,7 +78,7 @@ def test_what_disturbs_a_contest_disturbs_all_alike() -> None:
     assert quicker.median < slower.median
     runs[0] = 0
     first, second = (measure(Slowing(each), DEFAULT_EFFORT) for each in (1.0, 0.97))
-    assert first.median < second.median  # so it is the order that the contest takes away
+    assert first.median < second.median  # so the contest removes the effect of order
 
 
 @pytest.mark.parametrize("direction", PASSES)

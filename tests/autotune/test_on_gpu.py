@@ -1,4 +1,4 @@
-"""What becomes of a process whose GPU context is lost, with a GPU that is made up."""
+"""Tests of a process whose GPU context is lost, with a fake GPU."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import torch
 from autotune import on_gpu
 from autotune.deadline import Deadline
 from autotune.search import DEFAULT_EFFORT
-from autotune.workers import Failure, Task, Workers
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile
+from tconv_workers import Failure, Task, Workers
 from tests.autotune import tasks as done
 
 WORDS = (
     "CUDA error: an illegal memory access was encountered",
     "Triton Error [CUDA]: an illegal memory access was encountered",
     "Triton Error [HIP]:  Code: 700, Messsage: an illegal memory access was encountered",
-    "",  # no error yet: the kernel still runs, and its fault is seen when it is waited for
+    "",  # no error at launch; the fault appears at synchronisation
 )
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_a_fault_ends_the_process_of_who_launched_it(words: str) -> None:
-    """Whatever library words it; and the next task in a fresh process is not blamed."""
+def test_a_fault_ends_the_process_that_launched_the_kernel(words: str) -> None:
+    """For any library's message; the next task, in a new process, is not affected."""
     tasks = [Task("faulty", done.lose_context, (words,)), Task("next", done.use_gpu, ())]
     with Workers(1, {}) as workers:
         results = {task.key: result for task, result, _ in workers.run(tasks, 60.0)}
@@ -33,7 +33,7 @@ def test_a_fault_ends_the_process_of_who_launched_it(words: str) -> None:
     assert results["next"] == "right"
 
 
-def test_an_error_that_leaves_the_context_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_keeps_the_context_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     with pytest.raises(RuntimeError, match="invalid argument"), on_gpu._mortal():
@@ -47,7 +47,7 @@ def test_without_a_gpu_no_context_is_lost() -> None:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_process_that_lives_on_gets_failures_until_its_context_is_lost(
+def test_a_process_collects_failures_until_its_context_is_lost(
     lost: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(problem: Problem, choice: Choice) -> None:

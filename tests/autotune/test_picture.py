@@ -1,4 +1,4 @@
-"""A layer drawn to scale, with one program's tile."""
+"""Tests of drawing a layer to scale with one program's tile."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_volumes_are_to_scale() -> None:
     figure = layer_picture(Problem(LECTURE, "fprop"), Choice("implicit_gemm", Tile(64, 16, 16)))
     faces = [patch for patch in figure.axes[0].patches if isinstance(patch, Polygon) and patch.fill]
     sides = [tuple(face.get_xy()[:4].max(0) - face.get_xy()[:4].min(0)) for face in faces[::3]]
-    # Fronts of the input, of what the tile reads of it, of a filter, the output and the tile: two
-    # rows of output see four of the image, for the fifth and sixth lie on the border of zeros.
+    # Front faces of the input, the tile's input, a filter, the output and the tile. Two rows of
+    # output read four rows of the image, because two more are in the zero padding.
     assert sides == [(32, 32), (32, 4), (5, 5), (32, 32), (32, 2)]
 
 
@@ -55,7 +55,7 @@ def test_the_command_draws(ending: str, tmp_path: Path) -> None:
     assert out.stat().st_size > 1000
 
 
-def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
+def test_pictures_that_cannot_be_drawn_are_reported(tmp_path: Path) -> None:
     for out, words in (("layer.pdf", ".svg or a .png"), ("missing/layer.svg", "No such file")):
         result = CliRunner().invoke(app, [*LAYER, "--picture", str(tmp_path / out)])
         assert result.exit_code != 0

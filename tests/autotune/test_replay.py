@@ -1,4 +1,4 @@
-"""Recorded spaces: read with care, replayed without a GPU."""
+"""Tests of reading recorded spaces and replaying searches on them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD, ids=[f"{n} {words}" for n, words in enumerate(BAD.values())])
-def test_what_is_no_space_is_named(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_space_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(SpaceError, match=r"bad\.csv") as raised:
         read_space(tmp_path / "bad.csv")
@@ -69,7 +69,7 @@ def test_what_is_no_space_is_named(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__[1:])
-def test_what_is_no_file_of_text_is_named(spoil: object, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_text_file_is_refused(spoil: object, tmp_path: Path) -> None:
     assert callable(spoil)
     spoil(tmp_path / "bad.csv")
     result = CliRunner().invoke(app, ["replay", str(tmp_path / "bad.csv")])
@@ -89,20 +89,20 @@ def test_workers_change_nothing(space: Path) -> None:
     assert list(alone.curve) == sorted(alone.curve)
 
 
-def test_the_share_is_of_the_optimum(space: Path) -> None:
+def test_the_share_is_relative_to_the_optimum(space: Path) -> None:
     found = replay(space, "exhaustive", 20, repeats=2, seed=0)
     times = read_space(space).times
     assert found.curve[9] == pytest.approx(1 / np.nanmin(times[:10]))
     assert found.curve[-1] == 1
 
 
-def test_nothing_found_is_a_share_of_nothing(tmp_path: Path) -> None:
+def test_the_share_is_zero_if_nothing_was_found(tmp_path: Path) -> None:
     (tmp_path / "late.csv").write_text("a,time\n1,\n2,\n3,4\n")
     assert replay(tmp_path / "late.csv", "exhaustive", 3, 1, 0).curve == (0, 0, 1)
 
 
 def two_regions(path: Path) -> Path:
-    """A space whose wide region ends at 0.8 of the optimum, which lies in a narrow one far off."""
+    """Write a space with a wide region up to 0.8 of the optimum and a distant narrow optimum."""
     rows = ["a,b,c,d,time"]
     for a, b, c, d in itertools.product(range(6), range(6), range(4), (0, 1)):
         wide = 1.25 + 0.5 * ((a - 1) ** 2 + (b - 1) ** 2 + (c - 1) ** 2 + d)
@@ -113,7 +113,7 @@ def two_regions(path: Path) -> Path:
     return path
 
 
-def test_the_default_finds_a_good_region_sooner_than_chance(tmp_path: Path) -> None:
+def test_the_default_finds_a_good_region_sooner_than_random_search(tmp_path: Path) -> None:
     space = two_regions(tmp_path / "regions.csv")
     learnt, blind = (replay(space, name, 25, 8, 0, workers=1) for name in (DEFAULT, "random"))
     assert learnt.curve[-1] > 0.75 > blind.curve[-1] + 0.05

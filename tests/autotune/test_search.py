@@ -1,4 +1,4 @@
-"""Strategies among a problem's candidates, whose times are made up."""
+"""Tests of search over a problem's candidates with made-up times."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_strategy_stays_within_its_budget_and_space(name: str, budget: int) ->
 
 
 @pytest.mark.parametrize("direction", PASSES)
-def test_the_rule_of_thumb_is_tried_and_shapes_differ(direction: Pass) -> None:
+def test_the_heuristic_is_tried_and_shapes_differ(direction: Pass) -> None:
     problem = Problem(VGG, direction)
     tiles = candidates(problem, H200)
     chosen = shortlist(problem, H200, tiles, 8)
@@ -60,8 +60,8 @@ def test_the_rule_of_thumb_is_tried_and_shapes_differ(direction: Pass) -> None:
     assert best <= middle
 
 
-def test_every_family_within_reach_gets_a_try() -> None:
-    """One that the model misjudges as a whole would else never be measured."""
+def test_every_family_near_the_best_is_tried() -> None:
+    """Otherwise a family that the model underrates would never be measured."""
     (layer,) = (each for each in suite("mobilenet_v2") if each.name == "features.12.conv.0.0")
     problem = Problem(layer.geometry, "wgrad")
     found = candidates(problem, H200)

@@ -1,4 +1,4 @@
-"""Winners and traces travel as files."""
+"""Tests of exporting and importing winners and search traces."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def winner(milliseconds: float, kind: str = "measured") -> Winner:
     return Winner("implicit_gemm", TILES[0], kind, milliseconds)  # type: ignore[arg-type]
 
 
-def test_measured_winners_travel(tmp_path: Path) -> None:
+def test_measured_winners_are_exported_and_imported(tmp_path: Path) -> None:
     write_table(user_table(GPU), GPU, {KEY: winner(1.0), OTHER: winner(2.0, "predicted")})
     path = tmp_path / "theirs.json"
     assert export_winners(GPU, path) == 1
@@ -40,7 +40,7 @@ def test_measured_winners_travel(tmp_path: Path) -> None:
     assert read_table(user_table(GPU)) == {KEY: winner(1.0)}
 
 
-def test_what_was_measured_here_stays_and_a_prediction_gives_way(tmp_path: Path) -> None:
+def test_import_keeps_local_measurements_and_replaces_predictions(tmp_path: Path) -> None:
     path = tmp_path / "theirs.json"
     write_table(path, GPU, {KEY: winner(1.0), OTHER: winner(2.0)})
     write_table(user_table(GPU), GPU, {KEY: winner(3.0), OTHER: winner(4.0, "predicted")})
@@ -55,7 +55,7 @@ def test_predictions_are_not_exported(tmp_path: Path) -> None:
         export_winners(GPU, tmp_path / "out.json")
 
 
-def test_one_gpus_file_is_not_mixed_with_anothers(tmp_path: Path) -> None:
+def test_files_of_different_gpus_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "theirs.json"
     write_table(path, "nvidia-other", {KEY: winner(1.0)})
     write_table(user_table(GPU), GPU, {KEY: winner(1.0)})
@@ -71,7 +71,7 @@ HOSTILE_FILES = {
 
 
 @pytest.mark.parametrize("name", HOSTILE_FILES)
-def test_a_hostile_file_is_refused_and_nothing_is_taken(tmp_path: Path, name: str) -> None:
+def test_a_hostile_file_is_refused_and_nothing_is_imported(tmp_path: Path, name: str) -> None:
     path = tmp_path / "hostile.json"
     path.write_text(HOSTILE_FILES[name])
     result = CliRunner().invoke(app, ["import", str(path)])
@@ -82,7 +82,7 @@ def test_a_hostile_file_is_refused_and_nothing_is_taken(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__[1:])
-def test_what_is_no_file_is_refused(tmp_path: Path, spoil: object) -> None:
+def test_a_path_that_is_not_a_file_is_refused(tmp_path: Path, spoil: object) -> None:
     assert callable(spoil)
     spoil(tmp_path / "hostile.json")
     result = CliRunner().invoke(app, ["import", str(tmp_path / "hostile.json")])
@@ -92,7 +92,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, spoil: object) -> None:
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "..", "a/b", "", "sm_90.constants", "a" * 99])
 @pytest.mark.parametrize("command", ["export", "record", "calibrate"])
-def test_a_target_is_a_name_and_no_path(tmp_path: Path, command: str, name: str) -> None:
+def test_a_target_with_a_path_is_refused(tmp_path: Path, command: str, name: str) -> None:
     folder = [str(tmp_path / "out")] if command == "record" else []
     result = CliRunner().invoke(app, [command, *folder, "--target", name])
     assert result.exit_code == 2
@@ -114,7 +114,7 @@ def test_the_command_exports(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["export", "--target", "nvidia-none"]).exit_code == 2
 
 
-def test_what_was_tried_is_replayed(tmp_path: Path) -> None:
+def test_recorded_trials_are_replayed(tmp_path: Path) -> None:
     times = [3.0, 2.0, None, 1.0, 4.0, 5.0]
     trials = [
         Trial(GPU, PROBLEM, "implicit_gemm", tile, "measured", "ok" if time else "spills", time)

@@ -1,4 +1,4 @@
-"""Suites hold each distinct layer once."""
+"""Tests of the suites, which hold each distinct layer once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from autotune import suites
 from autotune.suites import suite
 
 
-def test_lenet5_in_the_lectures_volumes() -> None:
+def test_lenet5_has_the_lectures_volumes() -> None:
     found = [(layer.name, layer.geometry.output_volume) for layer in suite("lenet5")]
     assert found == [("c1", "6x28x28"), ("c3", "16x10x10"), ("c5", "120x1x1")]
 
@@ -27,7 +27,7 @@ def test_unknown_suite_lists_those_that_exist() -> None:
 
 
 @pytest.mark.parametrize("name", ["unet", "audio"])
-def test_transposed_layers_are_gradients_of_convolutions_that_drop_nothing(name: str) -> None:
+def test_transposed_layers_are_gradients_of_convolutions_without_dropped_borders(name: str) -> None:
     found = suite(name, 1)
     for layer in found:
         layer.geometry.validate()

@@ -1,4 +1,4 @@
-"""The store keeps every trial, survives a kill, and harms no file that it cannot use."""
+"""Tests of the trial store: every trial is kept, kills are survived, unusable files kept."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ with Store(Path(sys.argv[1])) as store:
 """
 
 
-def test_what_goes_in_comes_out() -> None:
+def test_trials_are_read_as_they_were_stored() -> None:
     with Store() as store:
         assert store.path == default_path()
         store.add(TRIAL)
@@ -76,7 +76,7 @@ def test_what_goes_in_comes_out() -> None:
         assert not list(store.trials(target="sm_80"))
 
 
-def test_find_wants_the_same_kernels_and_versions() -> None:
+def test_find_requires_the_same_kernels_and_versions() -> None:
     with Store() as store:
         store.add(TRIAL)
         where = ("sm_90", PROBLEM, "predicted")
@@ -86,7 +86,7 @@ def test_find_wants_the_same_kernels_and_versions() -> None:
         assert not store.find(*where, TRIAL.versions, "abd")  # type: ignore[arg-type]
 
 
-def test_a_trial_replaces_its_earlier_self_but_never_another_kind() -> None:
+def test_a_trial_replaces_its_earlier_version_of_the_same_kind() -> None:
     measured = replace(TRIAL, kind="measured", milliseconds=0.2, p20=0.19, p80=0.22)
     counters = {"results": 640, "instructions_by_class": {"matrix": 64}}
     checked = replace(TRIAL, error_fp64=1e-4, checked="emulated", counters=counters)
@@ -98,7 +98,7 @@ def test_a_trial_replaces_its_earlier_self_but_never_another_kind() -> None:
 
 
 @pytest.mark.parametrize("version", range(1, FORMAT))
-def test_a_store_of_an_earlier_format_is_taken_over_whole(tmp_path: Path, version: int) -> None:
+def test_a_store_of_an_earlier_format_is_converted_completely(tmp_path: Path, version: int) -> None:
     path = tmp_path / "trials.sqlite"
     added = added_since(version)
     older = [column for column in COLUMNS if column not in added]
@@ -121,8 +121,8 @@ def test_a_store_of_an_earlier_format_is_taken_over_whole(tmp_path: Path, versio
 
 
 @pytest.mark.parametrize(("kind", "known"), [("predicted", "interpreted"), ("measured", "gpu")])
-def test_an_earlier_row_was_checked_as_its_kind_was(kind: Any, known: str) -> None:
-    """Formats before 3 kept the error and not how it was found."""
+def test_earlier_rows_get_the_check_of_their_kind(kind: Any, known: str) -> None:
+    """Formats before 3 stored the error but not how it was checked."""
     passed = replace(TRIAL, kind=kind, error_fp64=1e-3, checked="emulated")
     with Store() as store:
         store.add(passed)
@@ -133,7 +133,7 @@ def test_an_earlier_row_was_checked_as_its_kind_was(kind: Any, known: str) -> No
             assert not list(store.trials())
 
 
-def test_a_kill_loses_nothing_that_was_written(tmp_path: Path) -> None:
+def test_a_kill_loses_no_written_trial(tmp_path: Path) -> None:
     path = tmp_path / "trials.sqlite"
     command = [sys.executable, "-c", WRITER, str(path)]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
@@ -167,7 +167,7 @@ def _newer(path: Path) -> None:
 
 
 def _newer_that_was_killed(path: Path) -> None:
-    """What it wrote lies in its log, the file itself says nothing yet."""
+    """Its data is only in the log; the file itself is still empty."""
     with sqlite3.connect(path.with_name("whole")) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("CREATE TABLE trials (something_else)")
@@ -213,7 +213,7 @@ SPOILT = [_newer, _newer_that_was_killed, _corrupt, _foreign, _other_columns, _r
 
 
 @pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__[1:])
-def test_an_unusable_store_is_named_and_left_alone(tmp_path: Path, spoil: object) -> None:
+def test_an_unusable_store_is_named_and_left_unchanged(tmp_path: Path, spoil: object) -> None:
     path = tmp_path / "trials.sqlite"
     assert callable(spoil)
     spoil(path)
@@ -236,7 +236,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize("left", [1, 99, 100, 4095, 4096, 8192, -4096, -100, -1])
-def test_a_store_that_is_cut_off_is_named_and_left_alone(
+def test_a_truncated_store_is_named_and_left_unchanged(
     tmp_path: Path, whole: bytes, left: int
 ) -> None:
     path = tmp_path / "trials.sqlite"
@@ -247,8 +247,8 @@ def test_a_store_that_is_cut_off_is_named_and_left_alone(
 
 
 @pytest.mark.parametrize("kept", ["", "-wal", "-shm"])
-def test_what_a_kill_leaves_may_lose_a_part(tmp_path: Path, kept: str) -> None:
-    """The file, its log and the log's index belong together; the log alone is of no use."""
+def test_files_left_by_a_kill_may_be_incomplete(tmp_path: Path, kept: str) -> None:
+    """The file, its log and the log's index belong together; the log alone is useless."""
     path = tmp_path / "trials.sqlite"
     _fill(path, 20)
     with Store(path) as writer:
@@ -266,7 +266,7 @@ def test_what_a_kill_leaves_may_lose_a_part(tmp_path: Path, kept: str) -> None:
         assert check.fetchone() == ("ok",)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_opening_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "trials.sqlite")
     with pytest.warns(UserWarning, match="not a regular file"):
         Store(tmp_path / "trials.sqlite").close()
@@ -282,7 +282,7 @@ STRANGE = [
 
 
 @pytest.mark.parametrize(("column", "value"), STRANGE, ids=[" ".join(each) for each in STRANGE])
-def test_a_strange_row_is_passed_over_and_kept(tmp_path: Path, column: str, value: str) -> None:
+def test_an_invalid_row_is_skipped_and_kept(tmp_path: Path, column: str, value: str) -> None:
     path = tmp_path / "trials.sqlite"
     with Store(path) as store:
         store.add(TRIAL)
@@ -293,7 +293,7 @@ def test_a_strange_row_is_passed_over_and_kept(tmp_path: Path, column: str, valu
         assert store._connection.execute("SELECT count(*) FROM trials").fetchone() == (2,)
 
 
-def test_a_file_that_rots_midway_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_damaged_while_open_is_named(tmp_path: Path) -> None:
     path = tmp_path / "trials.sqlite"
     _fill(path, 100)
     store = Store(path)
@@ -307,7 +307,7 @@ def test_a_file_that_rots_midway_is_named(tmp_path: Path) -> None:
     assert (store.path, list(store.trials())) == (None, [TRIAL])
 
 
-def test_order_does_not_hang_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_is_independent_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(1e9, -3600)
     monkeypatch.setattr("time.time", lambda: next(clock))
     made = [replace(TRIAL, tile=replace(TILE, splits=number)) for number in (1, 2, 3)]
@@ -316,12 +316,12 @@ def test_order_does_not_hang_on_the_clock(tmp_path: Path, monkeypatch: pytest.Mo
         for trial in (*made, better):
             store.add(trial)
     with Store(tmp_path / "trials.sqlite") as store:
-        assert list(store.trials()) == [*made[1:], better]  # the last word of each, in order
+        assert list(store.trials()) == [*made[1:], better]  # the latest version of each, in order
         found = store.find("sm_90", PROBLEM, "predicted", TRIAL.versions, TRIAL.source)
         assert found["implicit_gemm", made[0].tile] == better
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.warns(UserWarning, match="in memory"):
         store = Store(tmp_path / "file" / "trials.sqlite")

@@ -1,6 +1,6 @@
-"""A run from problems to the table of winners, with a made-up compiler and gate.
+"""Tests of a tuning run from problems to winners, with a fake compiler and gate.
 
-``test_cli.py`` runs the real ones.
+``test_cli.py`` uses the real ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from autotune.search import DEFAULT_EFFORT
 from autotune.suites import suite
 from autotune.trial_store import Store, default_path
 from autotune.tune import Outcome, jobs, tune
-from autotune.workers import Failure, Task
 from reports.collect import latest
 from tconv import select
 from tconv.cost.estimate import Resources
@@ -33,6 +32,7 @@ from tconv.problem import Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice
 from tconv.winners import read_table, user_table
+from tconv_workers import Failure, Task
 from tests.autotune.test_trial_store import SPOILT
 
 H200 = TARGETS["sm_90"]
@@ -41,7 +41,7 @@ C5 = suite("lenet5", 8)[2:]
 
 
 class Compilers:
-    """In place of worker processes: every candidate compiles to the same figures."""
+    """Stand-in for worker processes; every candidate compiles to the same figures."""
 
     def __init__(self, count: int, environment: object, memory: int | None = None) -> None:
         pass
@@ -109,7 +109,7 @@ def test_a_winner_takes_effect_and_a_second_run_compiles_nothing() -> None:
         (Failure("time limit", "stopped"), "gate: time limit"),
     ],
 )
-def test_what_the_gate_refuses_cannot_win(answer: Verdict | Failure, status: str) -> None:
+def test_candidates_that_fail_the_gate_cannot_win(answer: Verdict | Failure, status: str) -> None:
     outcome = run(lambda problem, choice: answer)
     assert outcome.findings[0].winner is None
     assert not user_table("sm_90").exists()
@@ -118,20 +118,20 @@ def test_what_the_gate_refuses_cannot_win(answer: Verdict | Failure, status: str
         assert {trial.milliseconds for trial in store.trials()} == {None}
 
 
-def test_the_runner_up_wins_where_the_first_is_wrong() -> None:
-    asked: list[Choice] = []
+def test_the_runner_up_wins_if_the_first_is_wrong() -> None:
+    seen: list[Choice] = []
 
     def first_is_wrong(problem: Problem, choice: Choice) -> Verdict:
-        asked.append(choice)
-        return Verdict(len(asked) > 1, 0.5)
+        seen.append(choice)
+        return Verdict(len(seen) > 1, 0.5)
 
     outcome = run(first_is_wrong)
     winner = outcome.findings[0].winner
     assert winner is not None
-    assert winner.tile == asked[1].tile != asked[0].tile
+    assert winner.tile == seen[1].tile != seen[0].tile
 
 
-def test_an_interrupt_keeps_what_was_found() -> None:
+def test_an_interrupt_keeps_the_trials() -> None:
     def interrupted(problem: Problem, choice: Choice) -> Verdict:
         if problem.direction == "dgrad":
             raise KeyboardInterrupt
@@ -146,7 +146,7 @@ def test_an_interrupt_keeps_what_was_found() -> None:
         assert len(list(store.trials())) == 4
 
 
-def test_a_damaged_table_is_said_and_left_alone() -> None:
+def test_a_damaged_table_is_reported_and_left_unchanged() -> None:
     path = user_table("sm_90")
     path.parent.mkdir(parents=True)
     path.write_text("{")
@@ -158,7 +158,7 @@ def test_a_damaged_table_is_said_and_left_alone() -> None:
 
 @dataclass
 class Gpu:
-    """A clock that says what it is told: times of the candidates, one after another."""
+    """A fake GPU clock that returns the given times in order."""
 
     times: list[float | Failure]
     again: list[float]
@@ -182,7 +182,7 @@ def measured(gpu: Gpu, passes: Sequence[Pass] = ("fprop",), **more: object) -> O
 
 
 def test_finalists_are_measured_again_side_by_side() -> None:
-    # Of three near each other the luckiest led; the fourth is out of the running.
+    # Of three close times the luckiest led; the fourth is too slow to be a finalist.
     outcome = measured(Gpu([1.0, 1.02, 1.04, 9.0], [1.03, 1.01, 1.05], []))
     winner = outcome.findings[0].winner
     assert winner is not None
@@ -192,43 +192,43 @@ def test_finalists_are_measured_again_side_by_side() -> None:
         assert sorted(t.searched or 0 for t in store.trials()) == [1.0, 1.02, 1.04, 9.0]
 
 
-def test_finalists_that_met_do_not_meet_again() -> None:
+def test_finalists_are_not_compared_twice() -> None:
     gpu = Gpu([1.0, 1.02, 1.04, 9.0], [1.03, 1.01, 1.05], [])
     first = measured(gpu)
-    gpu.again = []  # another contest would find no times
+    gpu.again = []  # a second contest would run out of times
     second = measured(gpu)
     assert second.findings[0].winner == first.findings[0].winner
     assert second.findings[0].trials[0].searched == 1.0
     assert (second.compiled, second.recalled) == (0, 4)
 
 
-def test_a_clock_that_drifts_is_noticed() -> None:
+def test_clock_drift_is_reported() -> None:
     assert measured(Gpu([1.0, 2.0, 3.0, 4.0], [], [1.0, 1.01, 1.3, 1.0])).drift == 1.3
-    assert measured(Gpu([], [], [])).drift == 1.0  # known from before: nothing is measured
+    assert measured(Gpu([], [], [])).drift == 1.0  # all trials are known, so nothing is measured
 
 
-def test_a_gpu_that_vanishes_ends_the_run_and_loses_nothing() -> None:
+def test_a_lost_gpu_ends_the_run_without_losing_trials() -> None:
     gone = Failure("crash", "the worker process ended")
     outcome = measured(Gpu([1.0, gone, gone, gone], [], []), PASSES)
     assert "no longer answers" in outcome.trouble[0]
     assert len(outcome.left) == 3
     with Store() as store:
         assert sorted(t.status for t in store.trials()) == ["measuring: crash"] * 2 + ["ok"] * 2
-    # When it is back, the run goes on: three are measured, one is known.
+    # With the GPU back, the run resumes: three are measured, one is known.
     back = measured(Gpu([2.0, 3.0, 4.0], [], []), ("fprop",))
     assert back.findings[0].winner is not None
     assert back.findings[0].winner.milliseconds == 1.0
     assert not back.trouble
 
 
-def test_one_candidate_that_faults_is_no_lost_gpu() -> None:
+def test_one_faulting_candidate_is_not_a_lost_gpu() -> None:
     fault = Failure("crash", "the worker process ended")
     outcome = measured(Gpu([fault, 1.0, fault, 2.0], [], []))
     assert outcome.findings[0].winner is not None
     assert not outcome.trouble
 
 
-def test_time_that_is_up_leaves_the_rest_for_the_next_run() -> None:
+def test_the_next_run_continues_after_the_time_limit() -> None:
     now = [0.0]
 
     def slow(problem: Problem, choice: Choice) -> Verdict:
@@ -254,7 +254,7 @@ def _cut_off(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [*SPOILT, _cut_off], ids=lambda spoil: spoil.__name__[1:])
-def test_a_store_that_cannot_be_used_is_trouble(spoil: object) -> None:
+def test_an_unusable_store_is_reported_as_trouble(spoil: object) -> None:
     default_path().parent.mkdir(parents=True, exist_ok=True)
     assert callable(spoil)
     spoil(default_path())
@@ -268,8 +268,8 @@ def test_a_store_that_cannot_be_used_is_trouble(spoil: object) -> None:
     assert default_path().read_bytes() == before
 
 
-def test_a_clock_that_is_set_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = (2e9 + day * 86400 * (-1) ** day for day in itertools.count())  # to and fro
+def test_setting_the_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = (2e9 + day * 86400 * (-1) ** day for day in itertools.count())  # back and forth
     monkeypatch.setattr("time.time", lambda: next(clock))
     work = jobs(C5, PASSES, "float16")
     deadline = Deadline(3600)
@@ -283,18 +283,18 @@ def test_a_clock_that_is_set_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
     with Store() as store:
         newest = latest(store.trials())
         assert {len(trials) for trials in newest.values()} == {2}
-    assert abs(next(clock) - 2e9) > 6 * 86400  # it was asked
+    assert abs(next(clock) - 2e9) > 6 * 86400  # the clock was used
 
 
 class FullDisk(Compilers):
-    """Every compilation finds the disk full."""
+    """Workers whose every compilation fails with a full disk."""
 
     def run(self, tasks: list[Task], seconds: float) -> Iterator[tuple[Task, Any, float]]:
         for task in tasks:
             yield task, Failure("machine", "OSError: [Errno 28] No space left on device"), 0.1
 
 
-def test_a_full_disk_is_no_fault_of_the_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_fails_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(tune_module, "Workers", FullDisk)
         full = run()
@@ -306,14 +306,14 @@ def test_a_full_disk_is_no_fault_of_the_candidates(monkeypatch: pytest.MonkeyPat
     assert room.findings[0].winner is not None
 
 
-def test_a_gpu_that_is_gone_at_the_gate_fails_no_candidate() -> None:
+def test_a_gpu_lost_at_the_gate_fails_no_candidate() -> None:
     gone = Failure("error", "RuntimeError: No CUDA GPUs are available")
     outcome = measured(Gpu([], [], []), gate=lambda problem, choice: gone)
     assert "no longer answers" in outcome.trouble[0]
     with Store() as store:
-        assert {trial.status for trial in store.trials()} == {"ok"}  # compiled, and no more
+        assert {trial.status for trial in store.trials()} == {"ok"}  # only compiled
 
 
-def test_layers_that_suites_share_are_tuned_once() -> None:
+def test_layers_shared_by_suites_are_tuned_once() -> None:
     work = jobs([*C5, *C5], PASSES, "float16")
     assert [job.problem.direction for job in work] == list(PASSES)

@@ -1,4 +1,4 @@
-"""The benchmark of choosing chooses for every layer and pass, and prints figures only."""
+"""Tests of the benchmark of choosing: every layer and pass is chosen for, JSON is printed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def test_it_prints_one_object_of_figures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(choose, "import_milliseconds", lambda: 1.0)
-    asked = []
+    chosen_for = []
     chosen = choose.choose
-    monkeypatch.setattr(choose, "choose", lambda *each: asked.append(each) or chosen(*each))
+    monkeypatch.setattr(choose, "choose", lambda *each: chosen_for.append(each) or chosen(*each))
     monkeypatch.setattr(choose, "layers", lambda scale=1.0: _layers(scale)[:2])
     choose.main(["--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["layers"] == 2
-    assert len(asked) == len(set(asked)) == 2 * 3 * 2  # layers, passes, sizes
+    assert len(chosen_for) == len(set(chosen_for)) == 2 * 3 * 2  # layers, passes, sizes
     assert all(value > 0 for value in found.values())
 
 

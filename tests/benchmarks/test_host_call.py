@@ -1,4 +1,4 @@
-"""The host benchmark runs, and what it times does launch."""
+"""Tests of the host benchmark: it runs, and the timed calls really launch kernels."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_the_benchmark_prints_its_table() -> None:
         assert row in text
 
 
-def test_a_call_is_compiled_once_and_unaligned_memory_is_not_taken_for_aligned() -> None:
-    # By the JIT: the first call, of a product and the sum of its parts, and the product whose
-    # memory the kept kernel would misread.
+def test_a_call_is_compiled_once_and_unaligned_memory_separately() -> None:
+    # Compiled: a product and the sum of its parts, then the product for unaligned memory, which
+    # the first kernel would misread.
     jitted, *kernels = run("-c", PROBE, "9", "implicit_gemm").split()
     assert (jitted, kernels) == ("3", 5 * ["fprop.implicit_gemm_fprop"])
-    # Boxes must be aligned: the odd tensor is copied, and nothing is compiled for it.
+    # TMA needs alignment: the unaligned tensor is copied, and nothing is compiled for it.
     jitted, *kernels = run("-c", PROBE, "16", "implicit_gemm_tma").split()
     assert (jitted, kernels) == ("2", 5 * ["tma.implicit_gemm_tma"])

@@ -1,4 +1,4 @@
-"""The comparison of searches: ours in full, the others where they are installed."""
+"""Tests of the comparison of searches; other packages are tested if they are installed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def space(tmp_path: Path) -> Path:
     return path
 
 
-def test_best_so_far_begins_at_nothing_and_keeps_what_it_has() -> None:
+def test_best_so_far_starts_at_zero_and_never_falls() -> None:
     assert best_so_far([np.nan, 4.0, 8.0, 2.0], 2.0, 6) == [0, 0.5, 0.5, 1, 1, 1]
 
 
@@ -66,7 +66,7 @@ def test_the_table_the_spread_and_the_plot(space: Path, tmp_path: Path) -> None:
     assert (out / "made_up.svg").read_text().startswith("<?xml")
 
 
-def test_a_space_that_is_none_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_space_is_reported(tmp_path: Path) -> None:
     import typer
 
     app = typer.Typer()
@@ -76,7 +76,7 @@ def test_a_space_that_is_none_is_said(tmp_path: Path) -> None:
     assert "there is no such file" in result.output
 
 
-def test_predicted_spaces_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predicted_spaces_are_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compared, "PREDICTED_LAYERS", (("lenet5", "c3", "dgrad"),))
     (path,) = compared.predicted_spaces(tmp_path)
     assert path.name == "predicted_lenet5_c3_dgrad.csv"

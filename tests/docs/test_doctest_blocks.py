@@ -1,4 +1,4 @@
-"""Sessions in docstrings become fenced blocks of the API reference."""
+"""Tests that docstrings' sessions become fenced blocks in the API reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interactive page of the lecture computes what geometry.py does, in a real browser."""
+"""Tests of the lecture's interactive page in a real browser against geometry.py."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the Chromium bro
 
 
 def dumped(page: Path, tmp_path: Path, fragment: str = "") -> str:
-    """The document as it stands after its scripts have run."""
+    """Return the document after its scripts have run."""
     run = subprocess.run(
         [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
          f"file://{page}{fragment}"],
@@ -36,7 +36,7 @@ def dumped(page: Path, tmp_path: Path, fragment: str = "") -> str:
 
 
 def drawn_layers() -> list[dict[str, int]]:
-    """Layers of the sliders' ranges, the smallest and the ones that do not fit among them."""
+    """Return random layers in the sliders' ranges, with the smallest and some that do not fit."""
     draw = random.Random(0)
     layers = [
         {"W": 7, "C": 1, "K": 1, "F": 3, "S": 3, "P": 0},
@@ -81,7 +81,7 @@ def test_the_page_computes_what_geometry_does(tmp_path: Path) -> None:
     assert 100 < existing < len(layers)
 
 
-def test_a_link_sets_the_sliders_and_the_page_says_what_does_not_fit(tmp_path: Path) -> None:
+def test_a_link_sets_the_sliders_and_a_misfit_is_reported(tmp_path: Path) -> None:
     shown = html.unescape(dumped(PAGE, tmp_path, "#W=7&C=1&K=1&F=3&S=3&P=0"))
     assert "(7 - 3 + 2*0)/3 + 1 = 2.33" in shown
     assert "drops 1 row and 1 column at the border" in shown
@@ -91,5 +91,5 @@ def test_a_link_sets_the_sliders_and_the_page_says_what_does_not_fit(tmp_path: P
 
 
 def test_the_page_is_self_contained() -> None:
-    """No file and no server is asked for anything."""
+    """The page requests no file and no server."""
     assert not re.search(r"(src|href)\s*=|@import|url\(|fetch\(|https?:", PAGE.read_text())

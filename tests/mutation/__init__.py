@@ -1,5 +1,5 @@
-"""The kernels, broken on purpose: do the tests notice? ``nox -s mutate``.
+"""Mutation check of the kernels: do tests fail for a broken kernel? ``nox -s mutate``.
 
-Tools for Python break a file and start the tests anew. Here a kernel's source is what Triton reads
-anyway, the rules know masks, phases and strides, and a start would cost more than most checks.
+General mutation tools edit a file and restart the tests. Here the rules know masks, phases and
+strides, Triton reads a kernel's source at run time, and a restart would cost more than most checks.
 """

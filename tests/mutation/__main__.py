@@ -1,4 +1,4 @@
-"""``python -m tests.mutation``: break each kernel in many ways; every mutant must be caught."""
+"""Command line ``python -m tests.mutation``: every mutant of every kernel must be caught."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-# Before torch is imported: a fork takes neither its threads nor a GPU along.
+# Set before torch is imported: a fork inherits neither its threads nor a GPU.
 os.environ.update(TRITON_INTERPRET="1", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 
 import pytest
@@ -22,11 +22,11 @@ from tests.mutation.check import Check, Kernel, kind, report
 from tests.mutation.mutants import kernels, mutants, sample, with_helpers
 from tests.mutation.oracle import TESTS
 
-EACH = 40  # mutants of a kernel, of every rule in turn
+EACH = 40  # mutants per kernel, taken from the rules in turn
 
 
 def prepared(name: str, each: int, recheck: bool) -> Kernel:
-    """A kernel with its mutants, without those that are known to be equivalent."""
+    """Return a kernel with its mutants, except those known to be equivalent."""
     reasons = equivalent.read()
     every = [mutant for function in with_helpers(name) for mutant in mutants(function)]
     chosen = sample(every, each) if each else every
@@ -48,14 +48,14 @@ def main(
 ) -> None:
     """Break each kernel in many ways; every mutant must be caught by the kernel's tests."""
     began = time.monotonic()
-    console = Console(width=max(100, Console().width))  # of the table
+    console = Console(width=max(100, Console().width))  # wide enough for the table
     names = kernel or kernels()
     if unknown := set(names) - set(TESTS):
         raise typer.BadParameter(f"no kernel {sorted(unknown)}; there are {sorted(TESTS)}")
     checked = [prepared(name, each, recheck) for name in names]
     files = sorted({test.partition("::")[0] for one in checked for test in one.tests})
     with tempfile.TemporaryDirectory() as scratch:
-        options = ["-m", "", "-q", "-s", "--no-header"]  # the thorough ones too
+        options = ["-m", "", "-q", "-s", "--no-header"]  # thorough tests as well
         options += ["-p", "no:cacheprovider", f"--basetemp={scratch}"]
         check = Check(checked, workers, console)
         code = pytest.main([*options, *files], plugins=[check])

@@ -1,4 +1,4 @@
-"""The check itself: the mutants of every kernel against its tests, and what came out."""
+"""The mutation check: runs each kernel's tests on its mutants and reports the outcomes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.mutation.run import Forks, Outcome, limits, run_tests
 
 @dataclass
 class Kernel:
-    """One kernel: its tests, its mutants, and what became of them."""
+    """One kernel with its tests, its mutants and their outcomes."""
 
     name: str
-    tests: tuple[str, ...]  # what the ids of its tests begin with
+    tests: tuple[str, ...]  # prefixes of its tests' ids
     mutants: Sequence[Mutant]
-    same: Sequence[str] = ()  # why others are left out: they compute the same
+    same: Sequence[str] = ()  # reasons of the mutants left out as equivalent
     items: list[pytest.Item] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)  # of each test, on the kernel as it is
+    seconds: dict[str, float] = field(default_factory=dict)  # of each test on the unchanged kernel
     caught: dict[Mutant, Outcome] = field(default_factory=dict)
     survived: list[Mutant] = field(default_factory=list)
 
     def choose(self, items: Sequence[pytest.Item], usual: Outcome) -> None:
-        """Its tests, of those that were collected: each name stands for one that launches it."""
+        """Select its tests among the collected; each prefix must match one that launches it."""
         for test in self.tests:
             found = [item for item in items if item.nodeid.startswith(test)]
             found = [item for item in found if self.name in usual.launched[item.nodeid]]
@@ -42,27 +42,27 @@ class Kernel:
         self.seconds = {item.nodeid: usual.seconds[item.nodeid] for item in self.items}
 
     def ordered(self) -> list[pytest.Item]:
-        """The tests, those first that have caught most for their time."""
+        """Return the tests, ordered by mutants caught per second, most first."""
         catches = Counter(outcome.failed for outcome in self.caught.values())
         return sorted(self.items, key=lambda i: self.seconds[i.nodeid] / (1 + catches[i.nodeid]))
 
 
 class Check:
-    """A pytest plugin: in place of the tests, those of each kernel run on each of its mutants."""
+    """Pytest plugin that runs each kernel's tests on its mutants instead of the test session."""
 
     def __init__(self, kernels: Sequence[Kernel], workers: int, console: Console) -> None:
         self.kernels, self.workers, self.console = kernels, workers, console
         self.forks = Forks()
-        self.broken = ""  # the test that fails on kernels as they are
+        self.broken = ""  # the test that fails on unchanged kernels
 
     @property
     def sound(self) -> bool:
-        """Whether each mutant was caught, by tests that pass otherwise."""
+        """True if the tests pass on unchanged kernels and every mutant was caught."""
         ran = all(len(k.caught) == len(k.mutants) for k in self.kernels)
         return ran and not self.broken
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        session.config._tmp_path_factory.getbasetemp()  # one for all forks
+        session.config._tmp_path_factory.getbasetemp()  # one folder for all forks
         if usual := self._usual(session.items):
             for kernel in self.kernels:
                 kernel.choose(session.items, usual)
@@ -71,7 +71,7 @@ class Check:
         return True
 
     def _usual(self, items: Sequence[pytest.Item]) -> Outcome | None:
-        """What all tests do with the kernels as they are; None, said, if one fails."""
+        """Return the outcome on unchanged kernels; if a test fails, print it and return None."""
         wanted = tuple(chain.from_iterable(kernel.tests for kernel in self.kernels))
         named = [item for item in items if item.nodeid.startswith(wanted)]
         shares = [named[i :: self.workers] for i in range(self.workers)]
@@ -88,11 +88,11 @@ class Check:
         )
 
     def _warm(self) -> None:
-        """What a first test does once is done here, for all forks."""
+        """Run one test, so that one-time work is done before forking."""
         for kernel in self.kernels:
             run_tests(kernel.ordered()[:1], None, {})
         gc.collect()
-        gc.freeze()  # else each fork would copy what its collector only looks at
+        gc.freeze()  # else each fork's collector would copy these objects' pages
 
     def _run(self) -> None:
         for kernel in self.kernels:
@@ -112,21 +112,21 @@ class Check:
             kernel.caught[mutant] = outcome
         else:
             kernel.survived.append(mutant)
-            self.console.print(told(kernel, mutant), markup=False, soft_wrap=True)
+            self.console.print(survivor_text(kernel, mutant), markup=False, soft_wrap=True)
 
 
-def told(kernel: Kernel, mutant: Mutant) -> str:
-    """A survivor, such that it can be found."""
+def survivor_text(kernel: Kernel, mutant: Mutant) -> str:
+    """Return lines that locate a surviving mutant."""
     return f"survives in {kernel.name}: {mutant.rule}, line {mutant.line}: {mutant.name}"
 
 
-# ---- what is printed ------------------------------------------------------------------------
+# ---- output ---------------------------------------------------------------------------------
 
 KINDS = ("values", "memory", "error", "hangs")
 
 
 def kind(outcome: Outcome) -> str:
-    """What gave a mutant away."""
+    """Return how a mutant was detected."""
     if outcome.why == "hangs":
         return "hangs"
     if "AccessError" in outcome.why:
@@ -136,7 +136,7 @@ def kind(outcome: Outcome) -> str:
 
 
 def table(kernels: Sequence[Kernel]) -> Table:
-    """A row for each kernel, and the sums."""
+    """Return a table with a row per kernel and the totals."""
     name = Column("kernel", no_wrap=True)
     made = Table(name, title="Mutants, and what gave them away", box=SIMPLE_HEAD)
     for column in ("mutants", "caught", *KINDS, "same", "survived"):
@@ -159,10 +159,10 @@ def table(kernels: Sequence[Kernel]) -> Table:
 
 
 def report(kernels: Sequence[Kernel], console: Console) -> None:
-    """The table, why some mutants are equivalent, and who survived."""
+    """Print the table, the reasons for equivalent mutants, and the survivors."""
     console.print(table(kernels))
     for why, count in Counter(why for kernel in kernels for why in kernel.same).most_common():
         console.print(f"{count} equivalent: {why}", markup=False, soft_wrap=True)
     for kernel in kernels:
         for mutant in kernel.survived:
-            console.print(told(kernel, mutant), markup=False, soft_wrap=True)
+            console.print(survivor_text(kernel, mutant), markup=False, soft_wrap=True)

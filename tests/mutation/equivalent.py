@@ -1,7 +1,7 @@
-"""The mutants that compute the same, and why: read from ``equivalent.txt``.
+"""Equivalent mutants and the reasons, read from ``equivalent.txt``.
 
-A line at the margin is a reason; the indented ones after it name the mutants that it holds for:
-``function: before -> after``, or ``kernel / function: ...`` where only one of its users may say so.
+An unindented line is a reason. The indented lines after it name the mutants to which it applies:
+``function: before -> after``, or ``kernel / function: ...`` if it applies in that kernel only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ TABLE = Path(__file__).parent / "equivalent.txt"
 
 
 def read(path: Path = TABLE) -> dict[str, str]:
-    """Reasons by mutant; the path's lines are as above, those that begin with # are comments."""
+    """Return reasons by mutant from a file of that form; lines that begin with # are comments."""
     reasons, reason = dict[str, str](), ""
     for line in path.read_text().splitlines():
         if line.startswith(" "):
@@ -24,5 +24,5 @@ def read(path: Path = TABLE) -> dict[str, str]:
 
 
 def reason(reasons: Mapping[str, str], kernel: str, mutant: str) -> str | None:
-    """Why a mutant computes the same in one kernel; None where nobody claims it."""
+    """Return why a mutant is equivalent in a kernel, or None."""
     return reasons.get(mutant) or reasons.get(f"{kernel} / {mutant}")

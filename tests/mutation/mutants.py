@@ -1,4 +1,4 @@
-"""Every mutant of every kernel, from its source, in a fixed order; and one put in its place."""
+"""Mutants of every kernel, generated from its source in a fixed order, and their installation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.mutation.rules import RULES, Names, called
 
 FOLDER = Path(tconv.kernels.__file__).parent
 PACKAGE = "tconv.kernels"
-# Of these calls the arguments are shapes, types and numbers that Triton itself checks.
+# Arguments of these calls are shapes, types and numbers that Triton itself checks.
 UNTOUCHED = {
     "arange": (0, 1), "program_id": (0,), "num_programs": (0,), "zeros": (0, 1), "full": (0, 2),
     "reshape": (1,), "permute": (1,),
@@ -27,35 +27,35 @@ UNTOUCHED_WORDS = ("input_precision", "out_dtype", "propagate_nan", "disable_lic
 
 @dataclass(frozen=True)
 class Mutant:
-    """A device function with one change."""
+    """One change of a device function."""
 
-    function: str  # module.name, within tconv.kernels
+    function: str  # module.name in tconv.kernels
     rule: str
     line: int
-    before: str  # the lines that change
+    before: str  # the lines that change, before and after
     after: str
-    source: str  # the function's, changed
-    number: int = 1  # of those that change equal lines equally
+    source: str  # the changed function's source
+    number: int = 1  # distinguishes equal changes of equal lines
 
     @property
     def name(self) -> str:
-        """What it is known by, wherever in the file it lies."""
+        """An identifier that is independent of line numbers."""
         again = f" (#{self.number})" if self.number > 1 else ""
         return f"{self.function}: {self.before} -> {self.after}{again}"
 
 
-# ---- which functions there are --------------------------------------------------------------
+# ---- device functions -----------------------------------------------------------------------
 
 
 def is_device(node: ast.AST) -> bool:
-    """Whether it is a function that Triton compiles."""
+    """Return whether ``node`` is a function that Triton compiles."""
     marks = node.decorator_list if isinstance(node, ast.FunctionDef) else []
     return any(ast.unparse(mark).startswith("triton.jit") for mark in marks)
 
 
 @lru_cache
 def parsed(module: str) -> tuple[str, dict[str, ast.FunctionDef]]:
-    """A module's source and its device functions."""
+    """Return a module's source and its device functions by name."""
     source = (FOLDER / f"{module}.py").read_text()
     nodes = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     return source, {node.name: node for node in nodes if is_device(node)}
@@ -63,7 +63,7 @@ def parsed(module: str) -> tuple[str, dict[str, ast.FunctionDef]]:
 
 @lru_cache
 def callees(function: str) -> frozenset[str]:
-    """The device functions that it calls itself, as module.name."""
+    """Return the device functions that ``function`` calls directly, as module.name."""
     module, name = function.split(".")
     source, functions = parsed(module)
     homes = dict.fromkeys(functions, module)
@@ -81,27 +81,27 @@ def device_functions() -> list[str]:
 
 
 def kernels() -> list[str]:
-    """Those that a launch names: no other device function calls them."""
+    """Return the kernels: device functions that no other device function calls."""
     every = device_functions()
     helpers = frozenset[str]().union(*map(callees, every))
     return [function for function in every if function not in helpers]
 
 
 def with_helpers(kernel: str) -> list[str]:
-    """The kernel, then all that it calls, directly or not."""
+    """Return the kernel and all functions that it calls, directly or indirectly."""
     found = [kernel]
     for function in found:
         found += sorted(callees(function) - set(found))
     return found
 
 
-# ---- their mutants --------------------------------------------------------------------------
+# ---- mutants --------------------------------------------------------------------------------
 
 
 def _parts(node: ast.AST) -> Iterator[ast.AST]:
-    """The parts of a node that may change."""
+    """Yield the parts of a node that may be changed."""
     if isinstance(node, ast.Call):
-        if isinstance(node.func, ast.Attribute):  # a method of a value, not tl.something
+        if isinstance(node.func, ast.Attribute):  # a method of a value, not a function of tl
             yield from _parts(node.func)
         if isinstance(node.func, ast.Attribute) and node.func.attr == "to":
             return
@@ -132,7 +132,7 @@ def _within(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _mark_new_values(function: ast.FunctionDef) -> Names:
-    """Marks the assignments to names that are bound already; all names of the function."""
+    """Mark assignments to names that are already bound; return all names of the function."""
     bound = {argument.arg for argument in function.args.args}
     for node in _within(function):
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
@@ -144,7 +144,7 @@ def _mark_new_values(function: ast.FunctionDef) -> Names:
 
 
 def _offset(lines: list[str], line: int, column: int) -> int:
-    """Of a place that the parser gives, in characters: the kernels are plain ASCII."""
+    """Return a parser position as a character offset; the kernels are ASCII."""
     return sum(map(len, lines[: line - 1])) + column
 
 
@@ -153,7 +153,7 @@ def _joined(lines: list[str]) -> str:
 
 
 def _changed(source: str, node: ast.AST, new: str) -> tuple[str, str, str]:
-    """The source with ``new`` for ``node``, and the lines that differ, before and after."""
+    """Return the source with ``new`` in place of ``node``, and the lines changed, old and new."""
     place: Any = node.iter if isinstance(node, ast.For) else node
     place = place.test if isinstance(place, (ast.If, ast.IfExp)) else place
     lines = source.splitlines(keepends=True)
@@ -168,7 +168,7 @@ def _changed(source: str, node: ast.AST, new: str) -> tuple[str, str, str]:
 
 @lru_cache
 def mutants(function: str) -> tuple[Mutant, ...]:
-    """All mutants of one device function, each change once."""
+    """Return all mutants of one device function, without duplicates."""
     module, name = function.split(".")
     source, functions = parsed(module)
     node = functions[name]
@@ -194,7 +194,7 @@ def mutants(function: str) -> tuple[Mutant, ...]:
 
 
 def sample(every: Sequence[Mutant], count: int) -> list[Mutant]:
-    """About ``count`` of them: of each rule in turn, and of each rule's evenly spread."""
+    """Return about ``count`` mutants, from the rules in turn and spread evenly within each rule."""
     rules = {rule: [mutant for mutant in every if mutant.rule == rule] for rule in RULES}
     shares, left = dict.fromkeys(rules, 0), min(count, len(every))
     while left:
@@ -210,15 +210,15 @@ def sample(every: Sequence[Mutant], count: int) -> list[Mutant]:
     return [mutant for mutant in every if mutant in chosen]
 
 
-# ---- one of them at work --------------------------------------------------------------------
+# ---- installation ---------------------------------------------------------------------------
 
 
 @contextmanager
 def installed(mutant: Mutant) -> Iterator[None]:
-    """The mutant in the function's place, for all who call it, in Triton's interpreter."""
+    """Replace the function by its mutant in Triton's interpreter, for all callers."""
     module, name = mutant.function.split(".")
     function = getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)
-    file = f"<{mutant.name}>"  # Triton reads the source again, from where Python keeps it
+    file = f"<{mutant.name}>"  # Triton rereads the source from Python's line cache
     lines = mutant.source.splitlines(keepends=True)
     linecache.cache[file] = (len(mutant.source), None, lines, file)
     made: dict[str, Any] = {}

@@ -1,6 +1,6 @@
-"""Which of the project's tests hold each kernel: named by the beginning of their ids.
+"""The tests that must catch each kernel's mutants, by prefixes of their ids.
 
-A kernel's row is kept to what a mutant should not get past, and to half a minute.
+A kernel's row holds what is needed to catch its mutants, and takes at most half a minute.
 """
 
 EDGES = "tests/tconv/families/test_edges.py::test_edge"

@@ -1,7 +1,7 @@
-"""The ways to break a kernel: each rule says what may stand in an expression's place.
+"""Mutation rules: each yields the replacements of an expression that break a kernel.
 
-A rule is given a node of the syntax tree and the names that the function knows, and yields the
-text of every replacement that it has for the node.
+A rule takes a node of the syntax tree and the names in the function, and yields the source text of
+every replacement for the node.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ Rule = Callable[[ast.AST, Names], Iterator[str]]
 
 
 def text(node: ast.AST) -> str:
-    """Source of an expression, such that it can stand within another."""
+    """Return an expression's source, parenthesised so that it can be part of another."""
     plain = ast.unparse(node)
     atomic = (ast.Name, ast.Call, ast.Attribute, ast.Subscript, ast.Tuple)
     return plain if isinstance(node, atomic) else f"({plain})"
 
 
 def called(node: ast.AST) -> str:
-    """``load`` of a call of ``tl.load``; the plain name of a call of a helper; else nothing."""
+    """Return ``load`` for a call of ``tl.load``; otherwise an empty string."""
     if not isinstance(node, ast.Call):
         return ""
     if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "tl":
@@ -37,7 +37,7 @@ def _call(node: ast.Call, args: list[ast.expr], keywords: list[ast.keyword]) -> 
 
 
 def mask_dropped(node: ast.AST, _: Names) -> Iterator[str]:
-    """A load or store of all lanes."""
+    """Drop the mask of a load or store."""
     if isinstance(node, ast.Call) and called(node) in ("load", "store"):
         kept = [word for word in node.keywords if word.arg not in ("mask", "other")]
         if kept != node.keywords:
@@ -45,7 +45,7 @@ def mask_dropped(node: ast.AST, _: Names) -> Iterator[str]:
 
 
 def conjunct_dropped(node: ast.AST, _: Names) -> Iterator[str]:
-    """One condition of a mask left out."""
+    """Drop one condition of a mask."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
         yield text(node.left)
         yield text(node.right)
@@ -56,7 +56,7 @@ def conjunct_dropped(node: ast.AST, _: Names) -> Iterator[str]:
 
 
 def filling(node: ast.AST, _: Names) -> Iterator[str]:
-    """What lies outside is something else."""
+    """Change the value of masked-off elements."""
     if isinstance(node, ast.keyword) and node.arg == "other":
         fillings = {"0.0": "1.0", "0": "1", "-1": "0"}
         yield f"other={fillings.get(ast.unparse(node.value), '0.0')}"
@@ -75,7 +75,7 @@ COMPARISONS: dict[type[ast.cmpop], ast.cmpop] = {
 
 
 def bound(node: ast.AST, _: Names) -> Iterator[str]:
-    """A comparison that is wrong where both sides are equal."""
+    """Exchange < and <=, > and >=, or == and !=."""
     if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
         operator = COMPARISONS[type(node.ops[0])]
         yield text(ast.Compare(node.left, [operator], node.comparators))
@@ -92,7 +92,7 @@ OPERATORS: dict[type[ast.operator], ast.operator] = {
 
 
 def operator(node: ast.AST, _: Names) -> Iterator[str]:
-    """Plus for minus, the remainder for the quotient, and the reverse."""
+    """Exchange plus and minus, or quotient and remainder."""
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         yield text(ast.BinOp(node.left, OPERATORS[type(node.op)], node.right))
     elif isinstance(node, ast.AugAssign) and type(node.op) in OPERATORS:
@@ -102,14 +102,14 @@ def operator(node: ast.AST, _: Names) -> Iterator[str]:
 
 
 def factor_dropped(node: ast.AST, _: Names) -> Iterator[str]:
-    """A stride that lacks a factor."""
+    """Drop a factor of a product."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         yield text(node.left)
         yield text(node.right)
 
 
 def off_by_one(node: ast.AST, _: Names) -> Iterator[str]:
-    """A whole number, a padding, the lanes of a tile: one too many."""
+    """Add one to an integer, a padding or a tile's lanes."""
     if isinstance(node, ast.Constant) and type(node.value) is int:
         yield str(node.value + 1)
     elif isinstance(node, ast.Name) and node.id.startswith(("PAD_", "FIRST")):
@@ -128,7 +128,7 @@ WHOLE = {"h": "v", "v": "h", "even": "odd", "odd": "even", "first": "last", "las
 
 
 def swapped_name(node: ast.AST, names: Names) -> Iterator[str]:
-    """The other axis, the other tensor, the other side of the tile, where there is such a name."""
+    """Replace a name by its counterpart for another axis, tensor or side of the tile."""
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
         parts = node.id.split("_")
         others = {
@@ -141,13 +141,13 @@ def swapped_name(node: ast.AST, names: Names) -> Iterator[str]:
 
 
 def program_lost(node: ast.AST, _: Names) -> Iterator[str]:
-    """Every program takes the part of the first: its tile, phase, group or split."""
+    """Replace the program's index by 0: its tile, phase, group or split."""
     if called(node) == "program_id":
         yield f"({ast.unparse(node)} * 0)"
 
 
 def program_axis(node: ast.AST, _: Names) -> Iterator[str]:
-    """The number along another axis of the grid."""
+    """Take the program's index along another axis of the grid."""
     if isinstance(node, ast.Call) and called(node) == "program_id":
         axis = node.args[0]
         assert isinstance(axis, ast.Constant)
@@ -156,7 +156,7 @@ def program_axis(node: ast.AST, _: Names) -> Iterator[str]:
 
 
 def rounded_down(node: ast.AST, _: Names) -> Iterator[str]:
-    """As many blocks as are full."""
+    """Replace a division that rounds up by one that rounds down."""
     if isinstance(node, ast.Call) and called(node) == "cdiv":
         yield f"({text(node.args[0])} // {text(node.args[1])})"
 
@@ -165,7 +165,7 @@ def rounded_down(node: ast.AST, _: Names) -> Iterator[str]:
 
 
 def loop_short(node: ast.AST, _: Names) -> Iterator[str]:
-    """A loop without its last step."""
+    """Drop the last step of a loop."""
     if isinstance(node, ast.For) and isinstance(node.iter, ast.Call):
         loop = node.iter
         args = list(loop.args)
@@ -175,7 +175,7 @@ def loop_short(node: ast.AST, _: Names) -> Iterator[str]:
 
 
 def branch(node: ast.AST, _: Names) -> Iterator[str]:
-    """The other branch."""
+    """Take the other branch."""
     if isinstance(node, (ast.If, ast.IfExp)):
         test = node.test
         negated = isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
@@ -183,14 +183,14 @@ def branch(node: ast.AST, _: Names) -> Iterator[str]:
 
 
 def choice(node: ast.AST, _: Names) -> Iterator[str]:
-    """Always the one of two values."""
+    """Replace a selection by one of its two values."""
     if isinstance(node, ast.Call) and called(node) in ("where", "minimum", "maximum"):
         for value in node.args[-2:]:
             yield text(value)
 
 
 def sum_lost(node: ast.AST, _: Names) -> Iterator[str]:
-    """What was summed before is forgotten, or a sum begins at one."""
+    """Replace an accumulation by its last term, or start a sum at one."""
     if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
         yield f"{ast.unparse(node.target)} = {ast.unparse(node.value)}"
     elif isinstance(node, ast.Call) and called(node) == "dot" and len(node.args) == 3:
@@ -200,7 +200,7 @@ def sum_lost(node: ast.AST, _: Names) -> Iterator[str]:
 
 
 def statement_dropped(node: ast.AST, _: Names) -> Iterator[str]:
-    """A store, an addition or a new value of a variable left out."""
+    """Drop a store, an addition or a reassignment."""
     stores = isinstance(node, ast.Expr) and called(node.value) == "store"
     again = isinstance(node, ast.Assign) and getattr(node, "again", False)
     if stores or again or isinstance(node, ast.AugAssign):
@@ -211,7 +211,7 @@ def statement_dropped(node: ast.AST, _: Names) -> Iterator[str]:
 
 
 def axis(node: ast.AST, _: Names) -> Iterator[str]:
-    """A tile taken for its transpose, or reduced along the wrong axis."""
+    """Take a tile's transpose, or reduce along the wrong axis."""
     if isinstance(node, ast.Subscript):
         turned = {":, None": "None, :", "None, :": ":, None"}
         index = ast.unparse(node.slice).strip("()")
@@ -235,7 +235,7 @@ def _helper(node: ast.Call) -> bool:
 
 
 def wrong_order(node: ast.AST, _: Names) -> Iterator[str]:
-    """Two neighbouring arguments of a helper, or two of its results, in each other's place."""
+    """Swap two neighbouring arguments or results of a helper."""
     if isinstance(node, ast.Call) and _helper(node) and len(node.args) > 1:
         first, second, *rest = node.args
         yield _call(node, [second, first, *rest], node.keywords)

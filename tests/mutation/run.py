@@ -1,7 +1,7 @@
 """Runs a kernel's tests on each of its mutants: pytest collects once, each mutant has a fork.
 
-A fork begins with all modules imported and all tests collected, takes the mutant in, and ends with
-the first test that fails. What it breaks, leaks or hangs goes with it.
+A fork starts with all modules imported and all tests collected, installs the mutant, and ends at
+the first failing test. Leaks, hangs and crashes end with the fork.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ import pytest
 from tconv.launch import recorded
 from tests.mutation.mutants import Mutant, installed
 
-SPARE_SECONDS, SLOWER = 10.0, 10.0  # a test that takes SLOWER times its time, and these, hangs
-SPARE_MEMORY = 4 << 30  # bytes that a mutant may take beyond what its fork begins with
+SPARE_SECONDS, SLOWER = 10.0, 10.0  # a test over SLOWER times its usual time, plus these, hangs
+SPARE_MEMORY = 4 << 30  # bytes that a mutant may allocate beyond its fork's initial use
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the tests, with or without a mutant."""
+    """Outcome of the tests, with or without a mutant."""
 
     failed: str = ""  # the first test that failed
     why: str = ""
-    seconds: dict[str, float] = field(default_factory=dict)  # of each test that ran
-    launched: dict[str, list[str]] = field(default_factory=dict)  # by each, kernels
+    seconds: dict[str, float] = field(default_factory=dict)  # by test
+    launched: dict[str, list[str]] = field(default_factory=dict)  # kernels by test
 
 
 @dataclass
 class Watcher:
-    """A pytest plugin: the times of the tests, and the first failure."""
+    """Pytest plugin that records the tests' times and the first failure."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     failed: str = ""
@@ -54,16 +54,16 @@ class Watcher:
 
 
 def limits(usual: Mapping[str, float]) -> dict[str, float]:
-    """Seconds that each test may take, from those that it takes."""
+    """Return each test's time limit, from its usual time."""
     return {test: SPARE_SECONDS + SLOWER * seconds for test, seconds in usual.items()}
 
 
 def run_tests(
     items: Sequence[pytest.Item], mutant: Mutant | None, seconds: Mapping[str, float]
 ) -> Outcome:
-    """The tests in order until the first that fails, in this process.
+    """Run the tests in this process, in order, up to the first failure.
 
-    One that takes longer than its ``seconds`` ends the process.
+    A test that takes longer than its ``seconds`` ends the process.
     """
     watcher, launched = Watcher(), dict[str, list[str]]()
     items[0].config.pluginmanager.register(watcher)
@@ -80,33 +80,33 @@ def run_tests(
 
 
 def _child(work: Callable[[], Outcome], answer: IO[bytes]) -> None:
-    """Runs ``work``, says what came out and ends the process, whatever happens."""
+    """Run ``work``, write its outcome to ``answer``, and end the process in any case."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1), os.dup2(nowhere, 2)
-        faulthandler.disable()  # which would write elsewhere
+        faulthandler.disable()  # it would write to another file
         with open("/proc/self/statm") as file:
             held = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + SPARE_MEMORY,) * 2)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process
-        said = vars(work())
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the alarm ends the process
+        found = vars(work())
     except BaseException as error:
-        said = {"failed": "the test session", "why": repr(error)}
+        found = {"failed": "the test session", "why": repr(error)}
     try:
-        answer.write(json.dumps(said).encode())
+        answer.write(json.dumps(found).encode())
         answer.flush()
     finally:
         os._exit(0)
 
 
 class Forks:
-    """Processes that each do one piece of work."""
+    """Forked processes that each do one piece of work."""
 
     def __init__(self) -> None:
-        self.running: dict[int, tuple[Any, IO[bytes]]] = {}  # by process: its key, where it answers
+        self.running: dict[int, tuple[Any, IO[bytes]]] = {}  # by process: its key and answer file
 
     def start(self, key: Any, work: Callable[[], Outcome]) -> None:
-        """``work`` in a process of its own, known by ``key``."""
+        """Start ``work`` in a forked process under ``key``."""
         answer = tempfile.TemporaryFile()  # noqa: SIM115  a pipe would hold 64 KiB alone
         sys.stdout.flush()
         if not (pid := os.fork()):
@@ -114,13 +114,13 @@ class Forks:
         self.running[pid] = key, answer
 
     def next(self) -> tuple[Any, Outcome]:
-        """The next that ends: its key and its outcome."""
+        """Wait for the next process to end; return its key and outcome."""
         pid, status = os.wait()
         key, answer = self.running.pop(pid)
         with answer:
             answer.seek(0)
-            said = answer.read()
+            found = answer.read()
         if os.WIFSIGNALED(status):
             name = signal.Signals(os.WTERMSIG(status)).name
             return key, Outcome("the process", "hangs" if name == "SIGALRM" else f"ends by {name}")
-        return key, Outcome(**json.loads(said))
+        return key, Outcome(**json.loads(found))

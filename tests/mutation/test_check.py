@@ -1,4 +1,4 @@
-"""That a mutant which hangs, dies or survives is told from one that a test catches."""
+"""Tests that hanging, dying and surviving mutants are distinguished from caught ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def hangs() -> Outcome:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_became_of_a_fork(work: Callable[[], Outcome], expected: Outcome) -> None:
+def test_outcome_of_a_fork(work: Callable[[], Outcome], expected: Outcome) -> None:
     forks = Forks()
     forks.start("a key", work)
     assert forks.next() == ("a key", expected)
@@ -79,7 +79,7 @@ def test_what_became_of_a_fork(work: Callable[[], Outcome], expected: Outcome) -
         ("hangs", "hangs"),
     ],
 )
-def test_what_gave_a_mutant_away(why: str, expected: str) -> None:
+def test_how_a_mutant_was_detected(why: str, expected: str) -> None:
     assert kind(Outcome("a test", why)) == expected
 
 
@@ -94,9 +94,9 @@ def test_all_caught() -> None:
     check = checked([MUTANT, OTHER], [])
     report(check.kernels, check.console)
     assert check.sound
-    told = check.console.file.getvalue()
-    assert "1 equivalent: it is slower, no more" in told
-    assert "survives" not in told
+    printed = check.console.file.getvalue()
+    assert "1 equivalent: it is slower, no more" in printed
+    assert "survives" not in printed
 
 
 def test_a_survivor_is_named() -> None:
@@ -110,7 +110,7 @@ def test_a_mutant_that_never_ran_is_not_caught() -> None:
     assert not checked([MUTANT], []).sound
 
 
-def test_those_that_catch_most_for_their_time_come_first() -> None:
+def test_tests_that_catch_most_per_second_come_first() -> None:
     kernel = Kernel("ending.bias_grad_sum", (), [MUTANT])
     kernel.items = [SimpleNamespace(nodeid=name) for name in "abc"]  # type: ignore[misc]
     kernel.seconds = {"a": 1.0, "b": 0.4, "c": 0.6}
@@ -137,7 +137,7 @@ def test_reasons() -> None:
     ids=["all-caught", "a-survivor", "no-such-kernel"],
 )
 def test_exit_code(options: list[str], code: int, words: str) -> None:
-    """One kernel's mutants, really run; a known equivalent one, run too, survives."""
+    """Mutants of one kernel are really run; with --recheck a known equivalent one survives."""
     command = [sys.executable, "-m", "tests.mutation", "--kernel", "ending.bias_grad_sum"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == code

@@ -1,4 +1,4 @@
-"""That each rule breaks what it says, and that a mutant takes its kernel's place, for a while."""
+"""Tests of the mutation rules and of installing a mutant temporarily."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.mutation.mutants import (
 from tests.mutation.oracle import TESTS
 from tests.mutation.rules import RULES
 
-# rule -> a line of a kernel, and what becomes of it
+# rule -> a line of a kernel, and its mutant
 BROKEN = {
     "mask dropped": [
         ("tl.load(x, mask=a & b, other=0.0)", ["tl.load(x)"]),
@@ -85,7 +85,7 @@ BROKEN = {
         ("range(a, b)", []),
     ],
 }
-"""What the broken lines above know of: enough for a name to have another."""
+"""Names known in the lines above, so that each has a counterpart."""
 NAMES = frozenset({"stride_h", "stride_w", "x_row", "x_column", "y_row"})
 
 
@@ -100,7 +100,7 @@ def test_rule(rule: str) -> None:
 
 
 def test_kernels_and_their_helpers() -> None:
-    """As the launches name them: a kernel that no row of tests holds is seen here."""
+    """The table of tests has a row for every kernel, by its name in a launch."""
     assert set(kernels()) == set(TESTS)
     assert callees("ending.ending_grad") == {"ending.add_sums", "activations.activation_grad"}
     helpers = with_helpers("tma.implicit_gemm_tma")
@@ -128,7 +128,7 @@ def test_a_mutant_differs_in_the_lines_that_it_names() -> None:
 
 
 @pytest.mark.interpreter
-def test_installed_and_taken_back() -> None:
+def test_a_mutant_is_installed_and_removed() -> None:
     launch = Launch(
         "ending.bias_grad_sum",
         (2,),

@@ -1,6 +1,6 @@
-"""Hold what was built against the tree: ``python tests/package/contents.py DIST TREE_WHEELS``.
+"""Compare built packages with the tree: ``python tests/package/contents.py DIST TREE_WHEELS``.
 
-DIST holds the sdist and the wheel that was built from it, TREE_WHEELS the wheel of the tree itself.
+DIST holds the sdist and the wheel built from it, TREE_WHEELS the wheel built from the tree.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from pathlib import Path
 from zipfile import ZipFile
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("tconv", "autotune", "reports")
-LEFT_OUT = (ROOT / "reports" / "published",)  # made by the package, no part of it
+PACKAGES = ("tconv", "tconv_workers", "autotune", "reports")
+LEFT_OUT = (ROOT / "reports" / "published",)  # made by the package, not part of it
 MUST = ("tconv/tuned/README.md", "tconv/models/pictures/house.png", "reports/templates/style.css",
         "tconv/py.typed", "autotune/py.typed", "reports/py.typed")  # fmt: skip
 EXTRAS = {"tune", "reports", "train", "keras", "search", "cluster"}
-OWN = ("RECORD", "WHEEL")  # they name the builder's version and hold its hashes
+OWN = ("RECORD", "WHEEL")  # these have the builder's version and hashes
 
 
 def wheel_in(folder: Path) -> dict[str, bytes]:
-    """The only wheel of ``folder``, file by file."""
+    """Return the files of the only wheel in ``folder``."""
     (path,) = folder.glob("tconv-*.whl")
     with ZipFile(path) as wheel:
         return {name: wheel.read(name) for name in wheel.namelist()}
 
 
 def of_tree() -> dict[str, bytes]:
-    """All files of the packages as they lie here."""
+    """Return all files of the packages in the tree."""
     return {
         path.relative_to(ROOT).as_posix(): path.read_bytes()
         for package in PACKAGES
@@ -39,7 +39,7 @@ def of_tree() -> dict[str, bytes]:
 
 
 def differences(found: dict[str, bytes], wanted: dict[str, bytes]) -> list[str]:
-    """What one lacks or has besides the other, or holds otherwise; a line each."""
+    """Return a line for each file that is missing, extra or different."""
     lines = [f"lacks {name}" for name in wanted.keys() - found.keys()]
     lines += [f"holds {name}" for name in found.keys() - wanted.keys()]
     both = found.keys() & wanted.keys()
@@ -47,7 +47,7 @@ def differences(found: dict[str, bytes], wanted: dict[str, bytes]) -> list[str]:
 
 
 def main(dist: Path, tree: Path) -> list[str]:
-    """What is wrong, in lines."""
+    """Return all differences as lines."""
     wheel, direct = wheel_in(dist), wheel_in(tree)
     (info,) = {name.split("/")[0] for name in wheel if ".dist-info/" in name}
     code = {name: data for name, data in wheel.items() if not name.startswith(info)}

@@ -1,7 +1,7 @@
-"""Try what is installed, in an environment of its own: ``python smoke.py``, anywhere but here.
+"""Smoke test of the installed package: ``python smoke.py``, run outside the tree.
 
-The environment holds the package and its extras ``tune`` and ``reports``; with ``--alone`` none.
-The kernels run in Triton's interpreter, and the tuner really compiles.
+The environment has the package with its extras ``tune`` and ``reports``, or with ``--alone`` no
+extras. The kernels run in Triton's interpreter, and the tuner really compiles.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 if __name__ == "__main__":
-    os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
+    os.environ["TRITON_INTERPRET"] = "1"  # set before any kernel is imported
 
 import torch
 from torch.nn import functional
@@ -24,7 +24,7 @@ import tconv
 
 REPLAY = "autotune replay space.csv"
 TRIALS = "--suite lenet5 --passes fprop --target sm_90 --batch 4 --candidates 2"
-# What is said, by the command; all but the first word go to ``python -m``.
+# Expected output by command, a name and the arguments of ``python -m``.
 SAID = {
     "autotune --help": "layer",
     "autotune layer --input 3x32x32 --filters 10 --extent 5 --padding 2": "760",
@@ -38,14 +38,14 @@ SAID = {
     "tconv.models lenet5": "parameters",
     "tconv.models.gallery --out gallery.svg": "gallery.svg",
 }
-# Without an extra: the exit code, and what installs it where it is needed.
+# Without extras: the exit code, and the extra that the message must name.
 EXTRAS = {
     "tconv.models.train --model lenet5": (1, "tconv[train]"),
     "autotune tune --suite lenet5 --cluster tcp://127.0.0.1:9": (2, "tconv[cluster]"),
     f"{REPLAY} --strategy combined --evaluations 9 --repeats 1": (0, "after 9"),
     f"autotune tune {TRIALS} --strategy corrected": (0, "tconv[search]"),
 }
-# Without any extra, as well.
+# Commands that work without extras.
 ALONE = {
     "autotune --help": (1, "tconv[tune]"),
     "reports --help": (1, "tconv[reports]"),
@@ -55,7 +55,7 @@ SPACE = "block,stages,time\n" + "".join(f"{16 << i % 4},{i // 4},{i + 1}\n" for 
 
 
 def installed() -> None:
-    """What is tried is what was installed, and it says its own version."""
+    """Check that the installed package is imported, and its version."""
     for name in ("tconv", "autotune", "reports"):
         place = Path(str(importlib.import_module(name).__file__))
         assert Path(sys.prefix) in place.parents, f"{name} comes from {place}"
@@ -63,7 +63,7 @@ def installed() -> None:
 
 
 def convolution() -> None:
-    """Forward and backward against torch, convolution and pool, on our own kernels."""
+    """Check convolution and pool, forward and backward, on our kernels against torch."""
     generator = torch.Generator().manual_seed(0)
     layer, pool = tconv.Conv2d(3, 8, 3, padding=1), tconv.MaxPool2d(2)
     x = torch.randn(2, 3, 10, 12, generator=generator)
@@ -83,7 +83,7 @@ def convolution() -> None:
 
 
 def compiled() -> None:
-    """The backend is found by its name, through the package's entry point."""
+    """Check that torch finds the backend by name through the package's entry point."""
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
     x = torch.randn(2, 3, 10, 12)
     y = torch.compile(model, backend="tconv", options={"rest": "eager"})(x)
@@ -92,19 +92,19 @@ def compiled() -> None:
 
 
 def command(line: str, code: int, words: str, raised: bool = False) -> None:
-    """Run ``python -m line``; it must end with ``code`` and say ``words``."""
+    """Run ``python -m line``; it must exit with ``code`` and print ``words``."""
     done = subprocess.run(
         [sys.executable, "-m", *line.split()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, env={**os.environ, "COLUMNS": "150"},
     )  # fmt: skip
-    told = f"python -m {line}: exit code {done.returncode}\n{done.stdout}"
-    assert done.returncode == code, told
-    assert words in " ".join(done.stdout.split()), told
-    assert raised == ("Traceback" in done.stdout), told
+    failure = f"python -m {line}: exit code {done.returncode}\n{done.stdout}"
+    assert done.returncode == code, failure
+    assert words in " ".join(done.stdout.split()), failure
+    assert raised == ("Traceback" in done.stdout), failure
 
 
 def alone() -> None:
-    """The library alone: operators work, and every command names the extra that it needs."""
+    """Check the library without extras: operators work, commands name the extra they need."""
     installed()
     convolution()
     compiled()

@@ -1,4 +1,4 @@
-"""Golden reports: two layers, three passes, a tuner's story with failures in it."""
+"""Fixtures of golden reports: two layers, three passes, and trials that include failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tconv.target import TARGETS
 from tconv.tile import Tile
 
 LENET_C3 = ConvGeometry(64, 6, 14, 14, 16, 5, 5)
-ODD = ConvGeometry(3, 6, 17, 19, 10, 3, 2, 2, 1, 1, 0, 1, 2, 2)  # in no suite
+ODD = ConvGeometry(3, 6, 17, 19, 10, 3, 2, 2, 1, 1, 0, 1, 2, 2)  # not in any suite
 TILES = ("64x16x16 s2 w4 g8 k1", "32x16x16 s2 w4 g8 k1", "16x16x16 s1 w2 g8 k1")
 
 
@@ -60,7 +60,7 @@ def tables(trials: list[Trial]) -> Tables:
 
 
 def measured(tables: Tables) -> Tables:
-    """The golden report as a GPU's would be: made-up figures of every kind, losses among them."""
+    """The golden report with made-up measurements of every kind, including losses."""
     layers = []
     for number, row in enumerate(tables.layers):
         ms = row.tconv_ms or 1.0

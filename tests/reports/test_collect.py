@@ -1,4 +1,4 @@
-"""Trials become rows: named by suite, won by the fastest that was checked."""
+"""Tests of collecting trials into rows, named by suite; the fastest checked trial wins."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def test_layers_are_named_and_ordered_by_suite(tables: Tables) -> None:
     assert [name[0] for name in named[3:]] == [OTHER] * 3
 
 
-def test_a_network_is_named_for_layers_that_no_other_explains() -> None:
+def test_a_network_is_named_only_for_layers_that_no_other_explains() -> None:
     def problems(*suites: str) -> list[Problem]:
         return [Problem(layer.geometry, "fprop") for name in suites for layer in suite(name)]
 
     def named(*suites: str) -> list[str]:
         return list(dict.fromkeys(entry.suite for entry in name_problems(problems(*suites))))
 
-    assert named("vgg16") == ["vgg16"]  # though vgg11's and vgg19's layers are among them
+    assert named("vgg16") == ["vgg16"]  # although it shares layers with vgg11 and vgg19
     assert named("vgg11") == ["vgg11"]
     assert named("lenet5", "resnet50") == ["lenet5", "resnet50"]
     assert named("mobilenet_v2") == ["mobilenet_v2"]
@@ -47,7 +47,7 @@ def test_figures_follow_from_the_time(tables: Tables) -> None:
     assert row.roofline_share == pytest.approx(least / 0.0123456e-3, rel=1e-3)
 
 
-def test_candidate_that_was_never_checked_cannot_win(trials: list[Trial]) -> None:
+def test_an_unchecked_candidate_cannot_win(trials: list[Trial]) -> None:
     unchecked = [replace(t, error_fp64=None) if t.tile.block_m == 32 else t for t in trials]
     made = collect(unchecked, SM_90, "predicted")
     assert {row.tile for row in made.layers} == {"64x16x16 s2 w4 g8 k1"}
@@ -61,7 +61,7 @@ def test_trials_of_older_kernels_do_not_count(trials: list[Trial]) -> None:
     )
 
 
-def test_other_kinds_and_targets_stay_out(trials: list[Trial]) -> None:
+def test_other_kinds_and_targets_are_left_out(trials: list[Trial]) -> None:
     measured = [replace(t, kind="measured", milliseconds=1e-6) for t in trials]
     foreign = [replace(t, target="sm_80", milliseconds=1e-6) for t in trials]
     made = collect([*measured, *trials, *foreign], SM_90, "predicted")
@@ -74,7 +74,7 @@ def test_without_trials_there_is_nothing_to_collect() -> None:
         collect([], SM_90, "predicted")
 
 
-def test_tables_survive_a_folder(tmp_path: Path, tables: Tables) -> None:
+def test_tables_are_read_as_they_were_written(tmp_path: Path, tables: Tables) -> None:
     write_tables(tmp_path, tables)
     assert read_tables(tmp_path) == tables
 
@@ -98,8 +98,8 @@ def test_damaged_head_is_named(tmp_path: Path, tables: Tables, content: str, wor
         read_tables(tmp_path)
 
 
-def test_trials_stand_in_the_order_of_the_search(trials: list[Trial]) -> None:
-    """Measured by turns: the store has those last that were written last."""
+def test_trials_are_in_the_order_of_the_search(trials: list[Trial]) -> None:
+    """Measurements alternate, so the store's order is by last write."""
     problem = trials[0].problem
     mine = [trial for trial in trials if trial.problem == problem]
     turned = [replace(t, turn=turn) for turn, t in zip((2, 0, 1), mine, strict=True)]

@@ -1,4 +1,4 @@
-"""Two layer tables: what changed beyond noise, and how it is told."""
+"""Tests of comparing two layer tables: changes beyond noise, and their report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.reports.conftest import measured
 
 @pytest.fixture
 def rows(tables: Tables) -> list[LayerRow]:
-    """Each 1 ms, the middle 60% within 2%."""
+    """Rows of 1 ms each, with the middle 60% of samples within 2%."""
     made = measured(tables).layers
     return [replace(r, tconv_ms=1.0, tconv_ms_p20=0.98, tconv_ms_p80=1.02) for r in made]
 
@@ -33,7 +33,7 @@ def write(path: Path, rows: list[LayerRow]) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path, rows: list[LayerRow]) -> tuple[Path, Path]:
-    """Three changes: much slower, a little faster, within noise; one row of each alone."""
+    """Tables with three changes (much slower, faster, within noise), each with an extra row."""
     after = [times(rows[0], 1.2), times(rows[1], 0.95), times(rows[2], 1.03), *rows[3:-1]]
     after.append(replace(rows[-1], layer="new"))
     return write(tmp_path / "a.csv", rows), write(tmp_path / "b.csv", after)
@@ -105,7 +105,7 @@ def test_predicted_and_measured_are_never_compared(
     assert "measured and predicted figures; the two are never compared" in output
 
 
-def test_a_row_that_stands_twice(tmp_path: Path, rows: list[LayerRow]) -> None:
+def test_a_duplicate_row_is_refused(tmp_path: Path, rows: list[LayerRow]) -> None:
     path = write(tmp_path / "a.csv", [rows[0], rows[0]])
     with pytest.raises(RowError, match=r"a\.csv: row 2, column layer: .* appears twice"):
         compare(path, path)

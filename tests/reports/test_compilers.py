@@ -1,4 +1,4 @@
-"""What versions of Triton make of the winners, side by side; regressions come first."""
+"""Tests of comparing the winners compiled by several versions of Triton."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def found(problem: str, **changed: object) -> dict[str, object]:
     return plain | changed
 
 
-def test_a_row_of_what_was_emulated() -> None:
+def test_a_row_of_an_emulated_kernel() -> None:
     row = row_of(found(KEYS[0]), "3.7.1")
     assert (row.registers, row.instructions, row.result) == (64, 97, "passed")
     assert (row.emulated_instructions, row.emulated_global_bytes) == (5.0, 2.0)
@@ -80,7 +80,7 @@ def test_a_kernel_that_always_failed_comes_first_too() -> None:
     assert first.words == "fails with each version"
 
 
-def test_pythons_are_asked_for_their_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_python_is_run_for_its_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {sys.executable: "3.7.1", "/three/six": "3.6.0"}
     monkeypatch.setattr(compilers, "version_of", versions.__getitem__)
     assert compilers.pythons_named(["3.6.0=/three/six"]) == {
@@ -93,6 +93,6 @@ def test_pythons_are_asked_for_their_triton(monkeypatch: pytest.MonkeyPatch) -> 
         compilers.pythons_named([])
 
 
-def test_a_python_that_is_none() -> None:
+def test_a_missing_python_is_reported() -> None:
     with pytest.raises(CompilersError, match="No such file"):
         compilers.version_of("/no/python")

@@ -1,4 +1,4 @@
-"""A report of measurements: made-up figures, but all parts that a GPU's report has."""
+"""Tests of a report of (made-up) measurements with all parts of a GPU's report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def page(folder: Path) -> Page:
     return Page((folder / "index.html").read_text(encoding="utf-8"))
 
 
-def test_every_number_is_one_of_a_csv_or_a_ratio_of_two(
+def test_every_number_is_in_a_csv_or_a_ratio_of_two(
     folder: Path, page: Page, golden: Tables
 ) -> None:
     known = known_numbers(folder, golden)
@@ -60,7 +60,7 @@ def test_the_first_screen_is_a_verdict_the_machine_and_means(folder: Path, page:
         assert word in head, word
 
 
-def test_measured_stands_at_every_figure_and_predicted_nowhere(folder: Path, page: Page) -> None:
+def test_every_figure_is_labelled_measured_and_none_predicted(folder: Path, page: Page) -> None:
     headings = [word for kind, words, _ in page.tables if kind == "layers" for word in words]
     assert {"measured ms", "measured cuDNN ms, channels_last"} <= set(headings)
     assert not any("predicted" in word for _, words, _ in page.tables for word in words)
@@ -74,7 +74,7 @@ def test_measured_stands_at_every_figure_and_predicted_nowhere(folder: Path, pag
         assert "predicted" not in text, name
 
 
-def test_losses_are_told_with_their_cause(page: Page, golden: Tables) -> None:
+def test_losses_are_reported_with_their_cause(page: Page, golden: Tables) -> None:
     (cells,) = (cells for kind, _, cells in page.tables if kind == "losses")
     lost = [row for row in golden.layers if (row.times_nhwc or 1) < 1]
     assert len(lost) == 2
@@ -83,14 +83,14 @@ def test_losses_are_told_with_their_cause(page: Page, golden: Tables) -> None:
     assert other.startswith("bound by ")
 
 
-def test_causes_that_were_written_down_stay(folder: Path, golden: Tables, tmp_path: Path) -> None:
+def test_written_causes_are_kept(folder: Path, golden: Tables, tmp_path: Path) -> None:
     write_tables(tmp_path, golden)
     render(replace(golden, causes=[]), tmp_path)
     assert "six channels fill no load" in (tmp_path / "index.html").read_text(encoding="utf-8")
     assert (tmp_path / "causes.csv").read_text() == (folder / "causes.csv").read_text()
 
 
-def test_goals_are_held_against_the_figures(golden: Tables) -> None:
+def test_goals_are_compared_with_the_figures(golden: Tables) -> None:
     by_name = {(each.goal.work, each.goal.against): each for each in reached(golden)}
     fused = by_name["with bias, ReLU and 2x2 pool", "torch, eager"]
     assert fused.figures == pytest.approx([0.1432 / 0.0777])
@@ -108,7 +108,7 @@ def test_goals_are_held_against_the_figures(golden: Tables) -> None:
     slow = [replace(least, cudnn_nhwc_ms=ms) for ms in (0.8, 1.5)]
     (vgg,) = (r for r in reached(replace(golden, layers=slow)) if r.goal.work == "VGG-16 fprop")
     assert vgg.mean > 1
-    assert vgg.met is False  # one of them is below 0.9
+    assert vgg.met is False  # one ratio is below 0.9
 
 
 def test_ours_is_the_better_of_two_ways_to_launch(golden: Tables) -> None:
@@ -118,7 +118,7 @@ def test_ours_is_the_better_of_two_ways_to_launch(golden: Tables) -> None:
     assert step.figures == pytest.approx([0.16 / 0.125])
 
 
-def test_what_was_not_measured_is_said(tmp_path: Path, golden: Tables) -> None:
+def test_missing_measurements_are_reported(tmp_path: Path, golden: Tables) -> None:
     rows = [replace(row, cudnn_nhwc_ms=None, cudnn_nchw_ms=None) for row in golden.layers]
     bare = replace(golden, layers=rows, networks=[], operators=[], memory=[], causes=[])
     render(bare, tmp_path)
@@ -130,11 +130,11 @@ def test_what_was_not_measured_is_said(tmp_path: Path, golden: Tables) -> None:
     assert not list(tmp_path.glob("speedup*"))
 
 
-def test_tables_come_back_as_they_were(folder: Path, golden: Tables) -> None:
+def test_tables_are_read_as_they_were_written(folder: Path, golden: Tables) -> None:
     assert read_tables(folder) == golden
 
 
-def test_measurements_do_not_lie_among_predictions(tmp_path: Path, tables: Tables) -> None:
+def test_measurements_and_predictions_have_separate_folders(tmp_path: Path, tables: Tables) -> None:
     write_tables(tmp_path, tables)
     write_tables(tmp_path / "other", measured(tables))
     (tmp_path / "networks.csv").write_text((tmp_path / "other" / "networks.csv").read_text())
@@ -142,7 +142,7 @@ def test_measurements_do_not_lie_among_predictions(tmp_path: Path, tables: Table
         read_tables(tmp_path)
 
 
-def test_what_was_tuned_and_what_was_measured_make_one_report(golden: Tables) -> None:
+def test_tuning_and_bench_make_one_report(golden: Tables) -> None:
     tuned = replace(golden, layers=golden.layers[:-2], networks=[], operators=[], memory=[])
     benched = replace(golden, layers=golden.layers[:1] + golden.layers[-2:], trials=[], map=[])
     whole = merged(tuned, benched)
@@ -155,9 +155,9 @@ def test_what_was_tuned_and_what_was_measured_make_one_report(golden: Tables) ->
         merged(None, None)
 
 
-def test_the_folder_bears_the_gpus_name(golden: Tables) -> None:
+def test_the_folder_is_named_after_the_gpu(golden: Tables) -> None:
     assert default_folder(golden).name == "nvidia-made-up"
 
 
-def test_numbers_are_found_as_tables_write_them() -> None:
+def test_numbers_are_found_in_the_tables_formats() -> None:
     assert NUMBER.findall("0.0123 ms, 64x64, 1e-05") == ["0.0123", "64", "64", "1e-05"]

@@ -1,4 +1,4 @@
-"""The pages say what the tables say, and say "predicted" wherever it is."""
+"""Tests that the pages show the tables' figures and label predictions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]\d+)?")
 
 
 class Page(HTMLParser):
-    """The cells and headings of the tables of one class; tags that need a network."""
+    """Parser of a page's tables (class, headings, cells) and of tags that need a network."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -55,13 +55,13 @@ class Page(HTMLParser):
 
 
 def shown_numbers(page: Page, *kinds: str) -> set[str]:
-    """Every number in the cells of the tables of these classes."""
+    """Return every number in the cells of the tables of these classes."""
     cells = [cell for kind, _, found in page.tables if kind in kinds for cell in found]
     return {number for cell in cells for number in NUMBER.findall(cell)}
 
 
 def known_numbers(folder: Path, tables: Tables) -> set[str]:
-    """Every number that stands in a CSV, and those that follow from a layer's shape alone."""
+    """Return every number in a CSV, and those that follow from a layer's shape alone."""
     text = " ".join(path.read_text(encoding="utf-8") for path in folder.glob("*.csv"))
     shapes = " ".join(f"{row.output_volume} {row.stride} {row.padding}" for row in tables.layers)
     return set(NUMBER.findall(f"{text} {shapes}"))
@@ -79,7 +79,7 @@ def page(folder: Path) -> Page:
     return Page((folder / "index.html").read_text(encoding="utf-8"))
 
 
-def test_every_number_of_the_layer_table_is_one_of_the_csv(
+def test_every_number_of_the_layer_table_is_in_the_csv(
     folder: Path, page: Page, tables: Tables
 ) -> None:
     numbers = shown_numbers(page, "layers", "code")
@@ -87,7 +87,7 @@ def test_every_number_of_the_layer_table_is_one_of_the_csv(
     assert numbers <= (known := known_numbers(folder, tables)), numbers - known
 
 
-def test_every_layer_stands_in_the_table_with_its_time(page: Page, tables: Tables) -> None:
+def test_every_layer_is_in_the_table_with_its_time(page: Page, tables: Tables) -> None:
     cells = [cell for kind, _, found in page.tables if kind == "layers" for cell in found]
     for row in tables.layers:
         assert row.layer in cells
@@ -95,7 +95,7 @@ def test_every_layer_stands_in_the_table_with_its_time(page: Page, tables: Table
         assert str(row.tconv_ms) in cells
 
 
-def test_predicted_stands_in_title_and_headings(page: Page) -> None:
+def test_title_and_headings_are_labelled_predicted(page: Page) -> None:
     assert "predicted" in page.title
     headings = [word for kind, words, _ in page.tables if kind == "layers" for word in words]
     rates = [word for word in headings if re.search(r"\bms\b|TFLOP|GB/s|roofline", word)]
@@ -104,7 +104,7 @@ def test_predicted_stands_in_title_and_headings(page: Page) -> None:
     assert not any("measured" in word for word in headings)
 
 
-def test_predicted_stands_at_every_figure(folder: Path) -> None:
+def test_every_figure_is_labelled_predicted(folder: Path) -> None:
     figures = sorted(folder.glob("*.svg"))
     stems = {"roofline-lenet5", "shares-other", "progress", "tiles-1"}
     assert {figure.stem for figure in figures} >= stems
@@ -122,7 +122,7 @@ def test_page_needs_no_network_and_no_script(folder: Path, page: Page) -> None:
     assert "url(http" not in text
 
 
-def test_ids_of_figures_do_not_meet(folder: Path) -> None:
+def test_ids_of_figures_are_distinct(folder: Path) -> None:
     def ids(path: Path) -> set[str]:
         return set(re.findall(r'\bid="([^"]+)"', path.read_text(encoding="utf-8")))
 
@@ -160,7 +160,7 @@ def test_same_tables_give_the_same_pages(folder: Path, tmp_path: Path, tables: T
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
 
 
-def test_words_of_a_table_are_not_markup(tmp_path: Path, tables: Tables) -> None:
+def test_text_in_tables_is_escaped(tmp_path: Path, tables: Tables) -> None:
     odd = replace(tables.layers[0], layer="<b>|x")
     render(replace(tables, layers=[odd]), tmp_path)
     assert "<b>|x" not in (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -174,14 +174,14 @@ def test_empty_report_says_what_is_missing(tmp_path: Path, tables: Tables) -> No
     assert "without a passing candidate: 6" in text
 
 
-def test_report_without_the_tuners_story_says_so(tmp_path: Path, tables: Tables) -> None:
+def test_report_without_trials_states_it(tmp_path: Path, tables: Tables) -> None:
     render(replace(tables, trials=[], space=[], map=[]), tmp_path)
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "trials are missing" in text
     assert "registers, compiled" not in text
 
 
-def test_predictions_lie_under_their_own_name(tables: Tables) -> None:
+def test_predictions_have_their_own_folder(tables: Tables) -> None:
     assert default_folder(tables).name == "sm_90-predicted"
 
 
@@ -215,7 +215,7 @@ def test_command_renders_from_the_store_and_again_from_tables(
     assert pages[0] == pages[1]
 
 
-def test_without_a_target_each_that_is_stored_gets_a_report(
+def test_without_a_target_every_stored_one_gets_a_report(
     tmp_path: Path, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reports.cli.default_folder", lambda c: tmp_path / c.about.target)
@@ -240,7 +240,7 @@ def test_unknown_target_exits_2_and_lists_what_exists(tmp_path: Path) -> None:
     assert "sm_90, sm_100, gfx942" in output
 
 
-def test_no_trials_exits_2_and_says_how_to_make_some(tmp_path: Path) -> None:
+def test_no_trials_exits_2_and_names_the_command_to_make_some(tmp_path: Path) -> None:
     path = tmp_path / "none.sqlite"
     code, output = invoke("--target", "sm_80", "--store", path)
     assert code == 2

@@ -1,4 +1,4 @@
-"""Rows survive the way to a file and back; damaged files are named, with row and column."""
+"""Tests of writing and reading rows; errors name the damaged file, row and column."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ SCHEMA = [
 ]
 
 
-def test_layer_columns_are_the_schema_that_other_tools_read() -> None:
+def test_layer_columns_are_unchanged_for_other_tools() -> None:
     assert columns_of(LayerRow) == SCHEMA
 
 
 @pytest.mark.parametrize("name", ["layers", "trials", "space", "map"])
-def test_rows_survive_a_file(tmp_path: Path, tables: Tables, name: str) -> None:
+def test_rows_are_read_as_they_were_written(tmp_path: Path, tables: Tables, name: str) -> None:
     rows = getattr(tables, name)
     row_type = {"layers": LayerRow, "trials": TrialRow, "space": SpaceRow, "map": MapRow}[name]
     write_rows(tmp_path / "x.csv", row_type, rows)
@@ -65,7 +65,7 @@ def test_rows_survive_a_file(tmp_path: Path, tables: Tables, name: str) -> None:
     assert read_rows(tmp_path / "x.csv", row_type) == rows
 
 
-def test_no_rows_survive_a_file(tmp_path: Path) -> None:
+def test_an_empty_table_is_read_as_empty(tmp_path: Path) -> None:
     write_rows(tmp_path / "x.csv", LayerRow, [])
     assert read_rows(tmp_path / "x.csv", LayerRow) == []
 
@@ -100,7 +100,7 @@ def test_damaged_cell_is_named(tmp_path: Path, tables: Tables, column: str, cell
         read_rows(path, LayerRow)
 
 
-def test_row_that_is_cut_off_is_named(tmp_path: Path, tables: Tables) -> None:
+def test_a_truncated_row_is_named(tmp_path: Path, tables: Tables) -> None:
     path = tmp_path / "layers.csv"
     write_rows(path, LayerRow, tables.layers)
     text = path.read_text()
@@ -118,7 +118,7 @@ def test_row_that_is_cut_off_is_named(tmp_path: Path, tables: Tables) -> None:
     ],
     ids=["empty", "other columns", "no text"],
 )
-def test_file_that_is_no_table_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_not_a_table_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "layers.csv"
     path.write_bytes(content)
     with pytest.raises(RowError, match=words) as caught:
@@ -127,7 +127,7 @@ def test_file_that_is_no_table_is_named(tmp_path: Path, content: bytes, words: s
 
 
 @pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__[1:])
-def test_what_is_no_file_of_text_is_named(tmp_path: Path, spoil: object) -> None:
+def test_a_path_that_is_not_a_text_file_is_named(tmp_path: Path, spoil: object) -> None:
     assert callable(spoil)
     for name, read in (("x.csv", lambda path: read_rows(path, LayerRow)), ("a.json", read_about)):
         spoil(tmp_path / name)

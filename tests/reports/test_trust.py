@@ -1,4 +1,4 @@
-"""The page that says how far to trust a prediction: its statistics, and the way to it."""
+"""Tests of the page on how far to trust a prediction, and of the links to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tconv.target import TARGETS
 from tests.autotune.test_judge import GEMM_HEAD, products
 
 
-def test_the_page_names_sources_errors_and_what_nothing_supports() -> None:
+def test_the_page_names_sources_errors_and_unsupported_targets() -> None:
     files = pages_text(trust.content(), trust.chapters(), trust.PAGE)
     assert set(files) >= {"trust.html", "trust.md", "trust-picks.svg", "trust-times-a100.svg"}
     for text in (files["trust.html"], files["trust.md"]):

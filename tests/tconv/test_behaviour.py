@@ -1,4 +1,4 @@
-"""Candidates, predictions, plans and stored keys stay as they are, unless changed on purpose."""
+"""Tests that candidates, predictions, plans and stored keys are unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LINES = FILE.read_text(encoding="utf-8").splitlines()
 
 
 def _cases() -> list[object]:
-    """A few lines that meet every family and target by default; the others when thorough."""
+    """Return a few lines with every family and target; the others are marked thorough."""
     cases: list[object] = []
     for name, target, arithmetic in groups():
         small = name == "odd" and arithmetic in ("float16", "tf32")

@@ -1,4 +1,4 @@
-"""A command line whose standard output cannot be written ends in one plain line."""
+"""Tests that a command line with an unwritable standard output ends in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMANDS = sorted(
     for path in (ROOT / package).rglob("*.py")
     if path.name == "__main__.py" or "typer.run(" in path.read_text(encoding="utf-8")
 )
-# The file alone, so that torch need not be imported.
+# Loads the file alone, without importing torch.
 ALONE = f"""
 import runpy
 command_line = runpy.run_path({str(ROOT / "tconv" / "command_line.py")!r})["command_line"]
@@ -78,19 +78,19 @@ def test_a_closed_pipe_ends_in_one_line(name: str) -> None:
         text=True,
     )
     assert process.stdout is not None
-    process.stdout.close()  # before the program has begun to write
-    _, said = process.communicate()
-    assert said == "error: standard output: Broken pipe\n"
+    process.stdout.close()  # before the program starts to write
+    _, errors = process.communicate()
+    assert errors == "error: standard output: Broken pipe\n"
     assert process.returncode == EXIT_CLOSED
 
 
-def test_what_can_be_written_is_written() -> None:
+def test_a_writable_output_is_written() -> None:
     program = ALONE + "with command_line():\n    print('bäh')\n    raise SystemExit(3)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr, done.returncode) == ("bäh\n", "", 3)
 
 
-def test_a_real_command_ends_so() -> None:
+def test_a_real_command_ends_in_one_line() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "autotune", "suites", "--help"],
@@ -103,7 +103,7 @@ def test_a_real_command_ends_so() -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_command_line_runs_so(path: Path) -> None:
+def test_every_command_line_uses_it(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     guarded = [
         node

@@ -1,4 +1,4 @@
-"""``convert`` on models of every kind: outputs, gradients, state, and what it says of itself."""
+"""Tests of ``convert`` on models of every kind: outputs, gradients, state, report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def vgg_bn() -> nn.Module:
 
 
 class Residual(nn.Module):
-    """ResNet's basic block, its ReLU used twice."""
+    """ResNet's basic block, which uses its ReLU twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Residual(nn.Module):
 
 
 class Inverted(nn.Module):
-    """MobileNetV2's block: expanded, depthwise, projected; ReLU6."""
+    """MobileNetV2's block: expansion, depthwise convolution, projection, with ReLU6."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def resnext() -> nn.Module:
 
 
 class Shared(nn.Module):
-    """One convolution, called twice."""
+    """A network that calls one convolution twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Shared(nn.Module):
 
 
 class Untraceable(nn.Module):
-    """Its control flow asks for values; and it looks between the layers of a chain."""
+    """A network whose control flow depends on values, and that uses a chain's inner result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,14 +118,14 @@ def made(name: str) -> tuple[nn.Module, Tensor]:
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", MODELS)
-def test_outputs_gradients_and_state_are_torchs(name: str, training: bool) -> None:
+def test_outputs_gradients_and_state_equal_torchs(name: str, training: bool) -> None:
     theirs, x = made(name)
     theirs.train(training)
     ours = copy.deepcopy(theirs)
     parameters = dict(ours.named_parameters())
     report = tconv.convert(ours)
     assert report.model is ours
-    assert dict(ours.named_parameters()) == parameters  # the very same, by identity
+    assert dict(ours.named_parameters()) == parameters  # the same objects
     assert [m.training for m in ours.modules()] == [m.training for m in theirs.modules()]
     with recorded() as log:
         y = ours(x)
@@ -153,7 +153,7 @@ def test_copies_and_pickles() -> None:
         assert_close(other(x), expected)
 
 
-def test_hooks_stay_and_see_what_they_saw() -> None:
+def test_hooks_are_kept_and_see_the_same_values() -> None:
     model, x = made("vgg")
     twin = copy.deepcopy(model)
     seen: list[list[Tensor]] = [[], []]
@@ -166,7 +166,7 @@ def test_hooks_stay_and_see_what_they_saw() -> None:
     assert_close(*seen)
 
 
-def test_a_scripted_part_stays() -> None:
+def test_a_scripted_part_is_left() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU()))
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), scripted).to(DEVICE)
     x = torch.randn(1, 3, 8, 8, device=DEVICE)
@@ -193,7 +193,7 @@ class Special(nn.Conv2d):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
-def test_what_cannot_be_served_stays_and_is_named(module: nn.Module, reason: str) -> None:
+def test_unsupported_modules_are_left_and_named(module: nn.Module, reason: str) -> None:
     kind = type(module)
     report = tconv.convert(nn.Sequential(nn.Identity(), module))
     assert type(module) is kind
@@ -218,15 +218,15 @@ WIDER: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", WIDER)
-def test_every_kind_becomes_ours(name: str) -> None:
-    """And a lazy module by its first call: its state and results are those of torch's."""
+def test_every_kind_is_converted(name: str) -> None:
+    """State and results equal torch's; a lazy module is converted at its first call."""
     theirs, size = WIDER[name]
     ours = copy.deepcopy(theirs)
     assert str(tconv.convert(ours)).endswith(f"(the model): {name}")
     x = torch.randn(size, device=DEVICE)
     ours, theirs = ours.to(DEVICE), copy.deepcopy(theirs).to(DEVICE)
     with recorded() as log:
-        ours(x)  # of a lazy module the first call is computed by ours too
+        ours(x)  # our kernels compute a lazy module's first call too
     assert log
     theirs(x)
     assert type(ours) is getattr(tconv, name.removeprefix("Lazy"))
@@ -235,13 +235,13 @@ def test_every_kind_becomes_ours(name: str) -> None:
     assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
-def test_a_quantised_convolution_stays() -> None:
+def test_a_quantised_convolution_is_left() -> None:
     module = torch.ao.nn.quantized.Conv2d(3, 4, 3)
     report = tconv.convert(nn.Sequential(module))
     assert report.left[0].note == "Conv2d computes in integers"
 
 
-def test_a_model_without_convolutions_comes_back() -> None:
+def test_a_model_without_convolutions_is_unchanged() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     report = tconv.convert(model)
     assert report.model is model
@@ -249,10 +249,10 @@ def test_a_model_without_convolutions_comes_back() -> None:
     assert str(report).startswith("nothing to convert")
 
 
-def test_a_module_on_its_own_and_what_is_no_module() -> None:
+def test_a_single_module_and_a_non_module() -> None:
     conv = nn.Conv2d(3, 4, 3)
     assert "(the model): Conv2d" in str(tconv.convert(conv))
     assert type(conv) is tconv.Conv2d
-    assert not tconv.convert(conv).changed  # a second time there is nothing left to do
+    assert not tconv.convert(conv).changed  # a second call changes nothing
     with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, not str"):
         tconv.convert("model")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""explain says what would run, and what runs is what it says."""
+"""Tests that ``explain`` names what then runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_pools_and_geometries() -> None:
     ]
 
 
-def test_refuses_by_name() -> None:
+def test_errors_name_the_value() -> None:
     with pytest.raises(TypeError, match="Linear is neither"):
         tconv.explain(torch.nn.Linear(2, 3), torch.zeros(1, 2))
     with pytest.raises(TypeError, match="needs the input"):
@@ -52,7 +52,7 @@ def test_refuses_by_name() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks about a machine without a GPU")
-def test_without_the_interpreter_a_cpu_goes_to_torch_and_says_so() -> None:
+def test_without_the_interpreter_cpu_tensors_go_to_torch_and_explain_states_it() -> None:
     code = """
 import sys, torch, tconv
 from tconv.launch import recorded

@@ -1,4 +1,4 @@
-"""The library imports none of its extras, and names the one that a command lacks."""
+"""Tests that the library imports no extra, and that commands name a missing one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tconv.extras import OPTIONAL, extra
 
 ROOT = Path(__file__).parents[2]
-EXCEPTED = {"forest.py": ["sklearn.ensemble"]}  # asked for before, and done without
+EXCEPTED = {"forest.py": ["sklearn.ensemble"]}  # checked before the import; optional
 LIBRARY = """
 import sys
 before = set(sys.modules)  # torch's own, if any
@@ -23,7 +23,7 @@ import tconv, tconv.models, autotune
 from autotune import evaluate, first_call, search, trial_store
 print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before} & OPTIONAL))
 """
-# Each command or function, and the extra that it needs.
+# Each command or function and the extra that it needs.
 NEEDS = {
     "import runpy; runpy.run_module('autotune', run_name='__main__')": "tune",
     "import runpy; runpy.run_module('reports', run_name='__main__')": "reports",
@@ -62,7 +62,7 @@ def test_the_library_imports_no_extra() -> None:
     assert _python(LIBRARY) == ""
 
 
-def test_without_them_the_library_works_and_commands_name_their_extra() -> None:
+def test_without_extras_the_library_works_and_commands_name_their_extra() -> None:
     shape, *errors = _python(WITHOUT).splitlines()
     assert shape == "(1, 2, 3, 3)"
     assert len(errors) == len(NEEDS)
@@ -70,13 +70,13 @@ def test_without_them_the_library_works_and_commands_name_their_extra() -> None:
         assert error.endswith(f"is not installed: python -m pip install 'tconv[{name}]'"), line
 
 
-def test_a_missing_module_of_ours_is_no_extra() -> None:
+def test_a_missing_module_of_ours_is_not_an_extra() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'tconv\.gone'"), extra("tune"):
         import tconv.gone  # type: ignore[import-not-found]  # noqa: F401
 
 
 def unguarded(tree: ast.AST, guarded: bool = False) -> Iterator[str]:
-    """Optional packages that ``tree`` imports outside of ``with extra(...)``, but for types."""
+    """Yield optional packages imported outside ``with extra(...)``, except for types."""
     names: list[str] = []
     if isinstance(tree, ast.Import):
         names = [alias.name for alias in tree.names]
@@ -96,7 +96,7 @@ def test_every_import_of_an_extra_names_it() -> None:
     assert list(unguarded(ast.parse("import rich\ndef f():\n    import PIL.Image"))) == [
         "rich", "PIL.Image",
     ]  # fmt: skip
-    for package in ("tconv", "autotune"):  # reports needs its extra as a whole
+    for package in ("tconv", "autotune"):  # all of reports needs its extra
         for path in (ROOT / package).rglob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             assert list(unguarded(tree)) in ([], EXCEPTED.get(path.name)), path

@@ -1,4 +1,4 @@
-"""Files of results: nothing is waited for, nothing is half written, nobody else may write."""
+"""Tests of result files: no blocking reads, atomic writes, access for the user alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SPOILT = (_pipe, _folder, _loop, _endless, _sparse, _no_text)
 
 
 @pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__[1:])
-def test_what_is_no_file_of_text_is_refused_at_once(tmp_path: Path, spoil: object) -> None:
+def test_a_path_that_is_not_a_text_file_is_refused_at_once(tmp_path: Path, spoil: object) -> None:
     assert callable(spoil)
     spoil(tmp_path / "it")
     with pytest.raises((OSError, UnicodeDecodeError)):
@@ -59,12 +59,12 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     assert read_text(path, 6) == "väter"
     with pytest.raises(OSError, match="larger"):
         read_text(path, 5)
-    assert read_text(Path("/proc/self/status"), 1 << 20)  # of a size that nobody says
+    assert read_text(Path("/proc/self/status"), 1 << 20)  # its size is unknown
     with pytest.raises(OSError, match="larger"):
         read_text(Path("/proc/self/status"), 5)
 
 
-def test_what_cannot_be_written_leaves_what_stood_there(
+def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "it"
@@ -81,7 +81,7 @@ def test_what_cannot_be_written_leaves_what_stood_there(
     assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
 
 
-def test_of_several_files_all_are_replaced_or_none(
+def test_several_files_are_replaced_together_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [tmp_path / name for name in "abc"]
@@ -102,7 +102,7 @@ def test_of_several_files_all_are_replaced_or_none(
     assert sorted(tmp_path.iterdir()) == paths
 
 
-def test_a_link_in_a_drafts_place_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_draft_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (tmp_path / f".it.{os.getpid()}.draft").symlink_to(victim)
@@ -110,7 +110,7 @@ def test_a_link_in_a_drafts_place_is_not_followed(tmp_path: Path) -> None:
     assert (victim.read_text(), (tmp_path / "it").read_text()) == ("mine", "new")
 
 
-def test_one_writer_at_a_time_and_drafts_of_the_dead_are_cleared_away(tmp_path: Path) -> None:
+def test_one_writer_at_a_time_and_old_drafts_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "count"
     path.write_text("0")
     for left in (".count.77.draft", ".count.78.draft", ".counter.79.draft"):
@@ -142,7 +142,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_lock_ends_with_its_process_and_is_not_waited_for_without_end(
+def test_a_lock_ends_with_its_process_and_waiting_has_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "LOCK_SECONDS", 0.05)
@@ -159,7 +159,7 @@ def test_a_lock_ends_with_its_process_and_is_not_waited_for_without_end(
         pass
 
 
-def test_file_systems_without_locks_are_written_all_the_same(
+def test_file_systems_without_locks_are_still_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(handle: int, how: int) -> None:
@@ -172,7 +172,7 @@ def test_file_systems_without_locks_are_written_all_the_same(
     assert (tmp_path / ".it.5.draft").exists()
 
 
-def test_folders_are_for_their_user_alone(tmp_path: Path) -> None:
+def test_folders_are_private(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         private_folder(tmp_path / "a" / "b")
@@ -186,11 +186,11 @@ def test_folders_are_for_their_user_alone(tmp_path: Path) -> None:
         private_folder(tmp_path / "file" / "b")
 
 
-def test_who_may_have_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "it"
-    assert others_may_write(path) is None  # nothing there
+    assert others_may_write(path) is None  # missing path
     path.touch()
-    path.chmod(0o664)  # a group of one's own is usual
+    path.chmod(0o664)  # the user's own group is common
     assert others_may_write(tmp_path, path) is None
     path.chmod(0o666)
     assert str(path) in (others_may_write(tmp_path, path) or "")
@@ -199,7 +199,7 @@ def test_who_may_have_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     if owner != 0:
         assert "another user" in (others_may_write(path) or "")
-    else:  # root's files are trusted by all
+    else:  # root's files are trusted
         assert others_may_write(path) is None
         os.chown(path, 12345, -1)
         assert "another user" in (others_may_write(path) or "")

@@ -1,4 +1,4 @@
-"""The lecture's arithmetic, and torch's."""
+"""Tests of geometry against the lecture's and torch's arithmetic."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_counts() -> None:
     assert layer.least_bytes(2) == 2 * (3 * 32 * 32 + 750 + 10 * 32 * 32)
 
 
-def test_what_does_not_fit_is_dropped() -> None:
+def test_borders_that_do_not_fit_are_dropped() -> None:
     assert ConvGeometry.from_lecture("1x7x7", filters=1, extent=3, stride=3).dropped == (1, 1)
     assert ConvGeometry.from_lecture("1x7x7", filters=1, extent=3, stride=2).dropped == (0, 0)
 
@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_dropped() -> None:
         ({"groups": 2}, "in_channels is 1, which groups=2 does not divide"),
     ],
 )
-def test_refuses_by_name(change: dict[str, object], words: str) -> None:
+def test_errors_name_the_value(change: dict[str, object], words: str) -> None:
     arguments: dict[str, object] = {"volume": "1x7x7", "filters": 1, "extent": 3}
     with pytest.raises(ValueError, match=words):
         ConvGeometry.from_lecture(**(arguments | change))  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ def test_pool_size_is_torchs(
 
 
 @given(st.tuples(*[st.integers(1, 99)] * 14))
-def test_keys_read_back(numbers: tuple[int, ...]) -> None:
+def test_keys_are_parsed_back(numbers: tuple[int, ...]) -> None:
     batch, channels, rest_h, rest_w, filters, filter_h, filter_w, *window, groups = numbers
     dilation_h, dilation_w = window[4:]
     in_h, in_w = rest_h + dilation_h * (filter_h - 1), rest_w + dilation_w * (filter_w - 1)
@@ -109,7 +109,7 @@ def test_keys_read_back(numbers: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "fprop", "fprop/int8/nhwc/n1", "up/float16/nhwc/n1c1"])
-def test_what_is_no_key_is_refused(key: str) -> None:
+def test_text_that_is_not_a_key_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="names no problem"):
         Problem.from_key(key)
 

@@ -1,6 +1,6 @@
-"""CUDA graphs: what is refused, what is put back, and on a GPU the results themselves.
+"""Tests of CUDA graphs: errors, restored state, and on a GPU the results.
 
-Without a GPU the capture is stood in for by a replay that calls again.
+Without a GPU the capture is replaced by a replay that calls the function again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tconv import graphs
 from tconv.models import lenet5
 
 OPTIMIZERS: list[Callable[..., torch.optim.Optimizer]] = [
-    lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),  # its state comes with the first step
+    lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),  # has state after the first step
     lambda p: torch.optim.Adagrad(p, lr=0.01),  # has state from the beginning
 ]
 
@@ -32,7 +32,7 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ) -> tuple[Callable[[], Any], Tensor]:
         for _ in range(graphs.WARM_UPS):
             call()
-        output = call()  # the capture itself runs nothing, so this is one run more
+        output = call()  # a real capture runs nothing; this is an extra run
 
         def replay() -> None:
             output.copy_(call())
@@ -49,7 +49,7 @@ def network() -> nn.Module:
 
 
 @pytest.mark.usefixtures("without_gpu")
-def test_inference_is_that_of_evaluation_and_leaves_the_mode_alone() -> None:
+def test_inference_uses_evaluation_mode_and_restores_the_mode() -> None:
     model = network().train()
     model[1].eval()
     run = tconv.graphed(model, torch.zeros(2, 1, 8, 8))
@@ -58,14 +58,14 @@ def test_inference_is_that_of_evaluation_and_leaves_the_mode_alone() -> None:
     first = run(x)
     second = run(other)
     model.eval()
-    torch.testing.assert_close(first, model(x))  # a copy: the second call left it alone
+    torch.testing.assert_close(first, model(x))  # a copy that the second call does not change
     torch.testing.assert_close(second, model(other))
 
 
 @pytest.mark.usefixtures("without_gpu")
 @pytest.mark.parametrize("made", range(len(OPTIMIZERS)))
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_graphed_step_is_the_step_and_its_capture_changes_nothing(made: int, begun: bool) -> None:
+def test_a_graphed_step_equals_the_step_and_capture_changes_nothing(made: int, begun: bool) -> None:
     x, y = torch.randn(6, 3, 1, 8, 8), torch.randint(0, 5, (6, 3))
     curves = []
     for by_graph in (False, True):
@@ -94,7 +94,7 @@ def test_a_graphed_step_is_the_step_and_its_capture_changes_nothing(made: int, b
     torch.testing.assert_close(curves[1], curves[0])
 
 
-def test_what_no_graph_can_hold_is_refused() -> None:
+def test_models_that_cannot_be_captured_are_refused() -> None:
     model, x = network(), torch.zeros(2, 1, 8, 8)
     with pytest.raises(ValueError, match="example is on cpu: a CUDA graph needs"):
         tconv.graphed(model, x)
@@ -119,7 +119,7 @@ def test_other_inputs_and_optimizers_are_refused() -> None:
 
 
 def test_a_graph_is_captured_on_the_models_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams and graphs are made on the current device, which another GPU may be."""
+    """Streams and graphs are made on the current device, which may be another GPU."""
     current, seen = [torch.device("cuda", 0)], []
 
     @contextlib.contextmanager
@@ -144,7 +144,7 @@ def test_a_graph_is_captured_on_the_models_device(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.device
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
-def test_graphs_on_a_gpu_give_what_eager_gives(autocast: torch.dtype | None) -> None:
+def test_graphs_on_a_gpu_equal_eager_results(autocast: torch.dtype | None) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     x = torch.randn(5, 64, 1, 32, 32, device="cuda").to(memory_format=torch.contiguous_format)

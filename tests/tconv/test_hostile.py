@@ -1,4 +1,4 @@
-"""Tuned data that somebody else wrote, in error or in malice: refused by name, never obeyed."""
+"""Tests that wrong or malicious tuned data is refused with the file's name and never used."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ENTRY: dict[str, Any] = {
     "family": "implicit_gemm", "tile": TILE, "kind": "measured", "ms": 0.5
 }  # fmt: skip
 VALID: dict[str, Any] = {"format": 1, "target": "sm_90", "winners": {PROBLEM.key: ENTRY}}
-NESTED = "[" * 900 + "]" * 900  # which the parser takes
+NESTED = "[" * 900 + "]" * 900  # accepted by the parser
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def _forget() -> Iterator[None]:
 
 
 def entry(field: str, text: str) -> str:
-    """A table whose winner says ``text`` of ``field``."""
+    """Return a table whose winner has ``text`` as ``field``."""
     plain = json.dumps(VALID | {"winners": {PROBLEM.key: ENTRY | {field: "HERE"}}})
     return plain.replace('"HERE"', text)
 
@@ -126,15 +126,15 @@ def test_a_hostile_table_is_refused_by_name(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__[1:])
-def test_what_is_no_file_is_refused_by_name(spoil: object) -> None:
+def test_a_path_that_is_not_a_file_is_refused_by_name(spoil: object) -> None:
     assert callable(spoil)
     path, constants = user_table("sm_90"), user_constants("sm_90")
     path.parent.mkdir(parents=True)
     spoil(path)
     spoil(constants)
-    with pytest.warns(UserWarning, match="ignored") as told:
+    with pytest.warns(UserWarning, match="ignored") as caught:
         assert select.choose(PROBLEM, TARGET).ground == "heuristic"
-    words = [str(warning.message) for warning in told]
+    words = [str(warning.message) for warning in caught]
     assert any("heuristics take over" in line and str(path) in line for line in words)
     assert any("assumed ones hold" in line and str(constants) in line for line in words)
     for refused in (read_table, table_target):
@@ -147,11 +147,11 @@ HOSTILE_CONSTANTS = {
     "negative": ('"l2_share": -1', "l2_share is -1,"),
     "huge": ('"launch_milliseconds": 1e999', "launch_milliseconds is inf,"),
     "400 digits": ('"l2_share": 1' + "0" * 400, "401 digits"),
-    "NaN": ('"l2_share": NaN', "NaN is no number"),
+    "NaN": ('"l2_share": NaN', "NaN is not a JSON number"),
     "true": ('"l2_share": true', "l2_share is True"),
     "a list": ('"l2_share": []', r"l2_share is \[\]"),
     "beyond reach": ('"overlap": 1000', "overlap is 1000, no number from 1.5 to 12"),
-    "twice": ('"l2_share": 0.5, "l2_share": 0.6', "'l2_share' stands there twice"),
+    "twice": ('"l2_share": 0.5, "l2_share": 0.6', "'l2_share' appears twice"),
     "unknown": ('"../../etc": 1', "no constant '../../etc'"),
 }
 
@@ -170,13 +170,13 @@ def test_hostile_constants_are_refused_by_name(name: str) -> None:
     with pytest.warns(UserWarning, match="assumed ones hold"):
         assert calibrated(TARGET) == read_calibrated(shipped_constants("sm_90"))
     calibrated.cache_clear()
-    with pytest.raises(TableError, match=words):  # what somebody wrote is not thrown away
+    with pytest.raises(TableError, match=words):  # an existing file is not overwritten
         write_calibrated(path, "sm_90", Calibrated())
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("end", [0, 1], ids=["least", "most"])
-def test_constants_at_their_bounds_bring_no_layer_down(end: int) -> None:
+def test_constants_at_their_bounds_stop_no_layer(end: int) -> None:
     names = Constants().__dataclass_fields__
     extreme = Constants(**{name: bounds_of(name)[end] for name in names})
     write_calibrated(user_constants("sm_90"), "sm_90", Calibrated(extreme))
@@ -197,7 +197,7 @@ VALUES = st.recursive(
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A valid table with values, and then bytes, put in place of its own."""
+    """Draw a valid table in which values, then bytes, are replaced."""
     content = copy.deepcopy(VALID)
     for _ in range(draw(st.integers(0, 2))):
         place: Any = content
@@ -233,7 +233,7 @@ def test_a_mutated_table_gives_legal_winners_or_is_refused(content: bytes, tmp_p
 
 
 def tuned(winner: Winner, problem: Problem = PROBLEM) -> None:
-    """Have the user's table hold ``winner``."""
+    """Write ``winner`` to the user's table."""
     write_table(user_table("sm_90"), "sm_90", {problem.key: winner})
     select.forget()
 
@@ -252,21 +252,21 @@ CANNOT_RUN = {
 
 
 @pytest.mark.parametrize("name", CANNOT_RUN)
-def test_a_winner_that_cannot_run_is_passed_over_by_name(name: str) -> None:
+def test_a_winner_that_cannot_run_is_ignored_with_a_warning(name: str) -> None:
     family, tile = CANNOT_RUN[name]
     tuned(Winner(family, Tile.parse(tile), "measured", 0.1))
-    with pytest.warns(UserWarning, match="is passed over") as told:
+    with pytest.warns(UserWarning, match="is ignored; tuning") as caught:
         choice = select.choose(PROBLEM, TARGET)
     assert (choice, choice.ground) == (select.heuristic(PROBLEM, TARGET), "heuristic")
-    (words,) = [str(warning.message) for warning in told]
+    (words,) = [str(warning.message) for warning in caught]
     for part in (str(user_table("sm_90")), PROBLEM.key, tile):
         assert part in words
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert select.choose(PROBLEM, TARGET) == choice  # said once, not at each call
+        assert select.choose(PROBLEM, TARGET) == choice  # warned once, not at each call
 
 
-def test_a_family_of_another_version_is_passed_over() -> None:
+def test_a_family_of_another_version_is_ignored() -> None:
     tuned(Winner("../../etc", Tile.parse(TILE), "measured", 0.1))
     assert select.choose(PROBLEM, TARGET).ground == "heuristic"
 
@@ -278,8 +278,8 @@ def test_a_family_of_another_version_is_passed_over() -> None:
      PROBLEM.key.replace("g1", "g0"), PROBLEM.key.replace("s1x1", "s0x0")],
     ids=lambda key: ascii(key)[:24],
 )  # fmt: skip
-def test_a_key_that_names_no_layer_stands_in_no_layers_way(key: str) -> None:
-    """Even where neighbours are sought by their keys."""
+def test_a_key_that_names_no_layer_affects_no_layer(key: str) -> None:
+    """This holds also where neighbours are searched by their keys."""
     path = user_table("sm_90")
     write_table(path, "sm_90", {key: Winner("direct", Tile(64, 1, 1), "measured", 1.0)})
     write_calibrated(user_constants("sm_90"), "sm_90", Calibrated(untuned="neighbour"))
@@ -287,8 +287,8 @@ def test_a_key_that_names_no_layer_stands_in_no_layers_way(key: str) -> None:
     assert select.choose(PROBLEM, TARGET).ground == "heuristic"
 
 
-def test_what_was_predicted_for_the_architecture_is_legal_on_a_smaller_gpu_of_it() -> None:
-    """Splits follow the processors: half of them make no entry of the architecture's hostile."""
+def test_predictions_for_an_architecture_are_legal_on_its_smaller_gpus() -> None:
+    """Splits depend on the processors; with half as many, the architecture's entries stay legal."""
     split = Winner("implicit_gemm", Tile(64, 32, 64, 3, 4, splits=8), "predicted", 0.1)
     small = Problem(ConvGeometry(1, 512, 7, 7, 512, 3, 3, pad_h=1, pad_w=1), "fprop")
     tuned(split, small)
@@ -320,7 +320,7 @@ LAYERS = (
     direction=st.sampled_from(PASSES), name=st.sampled_from(sorted(TARGETS)),
     layout=st.sampled_from(["nhwc", "nchw"]),
 )  # fmt: skip
-def test_whatever_tile_a_table_holds_the_choice_can_be_planned(
+def test_the_choice_can_be_planned_for_any_tile_in_a_table(
     tile: Tile, family: str, layer: ConvGeometry, direction: Any, name: str, layout: Any
 ) -> None:
     target, problem = TARGETS[name], Problem(layer, direction, layout=layout)
@@ -348,18 +348,18 @@ def test_a_home_that_others_may_write_is_not_used(
     folder = user_table("sm_90").parent
     folder.chmod(0o777)
     select.forget()
-    with pytest.warns(UserWarning, match="ignored") as told:
+    with pytest.warns(UserWarning, match="ignored") as caught:
         assert select.choose(PROBLEM, TARGET).ground == "heuristic"
-    assert all(str(folder) in str(warning.message) for warning in told)
-    assert {str(warning.message).split()[0] for warning in told} == {"tuned", "constants"}
+    assert all(str(folder) in str(warning.message) for warning in caught)
+    assert {str(warning.message).split()[0] for warning in caught} == {"tuned", "constants"}
     with pytest.raises(TableError, match="anyone may write"):
         write_table(user_table("sm_90"), "sm_90", {PROBLEM.key: winner})
-    monkeypatch.setenv("TCONV_HOME", str(tmp_path / "tconv"))  # who names it trusts it
+    monkeypatch.setenv("TCONV_HOME", str(tmp_path / "tconv"))  # a folder named there is trusted
     select.forget()
     assert select.choose(PROBLEM, TARGET).tile == winner.tile
 
 
-def test_tables_are_kept_in_a_folder_of_ones_own(
+def test_tables_are_kept_in_a_private_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TCONV_HOME", str(tmp_path / "new" / "home"))
@@ -368,7 +368,7 @@ def test_tables_are_kept_in_a_folder_of_ones_own(
         assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_table_does_not_outgrow_what_is_read_again(
+def test_a_table_never_grows_too_large_to_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, winner = tmp_path / "winners.json", Winner("direct", Tile(64, 1, 1), "measured", 1.0)

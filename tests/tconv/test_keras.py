@@ -1,4 +1,4 @@
-"""Keras's layers on our kernels against Keras's own: outputs, gradients, files, training."""
+"""Tests of the Keras layers against Keras's own: outputs, gradients, files, training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def volume(channels: int, height: int, width: int, data_format: str, seed: int =
 
 
 def agree(theirs: Any, mine: Any, x: torch.Tensor, kernel: str) -> None:
-    """The same output and gradients, by a kernel of ours."""
+    """Check equal outputs and gradients, and that our kernel was launched."""
     expected = theirs(x)
     with recorded() as log:
         result = mine(x)
@@ -64,7 +64,7 @@ def agree(theirs: Any, mine: Any, x: torch.Tensor, kernel: str) -> None:
     st.tuples(st.integers(7, 10), st.integers(7, 10)),
     st.booleans(),
 )
-def test_conv2d_is_keras_own(
+def test_conv2d_equals_keras(
     padding: str, data_format: str, extent: tuple[int, int], stride: int, dilation: int,
     groups: int, size: tuple[int, int], use_bias: bool,
 ) -> None:  # fmt: skip
@@ -79,13 +79,13 @@ def test_conv2d_is_keras_own(
 @pytest.mark.parametrize("data_format", FORMATS)
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize(("window", "stride"), [(2, None), (3, 2), ((2, 3), (1, 2)), (3, 1)])
-def test_max_pooling_is_keras_own(window: Any, stride: Any, padding: str, data_format: str) -> None:
+def test_max_pooling_equals_keras(window: Any, stride: Any, padding: str, data_format: str) -> None:
     arguments = {"strides": stride, "padding": padding, "data_format": data_format}
     layers = keras.layers.MaxPooling2D(window, **arguments), ours.MaxPooling2D(window, **arguments)
     agree(*layers, volume(3, 8, 7, data_format), "max_pool")
 
 
-# Layers by name: the arguments, and which of our kernels must run.
+# Layers by name: the arguments, and our kernel that must run.
 LAYERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "transposed": ("Conv2DTranspose", {"filters": 3, "kernel_size": 3, "strides": 2}, "dgrad"),
     "transposed-same": (
@@ -113,7 +113,7 @@ LAYERS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("data_format", FORMATS)
 @pytest.mark.parametrize("name", LAYERS)
-def test_layers_are_keras_own(name: str, data_format: str) -> None:
+def test_layers_equal_keras(name: str, data_format: str) -> None:
     kind, arguments, kernel = LAYERS[name]
     layers = (getattr(source, kind)(**arguments, data_format=data_format)
               for source in (keras.layers, ours))  # fmt: skip
@@ -123,7 +123,7 @@ def test_layers_are_keras_own(name: str, data_format: str) -> None:
 @pytest.mark.parametrize("padding", ["valid", "same", "causal"])
 @pytest.mark.parametrize("window", [{"strides": 2}, {"dilation_rate": 3, "groups": 2}],
                          ids=["strided", "dilated"])  # fmt: skip
-def test_conv1d_is_keras_own(window: dict[str, int], padding: str) -> None:
+def test_conv1d_equals_keras(window: dict[str, int], padding: str) -> None:
     x = volume(4, 11, 1, FORMATS[0])[:, :, 0].detach().requires_grad_()
     layers = (source(6, 4, padding=padding, **window) for source in (keras.layers.Conv1D,
                                                                       ours.Conv1D))  # fmt: skip
@@ -145,7 +145,7 @@ def network() -> Any:
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32"])
-def test_max_pooling_of_integers_is_keras_own(dtype: str, padding: str) -> None:
+def test_max_pooling_of_integers_equals_keras(dtype: str, padding: str) -> None:
     limits = np.iinfo(dtype)
     x = np.random.default_rng(0).integers(
         limits.min, limits.max, (1, 7, 7, 2), dtype, endpoint=True
@@ -164,7 +164,7 @@ def test_a_model_trains_saves_and_loads(tmp_path: Path) -> None:
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     labels = np.arange(64) % 2
     images = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
-    images[:, 2:6, 2:6] += labels[:, None, None, None]  # a bright square, or none
+    images[:, 2:6, 2:6] += labels[:, None, None, None]  # a bright square if the label is 1
     with recorded() as log:
         losses = model.fit(images, labels, batch_size=32, epochs=4, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
@@ -179,7 +179,7 @@ def test_a_model_trains_saves_and_loads(tmp_path: Path) -> None:
 
 
 def imported(prelude: str, **environment: str) -> str:
-    """What the last line of an import's traceback says."""
+    """Return the last line of a failing import's traceback."""
     done = subprocess.run(
         [sys.executable, "-c", f"{prelude}\nimport tconv.keras"], cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True,
@@ -188,13 +188,13 @@ def imported(prelude: str, **environment: str) -> str:
     return done.stderr.strip().splitlines()[-1]
 
 
-def test_without_keras_it_is_said_what_to_install() -> None:
+def test_without_keras_the_error_names_what_to_install() -> None:
     absent = "import sys, importlib.util as u\nsys.modules['keras'] = None\n"
     absent += "u.find_spec = lambda name: None"
     assert "python -m pip install 'tconv[keras]'" in imported(absent)
 
 
-def test_on_another_backend_it_is_said_what_to_set() -> None:
-    # Keras ships a backend of its own for inference that needs nothing else.
+def test_on_another_backend_the_error_names_what_to_set() -> None:
+    # Keras's own backend for inference needs no other package.
     assert "KERAS_BACKEND=torch" in imported("", KERAS_BACKEND="numpy")
     assert "KERAS_BACKEND=torch" in imported("", KERAS_BACKEND="tensorflow")

@@ -1,4 +1,4 @@
-"""Compiled kernels are code: their folder is their user's alone."""
+"""Tests that the folder of compiled kernels, which are code, is private to the user."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ compile_choice(problem, Choice("implicit_gemm", Tile(16, 16, 16)), TARGETS["sm_9
 
 @pytest.fixture
 def default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where Triton would keep kernels by itself."""
+    """Triton's default folder of kernels."""
     monkeypatch.setenv("TRITON_HOME", str(tmp_path))
-    monkeypatch.setenv(VARIABLE, "")  # so that it is put back
+    monkeypatch.setenv(VARIABLE, "")  # so that monkeypatch restores it
     monkeypatch.delenv(VARIABLE)
     guard.cache_clear()
     yield tmp_path / ".triton" / "cache"
@@ -48,7 +48,7 @@ def quietly() -> None:
         guard()
 
 
-def test_a_folder_that_is_missing_is_made_for_its_user_alone(default: Path) -> None:
+def test_a_missing_folder_is_created_private(default: Path) -> None:
     before = os.umask(0)
     try:
         quietly()
@@ -58,7 +58,7 @@ def test_a_folder_that_is_missing_is_made_for_its_user_alone(default: Path) -> N
     assert VARIABLE not in os.environ
 
 
-def test_one_that_is_there_is_left_as_it_is(default: Path) -> None:
+def test_an_existing_folder_is_unchanged(default: Path) -> None:
     default.mkdir(parents=True)
     default.chmod(0o775)
     quietly()
@@ -67,7 +67,7 @@ def test_one_that_is_there_is_left_as_it_is(default: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [".", ".."])
-def test_one_that_anyone_may_write_to_is_left_for_our_own(
+def test_a_folder_that_anyone_may_write_to_is_replaced_by_our_own(
     default: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     default.mkdir(parents=True)
@@ -78,10 +78,10 @@ def test_one_that_anyone_may_write_to_is_left_for_our_own(
     assert os.environ[VARIABLE] == str(own)
     assert mode(own) == 0o700
     guard.cache_clear()
-    quietly()  # as a worker that inherits it finds it
+    quietly()  # as in a worker that inherits the variable
 
 
-def test_one_that_the_user_has_chosen_is_used_and_named(
+def test_a_folder_chosen_by_the_user_is_used_with_a_warning(
     default: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = tmp_path / "chosen"
@@ -96,7 +96,9 @@ def test_one_that_the_user_has_chosen_is_used_and_named(
     assert os.environ[VARIABLE] == str(chosen)
 
 
-def test_where_none_can_be_made_it_is_said(default: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_created_is_named(
+    default: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     default.mkdir(parents=True)
     default.chmod(0o777)
     monkeypatch.setattr(kernel_cache, "home", lambda: Path("/dev/null"))
@@ -105,8 +107,8 @@ def test_where_none_can_be_made_it_is_said(default: Path, monkeypatch: pytest.Mo
     assert VARIABLE not in os.environ
 
 
-def test_the_compiler_finds_it(default: Path) -> None:
-    """For real, in a process without the interpreter."""
+def test_the_compiler_uses_the_folder(default: Path) -> None:
+    """Kernels are really compiled, in a process without the interpreter."""
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     environment.pop("TRITON_INTERPRET", None)
     subprocess.run([sys.executable, "-c", COMPILE], env=environment, check=True, umask=0)

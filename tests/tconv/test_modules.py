@@ -1,4 +1,4 @@
-"""The modules stand wherever torch's stood."""
+"""Tests that the modules are drop-in replacements for torch's."""
 
 from __future__ import annotations
 

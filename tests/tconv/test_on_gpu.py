@@ -1,6 +1,4 @@
-"""What only compiled kernels can show, on a GPU or an emulated one: every family, large offsets,
-streams, threads, a training.
-"""
+"""Tests of compiled kernels on a real or emulated GPU: families, offsets, streams, training."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ ARITHMETICS = ("float16", "bfloat16", "tf32", "tf32x3", "float64")
 
 
 def checked(problem: Problem, choice: Choice) -> Verdict:
-    """On a GPU the layer itself; on an emulated one a copy that takes the same branches."""
+    """Check the layer on a GPU, or a smaller one with the same branches on an emulated GPU."""
     return emulate.check(problem, choice) if emulated() else check_on_gpu(problem, choice)
 
 
@@ -55,7 +53,7 @@ def checked(problem: Problem, choice: Choice) -> Verdict:
 @pytest.mark.parametrize("direction", PASSES)
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_family_that_serves_is_right(name: str, direction: Pass, arithmetic: str) -> None:
-    """Heuristic tiles and the model's choice, in both formats, outputs poisoned, against fp64."""
+    """Heuristic tiles and the model's choice equal fp64, in both formats, with poisoned outputs."""
     target = target_for(DEVICE)
     for layout in ("nhwc", "nchw"):
         problem = Problem.of(LAYERS[name], direction, arithmetic, layout)  # type: ignore[arg-type]
@@ -77,7 +75,7 @@ def _memory_for(gigabytes: float) -> None:
 @pytest.mark.device
 @pytest.mark.parametrize("channels_last", [True, False], ids=["nhwc", "nchw"])
 def test_offsets_beyond_2_to_the_31(channels_last: bool) -> None:
-    """The last image of a batch lies where a 32-bit offset no longer reaches."""
+    """The last image of a batch is beyond the reach of 32-bit offsets."""
     _memory_for(40)
     form = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(66, 16, 1448, 1448, device="cuda", dtype=torch.float16)  # 2.2e9 elements
@@ -102,7 +100,7 @@ def test_offsets_beyond_2_to_the_31(channels_last: bool) -> None:
 
 @pytest.mark.device
 def test_streams_and_threads_share_a_module() -> None:
-    """Four host threads on two streams, the first call of all: each gets what it would alone."""
+    """Four host threads on two streams make their first calls at once; each result is right."""
     layer = tconv.ConvReLUPool2d(24, 40, 3, padding=1).cuda().half()
     inputs = [torch.randn(4, 24, 30, 30, device="cuda", dtype=torch.float16) for _ in range(4)]
     torch.cuda.synchronize()
@@ -147,7 +145,7 @@ def _losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.device
 def test_vgg_trains_as_two_runs_of_cudnn_do() -> None:
-    """From the same weights and batches: no farther from torch than torch from itself."""
+    """With the same weights and batches, ours differs from torch no more than torch from itself."""
     _memory_for(12)
     torch.manual_seed(0)
     model = vgg11(num_classes=10)
@@ -186,7 +184,7 @@ def test_compiles_on_a_gpu_with_a_batch_that_grows() -> None:
 
 
 def test_a_plan_made_for_one_geometry_serves_no_other() -> None:
-    """Geometries one after the other, as a user's batches come: nothing of one leaks."""
+    """Geometries follow each other as a user's batches do; each has its own plan."""
     w = torch.randn(16, 16, 3, 3, device=DEVICE, dtype=torch.float16)
     shape = LAYERS["3x3"]
     for batch, size in ((1, 9), (4, 9), (4, 10), (1, 9), (3, 33)):

@@ -1,4 +1,4 @@
-"""Choices for empty problems: no cost model holds for them, on any target."""
+"""Tests of choices for empty problems, to which no cost model applies."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ def test_an_empty_extent_has_a_plan(shape: ConvGeometry, target: object) -> None
                 results = {"fprop": shape.y_elements, "dgrad": shape.x_elements}
                 written = results.get(direction, shape.w_elements)
                 launched = [launch for launch in plan.launches if 0 not in launch.grid]
-                assert bool(launched) or written == 0  # a result that exists is written
+                assert bool(launched) or written == 0  # a non-empty result is written

@@ -1,7 +1,7 @@
-"""Several host threads, one module, the first call of all: with the driver faked, on any machine.
+"""Tests of first calls of one module from several host threads, with a fake driver.
 
-Kernels are really compiled; what each launch is given is looked at. On a GPU the results are
-(``test_on_gpu.py``).
+Kernels are really compiled, and the launches' arguments are checked. ``test_on_gpu.py`` checks the
+results on a GPU.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ print(len(seen), "launches")
 '''
 
 
-def test_a_first_call_from_four_threads_mixes_nothing_up() -> None:
+def test_first_calls_from_four_threads_do_not_interfere() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", PROBE], env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT,

@@ -1,4 +1,4 @@
-"""A tile is checked when it is made."""
+"""Tests that a tile is checked when it is made."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tconv.tile import TILE_LEGEND, Tile
         ({"splits": True}, "splits is True"),
     ],
 )
-def test_refuses_by_name(change: dict[str, int], words: str) -> None:
+def test_errors_name_the_value(change: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(Tile(64, 64, 32), **change)
 
 
 @pytest.mark.parametrize("text", ["", "64x64", "64x64x32", "64x64x32 s3 w4 g8 k1 x"])
-def test_what_is_no_tile_is_refused(text: str) -> None:
+def test_text_that_is_not_a_tile_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a tile"):
         Tile.parse(text)
 
@@ -50,11 +50,11 @@ def test_heuristic_tiles_can_be_launched(target, dtype: str) -> None:  # type: i
             problem = Problem(layer, direction, dtype)  # type: ignore[arg-type]
             choice = heuristic(problem, target)
             tile = choice.tile
-            if choice.family in ("direct", "depthwise"):  # no matrix unit: threads with work
+            if choice.family in ("direct", "depthwise"):  # no matrix unit: every thread has work
                 assert tile.block_m * tile.block_n * tile.block_k >= tile.warps * target.warp_size
                 continue
             operands = (tile.block_m + tile.block_n) * tile.block_k * problem.itemsize
-            assert min(tile.block_m, tile.block_n, tile.block_k) >= 16  # the least of tl.dot
+            assert min(tile.block_m, tile.block_n, tile.block_k) >= 16  # the minimum of tl.dot
             buffers = tile.stages if target.sm >= 90 else max(1, tile.stages - 1)
             assert buffers * operands <= target.shared_per_program
 

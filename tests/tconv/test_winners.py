@@ -1,4 +1,4 @@
-"""Tuned tables: written in one step, read with care, never overwritten when in doubt."""
+"""Tests of tuned tables: atomic writes, checked reads, unusable files left unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WINNER = Winner("implicit_gemm", TILE, "predicted", 0.25)
 TARGET = TARGETS["sm_90"]
 
 
-def test_a_finished_tune_takes_effect() -> None:
+def test_written_winners_take_effect() -> None:
     select.forget()
     assert select.choose(PROBLEM, TARGET).ground == "heuristic"
     write_table(user_table("sm_90"), "sm_90", {PROBLEM.key: WINNER})
@@ -35,7 +35,7 @@ def test_a_finished_tune_takes_effect() -> None:
     select.forget()
 
 
-def test_measured_is_not_displaced_by_predicted(tmp_path: Path) -> None:
+def test_a_predicted_winner_does_not_replace_a_measured_one(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     measured = Winner("implicit_gemm", TILE, "measured", 0.5)
     write_table(path, "sm_90", {"a": measured, "b": WINNER})
@@ -59,7 +59,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_damaged_tables_are_named_and_left_alone(name: str, tmp_path: Path) -> None:
+def test_damaged_tables_are_named_and_left_unchanged(name: str, tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_bytes(DAMAGED[name].encode("utf-8", "surrogateescape"))
     before = path.read_bytes()
@@ -70,7 +70,7 @@ def test_damaged_tables_are_named_and_left_alone(name: str, tmp_path: Path) -> N
     assert path.read_bytes() == before
 
 
-def test_choosing_goes_on_past_a_damaged_table() -> None:
+def test_a_damaged_table_does_not_stop_choosing() -> None:
     path = user_table("sm_90")
     path.parent.mkdir(parents=True)
     path.write_text("{")

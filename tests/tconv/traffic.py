@@ -1,4 +1,4 @@
-"""Counts the bytes that a launch moves, from its own masks, in the interpreter."""
+"""Counter of the bytes that a launch moves in the interpreter, from the launch's own masks."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Program = tuple[int, ...]
 
 @dataclass
 class Traffic:
-    """Addresses that programs load and store, where their masks allow; with repetitions."""
+    """Addresses that programs load and store where their masks allow, with repetitions."""
 
     loads: dict[Program, list[Any]] = field(default_factory=lambda: defaultdict(list))
     stores: dict[Program, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
     def loaded(self, tensor: Any) -> int:
-        """Bytes of ``tensor`` that programs load, each address once a program."""
+        """Return the bytes of ``tensor`` that programs load, each address once per program."""
         return self._bytes(self.loads, tensor, once=True)
 
     def requested(self, tensor: Any) -> int:
-        """The same with every repetition: what the L1 is asked for."""
+        """Return the bytes that programs request of ``tensor``, with repetitions: L1 traffic."""
         return self._bytes(self.loads, tensor, once=False)
 
     def stored(self, tensor: Any) -> int:
-        """Bytes of ``tensor`` that are stored; with repetitions, of which there should be none."""
+        """Return the bytes stored to ``tensor``, with repetitions (there should be none)."""
         return self._bytes(self.stores, tensor, once=False)
 
     def _bytes(self, log: dict[Program, list[Any]], tensor: Any, once: bool) -> int:
@@ -46,7 +46,7 @@ class Traffic:
 
 @contextlib.contextmanager
 def traffic() -> Iterator[Traffic]:
-    """The traffic of the launch within the ``with`` block."""
+    """Record the traffic of the launch in the ``with`` block."""
     counted = Traffic()
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
 

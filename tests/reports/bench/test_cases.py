@@ -1,4 +1,4 @@
-"""What a bench run would measure."""
+"""Tests of the cases that a bench run measures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from reports.bench.run import SUITES, default_work
 from tconv.geometry import PASSES
 
 
-def test_every_layer_and_pass_of_vgg16_with_its_endings_and_pools() -> None:
+def test_every_layer_and_pass_of_vgg16_with_its_epilogues_and_pools() -> None:
     found = list(cases(["vgg16"], PASSES, ["float16"], 64))
     convs = [case for case in found if isinstance(case, ConvCase)]
     pools = [case for case in found if isinstance(case, PoolCase)]
@@ -28,7 +28,7 @@ def test_accurate_float32_repeats_no_pool() -> None:
     assert {case.problem.dtype for case in pools("tf32")} == {"float32"}
 
 
-def test_all_that_the_goals_ask_for_is_measured() -> None:
+def test_everything_that_the_goals_need_is_measured() -> None:
     work = default_work()
     assert {case.suite for case in work.cases} == set(SUITES)
     assert {(n.model, n.mode, n.batch) for n in work.networks} >= {

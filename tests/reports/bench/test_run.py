@@ -1,6 +1,6 @@
-"""A bench run on the device at hand: without a GPU, in the interpreter, on small layers.
+"""Tests of a bench run on small layers, in the interpreter if there is no GPU.
 
-What it gives is right in all but its times: the same calls, checks, files.
+Everything but the times is as on a GPU: the same calls, checks and files.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def test_all_sides_compute_the_same_and_ours_launches_kernels(case: Case) -> Non
     assert not launches
     for result in (ours, *theirs.values()):
         torch.testing.assert_close(result.double(), wanted, rtol=1e-2, atol=2e-2)
-    if ours.shape[1] > 1:  # of one channel the two formats are the same memory
+    if ours.shape[1] > 1:  # with one channel the two formats are the same
         assert theirs["nchw"].is_contiguous()
         assert theirs["nhwc"].is_contiguous(memory_format=torch.channels_last)
         assert ours.is_contiguous(memory_format=torch.channels_last)
@@ -69,7 +69,7 @@ def test_a_row_has_times_of_three_sides_and_errors_of_two() -> None:
     assert (row.family, row.kind) == ("implicit_gemm", "measured")
 
 
-def test_a_run_is_kept_row_by_row_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_stored_row_by_row_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     sample = measure_case(SMALL[0], DEVICE, REHEARSAL)
 
@@ -97,7 +97,7 @@ def test_a_run_is_kept_row_by_row_and_goes_on(monkeypatch: pytest.MonkeyPatch) -
     (note,) = kept.about.notes
     assert "small+relu conv fprop could not be measured: RuntimeError: out of memory" in note
 
-    monkeypatch.setattr("autotune.provenance.source_hash", lambda: "another")
+    monkeypatch.setattr("reports.bench.run.source_hash", lambda: "another")
     other = Run(REHEARSAL, DEVICE)
     assert other.tables.layers == []
     aside = folder_of("rehearsal").parent.glob("rehearsal.*")
@@ -115,7 +115,7 @@ def test_a_run_is_kept_row_by_row_and_goes_on(monkeypatch: pytest.MonkeyPatch) -
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("lost", [False, True], ids=["context stays", "context is lost"])
-def test_an_error_of_triton_is_recorded_and_the_run_goes_on(
+def test_an_error_of_triton_is_recorded_and_the_run_continues(
     error: Exception, lost: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
@@ -135,7 +135,7 @@ def test_an_error_of_triton_is_recorded_and_the_run_goes_on(
     run = Run(REHEARSAL, DEVICE)
     with pytest.raises(DeviceLostError) if lost else contextlib.nullcontext():
         run.do(Work(SMALL))
-    if lost:  # in a process that has another context
+    if lost:  # in a process with a new context
         run = Run(REHEARSAL, DEVICE)
         run.do(Work(SMALL))
     assert made == [case.name for case in SMALL]
@@ -145,7 +145,7 @@ def test_an_error_of_triton_is_recorded_and_the_run_goes_on(
     assert note.startswith(f"{SMALL[0].name} {words}: {type(error).__name__}")
 
 
-def test_whole_networks_and_where_their_time_goes() -> None:
+def test_whole_networks_and_their_time_by_operator() -> None:
     case = NetworkCase("lenet5", "inference", 2, "float32")
     found = measure_network(case, DEVICE, rounds=1)
     assert {row.backend for row in found.rows} >= {"tconv", "torch"}
@@ -154,10 +154,10 @@ def test_whole_networks_and_where_their_time_goes() -> None:
     assert not found.missing
 
 
-def test_networks_are_compared_under_the_switches_that_are_reported(
+def test_networks_are_compared_with_the_reported_switches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """cuDNN may try its algorithms, and no side uses TF32 unless the dtype asks for it."""
+    """cuDNN may benchmark its algorithms, and TF32 is on only for that dtype."""
     seen = []
 
     def step(case: NetworkCase, backend: str, device: torch.device) -> Callable[[], None]:
@@ -173,12 +173,12 @@ def test_networks_are_compared_under_the_switches_that_are_reported(
 
 
 @pytest.mark.parametrize("ends", ["its own limit", "the run"])
-def test_a_backend_that_compiles_for_ever_is_stopped(
+def test_a_backend_that_never_stops_compiling_is_stopped(
     ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def step(case: NetworkCase, backend: str, device: torch.device) -> Callable[[], None]:
         if backend == "torch":
-            with contextlib.suppress(Exception):  # as compilers do, who try another way
+            with contextlib.suppress(Exception):  # as compilers do, which then try another way
                 threading.Event().wait()
         return lambda: None
 
@@ -198,7 +198,7 @@ def test_a_backend_that_compiles_for_ever_is_stopped(
     assert not run.tables.about.notes
 
 
-def test_a_backend_that_fails_is_named_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_backend_is_named_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("no such fusion")
 
@@ -227,19 +227,19 @@ def test_operators_are_counted_by_kind(operator: str, kind: str) -> None:
     assert kind_of(operator) == kind
 
 
-def test_memory_is_told_by_devices_that_count() -> None:
+def test_memory_is_reported_only_by_devices_that_count_it() -> None:
     row = memory_of(suite("lenet5", 2)[0], "float32", DEVICE)
     if DEVICE.type == "cuda":
         assert row is not None
         assert row.tconv_peak_mib > 0
     else:
         assert row is None
-        with peak_memory(DEVICE) as told:
+        with peak_memory(DEVICE) as peak:
             pass
-        assert told() is None
+        assert peak() is None
 
 
-def test_the_hosts_clock_takes_turns() -> None:
+def test_the_host_clock_alternates_between_sides() -> None:
     made: list[int] = []
     timer = bench_layers.HostTimer([lambda: made.append(0), lambda: made.append(1)])
     assert len(timer(3)) == 3

@@ -1,4 +1,4 @@
-"""The run on a GPU, as far as a CPU can tell: its order, its memory, its end."""
+"""Tests of the GPU run that need no GPU: order of parts, stored state, time limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import torch
 
 from autotune.deadline import Deadline
 from autotune.evaluate import DeviceLostError
-from autotune.provenance import source_hash
 from reports.bench.run import REHEARSAL, Run
 from reports.gpu_run import steps
 from reports.gpu_run.__main__ import supervise
@@ -35,6 +34,7 @@ from reports.gpu_run.steps import (
 )
 from reports.tables import Tables, write_tables
 from tconv.families import FAMILIES
+from tconv.source import source_hash
 from tconv.target import TARGETS
 from tests.autotune.test_workers import gone, until
 from tests.reports.conftest import measured
@@ -48,7 +48,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
                    rehearse=True, tell=lambda line: None)  # fmt: skip
 
 
-def test_a_part_is_done_once_and_what_it_said_is_kept(context: Context) -> None:
+def test_a_part_runs_once_and_its_note_is_kept(context: Context) -> None:
     made = []
     task = Task("tests", "one", lambda _: made.append(1) or "all passed")
     perform(task, context)
@@ -71,7 +71,7 @@ def test_how_a_part_ends(context: Context, error: Exception, outcome: str | None
         raise error
 
     perform(Task("bench", "one", run), context)
-    if outcome is None:  # the next run takes it up
+    if outcome is None:  # the next run repeats it
         assert context.left == ["bench: one"]
         assert not context.state.known("bench", "one")
     else:
@@ -80,13 +80,13 @@ def test_how_a_part_ends(context: Context, error: Exception, outcome: str | None
         assert str(error) in part.note
 
 
-def test_no_part_begins_that_could_not_end(context: Context) -> None:
+def test_no_part_starts_without_time_to_finish(context: Context) -> None:
     late = replace(context, deadline=Deadline(3.0), left=[])
     perform(Task("tune", "long", lambda _: pytest.fail("it was begun"), least=10.0), late)
     assert late.left == ["tune: long"]
 
 
-def test_what_ran_out_of_its_time_is_tried_again_but_not_for_ever(context: Context) -> None:
+def test_a_part_that_ran_out_of_time_is_retried_a_few_times(context: Context) -> None:
     tried = []
 
     def slow(_: Context) -> str:
@@ -101,7 +101,7 @@ def test_what_ran_out_of_its_time_is_tried_again_but_not_for_ever(context: Conte
     assert (label, part.outcome, part.over) == ("sanitizer memcheck 1/4", "unfinished", True)
 
 
-def test_a_lost_gpu_ends_the_process_and_is_no_fault_of_the_part(context: Context) -> None:
+def test_a_lost_gpu_ends_the_process_and_does_not_fail_the_part(context: Context) -> None:
     def lose(_: Context) -> str:
         assert State.read(context.state.path, "code").at_work == ("bench", "vgg16")
         raise DeviceLostError("the GPU context was lost")
@@ -113,7 +113,7 @@ def test_a_lost_gpu_ends_the_process_and_is_no_fault_of_the_part(context: Contex
     assert not state.known("bench", "vgg16")
 
 
-def test_a_command_that_fails_or_hangs_is_told_with_its_last_words(context: Context) -> None:
+def test_a_command_that_fails_or_hangs_is_reported_with_its_last_lines(context: Context) -> None:
     fail = [sys.executable, "-c", "import sys; print('last words'); sys.exit(3)"]
     with pytest.raises(RuntimeError, match="exit code 3:\nlast words"):
         context.spawn(fail, 30.0, "logs/a.txt")
@@ -124,8 +124,8 @@ def test_a_command_that_fails_or_hangs_is_told_with_its_last_words(context: Cont
         replace(context, deadline=Deadline(0.2)).spawn(hang, 30.0, "logs/c.txt")
 
 
-def test_what_a_stopped_command_has_started_ends_with_it(context: Context) -> None:
-    """A tool leaves its target behind, pytest its workers."""
+def test_children_of_a_stopped_command_end_with_it(context: Context) -> None:
+    """A tool may leave its target running, and pytest its workers."""
     code = (
         "import subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
@@ -150,7 +150,7 @@ echo "{words}"; exit {probe}
      (0, 9, "failed", "exit code 9")],
     ids=["refused", "clean", "fault"],
 )  # fmt: skip
-def test_a_tool_that_refuses_the_device_is_no_failure(
+def test_a_tool_that_refuses_the_device_is_not_a_failure(
     probe: int, small: int, outcome: str, words: str,
     context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -193,7 +193,7 @@ def test_follows():
 """
 
 
-def test_tests_go_on_where_time_ran_out_and_one_that_hangs_is_left_out(
+def test_tests_resume_after_the_time_limit_without_one_that_hangs(
     context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     suite = tmp_path / "test_suite.py"
@@ -204,7 +204,7 @@ def test_tests_go_on_where_time_ran_out_and_one_that_hangs_is_left_out(
     outcomes.parent.mkdir(parents=True)
 
     def spawn(self: Context, command: list[str], *_: object) -> str:
-        """Until the test hangs, however long the machine takes to get there."""
+        """Run until the test hangs, however slow the machine is."""
         before = (tmp_path / "seen").read_text() if (tmp_path / "seen").exists() else ""
         process = subprocess.Popen(command, env={**os.environ, VARIABLE: str(outcomes)},
                                    stdout=subprocess.PIPE, start_new_session=True)  # fmt: skip
@@ -261,7 +261,7 @@ assert not state.known("bench", "loses the GPU")
 """
 
 
-def test_a_process_that_dies_is_followed_by_another(tmp_path: Path) -> None:
+def test_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "child.py").write_text(CHILD)
     commands = []
 
@@ -288,7 +288,7 @@ def test_a_process_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monke
     assert (label, part.outcome, part.over) == ("tune vgg16 float16", "unfinished", False)
 
 
-# What the machine with the GPU does not have: see the package lists of both.
+# Packages that the machine with the GPU lacks.
 ABSENT = ("nox", "platformdirs", "dask", "distributed", "optuna", "pydantic", "keras", "expecttest",
           "kernel_tuner", "xdist", "twine")  # fmt: skip
 IMPORTS = """
@@ -320,7 +320,7 @@ print("imported")
 """
 
 
-def test_it_imports_nothing_that_the_machine_lacks(tmp_path: Path) -> None:
+def test_no_import_is_missing_on_the_gpu_machine(tmp_path: Path) -> None:
     code = IMPORTS.format(absent=ABSENT)
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TCONV_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True,
@@ -329,7 +329,7 @@ def test_it_imports_nothing_that_the_machine_lacks(tmp_path: Path) -> None:
     assert done.stdout.strip().endswith("imported")
 
 
-def test_a_damaged_state_is_said(tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     for text in ("{", "[]", json.dumps({"code": "a", "parts": {"tests": {"one": {"x": 1}}}})):
         path.write_text(text)
@@ -338,7 +338,7 @@ def test_a_damaged_state_is_said(tmp_path: Path) -> None:
         assert path.read_text() == text
 
 
-def test_first_correctness_then_tuning_then_the_bench() -> None:
+def test_correctness_comes_before_tuning_and_the_bench() -> None:
     found = [(task.step, task.name) for task in tasks(rehearse=False)]
     assert len(set(found)) == len(found)
     order = list(dict.fromkeys(step for step, _ in found))
@@ -367,7 +367,7 @@ def test_every_family_runs_on_a_small_layer() -> None:
     assert all(shape.x_elements < 20_000 for shape in (*LAYERS.values(), *POOLS.values()))
 
 
-def test_a_part_keeps_no_more_than_its_last_words(tmp_path: Path) -> None:
+def test_a_part_keeps_only_its_last_lines(tmp_path: Path) -> None:
     state = State(tmp_path / "run.json", "code")
     state.keep("tests", "one", Part("failed", 1.0, "x" * 100_000 + "the end"))
     note = State.read(state.path, "code").parts["tests"]["one"].note

@@ -1,4 +1,4 @@
-"""Predicted before, measured after."""
+"""Tests of writing predictions and comparing them with later measurements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from autotune.workers import Task
 from reports.gpu_run import predictions
 from reports.gpu_run.predictions import (
     GPUS,
@@ -24,11 +23,12 @@ from reports.gpu_run.predictions import (
 )
 from reports.tables import Tables
 from tconv.target import bandwidth_of
+from tconv_workers import Task
 from tests.reports.conftest import measured
 
 
 class InPlace:
-    """Workers that work in this process."""
+    """Stand-in for workers that runs tasks in this process."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -44,7 +44,7 @@ class InPlace:
         pass
 
 
-def test_they_are_written_once_for_each_gpu(
+def test_predictions_are_written_once_for_each_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictions, "Workers", InPlace)
@@ -56,7 +56,7 @@ def test_they_are_written_once_for_each_gpu(
     assert all(row.predicted_ms > 0 for row in (*h100, *h200))
     before = files[0].read_text()
     files[1].unlink()
-    write_predictions(tmp_path, work=TUNED[1:2], most=1)  # what was written before stays
+    write_predictions(tmp_path, work=TUNED[1:2], most=1)  # earlier predictions are kept
     assert files[0].read_text() == before
     assert len(read_predictions(files[1])) == 1
 
@@ -72,11 +72,11 @@ def test_the_page_compares_by_layer_and_pass(tables: Tables) -> None:
     rows = [replace(row, tconv_ms=2.0) for row in measured(tables).layers
             if row.filters and not row.epilogue]  # fmt: skip
     figures = ("implicit_gemm", "64x64x32 s3 w4 g8 k1", 1.0)
-    told = [Predicted(row.suite, row.layer, row.direction, row.dtype, row.batch, *figures)
+    predicted_rows = [Predicted(row.suite, row.layer, row.direction, row.dtype, row.batch, *figures)
             for row in rows]  # fmt: skip
-    absent = replace(told[0], layer="never measured")
-    found = compared([*told, absent], rows)
-    assert [each.predicted for each in found] == told
+    absent = replace(predicted_rows[0], layer="never measured")
+    found = compared([*predicted_rows, absent], rows)
+    assert [each.predicted for each in found] == predicted_rows
     text = page(found, "NVIDIA H200")
     assert "never measured" not in text
     for direction in {row.direction for row in rows}:
@@ -86,14 +86,14 @@ def test_the_page_compares_by_layer_and_pass(tables: Tables) -> None:
                for row in rows)  # fmt: skip
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "nvidia-h200.csv"
     path.write_text("suite,layer\nvgg16,features.0\n")
     with pytest.raises(ValueError, match="holds no predictions"):
         read_predictions(path)
 
 
-def test_what_is_predicted_is_what_is_tuned() -> None:
+def test_predictions_cover_the_tuned_problems() -> None:
     from reports.gpu_run import steps
 
     assert steps.TUNED is predictions.TUNED

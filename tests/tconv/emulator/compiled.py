@@ -1,7 +1,7 @@
-"""Kernels compiled for the virtual GPU, in a process of its own.
+"""Test kernels compiled for the virtual GPU in a separate process.
 
 ``python -m tests.tconv.emulator.compiled`` prints a JSON object: kernel and target to PTX,
-shared memory and tensor-map layouts. Triton's interpreter and compiler share no process.
+shared memory and tensor-map layouts. Triton's interpreter and compiler cannot share a process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.tconv.emulator import kernels
 
 
 def cases(sm: int) -> dict[str, tuple[Any, dict[str, str], dict[str, int], dict[str, int]]]:
-    """Name: kernel, types of its arguments, constants, options."""
+    """Return by name: kernel, types of its arguments, constants, options."""
     tile = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}
     sizes = {"m": "i32", "n": "i32", "k": "i32"}
     halves = {"a": "*fp16", "b": "*fp16", "c": "*fp32"}
@@ -66,7 +66,7 @@ def cases(sm: int) -> dict[str, tuple[Any, dict[str, str], dict[str, int], dict[
 def compile_one(
     sm: int, case: tuple[Any, dict[str, str], dict[str, int], dict[str, int]]
 ) -> dict[str, Any]:
-    """PTX, shared bytes and tensor maps of a case."""
+    """Return a case's PTX, shared bytes and tensor maps."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 

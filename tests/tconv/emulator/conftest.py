@@ -1,4 +1,4 @@
-"""Kernels compiled once for all tests of the virtual GPU."""
+"""Fixture of kernels that are compiled once for all tests of the virtual GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 def compiled() -> dict[str, dict[str, Any]]:
     """PTX, shared memory and tensor maps of each of `compiled.cases`, by name and target."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    # Behind what stands there already: it may be another Triton.
+    # Appended, since PYTHONPATH may already select another Triton.
     path = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(ROOT)]))
     environment["PYTHONPATH"] = path
     command = [sys.executable, "-m", "tests.tconv.emulator.compiled"]

@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def matmul(a, b, c, m, n, k, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
-    """C = A B by addresses: a pipelined loop of masked loads."""
+    """C = A B through pointers: a pipelined loop of masked loads."""
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     depth = tl.arange(0, BLOCK_K)
@@ -28,7 +28,7 @@ def matmul(a, b, c, m, n, k, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK
 
 @triton.jit
 def matmul_boxes(a, b, c, k, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
-    """C = A B by boxes of tensor maps, stored by a box too."""
+    """C = A B through tensor maps, for loads and the store."""
     row, column = tl.program_id(0) * BLOCK_M, tl.program_id(1) * BLOCK_N
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, k, BLOCK_K):
@@ -41,7 +41,7 @@ def matmul_describing(
     a_ptr, b_ptr, c_ptr, m, n, k,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """c = a @ b by descriptors that the kernel makes, in scratch memory."""
+    """C = A B through tensor descriptors that the kernel makes in scratch memory."""
     a = tl.make_tensor_descriptor(a_ptr, [m, k], [k, 1], [BLOCK_M, BLOCK_K])
     b = tl.make_tensor_descriptor(b_ptr, [k, n], [n, 1], [BLOCK_K, BLOCK_N])
     c = tl.make_tensor_descriptor(c_ptr, [m, n], [n, 1], [BLOCK_M, BLOCK_N])
@@ -54,7 +54,7 @@ def matmul_describing(
 
 @triton.jit
 def softmax(x, y, length, BLOCK: tl.constexpr):
-    """Softmax of one row a program."""
+    """Softmax with one row per program."""
     place = tl.arange(0, BLOCK)
     row = tl.program_id(0) * length
     value = tl.load(x + row + place, mask=place < length, other=float("-inf"))
@@ -64,7 +64,7 @@ def softmax(x, y, length, BLOCK: tl.constexpr):
 
 @triton.jit
 def layer_norm(x, weight, bias, y, length, BLOCK: tl.constexpr):
-    """Layer norm of one row a program."""
+    """Layer norm with one row per program."""
     place = tl.arange(0, BLOCK)
     row = tl.program_id(0) * length
     inside = place < length
@@ -80,7 +80,7 @@ def layer_norm(x, weight, bias, y, length, BLOCK: tl.constexpr):
 
 @triton.jit
 def row_sums(x_ptr, y_ptr, columns, BLOCK: tl.constexpr):
-    """tl.sum over a row that is longer than a block."""
+    """Sums of rows that are longer than a block."""
     row, column = tl.program_id(0), tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, columns, BLOCK):
@@ -91,7 +91,7 @@ def row_sums(x_ptr, y_ptr, columns, BLOCK: tl.constexpr):
 
 @triton.jit
 def column_sums(x, y, rows, columns, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Sums down the columns and a transposed copy, through shared memory."""
+    """Sums of columns and a transposed copy, through shared memory."""
     row, column = tl.arange(0, BLOCK_R), tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     value = tl.load(x + row[:, None] * columns + column[None, :], mask=inside, other=0.0)
@@ -100,7 +100,7 @@ def column_sums(x, y, rows, columns, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexp
 
 @triton.jit
 def histogram(x, counts, total, length, BLOCK: tl.constexpr):
-    """Counts of values below 16 and their sum, by atomic additions."""
+    """Counts of values below 16 and their sum, with atomic additions."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = place < length
     value = tl.load(x + place, mask=inside, other=0)
@@ -113,7 +113,7 @@ def attention(
     q_ptr, k_ptr, v_ptr, o_ptr, length, scale,
     DEPTH: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
-    """Flash attention's forward pass: softmax(q k^T * scale) v, a block of queries a program."""
+    """Flash attention's forward pass, softmax(q k^T * scale) v, a block of queries per program."""
     base = tl.program_id(1) * length * DEPTH
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     depth = tl.arange(0, DEPTH)
@@ -146,7 +146,7 @@ def attention(
 def attention_of_one_head(
     q, k, v, out, length, scale, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DEPTH: tl.constexpr
 ):
-    """Flash attention's forward pass of one head."""
+    """Flash attention's forward pass for one head."""
     rows, depth = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, DEPTH)
     query = tl.load(
         q + rows[:, None] * DEPTH + depth[None, :], mask=(rows < length)[:, None], other=0.0
@@ -174,7 +174,7 @@ def attention_of_one_head(
 
 @triton.jit
 def scaled(x_ptr, y_ptr, elements, factor, BLOCK: tl.constexpr):
-    """y = x * factor, for what is about arguments rather than arithmetic."""
+    """y = x * factor, for tests of argument passing."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + at, mask=at < elements, other=0.0)
     tl.store(y_ptr + at, x * factor, mask=at < elements)
@@ -182,13 +182,13 @@ def scaled(x_ptr, y_ptr, elements, factor, BLOCK: tl.constexpr):
 
 @triton.jit
 def scaled_unmasked(x_ptr, y_ptr, factor, BLOCK: tl.constexpr):
-    """The same without a mask: it leaves its memory where BLOCK does not fit."""
+    """y = x * factor without a mask: out of bounds if BLOCK does not divide the size."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(y_ptr + at, tl.load(x_ptr + at) * factor)
 
 
 @triton.jit
 def sum_of_pair(pair, y_ptr, BLOCK: tl.constexpr):
-    """A tuple of a pointer and a number as one argument."""
+    """Takes a tuple of a pointer and a number as one argument."""
     at = tl.arange(0, BLOCK)
     tl.store(y_ptr + at, tl.load(pair[0] + at) + pair[1])

@@ -1,4 +1,4 @@
-"""Launches of the compiled test kernels on the virtual GPU, and their errors."""
+"""Launches of the compiled test kernels on the virtual GPU; each returns its numeric error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 class Launched:
-    """A kernel's launch: its memory, its result and its counts."""
+    """One launch of a kernel: its memory, result and counts."""
 
     def __init__(self, entry: dict[str, Any], ptx: str | None = None, copies: str = "late") -> None:
         self.entry, self.copies = entry, copies
@@ -34,7 +34,7 @@ class Launched:
         self.counters = machine.run()
 
     def map(self, place: int, address: int, array: Array) -> list[Any]:
-        """A tensor map's arguments: the map, then its shape and strides."""
+        """Return a tensor map's arguments: the map, then its shape and strides."""
         meta = self.entry["maps"][place]
         shape = list(array.shape)
         strides = [stride // array.itemsize for stride in array.strides]
@@ -43,7 +43,7 @@ class Launched:
 
 
 def relative(got: Array, wanted: Array) -> float:
-    """Norm of the error over the norm of what is wanted; infinite if something is NaN."""
+    """Return the error's norm relative to the wanted result's norm; infinite for NaN."""
     error = np.linalg.norm(got.astype(np.float64) - wanted) / np.linalg.norm(wanted)
     return float(error) if np.isfinite(error) else float("inf")
 

@@ -1,4 +1,4 @@
-"""Small PTX programs for tests: one instruction on values from memory."""
+"""Small PTX programs for tests that apply one instruction to values from memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOAD = {1: "b8", 2: "b16", 4: "b32", 8: "b64"}
 
 
 def kernel(body: str, parameters: int, threads: int = 32, target: str = "sm_90a") -> str:
-    """PTX of a kernel with ``parameters`` pointers in %a0, %a1, ... and the thread in %t."""
+    """Return PTX of a kernel with ``parameters`` pointers in %a0, %a1, ... and the thread in %t."""
     names = ",\n".join(f"    .param .u64 test_param_{n}" for n in range(parameters))
     loads = "\n".join(f"    ld.param.b64 %a{n}, [test_param_{n}];" for n in range(parameters))
     return f""".version 8.7
@@ -49,7 +49,7 @@ def run(
     shared_bytes: int = 0,
     **options: Any,
 ) -> list[NDArray[Any]]:
-    """Run a body on copies of arrays in global memory, and give the arrays after it."""
+    """Run a body on copies of arrays in global memory and return the resulting arrays."""
     memory = Memory()
     copies = [np.array(array, order="C") for array in arrays]
     addresses = [memory.add(copy, f"array {n}") for n, copy in enumerate(copies)]
@@ -61,7 +61,7 @@ def run(
 def apply(
     instruction: str, sources: Sequence[NDArray[Any]], result: Any, predicate: bool = False
 ) -> NDArray[Any]:
-    """``instruction`` with {d} and {0}, {1}, ... for its registers, on each element of arrays.
+    """Apply ``instruction`` to each element of arrays; {d}, {0}, {1}, ... stand for registers.
 
     With ``predicate`` the destination is a predicate, which is stored as 1 or 0 of ``result``.
     """

@@ -1,4 +1,4 @@
-"""Each instruction by value, as the PTX ISA defines it, edge cases first."""
+"""Tests of instructions' results against the PTX ISA, edge cases first."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_funnel_shifts(mode: str) -> None:
 
 
 def bit_field(value: int, position: int, length: int, is_signed: bool) -> int:
-    """The pseudocode of the PTX ISA."""
+    """Return the bit field, by the pseudocode of the PTX ISA."""
     position, length = position & 0xFF, length & 0xFF
     top = 31
     if not is_signed or length == 0:
@@ -205,7 +205,7 @@ def test_comparisons_of_nan(relation: str) -> None:
 
 
 def exact_fma(x: Any, y: Any, z: Any, precision: int, least: int) -> Fraction:
-    """The value nearest to x y + z, ties to even, of a format with ``precision`` bits."""
+    """Return x y + z, rounded to nearest-even in a format with ``precision`` bits."""
     value = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
     if value == 0:
         return value
@@ -220,7 +220,7 @@ def exact_fma(x: Any, y: Any, z: Any, precision: int, least: int) -> Fraction:
 
 
 def near_ties(random: np.random.Generator, dtype: Any, count: int) -> list[np.ndarray]:
-    """Products next to a tie of the format, and addends that break it."""
+    """Return products that are almost ties in the format, and addends that break the tie."""
     fraction = np.finfo(dtype).nmant
     x = (1 + random.integers(0, 2**fraction, count) / 2**fraction).astype(dtype)
     y = (1 + random.integers(0, 2**3, count) / 2**3).astype(dtype)

@@ -1,4 +1,4 @@
-"""Public kinds of Triton kernels give the right values on both targets, late and early."""
+"""Tests of common Triton kernels on both targets, with late and early asynchronous copies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_values(case: str, compiled: dict[str, dict[str, Any]]) -> None:
 
 
 def test_counts_of_a_matmul(compiled: dict[str, dict[str, Any]]) -> None:
-    """Flops and bytes of boxes follow from the sizes."""
+    """FLOPs and TMA bytes follow from the sizes."""
     launch = Launched(compiled["matmul_boxes sm_90"])
     RUN["matmul_boxes"](launch)
     counts = launch.counters.as_dict()

@@ -1,6 +1,6 @@
-"""Every family's compiled code on an emulated GPU: passes, dtypes, layouts, tiles, epilogues.
+"""Tests of every family's compiled code on an emulated GPU: passes, dtypes, layouts, epilogues.
 
-A CUDA GPU runs the same layers whole in ``test_on_gpu.py``.
+On a CUDA GPU, ``test_on_gpu.py`` runs the same layers at full size.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not emulated(), reason="needs an emulated GPU"),
 ]
-TILES = 2  # of the tuner's, drawn for each family, pass, dtype and layout
+TILES = 2  # drawn from the tuner's space for each family, pass, dtype and layout
 
 
 def drawn(family: str, direction: Pass, arithmetic: str, layout: Layout, warps: int = 0) -> Any:
-    """Problems of the family with tiles from the tuner's space, those of ``warps`` where asked."""
+    """Return problems with tiles from the tuner's space, with ``warps`` warps if not 0."""
     target = emulated()
     assert target is not None
     chance = random.Random(f"{family} {direction} {arithmetic} {layout}")
@@ -73,7 +73,7 @@ def test_tiles_of_the_tuner(family: str, direction: Pass, arithmetic: str, layou
 def test_flattened_reductions_with_eight_warps(
     family: str, direction: Pass, arithmetic: str
 ) -> None:
-    """Triton has been reported to miscompile these, for some shapes."""
+    """Triton is reported to miscompile these for some shapes."""
     found = drawn(family, direction, arithmetic, "nhwc", warps=8)
     if not found:
         pytest.skip("has no tile of eight warps")
@@ -115,5 +115,5 @@ def test_fused_epilogues_and_their_gradients(ending: str, groups: int, dtype: to
     wanted = torch.autograd.grad(exact, exact_inputs, dy.double())
     for ours, theirs in zip(gradients, wanted, strict=True):
         error = (ours.double() - theirs).norm() / theirs.norm()
-        # Where float16 rounds a value near 0 to 0, ReLU and the maximum pass another gradient.
+        # If float16 rounds a small value to 0, the gradients of ReLU and maximum differ.
         assert error < (5e-2 if dtype is torch.float16 else 1e-3), error

@@ -1,4 +1,4 @@
-"""``TCONV_EMULATE`` chooses the emulated GPU at import; errors name what is wrong."""
+"""Tests of installing the emulated GPU with ``TCONV_EMULATE``, and of the errors."""
 
 from __future__ import annotations
 

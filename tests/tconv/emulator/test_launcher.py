@@ -1,4 +1,4 @@
-"""What a launch on the emulated GPU refuses, in plain words."""
+"""Tests of launches that the emulated GPU refuses, and of their messages."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def scale(x: Any, y: Any, elements: Any = 64, factor: Any = 2.0, **options: Any)
 
 
 def again(compiled: Any, *arguments: Any, grid: tuple[int, int, int] = (1, 1, 1)) -> None:
-    """Launch a kernel that is compiled, past Triton's specialisation."""
+    """Launch a compiled kernel directly, without Triton's specialisation."""
     compiled[grid](*arguments)
 
 
 def test_a_launch_is_counted() -> None:
     with emulator.launches() as launched:
-        scale(X, torch.empty(64), num_warps=2)  # a thread an element
+        scale(X, torch.empty(64), num_warps=2)  # one thread per element
         scale(X, torch.empty(64), num_warps=2)
     assert [each.kernel for each in launched] == ["scaled", "scaled"]
     assert launched[0].grid == (1, 1, 1)
@@ -44,7 +44,7 @@ def test_a_launch_is_counted() -> None:
     assert launched[0].counters.as_dict() == launched[1].counters.as_dict()
 
 
-def test_memory_beyond_an_argument() -> None:
+def test_access_beyond_an_argument_is_refused() -> None:
     with pytest.raises(emulator.Fault, match=r"out of bounds.*x_ptr") as raised:
         kernels.scaled_unmasked[(2,)](X, torch.empty(128), 2.0, BLOCK=64)
     fault = raised.value
@@ -54,8 +54,8 @@ def test_memory_beyond_an_argument() -> None:
     assert fault.address is not None
 
 
-def test_an_argument_that_breaks_a_hint() -> None:
-    """The kernel was compiled for pointers to multiples of 16 bytes, and is launched on another."""
+def test_an_unaligned_argument_is_refused() -> None:
+    """The kernel was compiled for pointers aligned to 16 bytes but gets an unaligned one."""
     y, whole = torch.empty(64), torch.arange(65, dtype=torch.float32)
     compiled = scale(X, y)
     again(compiled, X, y, 64, 2.0, 64)
@@ -69,50 +69,50 @@ def test_an_argument_that_breaks_a_hint() -> None:
         again(compiled, X, y, 60, 2.0, 64)
 
 
-def test_an_integer_that_was_compiled_as_one() -> None:
+def test_another_value_for_a_specialised_one_is_refused() -> None:
     y = torch.empty(64)
     compiled = scale(X, y, 1)
     with pytest.raises(emulator.Fault, match=r"argument elements is 7, .* compiled for 1"):
         again(compiled, X, y, 7, 2.0, 64)
 
 
-def test_an_integer_that_is_too_large() -> None:
+def test_an_integer_that_is_too_large_is_refused() -> None:
     compiled = scale(X, torch.empty(64))
     with pytest.raises(emulator.Fault, match=r"argument elements: 8589934592 is no i32"):
         again(compiled, X, torch.empty(64), 2**33, 2.0, 64)
 
 
 @pytest.mark.parametrize("grid", [(1, 65536, 1), (1, 1, 65536), (2**31, 1, 1)])
-def test_a_grid_beyond_the_limits(grid: tuple[int, int, int]) -> None:
+def test_a_grid_beyond_the_limits_is_refused(grid: tuple[int, int, int]) -> None:
     compiled = scale(X, torch.empty(64))
     with pytest.raises(emulator.Fault, match="launch limit"):
         again(compiled, X, torch.empty(64), 64, 2.0, 64, grid=grid)
 
 
-def test_more_threads_than_a_program_may_have() -> None:
+def test_too_many_threads_are_refused() -> None:
     with pytest.raises((OutOfResources, emulator.Fault), match="threads"):
         scale(X, torch.empty(64), num_warps=64)
 
 
-def test_more_shared_memory_than_the_target_has() -> None:
+def test_too_much_shared_memory_is_refused() -> None:
     a = torch.zeros(256, 256)
     blocks = {"BLOCK_M": 256, "BLOCK_N": 256, "BLOCK_K": 64}
     with pytest.raises(OutOfResources, match="shared memory"):
         kernels.matmul[(1, 1)](a, a, a, 256, 256, 256, **blocks, num_stages=4, num_warps=8)
 
 
-def test_tensors_elsewhere_and_nowhere() -> None:
+def test_tensors_on_other_devices_and_without_storage_are_refused() -> None:
     with pytest.raises(ValueError, match=r"argument x_ptr is on meta"):
         scale(torch.empty(64, device="meta"), torch.empty(64))
 
 
-def test_a_tensor_map_that_the_cuda_driver_refuses() -> None:
+def test_a_tensor_map_that_the_cuda_driver_refuses_is_refused() -> None:
     if emulated().sm < 90:  # type: ignore[union-attr]
         pytest.skip("needs tensor memory access")
     square = torch.zeros(64, 64, dtype=torch.float16)
     boxes = ([64, 32], [32, 32], [64, 32])
     odd, b, c = (TensorDescriptor.from_tensor(square, box) for box in boxes)
-    odd.strides = [68, 1]  # Triton looks at strides when a descriptor is made
+    odd.strides = [68, 1]  # Triton checks strides when a descriptor is made
     with pytest.raises(emulator.Fault, match="a stride of 136 bytes is not a multiple of 16"):
         kernels.matmul_boxes[(1, 1)](odd, b, c, 64, 64, 32, 32)
 
@@ -124,7 +124,7 @@ def tuned(x_ptr, elements, BLOCK: tl.constexpr):
     tl.store(x_ptr + at, 1.0, mask=at < elements)
 
 
-def test_choosing_by_time_is_refused() -> None:
+def test_triton_autotune_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"no clock.*autotune"):
         tuned[(1,)](torch.empty(64), 64)
 
@@ -162,7 +162,7 @@ def test_a_launch_hook_sees_launches() -> None:
     assert names == ["scaled"]
 
 
-def test_scalars_as_the_driver_passes_them() -> None:
+def test_scalars_are_encoded_as_the_driver_passes_them() -> None:
     assert scalar_bits("i64", -2) == 2**64 - 2
     assert scalar_bits("u8", 255) == 255
     assert scalar_bits("i1", True) == 1
@@ -174,7 +174,7 @@ def test_scalars_as_the_driver_passes_them() -> None:
         scalar_bits("u32", -1)
 
 
-def test_regions_that_share_storage_are_one() -> None:
+def test_regions_that_share_storage_are_merged() -> None:
     found = merged([Region(100, 200, "b"), Region(0, 50, "a"), Region(150, 300, "c"),
                     Region(60, 60, "none")])  # fmt: skip
     assert [(each.start, each.end, each.name) for each in found] == [

@@ -1,4 +1,4 @@
-"""Launches, control flow, limits and what is refused."""
+"""Tests of launches, control flow and limits of the virtual GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_every_thread_of_every_block_runs() -> None:
     assert (out == np.arange(64 * 50)).all()
 
 
-def test_blocks_and_threads_that_part_ways_meet_again() -> None:
+def test_diverged_threads_reconverge() -> None:
     body = """
     mov.u32 %r1, %ctaid.x;
     mov.b32 %r3, 0;

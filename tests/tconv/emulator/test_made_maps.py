@@ -1,4 +1,4 @@
-"""Tensor maps that a kernel makes itself: built, published, used, and each step left out."""
+"""Tests of tensor maps that a kernel makes itself, and of leaving out each step."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ X = np.arange(ROWS * COLUMNS, dtype=np.float32).reshape(ROWS, COLUMNS)
 
 
 def box(body: str, space: int = 128) -> np.ndarray:
-    """The box that a kernel with this body copies; ``space`` bytes hold its tensor map."""
+    """Return the box that a kernel with this body copies; its map lies in ``space`` bytes."""
     arrays = [X, np.zeros(space, np.uint8), np.zeros(32, np.float32)]
     return run(body, arrays, shared_bytes=512)[2].reshape(4, 8)
 
 
 def test_a_box_through_a_map_that_the_kernel_made() -> None:
     wanted = np.zeros((4, 8), np.float32)
-    wanted[:, :4] = X[1:5, 36:]  # beyond the tensor's end there are zeros
+    wanted[:, :4] = X[1:5, 36:]  # zeros beyond the tensor's end
     assert np.array_equal(box(BODY), wanted)
 
 
@@ -101,14 +101,14 @@ def test_fields_do_not_overlap() -> None:
     ids=["no fence", "not published", "not cleared", "by one thread", "stride of 168",
          "stride of 162", "box of 300", "rank of 7", "no map there"],
 )  # fmt: skip
-def test_a_step_left_out(old: str, new: str, kind: str) -> None:
+def test_a_missing_step_is_reported(old: str, new: str, kind: str) -> None:
     assert old in BODY
     with pytest.raises(Fault) as caught:
         box(BODY.replace(old, new))
     assert caught.value.kind == kind
 
 
-def test_a_map_past_the_end_of_its_memory() -> None:
+def test_a_map_beyond_its_memory_is_refused() -> None:
     with pytest.raises(Fault, match="out of bounds"):
         box(BODY, space=64)
 
@@ -118,7 +118,7 @@ def test_a_map_past_the_end_of_its_memory() -> None:
     [("elemtype", "13", "elements below a byte"), ("interleave_layout", "1", "interleaved"),
      ("element_stride", "0, 2", "element strides")],
 )  # fmt: skip
-def test_what_is_not_covered_is_named(field: str, value: str, words: str) -> None:
+def test_unsupported_values_are_named(field: str, value: str, words: str) -> None:
     extra = REPLACE.format(field, "b32", value)
     with pytest.raises(NotCovered, match=words):
         box(BODY.replace(PUBLISH, f"{extra}\n{PUBLISH}"))

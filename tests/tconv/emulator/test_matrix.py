@@ -1,4 +1,4 @@
-"""Matrix fragments, swizzles and descriptors against plain products."""
+"""Tests of matrix fragments, swizzles and descriptors against NumPy products."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ F16, F32 = np.float16, np.float32
 
 
 def load(name: str, pointer: int, count: int, size: int) -> str:
-    """Load ``count`` registers of the thread from an array (threads, count)."""
+    """Return PTX that loads the thread's ``count`` registers from an array (threads, count)."""
     kind, prefix = ("b64", "%d") if size == 8 else ("b32", "%r")
     lines = [f"mad.wide.u32 %a{20 + pointer}, %t, {count * size}, %a{pointer};"]
     return "\n".join(lines) + "".join(
@@ -33,7 +33,7 @@ MMA = {  # type: shape, items a register, registers of A, B and C
 
 
 def fragment_places(kind: str) -> tuple[Any, Any, Any]:
-    """(row, column) of each item of A, B and C by lane, register and place: the ISA's tables."""
+    """Return (row, column) of each item of A, B and C by lane, register and item, as in the ISA."""
     (rows, _, _), per, _ = MMA[kind]
     high = rows // 8
 
@@ -137,7 +137,7 @@ LAYOUTS = [(mode, a, b) for mode in (0, 1, 2, 3) for a in (False, True) for b in
 
 
 def operand(matrix: Any, mode: int, across: bool) -> tuple[bytes, int, int]:
-    """Bytes of a (rows, 64) matrix as a descriptor describes it; its leading and stride offsets.
+    """Return the bytes of a (rows, 64) matrix in a descriptor's layout, and the two offsets.
 
     Rows of the swizzle's width lie in atoms of 8; without a swizzle an atom is 8 rows of 16 bytes.
     """

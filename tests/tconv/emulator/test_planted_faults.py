@@ -1,4 +1,4 @@
-"""Faults planted into compiled kernels are caught, each under its right name.
+"""Tests that faults planted in compiled kernels are reported under the right name.
 
 Every case edits the PTX of a kernel that runs without a fault (`test_triton_kernels`).
 """
@@ -23,11 +23,11 @@ class Plant:
     case: str
     pattern: str
     replacement: str
-    kinds: str  # that may be reported, separated by |
+    kinds: str  # kinds of fault that may be reported, separated by |
     which: int | None = 0
 
     def plant(self, ptx: str) -> str:
-        """The edited text."""
+        """Return the edited PTX."""
         found = list(re.finditer(self.pattern, ptx, re.M))
         assert found, f"{self.name}: nothing matches {self.pattern}"
         chosen = found if self.which is None else [found[self.which]]
@@ -162,7 +162,7 @@ def test_a_planted_fault_is_named(plant: Plant, compiled: dict[str, dict[str, An
     assert fault.instruction
 
 
-# What no rule of the machine forbids, but gives wrong values.
+# Edits that break no rule of the machine but give wrong values.
 WRONG = [
     Plant("a swizzle changed", BOXES, r"(add\.s32\s+%r79, %r8, )%r78", r"\g<1>%r76", ""),
     Plant("the wrong row of a matrix", MATMUL, r"(ldmatrix.*\[%r\d+)\+2048\]", r"\g<1>]", ""),
@@ -174,7 +174,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("plant", WRONG, ids=lambda plant: plant.name)
-def test_a_wrong_value_is_seen(plant: Plant, compiled: dict[str, dict[str, Any]]) -> None:
+def test_a_wrong_value_is_noticed(plant: Plant, compiled: dict[str, dict[str, Any]]) -> None:
     entry = compiled[plant.case]
     name = plant.case.split()[0]
     assert RUN[name](Launched(entry, plant.plant(entry["ptx"]))) > 1e-2

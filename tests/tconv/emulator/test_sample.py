@@ -1,4 +1,4 @@
-"""A sample of the tests that need compiled kernels, on an emulated GPU: a process of its own.
+"""Test that runs a sample of the compiled kernels' tests on an emulated GPU, in a new process.
 
 ``nox -s emulate`` runs all of them.
 """

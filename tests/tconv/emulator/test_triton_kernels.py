@@ -1,4 +1,4 @@
-"""Any Triton kernel runs on an emulated GPU, launched as its author would launch it."""
+"""Tests that Triton kernels launched in the usual way run on an emulated GPU."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def scale(x: Any, y: Any, elements: int, factor: float = 2.0, block: int = 64) -
 
 
 def test_views_offsets_and_shared_storage() -> None:
-    """Input and output are parts of one tensor, and begin between two places of 16 bytes."""
+    """Input and output are unaligned parts of one tensor."""
     whole = random(301)
     before = whole.clone()
     scale(whole[1:101], whole[151:251], 100)

@@ -11,8 +11,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autotune.compile import READERS, build, listing_of
+from autotune.compile import READERS, listing_of
 from autotune.disassembly import program_instructions
+from tconv.aot.build import build
 from tconv.families import FAMILIES
 from tconv.geometry import ConvGeometry, Pass
 from tconv.problem import Layout, Problem

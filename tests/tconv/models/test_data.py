@@ -1,6 +1,6 @@
-"""Datasets: split, standardised, and refused by name where they are damaged.
+"""Tests of the datasets: splits, standardisation, and errors for damaged files.
 
-torchvision is stood in for: what is tested is what we make of it.
+torchvision is replaced by a stand-in, so only this project's handling is tested.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def test_synthetic_images_have_the_networks_volume() -> None:
     assert torch.equal(images.train[4][0], load("synthetic", volume=(3, 8, 9), count=5).train[4][0])
 
 
-def test_prepared_repeats_averages_and_stretches() -> None:
+def test_prepared_repeats_averages_and_resizes() -> None:
     grey = torch.rand(2, 1, 8, 8)
     colours = prepared(grey, (3, 8, 8))
     assert torch.equal(colours[:, 2], grey[:, 0])
@@ -134,7 +134,7 @@ def test_damaged_datasets_are_refused_by_their_path(
         load("mnist", tmp_path)
 
 
-def test_paths_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_paths_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vision(monkeypatch)
     with pytest.raises(DataError, match="no such folder"):
         load("mnist", tmp_path / "none")
@@ -147,7 +147,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load("mnist", tmp_path)
 
 
-def test_a_photograph_that_is_cut_short_is_named(tmp_path: Path) -> None:
+def test_a_truncated_photograph_is_named(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(whole)
     assert read_photograph(str(whole)).mode == "RGB"

@@ -1,4 +1,4 @@
-"""The gallery: filters by a kernel of ours, any kind of picture, drawings that can be read."""
+"""Tests of the gallery: filters on our kernels, kinds of pictures, drawings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def command(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.interpreter
-def test_filters_are_the_lectures_by_our_kernel() -> None:
+def test_the_lectures_filters_run_on_our_kernel() -> None:
     picture = torch.rand(3, 9, 8)
     with recorded() as log:
         results = gallery.filtered(picture)
@@ -50,7 +50,7 @@ def test_filters_are_the_lectures_by_our_kernel() -> None:
     torch.testing.assert_close(results[0], picture)
 
 
-def test_the_shipped_picture_is_the_one_that_is_drawn() -> None:
+def test_the_shipped_picture_is_the_drawn_one() -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(gallery.PICTURE)), house())
 
 
@@ -66,7 +66,7 @@ PICTURES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_any_picture_is_read(name: str, tmp_path: Path) -> None:
+def test_every_kind_of_picture_is_read(name: str, tmp_path: Path) -> None:
     PICTURES[name](tmp_path / name)
     picture = gallery.read_picture(tmp_path / name)
     assert picture.shape[0] == 3
@@ -74,7 +74,7 @@ def test_any_picture_is_read(name: str, tmp_path: Path) -> None:
     assert 0.9 < float(picture.max()) <= 1
 
 
-def test_transparency_lies_on_white(tmp_path: Path) -> None:
+def test_transparency_is_blended_with_white(tmp_path: Path) -> None:
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (gallery.read_picture(tmp_path / "clear.png") == 1).all()
 
@@ -106,7 +106,7 @@ BAD: dict[str, tuple[bytes | None, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_picture_is_named(name: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_picture_is_named(name: str, tmp_path: Path) -> None:
     content, words = BAD[name]
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -123,7 +123,7 @@ def test_another_ending_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.interpreter
-def test_activations_are_drawn_from_kept_weights(tmp_path: Path) -> None:
+def test_activations_are_drawn_from_stored_weights(tmp_path: Path) -> None:
     torch.manual_seed(1)
     torch.save(lenet5().state_dict(), tmp_path / "lenet5.pt")
     arguments = ("--activations", "--weights", str(tmp_path / "lenet5.pt"))
@@ -142,9 +142,7 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     assert "other.pt holds no weights of LeNet-5" in text
 
 
-def test_a_network_that_was_trained_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trained_network_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn (tconv[train])")
     images = load("digits")
     few = Images("digits", Subset(images.train, range(4)), Subset(images.test, range(4)), 10)

@@ -1,4 +1,4 @@
-"""Inference from the command line: the weights of a training, or torchvision's."""
+"""Tests of inference from the command line, with trained or torchvision's weights."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_trained_weights_are_read_and_a_row_is_logged(tmp_path: Path) -> None:
     trained = ("--backend", "torch", "--epochs", "2", "--checkpoint", str(saved))
     code, output = invoke(train.main, *LENET, *trained)
     assert code == 0, output
-    told = output.splitlines()[-1].split("test accuracy ")[1].split(",")[0]
+    stated = output.splitlines()[-1].split("test accuracy ")[1].split(",")[0]
     for _ in range(2):
         code, output = invoke(
             infer.main, *LENET, "--backend", "torch", "--weights", str(saved), "--log", str(log)
         )
         assert code == 0, output
-    assert f"accuracy {told} of 360 images" in output
+    assert f"accuracy {stated} of 360 images" in output
     with log.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["backend"] for row in rows] == ["torch", "torch"]
@@ -53,7 +53,7 @@ def test_our_kernels_run_fused_and_agree(tmp_path: Path) -> None:
         code, ours = invoke(infer.main, *LENET, *few)
     assert code == 0, ours
     assert launches
-    assert not any("max_pool" in launch.kernel for launch in launches)  # they are endings
+    assert not any("max_pool" in launch.kernel for launch in launches)  # the pools are fused
     with recorded() as launches:
         _, theirs = invoke(infer.main, *LENET, *few, "--backend", "torch")
     assert not launches
@@ -65,7 +65,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     torch.save({"c1.weight": torch.zeros(3), "output.bias": torch.zeros(10)}, saved)
     code, output = invoke(infer.main, *LENET, "--weights", str(saved))
     assert (code, str(saved) in output, "do not fit" in output) == (1, True, True)
-    torch.save(lenet5(), saved)  # a pickled module: code, which is not read
+    torch.save(lenet5(), saved)  # a pickled module is code and must not be loaded
     code, output = invoke(infer.main, *LENET, "--weights", str(saved))
     assert (code, str(saved) in output) == (1, True)
     code, output = invoke(infer.main, *LENET, "--weights", str(tmp_path / "none.pt"))
@@ -80,7 +80,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         (infer.main, ("--log", "nowhere/infer.csv"), "--log: there is no folder nowhere"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_runs(
+def test_bad_arguments_are_reported_before_anything_runs(
     command: object, arguments: tuple[str, ...], words: str
 ) -> None:
     code, output = invoke(command, *LENET, *arguments)

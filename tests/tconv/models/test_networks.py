@@ -1,4 +1,4 @@
-"""The networks have the sizes that the lecture and torchvision give them."""
+"""Tests that the networks have the sizes given by the lecture and by torchvision."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_lenet5_layer_has_the_lectures_parameters(layer: str) -> None:
     assert parameters(lenet5().get_submodule(layer)) == LENET_PARAMETERS[layer]
 
 
-def test_lenet5_as_a_whole() -> None:
+def test_lenet5_has_the_papers_parameters() -> None:
     model = lenet5(num_classes=7)
     assert parameters(model) == 61706 - 3 * 85
     assert isinstance(model.c1, tconv.Conv2d)
@@ -95,7 +95,7 @@ def test_conv_layers_of_vgg16() -> None:
     assert conv_layers(model, (8, 3, 224, 224)) == expected
 
 
-def test_conv_layers_sees_torchs_own_and_repeated_and_same_padded_layers() -> None:
+def test_conv_layers_finds_torchs_own_and_repeated_and_same_padded_layers() -> None:
     shared = nn.Conv2d(4, 4, (3, 2), padding="same", groups=2)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, dilation=2), shared, nn.ReLU(), shared)
     (_, first), (name, second), third = conv_layers(model, (2, 3, 17, 18))
@@ -105,7 +105,7 @@ def test_conv_layers_sees_torchs_own_and_repeated_and_same_padded_layers() -> No
     assert third == (name, second)
 
 
-def test_conv_layers_leaves_the_model_alone() -> None:
+def test_conv_layers_leaves_the_model_unchanged() -> None:
     model = lenet5()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     conv_layers(model, (1, 1, 32, 32))
@@ -114,7 +114,7 @@ def test_conv_layers_leaves_the_model_alone() -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_torch_twin_holds_no_module_of_ours_and_the_same_weights() -> None:
+def test_torch_twin_has_only_torchs_modules_and_the_same_weights() -> None:
     model = lenet5()
     twin = torch_twin(model)
     theirs, ours = twin.get_submodule("c3"), model.get_submodule("c3")
@@ -144,7 +144,7 @@ SIZES = {
     "vgg19": (143_667_240, 39.3e9),
     "vgg19_bn": (143_678_248, 39.3e9),
 }
-# The first, a middle and the last of the keys that torchvision gives them, and how many.
+# The first, a middle and the last of torchvision's keys, and their number.
 KEYS = {
     "alexnet": (16, "features.0.weight", "classifier.1.weight", "classifier.6.bias"),
     "mobilenet_v2": (314, "features.0.0.weight", "features.2.conv.3.weight", "classifier.1.bias"),
@@ -168,7 +168,7 @@ def on_meta(name: str) -> nn.Module:
         return BUILDERS[name]()
 
 
-def test_the_sizes_are_those_of_all_networks() -> None:
+def test_sizes_are_listed_for_all_networks() -> None:
     assert SIZES.keys() == BUILDERS.keys() == INPUT_VOLUMES.keys()
 
 
@@ -220,10 +220,10 @@ def test_the_command_describes_a_network() -> None:
     done = run(app, ["lenet5_1998", "--batch", "2"])
     assert done.exit_code == 0
     assert "122,304" in done.output  # C1's connections
-    for wrong, told in (["lenet6"], "lenet5_1998"), (["lenet5", "--dtype", "float8"], "bfloat16"):
+    for wrong, words in (["lenet6"], "lenet5_1998"), (["lenet5", "--dtype", "float8"], "bfloat16"):
         refused = run(app, wrong)
         assert refused.exit_code == 2
-        assert told in refused.output
+        assert words in refused.output
 
 
 def test_describe_prints_the_lectures_table() -> None:
@@ -246,7 +246,7 @@ def test_summary_of_any_model() -> None:
     with pytest.raises(ValueError, match="does not take 4x32x32"):
         summary(model, (4, 32, 32))
     tied = nn.Sequential(shared := nn.Conv2d(3, 3, 1), shared)
-    assert summary(tied, (3, 4, 4)).parameters == 12  # counted once
+    assert summary(tied, (3, 4, 4)).parameters == 12  # shared parameters are counted once
 
 
 def test_the_table_is_the_papers() -> None:
@@ -254,14 +254,14 @@ def test_the_table_is_the_papers() -> None:
     assert [len(seen) for seen in C3_TABLE] == 6 * [3] + 9 * [4] + [6]
     assert len({tuple(sorted(seen)) for seen in C3_TABLE}) == 16
     counts = [sum(channel in seen for seen in C3_TABLE) for channel in range(6)]
-    assert counts == 6 * [10]  # each map is seen as often as any other
+    assert counts == 6 * [10]  # each map is used equally often
     with pytest.raises(ValueError, match="filter 1 sees"):
         TableConv2d(3, [(0,), (0, 3)], 5)
     with pytest.raises(ValueError, match="each once"):
         TableConv2d(3, [(1, 1)], 5)
 
 
-def test_a_filter_sees_what_its_table_gives_it_and_no_more() -> None:
+def test_a_filter_sees_only_the_maps_in_its_table() -> None:
     torch.manual_seed(0)
     layer = torch_twin(nn.Sequential(TableConv2d(6, C3_TABLE, 5)))[0]
     x = torch.randn(1, 6, 14, 14)
@@ -275,7 +275,7 @@ def test_a_filter_sees_what_its_table_gives_it_and_no_more() -> None:
     assert layer.weight.grad.shape == (60, 5, 5)
 
 
-# Kernels, parameters and maps of each way to link six maps to sixteen filters.
+# Kernels, parameters and maps for each way to connect six maps to sixteen filters.
 WAYS = {
     "direct": (16 * 26, 16),
     "aggregated": (2416, 16),
@@ -285,7 +285,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_c3s_ways_of_linking(way: str) -> None:
+def test_c3s_ways_of_connecting(way: str) -> None:
     count, maps = WAYS[way]
     model = lenet5(c3=way)  # type: ignore[arg-type]
     rows = summary(model).rows

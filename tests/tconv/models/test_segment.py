@@ -1,4 +1,4 @@
-"""The U-Net learns shapes on our kernels; its command says how well it finds them."""
+"""Tests of training the U-Net on our kernels, and of its command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def invoke(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_shapes_have_every_class_and_are_drawn_again() -> None:
+def test_shapes_have_every_class_and_are_reproducible() -> None:
     images, classes = shapes(4, 16, torch.Generator().manual_seed(0))
     assert images.shape == (4, 1, 16, 16)
     assert classes.unique().tolist() == [0, 1, 2]
@@ -33,7 +33,7 @@ def test_shapes_have_every_class_and_are_drawn_again() -> None:
     assert torch.equal(images, again)
 
 
-def test_a_step_is_torchs_and_lowers_the_loss() -> None:
+def test_a_step_equals_torchs_and_lowers_the_loss() -> None:
     torch.manual_seed(0)
     ours = UNet(1, 3, width=2, depth=1).to(DEVICE)
     twin = torch_twin(ours)
@@ -50,7 +50,7 @@ def test_a_step_is_torchs_and_lowers_the_loss() -> None:
     assert losses[0][1] < losses[0][0]
 
 
-def test_the_command_prints_the_share_that_is_found(tmp_path: Path) -> None:
+def test_the_command_prints_the_intersection_over_union(tmp_path: Path) -> None:
     picture = tmp_path / "shapes.svg"
     arguments = ("--size", "8", "--steps", "2", "--batch", "2", "--width", "2", "--device", "cpu")
     code, output = invoke(*arguments, "--backend", "torch", "--picture", str(picture))
@@ -63,7 +63,7 @@ def test_the_command_prints_the_share_that_is_found(tmp_path: Path) -> None:
     assert "must be a multiple of 4" in output
 
 
-def test_what_is_found_is_measured() -> None:
+def test_intersection_over_union() -> None:
     wanted = torch.tensor([[0, 1, 1, 2]])
     assert intersection_over_union(wanted, wanted) == [1.0, 1.0]
     assert intersection_over_union(torch.zeros_like(wanted), wanted) == [0.0, 0.0]

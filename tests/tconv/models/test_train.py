@@ -1,4 +1,4 @@
-"""LeNet-5 learns real digits, as torch does; a run that is broken off loses nothing."""
+"""Tests of training: LeNet-5 learns real digits as with torch; interrupted runs resume."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_convnetjs_recipe_learns() -> None:
     settings = Settings(epochs=3, batch=128, optimizer="adadelta", augment=True)
     model = build("convnetjs_cifar10", Backend.torch, 0)
     *_, last = Trainer(model, load("digits"), (3, 32, 32), settings).epochs()
-    assert last.test_accuracy > 0.5  # digits that were mirrored are hard to tell
+    assert last.test_accuracy > 0.5  # mirrored digits are hard to recognise
 
 
 @pytest.mark.interpreter
@@ -93,7 +93,7 @@ def test_bfloat16_activations_with_float32_weights() -> None:
     assert epoch.loss > 0
 
 
-def test_where_it_runs_is_said() -> None:
+def test_the_device_is_printed() -> None:
     cpu = torch.device("cpu")
     assert "torch's own" in where(Backend.torch, cpu)
     assert "torch.compile" in where(Backend.compiled, cpu)
@@ -101,7 +101,7 @@ def test_where_it_runs_is_said() -> None:
     assert expected in where(Backend.tconv, cpu)
 
 
-def test_a_run_that_goes_on_ends_as_one_that_was_never_broken_off(tmp_path: Path) -> None:
+def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole.csv", tmp_path / "parts.csv"
     saved = ("--checkpoint", str(tmp_path / "run.pt"), "--log", str(parts))
     code, output = invoke(*TORCH, "--epochs", "2", "--log", str(whole))
@@ -117,7 +117,7 @@ def test_a_run_that_goes_on_ends_as_one_that_was_never_broken_off(tmp_path: Path
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert [row["loss"] for row in rows] == [row["loss"] for row in again]
     assert float(rows[1]["loss"]) < float(rows[0]["loss"])
-    # What is done is not done again, and no run writes over another's.
+    # Finished epochs are not repeated, and no run overwrites another's checkpoint.
     assert "nothing to do" in invoke(*TORCH, "--epochs", "2", *saved, "--resume")[1]
     code, output = invoke(*TORCH, "--epochs", "2", *saved)
     assert (code, "--resume" in output) == (2, True)
@@ -140,7 +140,7 @@ def _newer(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_cut_short, _other_file, _other_classes, _newer])
-def test_a_damaged_checkpoint_is_said_and_left_alone(tmp_path: Path, damage: object) -> None:
+def test_a_damaged_checkpoint_is_named_and_left_unchanged(tmp_path: Path, damage: object) -> None:
     saved = tmp_path / "run.pt"
     arguments = (*TORCH, "--epochs", "2", "--steps", "1", "--checkpoint", str(saved))
     assert invoke(*arguments)[0] == 0
@@ -176,7 +176,7 @@ def test_bad_argument_exits_2_and_lists_what_exists(
 
 @pytest.mark.interpreter
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """``torchrun``, gloo, our kernels in each: the mean of two gradients is the batch's."""
+    """With ``torchrun`` and gloo: the mean of two processes' gradients is the batch's."""
     run = ("-m", "tconv.models.train", "--model", "lenet5", "--steps", "2", "--epochs", "1",
            "--batch", "2", "--device", "cpu", "--optimizer", "sgd")  # fmt: skip
     probe = tmp_path / "few.py"  # the same command on fewer test images

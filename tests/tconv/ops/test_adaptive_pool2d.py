@@ -1,4 +1,4 @@
-"""Adaptive pools and max-unpool against torch: values, gradients, indices, torch's own samples."""
+"""Tests of adaptive pools and max-unpool against torch: values, gradients, indices, samples."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_as_torch(name: str, kind: str) -> None:
 
 
 def test_indices_are_torchs() -> None:
-    """The first of equal maxima, the last NaN, the first place of nothing but -inf."""
+    """The first of equal maxima, the last NaN, and the first element of a window of only -inf."""
     x = torch.zeros(1, 3, 5, 4, device=DEVICE)
     x[0, 1, 1:3, 2] = torch.nan
     x[0, 2] = -torch.inf
@@ -81,7 +81,7 @@ def test_indices_are_torchs() -> None:
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 @pytest.mark.parametrize("maximum", [False, True], ids=["avg", "max"])
 def test_many_programs(layout: Layout, maximum: bool) -> None:
-    """Small tiles that divide nothing, so that every edge of the grid is met."""
+    """Small tiles that divide no axis, so that every edge of the grid is tested."""
     x = random(2, 7, 9, 8).contiguous(memory_format=memory_format(layout)).requires_grad_()
     compute = plain.adaptive_max_pool2d if maximum else plain.adaptive_avg_pool2d
     exact = compute(x, (4, 3))
@@ -129,7 +129,7 @@ SECOND: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", SECOND)
-def test_gradients_of_gradients_and_tangents(name: str) -> None:
+def test_second_gradients_and_tangents(name: str) -> None:
     compute, size = SECOND[name]
     x = random(*size).requires_grad_()
     assert torch.autograd.gradcheck(compute, x, fast_mode=True)
@@ -140,7 +140,7 @@ def test_gradients_of_gradients_and_tangents(name: str) -> None:
     assert_close(tangent, (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-7)
 
 
-def test_operators_are_sound() -> None:
+def test_operators_pass_opcheck() -> None:
     x, ops = random(2, 3, 5, 4).requires_grad_(), torch.ops.tconv
     indices = max_pool2d(x, 2, return_indices=True)[1]
     small = random(2, 3, 2, 2).requires_grad_()
@@ -164,7 +164,7 @@ def test_dtypes(dtype: torch.dtype) -> None:
     assert torch.equal(adaptive_max_pool2d(x, 3).double(), exact)  # type: ignore[union-attr]
 
 
-def test_what_is_no_pool_is_refused() -> None:
+def test_bad_arguments_are_refused() -> None:
     whole = torch.ones(1, 1, 4, 4, dtype=torch.long, device=DEVICE)
     with pytest.raises(NotImplementedError, match='"adaptive_avg_pool2d" not implemented'):
         adaptive_avg_pool2d(whole, 2)
@@ -199,7 +199,7 @@ INFOS = {
 
 @pytest.mark.parametrize("name", STEPS)
 def test_opinfo_samples(name: str) -> None:
-    """Every so many-th of torch's samples, with its gradient."""
+    """Values and gradients of a fraction of torch's samples."""
     taken = list(INFOS[name].sample_inputs(DEVICE, torch.float32))[:: STEPS[name]]
     for sample in taken:
         x, theirs = (sample.input.detach().requires_grad_() for _ in range(2))

@@ -1,6 +1,6 @@
-"""Arguments of every function against torch's parser: accepted alike, refused alike.
+"""Tests that every function accepts and refuses the same arguments as torch's parser.
 
-On the meta device, where nothing is computed: what an accepted value means is in its shape.
+They use the meta device, where nothing is computed; an accepted value shows in the result's shape.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ W = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(1))
 
 
 class Two:
-    """No number, but it can stand for one."""
+    """An object that is not a number but has ``__index__``."""
 
     def __index__(self) -> int:
         return 2
 
 
-# By name, since most of them look alike.
+# By name, since most values look alike in test ids.
 VALUES: dict[str, Any] = {
     "2": 2, "0": 0, "-1": -1, "2.0": 2.0, "True": True, "None": None, "2**40": 2**40,
     "2**70": 2**70, "'same'": "same", "'other'": "other", "bytes": b"valid", "set": {2},
@@ -90,7 +90,7 @@ def shapes(result: Any) -> list[torch.Size]:
 
 
 def opening(error: Exception) -> str:
-    """Its message without an argument's place, the list of arguments, and torch's stack."""
+    """Return an error's message without argument position, argument list and torch's stack."""
     first = str(error).splitlines()[0].split(" - got")[0]
     return re.sub(r" \(position \d+\)", "", first)
 
@@ -100,32 +100,32 @@ def test_accepts_what_torch_accepts(name: str) -> None:
     compute = ARGUMENTS[name]
     for label, value in VALUES.items():
         if isinstance(value, Tensor) and name.split()[1] in ("input", "weight", "bias"):
-            continue  # an operand, of a wrong shape
+            continue  # an operand of a wrong shape
         if label == "2**40" and "pool" in name:
-            continue  # torch's own kernels refuse it, not its parser
+            continue  # refused by torch's kernels, not by its parser
         if label in ("0", "-1", "()", "(2, 2, 2)") and name.startswith("conv2d"):
-            continue  # torch's meta implementation does not look
+            continue  # not checked by torch's meta implementation
         result, wanted = (outcome(compute, functions, value) for functions in (ours, theirs))
         if not isinstance(wanted, Exception):
             assert not isinstance(result, Exception), f"{label}: torch computes, not {result!r}"
             assert shapes(result) == shapes(wanted), label
             continue
         assert type(result) is type(wanted), f"{label}: torch raises {wanted!r}, not {result!r}"
-        if isinstance(wanted, (TypeError, ValueError)):  # the parser's words, but for the long list
+        if isinstance(wanted, (TypeError, ValueError)):  # its message without the long list
             assert opening(result) == opening(wanted), label
 
 
 @pytest.mark.parametrize("value", [Two(), np.array(2)], ids=["Two()", "array(2)"])
-def test_scalars_that_torchs_parser_fails_on_are_numbers(value: Any) -> None:
-    """torch 2.13 fails an internal assertion on them where it wants several numbers."""
+def test_scalars_that_torchs_parser_fails_on_are_accepted(value: Any) -> None:
+    """torch 2.13 fails an internal assertion on them where it expects several numbers."""
     torch.testing.assert_close(ours.conv2d(X, W, None, value, groups=2),
                                theirs.conv2d(X, W, None, 2, groups=2))  # fmt: skip
     torch.testing.assert_close(ours.max_pool2d(X, value), theirs.max_pool2d(X, 2))
 
 
 @pytest.mark.parametrize(("good", "bad"), [(2, 2.0), ((2, 2), (2.0, 2.0)), (1, True)], ids=str)
-def test_a_refused_call_says_nothing_of_the_next(good: Any, bad: Any) -> None:
-    """2 == 2.0 and 1 == True: a cache that compares its keys by == must see only ints."""
+def test_a_refused_call_does_not_affect_the_next(good: Any, bad: Any) -> None:
+    """2 == 2.0 and 1 == True, so a cache that compares keys with == must get only ints."""
     calls: list[Compute] = [
         lambda f, v: f.conv2d(SHAPE, FILTER, stride=v, groups=2),
         lambda f, v: f.conv2d(SHAPE, FILTER, padding=v, groups=2),
@@ -142,7 +142,7 @@ def test_a_refused_call_says_nothing_of_the_next(good: Any, bad: Any) -> None:
 
 
 @pytest.mark.parametrize("stride", [10, 2**31, 2**40, 2**62], ids=str)
-def test_huge_strides_are_as_good_as_the_smallest_that_fits_once(stride: int) -> None:
+def test_huge_strides_equal_the_smallest_stride_with_one_output(stride: int) -> None:
     x, w = X[..., :4, :4].clone().requires_grad_(), W.clone().requires_grad_()
     expected = theirs.conv2d(x, w, None, 3, 0, 1, 2)
     y = ours.conv2d(x, w, None, stride, 0, 1, 2)
@@ -185,7 +185,7 @@ def test_errors_name_the_function() -> None:
         ours.avg_pool2d(X, 3, padding=(1, 1, 1))
 
 
-def test_modules_take_what_torchs_take() -> None:
+def test_modules_accept_what_torchs_accept() -> None:
     two = np.int64(2)
     layers = [
         (tconv.MaxPool2d(two, stride=two), nn.MaxPool2d(2)),
@@ -199,8 +199,8 @@ def test_modules_take_what_torchs_take() -> None:
     torch.testing.assert_close(convolution(X), plain(X))
 
 
-def test_reading_computes_nothing() -> None:
-    """The stand-ins are empty: torch's convolution of them is never made."""
+def test_parsing_computes_nothing() -> None:
+    """The parser's stand-in tensors are empty, so torch computes no convolution."""
     numbers = read(torch.conv2d, X, W, None, np.int64(2), (1, torch.tensor(0)), 1, np.int32(2))
     assert numbers == [[2, 2], [1, 0], [1, 1], False, [0, 0], 2]
     assert read(torch.max_pool2d, X, 2, (), 0, 1, True) == [[2, 2], [], [0, 0], [1, 1], True]

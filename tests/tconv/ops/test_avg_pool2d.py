@@ -1,4 +1,4 @@
-"""Average-pool and trainable subsampling against torch: values, gradients, errors."""
+"""Tests of average-pool and trainable subsampling against torch: values, gradients, errors."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_dtypes(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 @pytest.mark.parametrize("counted", [True, False], ids=["padding-counts", "it-does-not"])
 def test_many_programs(layout: Layout, counted: bool) -> None:
-    """Small tiles that divide nothing, so that every edge of the grid is met."""
+    """Small tiles that divide no axis, so that every edge of the grid is tested."""
     x = random(2, 7, 9, 8).contiguous(memory_format=memory_format(layout)).requires_grad_()
     exact = functional.avg_pool2d(x, (4, 3), (2, 1), (2, 1), True, counted)
     dy = random(*exact.shape).contiguous(memory_format=memory_format(layout))
@@ -94,7 +94,7 @@ def test_many_programs(layout: Layout, counted: bool) -> None:
     assert_close((y, dx), (exact, exact_dx))
 
 
-def test_gradients_of_gradients() -> None:
+def test_second_gradients() -> None:
     x = random(1, 2, 6, 5).requires_grad_()
 
     def pool(x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def test_gradients_of_gradients() -> None:
     assert torch.autograd.gradgradcheck(pool, x, fast_mode=True)
 
 
-def test_operators_are_sound() -> None:
+def test_operators_pass_opcheck() -> None:
     window = [3, 3, 2, 2, 1, 1, 0, 1, 0]
     x = random(2, 3, 8, 8).requires_grad_()
     torch.library.opcheck(torch.ops.tconv.avg_pool2d.default, (x, window))

@@ -1,4 +1,4 @@
-"""Convolution against torch in fp64: values, gradients, formats, and what is refused."""
+"""Tests of convolution against torch in fp64: values, gradients, formats, errors."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_values_and_gradients(name: str, channels_last: bool) -> None:
     assert written(log) == {"y", "dx", "dw"}
 
 
-# Small tiles, so that many programs run, tiles overhang on every side, and a reduction takes
+# Small tiles, so that many programs run, tiles overhang at every border, and a reduction has
 # several steps and splits.
 SMALL = {
     "16x16x16": Tile(16, 16, 16, swizzle=2, splits=3),
@@ -112,7 +112,7 @@ def test_small_tiles(name: str, tile: str, direction: Pass) -> None:
 def check_pass(
     shape: ConvGeometry, direction: Pass, dtype: torch.dtype, tile: Tile, layout: str = "nhwc"
 ) -> Tensor:
-    """One pass with a given tile against the fp64 reference."""
+    """Compare one pass with a given tile with the fp64 reference."""
     problem = Problem(shape, direction, str(dtype).removeprefix("torch."), layout)  # type: ignore[arg-type]
     x = random(shape.batch, shape.in_channels, shape.in_h, shape.in_w, dtype=dtype)
     filters = (shape.out_channels, shape.group_in_channels, shape.filter_h, shape.filter_w)
@@ -199,21 +199,21 @@ def test_zero_batch() -> None:
     assert not dbias.any()
 
 
-def test_not_a_number_and_infinity_pass_through() -> None:
+def test_nan_and_infinity_propagate() -> None:
     x, w = random(1, 2, 6, 6), random(3, 2, 3, 3, seed=1)
     x[0, 0, 2, 3], x[0, 1, 5, 5] = float("nan"), float("inf")
     expected = torch.nn.functional.conv2d(x, w, padding=1)
     torch.testing.assert_close(conv2d(x, w, padding=1), expected, equal_nan=True)
 
 
-def test_runs_repeat_bit_for_bit() -> None:
+def test_runs_are_bitwise_reproducible() -> None:
     shape = ConvGeometry(2, 9, 9, 9, 7, 3, 3, pad_h=1, pad_w=1)
     for direction in PASSES:
         first = check_pass(shape, direction, torch.float32, SMALL["16x16x16"])
         assert torch.equal(first, check_pass(shape, direction, torch.float32, SMALL["16x16x16"]))
 
 
-def test_what_is_frozen_costs_no_launch() -> None:
+def test_frozen_tensors_cost_no_launch() -> None:
     x, w = random(1, 3, 6, 6), random(4, 3, 3, 3).requires_grad_()
     with recorded() as log:
         conv2d(x, w).sum().backward()
@@ -317,7 +317,7 @@ def test_refuses_what_torch_refuses(change: dict[str, Any], words: str) -> None:
     good = {"input": torch.zeros(1, 3, 6, 6), "weight": torch.zeros(4, 3, 3, 3)}
     with pytest.raises(RuntimeError, match=words):
         conv2d(**(good | change))
-    if "same device" not in words:  # a meta tensor's company torch does not mind
+    if "same device" not in words:  # torch accepts a meta tensor among others
         with pytest.raises(RuntimeError):
             torch.conv2d(**(good | change))
 
@@ -328,7 +328,7 @@ def test_refuses_integers_by_name() -> None:
         conv2d(whole, torch.zeros(4, 3, 3, 3, dtype=torch.int64))
 
 
-def test_is_the_functional_face() -> None:
+def test_functional_calls_the_operator() -> None:
     assert functional.conv2d is conv2d
 
 

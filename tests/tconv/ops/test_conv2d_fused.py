@@ -1,4 +1,4 @@
-"""Convolution with its ending in one kernel: values, gradients, launches, errors."""
+"""Tests of convolution with a fused epilogue: values, gradients, launches, errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def operands(name: str, channels_last: bool) -> tuple[list[Tensor], dict[str, An
 
 
 def assert_same(ours: Tensor, theirs: Tensor, tensors: list[Tensor]) -> None:
-    """Values, strides and gradients."""
+    """Compare values, strides and gradients."""
     assert_close(ours, theirs, equal_nan=True)
     assert ours.stride() == theirs.stride()
     dy = random(*theirs.shape, seed=7)
@@ -91,17 +91,17 @@ def test_one_kernel_forward_and_one_pass_over_dy() -> None:
         products = [launch for launch in log if "relayout" not in launch.kernel]
         assert written(log) == {"y"}
         assert products[-1].constants["ACTIVATION"] == "relu"
-        if interpreting():  # a GPU's processors may share a reduction out, and add parts up
+        if interpreting():  # on a GPU a reduction may be split and summed
             assert [launch.kernel for launch in products] == ["fprop.implicit_gemm_fprop"]
         with recorded() as log:
             torch.autograd.grad(y.sum(), tensors)
         readers = [launch for launch in log if "dy" in {o.tensor for o in launch.operands.values()}]
-        unfused = 4  # of a ReLU's gradient, the bias's, dgrad and wgrad
+        unfused = 4  # gradients of ReLU and bias, dgrad, wgrad
         assert len(readers) < unfused
         assert "ending" in log[0].kernel
 
 
-def test_offsets_are_kept_for_gradients_only() -> None:
+def test_offsets_are_stored_only_for_gradients() -> None:
     tensors, window = operands("plain", True)
     with torch.no_grad(), recorded() as log:
         conv2d_pool(*tensors, **window)
@@ -111,7 +111,7 @@ def test_offsets_are_kept_for_gradients_only() -> None:
     assert log[-1].operands["offsets"].dtype == "int8"
 
 
-def test_nan_and_infinity_go_where_torch_sends_them() -> None:
+def test_nan_and_infinity_propagate_as_in_torch() -> None:
     tensors, window = operands("odd", True)
     with torch.no_grad():
         tensors[0][0, 0, 2, 3], tensors[0][1, 1, 5, 5] = float("nan"), -float("inf")
@@ -123,7 +123,7 @@ def test_nan_and_infinity_go_where_torch_sends_them() -> None:
 
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
 def test_groups_do_not_meet(value: float) -> None:
-    """Packed groups share a tile, where zero times infinity would be no zero."""
+    """Packed groups share a tile, where zero times infinity would give NaN."""
     shape = ConvGeometry(2, 24, 6, 6, 24, 3, 3, pad_h=1, pad_w=1, groups=6)
     x, w, dy = random(2, 24, 6, 6), random(24, 4, 3, 3, seed=1), random(2, 24, 6, 6, seed=2)
     x[0, 5, 2, 2] = value
@@ -142,7 +142,7 @@ def test_groups_do_not_meet(value: float) -> None:
         assert got.isfinite().any()
 
 
-# About the least that a GPU's plan splits; in the second, the last share ends on one pixel.
+# About the smallest sizes that a GPU's plan splits; in the second, the last share has one pixel.
 SPLIT: list[tuple[Layout, tuple[int, int, int, int]]] = [
     ("nhwc", (2, 130, 13, 11)),
     ("nhwc", (1, 130, 17, 17)),
@@ -153,9 +153,9 @@ SPLIT: list[tuple[Layout, tuple[int, int, int, int]]] = [
 @pytest.mark.parametrize("pooled", [False, True], ids=["relu", "pool"])
 @pytest.mark.parametrize(("layout", "size"), SPLIT, ids=str)
 def test_gradients_in_shares(layout: Layout, size: tuple[int, int, int, int], pooled: bool) -> None:
-    """As a GPU takes them: pixels in shares, and more channels than one program holds."""
+    """With a GPU's plan: pixels in shares, and more channels than one program holds."""
     batch, channels, rows, columns = size
-    if pooled:  # as many windows as there were pixels
+    if pooled:  # as many windows as pixels before
         rows, columns = 2 * rows - 1, 2 * columns - 1
     z = random(batch, channels, rows, columns).contiguous(memory_format=memory_format(layout))
     z.requires_grad_()
@@ -179,7 +179,7 @@ def test_gradients_in_shares(layout: Layout, size: tuple[int, int, int, int], po
     assert_close((tensors["dz"], tensors["dbias"]), (dz, dz.sum((0, 2, 3))))
 
 
-def test_gradients_of_gradients() -> None:
+def test_second_gradients() -> None:
     x, w, bias = (random(*size).requires_grad_() for size in ((1, 2, 5, 6), (3, 2, 3, 3), (3,)))
 
     def relu(*tensors: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def test_gradients_of_gradients() -> None:
         assert torch.autograd.gradgradcheck(fused, (x, w, bias), fast_mode=True)
 
 
-def test_operators_are_sound() -> None:
+def test_operators_pass_opcheck() -> None:
     ops = torch.ops.tconv
     x, w, bias = (random(*size).requires_grad_() for size in ((2, 3, 6, 6), (4, 3, 3, 3), (4,)))
     window = [1, 1, 1, 1, 1, 1, 1]
@@ -236,7 +236,7 @@ def test_bad_arguments() -> None:
 
 
 @pytest.mark.parametrize("name", ["ConvReLU2d", "ConvReLUPool2d"])
-def test_modules_stand_for_torchs(name: str) -> None:
+def test_modules_equal_torchs(name: str) -> None:
     ours = getattr(tconv, name)(3, 8, 3, padding=1).to(DEVICE)
     theirs = torch.nn.Conv2d(3, 8, 3, padding=1).to(DEVICE)
     theirs.load_state_dict(ours.state_dict())
@@ -251,7 +251,7 @@ def test_modules_stand_for_torchs(name: str) -> None:
 
 
 def normed(channels: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    """Tensors of a batch normalization."""
+    """Return the tensors of a batch normalization."""
     named = {
         "running_mean": random(channels, seed=11),
         "running_var": random(channels, seed=12).abs() + 0.25,
@@ -262,7 +262,7 @@ def normed(channels: int, dtype: torch.dtype = torch.float64) -> dict[str, Tenso
 
 
 def torchs_norm(z: Tensor, norm: dict[str, Tensor], eps: float = 1e-5) -> Tensor:
-    """The same in elementary steps, which have gradients for the statistics too."""
+    """Compute a batch norm in elementary operations, with gradients for the statistics."""
     mean, var = norm["running_mean"], norm["running_var"]
     scale = norm.get("norm_weight", 1.0) / torch.sqrt(var + eps)
     z = (z - mean[:, None, None]) * scale[:, None, None]
@@ -312,7 +312,7 @@ def test_a_batch_norm_keeps_its_own_dtype(dtype: torch.dtype) -> None:
         mixed = {**norm, "norm_bias": norm["norm_bias"].to(torch.float64)}
         assert_close(conv2d_fused(x.float(), w.float(), bias.float(), **window, **mixed), y)
     assert y.dtype == dtype
-    rounding = 16 * torch.finfo(dtype).eps  # of operands, over a sum of 144 products
+    rounding = 16 * torch.finfo(dtype).eps  # of the operands, in a sum of 144 products
     assert_close(y.double(), exact, rtol=rounding, atol=4 * rounding)
 
 
@@ -322,7 +322,7 @@ EDGES = [0.0, -0.0, 3.0, -3.0, 6.0, 1e-8, -40.0, 90.0, float("nan"), float("inf"
 
 
 def through(values: Tensor) -> tuple[Tensor, Tensor]:
-    """x and w of a 1x1 layer whose sums are ``values``, [channels, pixels]."""
+    """Return x and w of a 1x1 layer whose sums are ``values``, [channels, pixels]."""
     x = values[None, :, :, None].contiguous()
     return x, torch.ones(values.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device)
 
@@ -330,7 +330,7 @@ def through(values: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activation(activation: str, after: bool) -> None:
-    """Values and gradients are torch's, kinks, NaN and infinities among them."""
+    """Values and gradients equal torch's, also at kinks, NaN and infinities."""
     row = torch.cat([torch.tensor(EDGES, dtype=torch.float64), torch.linspace(-7, 7, 57).double()])
     x, w = through(row.expand(2, -1).to(DEVICE))
     x.requires_grad_()
@@ -365,7 +365,7 @@ def test_pooled_activation(activation: str) -> None:
     assert_same(y, exact, [*tensors, residual])
 
 
-def test_the_derivative_comes_from_y_where_it_can() -> None:
+def test_the_derivative_is_computed_from_y_if_possible() -> None:
     tensors, window = operands("plain", True)
     for activation in ACTIVATIONS:
         with recorded() as log:
@@ -378,7 +378,7 @@ def test_the_derivative_comes_from_y_where_it_can() -> None:
 
 @pytest.mark.parametrize("activation", sorted({*ACTIVATIONS} - {"relu", "relu6", "hardsigmoid"}))
 def test_second_derivatives(activation: str) -> None:
-    """Of the pass over dy alone, from the result and from the argument."""
+    """Second derivatives of the pass over dy, from the result and from the argument."""
     value = torch.tensor([[-4.2, -1.3, -0.4, 0.3, 0.7, 2.1, 3.9]], dtype=torch.float64)
     value = value.expand(2, -1)[None, :, :, None].to(DEVICE)
     dy = random(*value.shape)
@@ -393,7 +393,7 @@ def test_second_derivatives(activation: str) -> None:
         assert torch.autograd.gradcheck(grad, given, fast_mode=True)
 
 
-def test_without_what_a_gradient_needs_there_is_none() -> None:
+def test_a_gradient_without_its_stored_tensors_is_refused() -> None:
     tensors, _ = operands("plain", True)
     how = ("silu", 0.0, False, False, False, None)
     window_list = [1, 1, 1, 1, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""Transposed convolution against torch in fp64: values, gradients, epilogue, what is refused."""
+"""Tests of transposed convolution against torch in fp64: values, gradients, epilogue, errors."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ FAMILY_CASES = {
 
 @pytest.mark.parametrize("name", FAMILY_CASES)
 def test_every_familys_gradient_ends_in_an_epilogue(name: str) -> None:
-    """Bias, batch normalization's place aside: bias, residual, activation and its argument."""
+    """Bias, residual, activation and the stored argument; no batch normalization."""
     case, tile = CASES[FAMILY_CASES[name][0]], FAMILY_CASES[name][1]
     x, w, bias = operands(case)
     z = plain.conv_transpose2d(x, w, bias, **window(case))
@@ -122,7 +122,7 @@ def test_every_familys_gradient_ends_in_an_epilogue(name: str) -> None:
     torch.testing.assert_close(y, plain.silu(z + residual))
 
 
-QUICK = ("relu", "gelu")  # the derivative from the result, and from the argument
+QUICK = ("relu", "gelu")  # one derivative from the result, one from the argument
 OTHERS = [
     pytest.param(each, marks=pytest.mark.thorough) for each in ACTIVATIONS if each not in QUICK
 ]
@@ -143,12 +143,12 @@ def test_activations_and_their_gradients(activation: str) -> None:
     torch.testing.assert_close(ours, torchs)
 
 
-# ---- what torch does with an operator -------------------------------------------------------
+# ---- torch's transforms of an operator ------------------------------------------------------
 
 SMALL = {"x": (1, 2, 3, 2), "w": (2, 1, 2, 2), "stride": (2, 1), "padding": (1, 0), "groups": 2}
 
 
-def test_gradients_of_gradients_and_tangents() -> None:
+def test_second_gradients_and_tangents() -> None:
     inputs = [tensor.requires_grad_() for tensor in operands(SMALL)]
 
     def layer(*tensors: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ def test_torch_func() -> None:
     torch.testing.assert_close(ours, torchs)
 
 
-def test_compiles_as_one_graph_with_sizes_unknown() -> None:
+def test_compiles_as_one_graph_with_symbolic_sizes() -> None:
     case = CASES["output-padding"]
     x, w, bias = operands(case)
     compiled = torch.compile(conv_transpose2d, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -267,7 +267,7 @@ def test_zero_batch() -> None:
     assert not dw.any()
 
 
-def test_module_takes_an_output_size() -> None:
+def test_module_accepts_an_output_size() -> None:
     torch.manual_seed(0)
     theirs = torch.nn.ConvTranspose2d(3, 2, 3, stride=2, padding=1, device=DEVICE)
     ours = tconv.ConvTranspose2d(3, 2, 3, stride=2, padding=1, device=DEVICE)

@@ -1,4 +1,4 @@
-"""Values and shapes at the edges of what torch takes: where torch decides, ours does the same."""
+"""Tests of values and shapes at the limits of what torch accepts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_shapes(name: str, channels_last: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64], ids=str)
-def test_subnormal_numbers_are_numbers(dtype: torch.dtype) -> None:
+def test_subnormal_numbers_are_kept(dtype: torch.dtype) -> None:
     tiny = torch.finfo(dtype).smallest_normal / 4
     x = torch.full((1, 2, 4, 4), tiny, dtype=dtype, device=DEVICE)
     w = torch.ones(3, 2, 1, 1, dtype=dtype, device=DEVICE)
@@ -61,8 +61,8 @@ def test_subnormal_numbers_are_numbers(dtype: torch.dtype) -> None:
     assert bool((avg_pool2d(x, 2) == tiny).all())
 
 
-def test_a_negative_zero_is_a_zero() -> None:
-    """Sums begin at +0, as torch's do; a maximum takes the first of equal values, sign and all."""
+def test_negative_zero() -> None:
+    """Sums start at +0 as in torch; a maximum is the first of equal values, with its sign."""
     zeros = torch.tensor([[-0.0, 0.0], [0.0, -0.0]], device=DEVICE)[None, None]
     w = torch.ones(1, 1, 1, 1, device=DEVICE)
     assert torch.equal(conv2d(zeros, w), plain.conv2d(zeros, w))
@@ -141,7 +141,7 @@ def test_a_batch_may_grow_under_compile_and_export() -> None:
             torch.testing.assert_close(y, layer(x))
 
 
-def test_state_goes_both_ways_and_frozen_parts_cost_nothing() -> None:
+def test_state_dicts_are_exchanged_and_frozen_parts_cost_nothing() -> None:
     theirs = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.MaxPool2d(2)).to(DEVICE)
     ours = torch.nn.Sequential(tconv.Conv2d(3, 4, 3), tconv.MaxPool2d(2)).to(DEVICE)
     ours.load_state_dict(theirs.state_dict())

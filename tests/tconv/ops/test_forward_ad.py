@@ -1,4 +1,4 @@
-"""Forward-mode derivatives of every operator: dual tensors, their launches, gradcheck."""
+"""Tests of forward-mode derivatives of every operator: dual tensors, launches, gradcheck."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OFFSETS = torch.randint(4, (1, 2, 2, 2), generator=generator, dtype=torch.int8)
 HALF = random(1, 2, 2, 2)
 Compute = Callable[..., Any]
 
-# Every operator with a derivative: what is computed from which operands.
+# Every operator with a derivative: its function and operands.
 OPERATORS: dict[str, tuple[Compute, tuple[Tensor, ...]]] = {
     "conv2d": (lambda x, w, b: conv2d(x, w, b, **FORM), (X, W, BIAS)),
     "conv2d activation": (
@@ -80,8 +80,8 @@ OPERATORS: dict[str, tuple[Compute, tuple[Tensor, ...]]] = {
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_tangents_are_those_of_finite_differences(name: str) -> None:
-    """As gradcheck does, at a hundredth of its launches: all operands move at once."""
+def test_tangents_equal_finite_differences(name: str) -> None:
+    """Like gradcheck with a hundredth of the launches: all operands change at once."""
     compute, operands = OPERATORS[name]
     tangents, step = [operand.cos() for operand in operands], 1e-6
     with forward_ad.dual_level():
@@ -111,7 +111,7 @@ def test_a_dual_tensor_without_a_gradient_keeps_its_tangent() -> None:
 
 @pytest.mark.parametrize(("dual", "convolutions"), [("x", 2), ("w", 2), ("xw", 3), ("", 1)])
 def test_a_tangent_costs_one_convolution(dual: str, convolutions: int) -> None:
-    """None for an operand that has no tangent."""
+    """An operand without a tangent costs no convolution."""
     with forward_ad.dual_level():
         x = forward_ad.make_dual(X, X.cos()) if "x" in dual else X
         w = forward_ad.make_dual(W, W.cos()) if "w" in dual else W
@@ -141,7 +141,7 @@ def test_the_bias_alone_has_a_tangent() -> None:
     torch.testing.assert_close(tangent, BIAS.cos()[:, None, None].expand(y.shape))
 
 
-def test_what_forward_mode_keeps_is_freed() -> None:
+def test_tensors_kept_for_forward_mode_are_freed() -> None:
     with forward_ad.dual_level():
         x = X.clone().requires_grad_()
         with_tangent = conv2d(forward_ad.make_dual(x, X.cos()), W, **FORM)

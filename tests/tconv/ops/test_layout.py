@@ -1,4 +1,4 @@
-"""The memory format that torch would take a tensor for."""
+"""Tests of the memory format that torch assigns to a tensor."""
 
 from __future__ import annotations
 

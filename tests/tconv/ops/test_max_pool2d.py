@@ -1,4 +1,4 @@
-"""Max-pool against the fp64 reference and against torch, its gradients, its operators."""
+"""Tests of max-pool against the fp64 reference and torch: values, gradients, operators."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def tensor(
     memory_format: torch.memory_format = torch.contiguous_format,
     levels: int = 0,
 ) -> Tensor:
-    """Normal numbers, or whole numbers below ``levels``, so that windows hold equal ones."""
+    """Return normal numbers, or integers below ``levels``, so that windows have equal values."""
     generator = torch.Generator().manual_seed(sum(shape))
     values = torch.randn(shape, generator=generator)
     if levels:
@@ -87,14 +87,14 @@ def geometry(x: Tensor, **window: Any) -> PoolGeometry:
 
 @contextmanager
 def launches(*kernels: str) -> Iterator[None]:
-    """Asserts that just these kernels run."""
+    """Assert that exactly these kernels run."""
     with recorded() as log:
         yield
     assert [launch.kernel for launch in log] == list(kernels)
 
 
 def compare(x: Tensor, **window: Any) -> None:
-    """Values, indices, gradient and their memory formats against torch's, to the bit."""
+    """Compare values, indices, gradient and memory formats with torch's, bit for bit."""
     ours, theirs = x.detach().requires_grad_(), x.detach().requires_grad_()
     some = x.numel() > 0
     with launches(*[FPROP, PICK] * some):
@@ -112,7 +112,7 @@ def compare(x: Tensor, **window: Any) -> None:
     with launches(*[DGRAD] * some):
         (dx,) = torch.autograd.grad(y, ours, dy)
     (expected,) = torch.autograd.grad(expected, theirs, dy)
-    # torch on the CPU adds 16-bit gradients in 16 bits, we in 32.
+    # torch's CPU code adds 16-bit gradients in 16 bits, our kernel in 32.
     short = x.dtype in (torch.float16, torch.bfloat16)
     tolerance = 8 * torch.finfo(x.dtype).eps if short else 1e-6
     assert_close(dx, expected, rtol=tolerance, atol=tolerance)
@@ -176,7 +176,7 @@ def test_minus_infinity_keeps_the_first_element(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("kernel_size", [(2, 1), (1, 2), (2, 2)], ids=str)
 def test_window_of_nothing_but_padding(kernel_size: tuple[int, int]) -> None:
-    """At -1 and 3 of a size of 3: torch gives -inf and an index past the end; no gradient."""
+    """Windows at -1 and 3 of a size of 3: torch gives -inf, an index past the end, no gradient."""
     x = tensor((1, 2, 3 if kernel_size[0] > 1 else 5, 3 if kernel_size[1] > 1 else 5))
     x.requires_grad_()
     padding = tuple(size // 2 for size in kernel_size)
@@ -235,7 +235,7 @@ def test_inference_writes_no_offsets() -> None:
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 def test_many_programs(layout: Any) -> None:
-    """Small tiles that divide nothing, so that every edge of the grid is met."""
+    """Small tiles that divide no axis, so that every edge of the grid is tested."""
     x = tensor((2, 11, 9, 7), memory_format=layouts.memory_format(layout))
     window = {"kernel_size": 3, "stride": 2, "padding": 1}
     expected, places = functional.max_pool2d(x, **window, return_indices=True)
@@ -260,7 +260,7 @@ def test_many_programs(layout: Any) -> None:
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("name", ["odd-padded", "overlapping", "gaps", "dilated", "ceil", "looped"])
 def test_on_a_gpu(name: str, memory_format: torch.memory_format, dtype: torch.dtype) -> None:
-    """Compiled, against the fp64 reference; a second run gives the same bits."""
+    """Compiled kernels equal the fp64 reference; a second run gives the same bits."""
     shape, window = CASES[name]
     x = tensor(shape, dtype, memory_format).to(DEVICE).requires_grad_()
     layer = geometry(x, **window)
@@ -310,7 +310,7 @@ def test_wide_offsets_compute_the_same() -> None:
 
 
 def distinct(shape: tuple[int, ...]) -> Tensor:
-    """Values in fp64 that differ by more than gradcheck's step."""
+    """Return fp64 values that differ by more than gradcheck's step."""
     count = torch.Size(shape).numel()
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     return (order.double() / 8).view(shape).to(DEVICE).requires_grad_()
@@ -366,7 +366,7 @@ def test_indices_carry_no_gradient() -> None:
     assert not indices.requires_grad
 
 
-def test_repeats_to_the_bit() -> None:
+def test_runs_are_bitwise_reproducible() -> None:
     x = tensor((2, 3, 9, 9), torch.float16).requires_grad_()
     y = max_pool2d(x, 3, stride=1, padding=1)
     dy = tensor(tuple(y.shape), torch.float16)
@@ -412,7 +412,7 @@ def test_compiles_as_one_graph(dynamic: bool) -> None:
             assert_close(compiled(x), network(x))
 
 
-# What is refused, in torch's words.
+# Errors, with torch's messages.
 
 X = torch.zeros(2, 3, 8, 8)
 
@@ -449,7 +449,7 @@ X = torch.zeros(2, 3, 8, 8)
     ],
     ids=lambda value: str(value if isinstance(value, dict) else value[1]).replace(" ", ""),
 )
-def test_errors_in_torchs_words(arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+def test_errors_have_torchs_messages(arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
     try:
         functional.max_pool2d(*arguments, **options)
     except Exception as error:
@@ -461,7 +461,7 @@ def test_errors_in_torchs_words(arguments: tuple[Any, ...], options: dict[str, A
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8], ids=str)
 def test_integers_are_refused_by_name(dtype: torch.dtype) -> None:
-    """torch pools them on the CPU only."""
+    """torch pools integers on the CPU only."""
     name = {torch.int64: "Long", torch.int32: "Int", torch.uint8: "Byte"}[dtype]
     with pytest.raises(NotImplementedError, match=f"not implemented for '{name}'"):
         max_pool2d(X.to(dtype), 2)

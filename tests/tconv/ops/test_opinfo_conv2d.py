@@ -1,4 +1,4 @@
-"""torch's own samples and error inputs for conv2d, through ours, each seen to launch a kernel."""
+"""Tests with torch's own samples and error inputs for conv2d; each sample launches our kernel."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def samples(dtype: torch.dtype, device: torch.device = DEVICE) -> list[SampleInp
 
 
 def count() -> range:
-    """Of the samples; no GPU is touched where tests are only collected."""
+    """Return the samples' indices without using a GPU, since this runs at collection."""
     return range(len(samples(torch.float32, torch.device("cpu"))))
 
 
@@ -42,7 +42,7 @@ def count() -> range:
 @pytest.mark.parametrize("index", count())
 def test_sample(index: int, dtype: torch.dtype) -> None:
     sample = samples(dtype)[index]
-    # float32's tolerances, which torch's default of tf32 does not keep on a GPU
+    # float32's tolerances do not hold for torch's default of tf32 on a GPU.
     precision = "tf32x3" if dtype == torch.float32 and not interpreting() else None
     inputs = [sample.input, *(arg for arg in sample.args if isinstance(arg, torch.Tensor))]
     with recorded() as log:

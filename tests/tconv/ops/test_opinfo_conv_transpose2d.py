@@ -1,4 +1,4 @@
-"""torch's own samples for transposed convolutions, through ours, each seen to launch a kernel."""
+"""Tests with torch's own samples for transposed convolutions; each launches our kernel."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def samples(name: str, dtype: torch.dtype, device: torch.device = DEVICE) -> lis
 
 
 def count(name: str) -> range:
-    """Of the samples; no GPU is touched where tests are only collected."""
+    """Return the samples' indices without using a GPU, since this runs at collection."""
     return range(len(samples(name, torch.float32, torch.device("cpu"))))
 
 
 def check_sample(name: str, index: int, dtype: torch.dtype, results: tuple[str, ...]) -> None:
-    """Values and gradients of one sample; ``results`` are what forward and backward launch."""
+    """Check values and gradients of a sample; ``results`` are the launched passes' results."""
     sample = samples(name, dtype)[index]
     ours: Callable[..., Any] = getattr(functional, name)
     theirs: Callable[..., Any] = getattr(torch.nn.functional, name)
-    # float32's tolerances, which torch's default of tf32 does not keep on a GPU
+    # float32's tolerances do not hold for torch's default of tf32 on a GPU.
     precision = "tf32x3" if dtype == torch.float32 and not interpreting() else None
     inputs = [sample.input, *(arg for arg in sample.args if isinstance(arg, torch.Tensor))]
     with recorded() as log:

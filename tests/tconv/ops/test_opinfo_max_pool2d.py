@@ -1,4 +1,4 @@
-"""torch's own samples and error inputs for max_pool2d, each seen to launch our kernel."""
+"""Tests with torch's own samples and error inputs for max_pool2d; each launches our kernel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytest.importorskip("expecttest", reason="torch's samples need expecttest")
 
 @pytest.fixture
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter without its overflow checks, which cost it half its time."""
+    """Turn off the interpreter's overflow checks, which take half its time."""
     builder = interpreter.interpreter_builder
     options = dataclasses.replace(builder.options, sanitize_overflow=False)
     monkeypatch.setattr(builder, "options", options)
@@ -38,7 +38,7 @@ def opinfo() -> OpInfo:
 
 
 SAMPLES = 1440
-PRIME = 7  # to the periods of the samples' arguments, so that a step meets them all
+PRIME = 7  # no divisor of the samples' periods, so every kind is drawn
 
 
 @lru_cache
@@ -47,7 +47,7 @@ def samples(dtype: torch.dtype) -> list[SampleInput]:
 
 
 def check_samples(dtype: torch.dtype, first: int, step: int) -> int:
-    """Every ``step``-th sample from ``first``, with its gradient."""
+    """Check every ``step``-th sample from ``first``, with its gradient; return their number."""
     count = 0
     for sample in samples(dtype)[first::step]:
         count += 1
@@ -75,7 +75,7 @@ def test_opinfo_samples(first: int) -> None:
 @pytest.mark.usefixtures("_hurried")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_opinfo_samples_of_other_dtypes(dtype: torch.dtype) -> None:
-    """Every 19th, a prime again."""
+    """Every 19th sample; 19 is prime too."""
     assert check_samples(dtype, 0, 19) == -(-SAMPLES // 19)
 
 

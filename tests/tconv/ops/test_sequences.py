@@ -1,4 +1,4 @@
-"""One-dimensional operators against torch: values, gradients, memory, torch's own samples."""
+"""Tests of one-dimensional operators against torch: values, gradients, memory, samples."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_conv_transpose1d_is_torchs() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_sequences_are_read_where_they_lie() -> None:
-    """Whatever varies fastest: no copy of x, and y lies as x does."""
+def test_sequences_are_read_without_a_copy() -> None:
+    """For either memory order x is not copied, and y has the order of x."""
     w = random(4, 1, 3, seed=1).transpose(1, 2).contiguous().transpose(1, 2)
-    alone = random(2, 1, 9)  # one channel: both orders are the same
+    alone = random(2, 1, 9)  # with one channel both orders are the same
     with recorded() as log:
         conv1d(alone, w)
     assert not [launch for launch in log if "relayout" in launch.kernel]
-    by_time = random(2, 9, 5).transpose(1, 2)  # as a transformer holds it
+    by_time = random(2, 9, 5).transpose(1, 2)  # the order in a transformer
     w = random(4, 5, 3, seed=1)
     with recorded() as log:
         y = conv1d(by_time, w)
@@ -96,7 +96,7 @@ def test_causal_padding_as_users_write_it() -> None:
     assert y.shape == (2, 4, 12)
 
 
-def test_an_epilogue_is_in_the_kernel() -> None:
+def test_the_epilogue_is_fused() -> None:
     x, w, bias, residual = random(1, 3, 9), random(4, 3, 3), random(4), random(1, 4, 7)
     with recorded() as log:
         y = conv1d(x, w, bias, activation="relu", residual=residual)
@@ -107,7 +107,7 @@ def test_an_epilogue_is_in_the_kernel() -> None:
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "circular", "replicate"])
-def test_module_pads_as_torchs(mode: str) -> None:
+def test_module_pads_like_torchs(mode: str) -> None:
     theirs = torch.nn.Conv1d(3, 4, 3, padding=2, padding_mode=mode, device=DEVICE)  # type: ignore[arg-type]
     ours = tconv.Conv1d(3, 4, 3, padding=2, padding_mode=mode, device=DEVICE)  # type: ignore[arg-type]
     ours.load_state_dict(theirs.state_dict())
@@ -115,7 +115,7 @@ def test_module_pads_as_torchs(mode: str) -> None:
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_of_gradients_and_tangents() -> None:
+def test_second_gradients_and_tangents() -> None:
     inputs = [random(1, 2, 5).requires_grad_(), random(2, 1, 2, seed=1).requires_grad_()]
 
     def layer(x: Tensor, w: Tensor) -> Tensor:

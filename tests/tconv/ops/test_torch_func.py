@@ -1,4 +1,4 @@
-"""``torch.func``: derivatives in reverse and forward mode, nested, of single samples."""
+"""Tests with ``torch.func``: reverse, forward and nested derivatives, single samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.devices import DEVICE
 
 @cache
 def operands() -> tuple[Tensor, Tensor, Tensor]:
-    """x, w and the bias."""
+    """Return x, w and the bias."""
     torch.manual_seed(0)
     sizes = ((2, 3, 6, 6), (4, 3, 3, 3), (4,))
     x, w, bias = (torch.randn(size, dtype=torch.float64).to(DEVICE) for size in sizes)
@@ -26,7 +26,7 @@ def operands() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def layer(compute: Callable[..., Tensor], w: Tensor, **options: Any) -> Tensor:
-    """A layer's output, as a function of its weights."""
+    """Return a layer's output as a function of its weights."""
     x, _, bias = operands()
     return compute(x, w, bias, padding=1, **options)
 
@@ -58,7 +58,7 @@ PAIRS: dict[str, tuple[Function, Function]] = {
 
 
 def twice(f: Function) -> Function:
-    """The gradient of the squared gradient: each level's gradient must see the one below."""
+    """Return the gradient of the squared gradient, which needs nested derivatives."""
     return func.grad(lambda w: func.grad(f)(w).square().sum())
 
 
@@ -120,7 +120,7 @@ def test_a_module_as_a_function_of_its_parameters() -> None:
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("transform", [func.jacfwd, func.hessian], ids=["jacfwd", "hessian"])
 def test_jacobians_in_forward_mode(transform: Callable[[Function], Function]) -> None:
-    # Each element's derivative is a call of its own: small tensors, and the interpreter is slow.
+    # Each element's derivative is a separate call and the interpreter is slow: small tensors.
     x, small_w = operands()[0][:1, :1, :4, :4], operands()[1][:2, :1, :2, :2]
 
     def f(w: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def test_jacobians_in_forward_mode(transform: Callable[[Function], Function]) ->
 
 @pytest.mark.parametrize("name", ["conv2d", "relu", "pooled", "max_pool2d", "avg_pool2d"])
 def test_vmap_over_nothing_is_empty(name: str) -> None:
-    """As torch has it; and of some samples, the results of each."""
+    """An empty batch gives an empty result as in torch; other batches give each sample's result."""
     x, w = operands()[0][:1], operands()[1]
     compute: dict[str, Callable[..., Any]] = {
         "conv2d": lambda x: conv2d(x, w, padding=1),
@@ -152,7 +152,7 @@ def test_vmap_over_nothing_is_empty(name: str) -> None:
 
 
 def of_samples(batched: str) -> dict[str, tuple[Tensor, int | None]]:
-    """x, w and bias in two groups, those named with three samples along some axis."""
+    """Return x, w and bias in two groups; those in ``batched`` have an axis of three samples."""
     generator = torch.Generator().manual_seed(0)
     sizes = {"x": (2, 4, 5, 5), "w": (6, 2, 3, 3), "b": (6,)}
     found: dict[str, tuple[Tensor, int | None]] = {}
@@ -187,4 +187,4 @@ def test_vmap_is_one_convolution_of_more_images_or_groups(batched: str, groups: 
     torch.testing.assert_close(found, result(plain.conv2d))
     if "b" not in batched or "w" in batched:
         products = [launch for launch in launches if "implicit_gemm" in launch.kernel]
-        assert len(products) == 3  # one of each pass, however many samples
+        assert len(products) == 3  # one per pass, for any number of samples

@@ -1,4 +1,4 @@
-"""torch's older tracers and its FLOP counter over a model of our modules."""
+"""Tests of torch's older tracers and its FLOP counter on a model of our modules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def image() -> Tensor:
 
 @pytest.mark.filterwarnings("error", "ignore:`torch.jit.trace:DeprecationWarning")
 def test_jit_trace_records_our_operators() -> None:
-    """Without a warning: no size is turned into a number on the way."""
+    """There is no warning, so no size becomes a constant."""
     layers, x = model(ours=True), image()
     traced = torch.jit.trace(layers, x)
     called = [node.kind() for node in traced.inlined_graph.nodes()]

@@ -1,4 +1,4 @@
-"""Tensors on a CPU, without the interpreter: torch computes them, and says the same."""
+"""Test that CPU tensors without the interpreter are computed by torch, with the same errors."""
 
 from __future__ import annotations
 

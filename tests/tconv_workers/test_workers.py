@@ -1,4 +1,4 @@
-"""Workers: limits, crashes, and an environment of their own."""
+"""Tests of workers: limits, crashes and their environment."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune import workers as module
-from autotune.workers import LEAST_MEMORY, Failure, Task, Workers, machine_memory, memory_of
+import tconv_workers as module
+from tconv_workers import LEAST_MEMORY, Failure, Task, Workers, machine_memory, memory_of
 from tests.autotune import tasks as done
 
 LITTLE = 512 << 20
@@ -45,8 +45,8 @@ def test_environment_is_the_workers_own(monkeypatch: pytest.MonkeyPatch) -> None
     assert os.environ["TRITON_INTERPRET"] == "1"
 
 
-def test_crashes_hangs_and_hunger_fail_their_own_tasks_only() -> None:
-    """What a compiler may do to a worker; the sums before, between and behind come out right."""
+def test_crashes_hangs_and_memory_limits_fail_only_their_own_tasks() -> None:
+    """Tasks that crash, hang or use up memory do not affect the other tasks."""
     bad = [
         Task("abort", os.abort, ()),
         Task("segfault", done.segfault, ()),
@@ -57,7 +57,7 @@ def test_crashes_hangs_and_hunger_fail_their_own_tasks_only() -> None:
     ]
     tasks = [Task(f"sum {n}", operator.add, (n, n)) for n in range(len(bad) + 1)]
     mixed = [task for pair in zip(tasks, bad, strict=False) for task in pair] + tasks[-1:]
-    with Workers(2, {}, memory=LITTLE) as workers:  # a busy machine may take its time to eat
+    with Workers(2, {}, memory=LITTLE) as workers:  # allocation may be slow on a busy machine
         results = {task.key: result for task, result, _ in workers.run(mixed, 120.0)}
     assert [results[f"sum {n}"] for n in range(len(tasks))] == [2 * n for n in range(len(tasks))]
     died = Failure("crash", "the worker process ended")
@@ -97,7 +97,7 @@ def test_a_share_of_the_machine_or_of_its_container(
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; who should have waited for it may be gone too."""
+    """Return whether a process has ended; a zombie counts as ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
@@ -111,7 +111,7 @@ def until(happens: Callable[[], bool], seconds: float) -> bool:
     return there
 
 
-def test_workers_and_what_they_started_end_with_a_killed_parent(tmp_path: Path) -> None:
+def test_workers_and_their_children_end_with_a_killed_parent(tmp_path: Path) -> None:
     code = f"from tests.autotune.tasks import employ; employ({str(tmp_path)!r})"
     code = f"if __name__ == '__main__':\n    {code}"
     script = tmp_path / "script.py"
@@ -125,11 +125,11 @@ def test_workers_and_what_they_started_end_with_a_killed_parent(tmp_path: Path) 
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     pids = {name: int((tmp_path / name).read_text()) for name in names}
-    for name in names:  # at most the task's limit and its grace, for code that is never in Python
+    for name in names:  # at most the limit and its grace, for code that never returns to Python
         assert until(lambda pid=pids[name]: gone(pid), 30), name  # type: ignore[misc]
 
 
-def test_what_is_abandoned_ends_with_what_it_started(tmp_path: Path) -> None:
+def test_abandoned_workers_end_with_their_children(tmp_path: Path) -> None:
     with Workers(1, {}) as workers:
         running = workers.run([Task("hangs", done.linger_over_a_child, (tmp_path,))], 600.0)
         workers._submit(Task("hangs", done.linger_over_a_child, (tmp_path,)), 600.0)
@@ -139,3 +139,18 @@ def test_what_is_abandoned_ends_with_what_it_started(tmp_path: Path) -> None:
     for name in ("parent", "child"):
         pid = int((tmp_path / name).read_text())
         assert until(lambda pid=pid: gone(pid), 10), name  # type: ignore[misc]
+
+
+def test_a_script_that_does_not_guard_its_main_part_may_have_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import operator\n"
+        "from tconv_workers import Task, Workers\n"
+        "with Workers(1, {}) as workers:\n"
+        "    ((_, result, _),) = workers.run([Task(0, operator.add, (2, 3))], 60.0)\n"
+        "print(result)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("5\n", 0), done.stderr

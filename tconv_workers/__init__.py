@@ -3,8 +3,8 @@
 Each worker leads a process group: the processes it started (ptxas) end with it, and it ends with
 its parent. Compiling workers can also have a memory limit.
 
-This file imports nothing from the project: a worker must set its environment first, because Triton
-reads ``TRITON_INTERPRET`` when a kernel is decorated.
+This package imports nothing from the project, so that a worker starts in a tenth of a second and
+sets its environment first: Triton reads ``TRITON_INTERPRET`` when a kernel is decorated.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -150,6 +151,22 @@ def perform(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: f
 
 
 @contextlib.contextmanager
+def _unnamed_main() -> Iterator[None]:
+    """Keep new processes from importing the caller's script, which may not guard its main part.
+
+    Tasks are found by the names of their modules, so a worker never needs it.
+    """
+    main: dict[str, Any] = sys.modules["__main__"].__dict__
+    before: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(before)
+
+
+@contextlib.contextmanager
 def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
     """Apply ``changes`` to this process's environment, which newly started processes inherit."""
     _spawning.acquire()  # threads share the process's environment
@@ -202,7 +219,8 @@ class Workers:
     def _submit(self, task: Task, seconds: float) -> Future[Any]:
         if self._pool is None:
             self._pool = self._make()
-        with _environment(self._environment):  # workers start at the first submissions
+        # workers start at the first submissions
+        with _environment(self._environment), _unnamed_main():
             future = self._pool.submit(perform, task.function, task.arguments, seconds)
         self._groups.update(getattr(self._pool, "_processes", None) or ())
         return future

@@ -1,0 +1,1 @@
+"""Ahead-of-time compilation: in worker processes, for a GPU that may be absent."""
