@@ -64,7 +64,7 @@ def unserved(problem: Problem, target: Target) -> str | None:
             "wgrad": (shape.in_channels, shape.out_channels)}[direction]  # fmt: skip
     odd = [channels for channels in read if channels % step]
     if odd:
-        return f"{odd[0]} channels of {problem.dtype} are no multiple of {ALIGNMENT} bytes"
+        return f"{odd[0]} channels of {problem.dtype} are not a multiple of {ALIGNMENT} bytes"
     strides = (shape.stride_h, shape.stride_w)
     if strides != (1, 1):
         if direction == "dgrad":
@@ -72,7 +72,7 @@ def unserved(problem: Problem, target: Target) -> str | None:
         if strides != (2, 2) or shape.in_h % 2 or shape.in_w % 2:
             return "boxes step by 1, or by 2 over images of even height and width"
         if direction == "fprop" and shape.group_in_channels % LEAST_SLICE:
-            odd_ones = f"{shape.group_in_channels} channels are no multiple of 16"
+            odd_ones = f"{shape.group_in_channels} channels are not a multiple of 16"
             return f"{odd_ones}, and stride 2 pairs pixels"
     reduced = shape.group_out_channels if direction == "dgrad" else shape.group_in_channels
     if shape.groups > 1 and direction != "wgrad" and reduced % LEAST_SLICE:
@@ -173,7 +173,7 @@ def product(
     tiles, others = box.count * cdiv(produced, tile.block_n), shares.splits * shape.groups
     product = Launch(
         "tma.implicit_gemm_tma",
-        (programs(tiles, others, tile, target), shape.groups, shares.splits),
+        (programs(tiles, others, tile, target) * shape.groups, shares.splits),
         taken,
         {"batch": size[0], "rows": size[1], "columns": size[2], "split_steps": shares.steps},
         constants,
@@ -201,7 +201,7 @@ def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pla
     tiles = cdiv(filters, tile.block_m) * shape.taps * cdiv(channels, tile.block_n)
     product = Launch(
         "tma.implicit_gemm_tma_wgrad",
-        (tiles, groups, shares.splits),
+        (tiles * groups, shares.splits),
         {
             "image": views.pixels(x, x_size, shape.in_channels, tile.block_n, shape.stride_h),
             "gradient": views.pixels(dy, y_size, shape.out_channels, tile.block_m),
