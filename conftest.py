@@ -22,12 +22,13 @@ from typing import Any
 import pytest
 
 from tconv.launch import emulated, interpreting
-from tests import interpreter_bfloat16, interpreter_boxes
+from tests import interpreter_bfloat16, interpreter_boxes, interpreter_speed
 from tests.interpreter_memory import watch
 
 if interpreting():
     interpreter_bfloat16.mend()
     interpreter_boxes.mend()
+    interpreter_speed.hasten()
     watch()
 
 # A plugin that must not be collected: importing it changes where the suite runs.
@@ -55,6 +56,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _float32_is_float32() -> Iterator[None]:
     """Disable TF32, which cuDNN uses by default, unless a test asks for it."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _overflow(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Check the interpreter's 32-bit arithmetic for overflows in the tests marked so."""
+    with interpreter_speed.overflow_checked("overflow" in request.keywords):
         yield
 
 

@@ -87,8 +87,8 @@ class Cluster:
 
     def ask(self, function: Callable[[], Any], seconds: float = 120.0) -> Any:
         """Call ``function`` on a worker with a GPU; return its result or a ``Failure``."""
-        with self.workers({"TRITON_INTERPRET": None}, gpu=True) as asked:
-            ((_, result, _),) = asked.run([Task(None, function, ())], seconds)
+        with self.workers({"TRITON_INTERPRET": None}, gpu=True) as pool:
+            ((_, result, _),) = pool.run([Task(None, function, ())], seconds)
         return result
 
     def close(self) -> None:

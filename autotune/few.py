@@ -1,4 +1,4 @@
-"""A tuner that measures a few of the recorded tiles: what it would have found.
+"""Replay of a tuner that measures only a few of the recorded tiles.
 
 The default search gets recorded times in place of measured ones; only tiles that were timed are
 in its space.

@@ -1,4 +1,4 @@
-"""Fit the cost model's constants to times, whoever measured them.
+"""Fit the cost model's constants to measured or recorded times.
 
 The logarithm of predicted over measured time is made small, in the mean square: within a problem,
 where near its best tile most, so that tiles are ordered well; and of all tiles, so that times are
@@ -33,7 +33,7 @@ class FitError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """Tiles that were timed on one target: what they ask, how long they took, of which problem."""
+    """Tiles timed on one target: their demands, times and problems."""
 
     target: Target
     work: Work

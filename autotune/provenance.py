@@ -25,17 +25,17 @@ def _version(package: str) -> str:
 
 def driver_version() -> str:
     """Return the GPU driver's version, or "" if it is unknown."""
-    lines = asked("--query-gpu=driver_version")
+    lines = nvidia_smi("--query-gpu=driver_version")
     return lines[0] if lines else ""
 
 
 def other_processes() -> int:
     """Count the processes besides this one that compute on the machine's GPUs."""
-    return sum(line != str(os.getpid()) for line in asked("--query-compute-apps=pid"))
+    return sum(line != str(os.getpid()) for line in nvidia_smi("--query-compute-apps=pid"))
 
 
-def asked(query: str) -> list[str]:
-    """Return the lines of nvidia-smi's answer; none if it is missing or fails."""
+def nvidia_smi(query: str) -> list[str]:
+    """Return the lines that nvidia-smi prints for ``query``; none if it is missing or fails."""
     command = ["nvidia-smi", query, "--format=csv,noheader"]
     try:
         output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

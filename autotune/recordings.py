@@ -1,6 +1,6 @@
 """Tables of kernels that others timed: matrix products of TorchInductor, convolutions of CUTLASS.
 
-Two forms are read, told apart by their columns:
+Two forms are read, distinguished by their columns:
 
 - Triton matrix products (AlnisM/autoheuristic-datasets): ``M``, ``N``, ``K`` and a tile a row;
   ``family`` is ``triton``, or ``extern`` for cuBLAS. ``as_conv1x1_pass`` names the pass of a 1x1
@@ -10,7 +10,7 @@ Two forms are read, told apart by their columns:
   tconv's they write float32 too: ``s16816fprop_optimized_f16`` names the type of sums and results
   first, and that of operands last.
 
-Rows that failed, or whose time or tile is no number, are counted and left out.
+Rows that failed, or whose time or tile is not a number, are counted and left out.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def product_demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Dema
     return gathered_demand(replace(problem, direction="fprop"), tile, target, (first, second))
 
 
-# What was timed is no kernel of tconv's, but its loop is that of the general family.
+# The timed kernel is not tconv's, but its loop is that of implicit_gemm.
 PLAIN_PRODUCT = replace(FAMILIES["implicit_gemm"], demand=product_demand)
 
 
@@ -161,7 +161,7 @@ def layer_of(direction: Pass, m: int, n: int, k: int) -> ConvGeometry:
 
 
 def product_of(problem: Problem) -> tuple[int, int, int] | None:
-    """The inverse of ``layer_of``: (m, n, k); None for what is no plain product.
+    """Return (m, n, k), the inverse of ``layer_of``; None if the problem is not a plain product.
 
     >>> product_of(Problem(layer_of("wgrad", 64, 128, 3136), "wgrad"))
     (64, 128, 3136)
@@ -178,7 +178,7 @@ def product_of(problem: Problem) -> tuple[int, int, int] | None:
 
 
 def tables_of(paths: Iterable[Path]) -> list[Path]:
-    """Files as they stand; of a folder the recorded tables, whatever else it holds.
+    """Return the given files, and of a folder its recorded tables, ignoring other files.
 
     Raises:
         RecordingError: for a folder without one.
@@ -196,7 +196,7 @@ def tables_of(paths: Iterable[Path]) -> list[Path]:
 
 
 def _form(path: Path) -> Callable[[pd.DataFrame], list[Recording]] | None:
-    """How the rows of a table are read, by its columns; None where it is of neither form."""
+    """Return the reader of a table's rows, by its columns; None if it has neither form."""
     try:
         columns = set(pd.read_csv(path, nrows=0).columns)
     except (OSError, ValueError, EOFError):
@@ -212,7 +212,7 @@ def read_recordings(paths: Iterable[Path]) -> list[Recording]:
     """The problems of all tables, in order.
 
     Raises:
-        RecordingError: for a file that cannot be read, or holds neither form.
+        RecordingError: if a file cannot be read or has neither form.
     """
     return [recording for path in paths for recording in read_recording(path)]
 
@@ -225,7 +225,7 @@ def read_recording(path: Path) -> list[Recording]:
         raise RecordingError(f"{path}: no CSV table: {error}") from error
     if (form := _form(path)) is None:
         columns = ", ".join(sorted(map(str, table.columns)))
-        raise RecordingError(f"{path}: its columns are those of neither form; there are: {columns}")
+        raise RecordingError(f"{path}: its columns match neither form; there are: {columns}")
     return form(table)
 
 

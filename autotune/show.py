@@ -112,8 +112,8 @@ def emulation_line(emulation: Emulation) -> str:
     if not verdict.passed:
         return f"{head}: FAILED: {verdict.detail}"
     cells = zip(HEADINGS, Counted.of(verdict.counters or {}).cells(), strict=True)
-    told = ", ".join(f"{heading} {cell}" for heading, cell in cells if cell)
-    return f"{head}: passed on {emulation.geometry}, error {verdict.error:.2g}; {told}"
+    listed = ", ".join(f"{heading} {cell}" for heading, cell in cells if cell)
+    return f"{head}: passed on {emulation.geometry}, error {verdict.error:.2g}; {listed}"
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:

@@ -55,11 +55,11 @@ def losses_grid(tables: Tables) -> Grid:
 
 def cause_of(tables: Tables) -> Callable[[LayerRow], str]:
     """Explain why a row is slow: a recorded cause, or else the resource that the model blames."""
-    told = {(c.suite, c.layer, c.direction, c.dtype): c.cause for c in tables.causes}
+    known_causes = {(c.suite, c.layer, c.direction, c.dtype): c.cause for c in tables.causes}
     ranked: dict[str, list[TrialRow]] = passed(tables.trials)
 
     def cause(row: LayerRow) -> str:
-        found = told.get((row.suite, row.layer, row.direction, row.dtype))
+        found = known_causes.get((row.suite, row.layer, row.direction, row.dtype))
         if found is not None or row.filters is None:
             return found or ""
         won = (row.family, row.tile)

@@ -112,8 +112,8 @@ def emulated_with(
     try:
         return list(json.loads(done.stdout)["problems"])
     except (ValueError, KeyError, TypeError) as error:
-        said = done.stderr.strip().splitlines() or ["nothing"]
-        raise CompilersError(f"{python} -m autotune emulate failed: {said[-1]}") from error
+        errors = done.stderr.strip().splitlines() or ["nothing"]
+        raise CompilersError(f"{python} -m autotune emulate failed: {errors[-1]}") from error
 
 
 def _clean() -> dict[str, str]:
@@ -172,9 +172,9 @@ def _worst(rows: Sequence[CompilerRow]) -> tuple[float, str]:
     """Return the largest factor by which a figure grew, and a description of the changes."""
     factor, words = 1.0, []
     for before, after in pairwise(rows):
-        told = []
+        differences = []
         if before.result != after.result:
-            told.append(f"{before.result}, now {after.result}")
+            differences.append(f"{before.result}, now {after.result}")
             factor = math.inf if after.result == "failed" else factor
         for name, heading in FIGURES.items():
             old, new = getattr(before, name), getattr(after, name)
@@ -184,9 +184,9 @@ def _worst(rows: Sequence[CompilerRow]) -> tuple[float, str]:
             grown = max(new, least) / max(old, least)
             factor = max(factor, grown)
             if grown >= NOTED or grown <= 1 / NOTED:
-                told.append(f"{heading} {number_text(old)} to {number_text(new)}")
-        if told:
-            words.append(f"{before.triton} to {after.triton}: {', '.join(told)}")
+                differences.append(f"{heading} {number_text(old)} to {number_text(new)}")
+        if differences:
+            words.append(f"{before.triton} to {after.triton}: {', '.join(differences)}")
     if any(row.result == "failed" for row in rows) and not math.isinf(factor):
         factor = math.inf
         words.append("fails with each version" if len(rows) > 1 else "fails")

@@ -217,8 +217,8 @@ def pass_grid(tables: Tables) -> Grid:
     if compared:
         means = (f"times as fast as {form}, geometric mean" for form in FORMATS)
         headings += [*means, "slower than channels_last"]
-    told = ("geometric mean", "least", "most")
-    headings += [f"{kind} share of roofline, {word}" for word in told]
+    summaries = ("geometric mean", "least", "most")
+    headings += [f"{kind} share of roofline, {word}" for word in summaries]
     return Grid([*headings, "layers"], rows, words, "passes")
 
 

@@ -429,7 +429,7 @@ def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(cell: str) -> str:
         if cell not in words:
-            raise ValueError(f"{cell!r} is none of {', '.join(words)}")
+            raise ValueError(f"{cell!r} is not one of {', '.join(words)}")
         return cell
 
     return parse
@@ -437,7 +437,7 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 def _extent(cell: str) -> str:
     if not re.fullmatch(r"\d{1,9}(x\d{1,9})?", cell):
-        raise ValueError(f"{cell!r} reads neither 1 nor 1x2")
+        raise ValueError(f"{cell!r} does not read as 1 or 1x2")
     return cell
 
 

@@ -97,8 +97,8 @@ def first_screen(tables: Tables) -> tuple[Part, ...]:
 def notes(tables: Tables) -> list[str]:
     """Return notes on everything that is missing."""
     found = [NOT_MEASURED] if tables.about.kind == "predicted" else []
-    told = {row.problem.key for row in tables.layers if row.filters is not None}
-    failed = sorted({trial.problem for trial in tables.trials} - told)
+    served = {row.problem.key for row in tables.layers if row.filters is not None}
+    failed = sorted({trial.problem for trial in tables.trials} - served)
     if failed:
         named = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
         found.append(f"Problems without a passing candidate: {len(failed)} ({named}).")

@@ -129,9 +129,11 @@ def prediction(tables: Tables) -> Figure | None:
             chosen = [pair for key, held in pairs.items() if key.startswith(f"{direction}/")
                       for pair in held]  # fmt: skip
             if chosen:
-                said, took = zip(*chosen, strict=True)
+                model_ms, measured_ms = zip(*chosen, strict=True)
                 look: Any = {"s": 12, "alpha": 0.5, "linewidths": 0}
-                axes.scatter(said, took, color=COLOURS[direction], label=direction, **look)
+                axes.scatter(
+                    model_ms, measured_ms, color=COLOURS[direction], label=direction, **look
+                )
         every = [ms for held in pairs.values() for pair in held for ms in pair]
         ends = [min(every), max(every)]
         axes.plot(ends, ends, color=INK, linewidth=1, label="equal")

@@ -28,8 +28,8 @@ def passed(trials: Iterable[TrialRow]) -> dict[str, list[TrialRow]]:
 
 def ratios(rows: Iterable[LayerRow], contiguous: bool = False) -> list[float]:
     """Return the speed-ups over torch's operators of all rows that have one."""
-    told = (row.times_nchw if contiguous else row.times_nhwc for row in rows)
-    return [ratio for ratio in told if ratio]
+    all_ratios = (row.times_nchw if contiguous else row.times_nhwc for row in rows)
+    return [ratio for ratio in all_ratios if ratio]
 
 
 def foreseen(trials: Iterable[TrialRow]) -> dict[str, list[tuple[float, float]]]:

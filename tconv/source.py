@@ -1,4 +1,4 @@
-"""Hash of the source that decides a kernel's code, so that stored results can be told apart."""
+"""Hash of the source that decides a kernel's code; it identifies the version of stored results."""
 
 from __future__ import annotations
 

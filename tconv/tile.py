@@ -13,7 +13,7 @@ import numpy as np
 # Numbers of at most seven digits, as many as 2^20 has.
 PATTERN = re.compile("{0}x{0}x{0} s{0} w{0} g{0} k{0}(?: p{0})?".format("([0-9]{1,7})"))
 
-# How a printed tile is read; shown wherever a reader first meets one.
+# Legend of a printed tile, shown where a reader first meets one.
 TILE_LEGEND = (
     "tile 128x16x32 s3 w4 g8 k1: 128 pixels x 16 filters x 32 channels of a step in fprop (pixels "
     "x channels x filters in dgrad, filters x taps and channels x pixels in wgrad); s pipeline "

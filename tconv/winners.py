@@ -50,7 +50,7 @@ class Winner:
         if self.kind not in ("measured", "predicted"):
             raise ValueError(f"kind is {reprlib.repr(self.kind)}, neither measured nor predicted")
         if type(self.milliseconds) not in (int, float) or not 0 <= self.milliseconds < math.inf:
-            raise ValueError(f"ms is {reprlib.repr(self.milliseconds)}, no time")
+            raise ValueError(f"ms is {reprlib.repr(self.milliseconds)}, not a time")
 
 
 class TableError(ValueError):

@@ -32,7 +32,7 @@ def facts(device: torch.device) -> dict[str, str]:
     return {
         **found,
         "Device": torch.cuda.get_device_name(device),
-        "Driver": provenance.driver_version() or "not told",
+        "Driver": provenance.driver_version() or "unknown",
         "CUDA": str(torch.version.cuda or torch.version.hip),
         "cuDNN": ".".join(map(str, parts)),
         "Clocks": _clocks(),
@@ -43,10 +43,12 @@ def facts(device: torch.device) -> dict[str, str]:
 
 def _clocks() -> str:
     """Return the current clocks, power limit and temperature that the driver reports."""
-    lines = provenance.asked(f"--query-gpu={','.join(CLOCKS)}")
+    lines = provenance.nvidia_smi(f"--query-gpu={','.join(CLOCKS)}")
     values = lines[0].split(",") if lines else []
-    told = [f"{word} {value.strip()}" for word, value in zip(CLOCKS.values(), values, strict=False)]
-    return ", ".join(told) or "not told"
+    named = [
+        f"{word} {value.strip()}" for word, value in zip(CLOCKS.values(), values, strict=False)
+    ]
+    return ", ".join(named) or "unknown"
 
 
 def ceilings(device: torch.device, target: Target, side: int = SIDE) -> dict[str, float]:

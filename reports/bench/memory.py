@@ -38,9 +38,9 @@ def memory_of(layer: Layer | PoolLayer, dtype: str, device: torch.device) -> Mem
     for ours in (True, False):
         call = _conv(layer, ours) if isinstance(layer, Layer) else _pool(layer, ours)
         for _ in range(2):  # the first run compiles, which holds extra memory
-            with peak_memory(device) as told:
+            with peak_memory(device) as peak_mib:
                 _forward_and_backward(layer, call, getattr(torch, dtype), device)
-            peak = told()
+            peak = peak_mib()
         found.append(peak)
     ours_mib, torch_mib = found
     if ours_mib is None or torch_mib is None:

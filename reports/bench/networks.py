@@ -135,11 +135,11 @@ def _prepared(
             continue  # a CPU has no graphs and nothing to compile for
         limit = LIMITS.get(backend, PREPARATION_SECONDS)
         try:
-            with time_limit(min(limit, deadline.left)), peak_memory(device) as told:
+            with time_limit(min(limit, deadline.left)), peak_memory(device) as peak_mib:
                 step = _step(case, backend, device)
                 for _ in range(WARM_UPS):
                     step()
-            steps[backend], peaks[backend] = step, told()
+            steps[backend], peaks[backend] = step, peak_mib()
         except OverdueError as error:
             if deadline.left < 1:  # the run's deadline stopped it, not its own limit
                 raise OutOfTimeError from error

@@ -189,8 +189,8 @@ class Run:
                 networks=[*self.tables.networks, *found.rows],
                 operators=[*self.tables.operators, *found.operators],
             )
-            told = ", ".join(f"{row.backend} {row.ms} ms" for row in found.rows)
-            self.tell(f"{whole.name}: {told}")
+            times = ", ".join(f"{row.backend} {row.ms} ms" for row in found.rows)
+            self.tell(f"{whole.name}: {times}")
 
     @contextlib.contextmanager
     def _noted(self, name: str) -> Iterator[None]:

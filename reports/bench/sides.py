@@ -39,12 +39,12 @@ def sides(case: Case, device: torch.device, seed: int) -> Sides:
 
 @contextlib.contextmanager
 def torchs_precision(dtype: str) -> Iterator[None]:
-    """Set torch's switches for a row's dtype: cuDNN benchmark on, tf32 only if asked for."""
-    matmul, asked = torch.backends.cuda.matmul, dtype == "tf32"
+    """Set torch's switches for a row's dtype: cuDNN benchmark on, tf32 only for "tf32"."""
+    matmul, allowed = torch.backends.cuda.matmul, dtype == "tf32"
     before = matmul.allow_tf32
-    matmul.allow_tf32 = asked
+    matmul.allow_tf32 = allowed
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=asked):
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=allowed):
             yield
     finally:
         matmul.allow_tf32 = before

@@ -364,7 +364,7 @@ def _profile(context: Context) -> str:
     ncu = shutil.which("ncu")
     if ncu is None:
         raise CannotError("ncu is not on this machine")
-    told = []
+    profiled = []
     for number, row in enumerate(lost):
         where = f"logs/ncu-{number}.csv"
         command = [ncu, "--clock-control", "none", "--profile-from-start", "off", "--csv",
@@ -373,8 +373,8 @@ def _profile(context: Context) -> str:
         context.spawn(command, PROFILE_SECONDS, where)
         figures = metrics((context.out / where).read_text(encoding="utf-8", errors="replace"))
         words = ", ".join(f"{name} {value}" for name, value in figures.items())
-        told.append(f"{row.suite} {row.layer} {row.direction} ({row.times_nhwc:.2f}): {words}")
-    return "\n".join(told)
+        profiled.append(f"{row.suite} {row.layer} {row.direction} ({row.times_nhwc:.2f}): {words}")
+    return "\n".join(profiled)
 
 
 def worst_losses(context: Context) -> list[LayerRow]:

@@ -32,21 +32,21 @@ def take_home(context: Context) -> list[str]:
     name = context.target.name
     with Store() as store:
         trials = list(store.trials(name, "measured"))
-    told = []
+    notes = []
     try:
         count = export_winners(name, context.out / "shipped" / f"{name}.json")
-        told.append(f"{count} winners: shipped/{name}.json")
+        notes.append(f"{count} winners: shipped/{name}.json")
     except TableError as error:
-        told.append(f"no winners: {error}")
+        notes.append(f"no winners: {error}")
     written = record_spaces(_traced(trials), context.out / "spaces")
-    told.append(f"{len(written)} traces: spaces/")
-    told.append(_calibrated(trials, context.target))
+    notes.append(f"{len(written)} traces: spaces/")
+    notes.append(_calibrated(trials, context.target))
     tables = tables_of(context, trials)
     if tables is None:
-        return [*told, "nothing to report yet"]
+        return [*notes, "nothing to report yet"]
     index = render(tables, context.out / "report")[0]
-    told.append(_predicted(context, tables))
-    return [*told, f"report: {index}"]
+    notes.append(_predicted(context, tables))
+    return [*notes, f"report: {index}"]
 
 
 def _predicted(context: Context, tables: Tables) -> str:

@@ -207,13 +207,13 @@ def _checked_files(place: Path, kernels: Mapping[str, Any]) -> Files:
     found: Files = {}
     for entry, sums in kernels.items():
         if KEY.fullmatch(entry) is None:
-            raise KernelsError(f"{place}: {reprlib.repr(entry)} is no entry of Triton's cache")
+            raise KernelsError(f"{place}: {reprlib.repr(entry)} is not an entry of Triton's cache")
         if not isinstance(sums, dict) or sum(name.endswith(".json") for name in sums) != 1:
             raise KernelsError(f"{place}: kernel {entry} has not one .json file")
         found[entry] = {}
         for name, expected in sums.items():
             if NAME.fullmatch(name) is None or Path(name).suffix not in CARRIED:
-                raise KernelsError(f"{place}: {reprlib.repr(name)} is no file of a kernel")
+                raise KernelsError(f"{place}: {reprlib.repr(name)} is not a kernel's file")
             if not isinstance(expected, str) or SUM.fullmatch(expected) is None:
                 raise KernelsError(f"{place}: {entry}/{name} has no SHA-256 sum")
             content = _read(place / entry, name)
@@ -237,7 +237,7 @@ def _read(folder: Path, name: str) -> bytes:
     with open(handle, "rb") as file:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
-            raise KernelsError(f"{path} is no file of at most {LARGEST_FILE >> 20} MiB")
+            raise KernelsError(f"{path} is not a file of at most {LARGEST_FILE >> 20} MiB")
         return file.read(LARGEST_FILE)
 
 

@@ -166,7 +166,7 @@ def _checked_sizes(sizes: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
                 f"sizes are input shapes such as (8, 3, 224, 224), not {size!r}"
             ) from None
         if not 2 <= len(shape) <= 4 or min(shape) < 1:
-            raise ValueError(f"{shape} is no input's shape such as (8, 3, 224, 224)")
+            raise ValueError(f"{shape} is not an input shape such as (8, 3, 224, 224)")
         found.append(shape)
     if not found:
         raise ValueError("sizes is empty: give the shape of at least one input")
@@ -220,7 +220,7 @@ def here(device: torch.device = CPU) -> Target | str:
 def _progress(total: int, shown: bool) -> Iterator[Callable[[], None]]:
     """Context manager: a function that advances a bar on standard error by one kernel.
 
-    Without ``rich`` the bar is a plain count. Nothing is written if standard error is no terminal.
+    Without ``rich`` the bar is a plain count. Nothing is written if stderr is not a terminal.
     """
     if not shown or not total or sys.stderr is None or not sys.stderr.isatty():
         yield lambda: None

@@ -13,8 +13,8 @@ from typing import Any
 from torch import fx
 
 from tconv import functional
-from tconv.compiler.calls import Call, read
-from tconv.compiler.chains import Chain, Places, grow, unserved
+from tconv.compiler.calls import Call, own_operation, read
+from tconv.compiler.chains import LINKS, Chain, Places, grow, unserved
 from tconv.compiler.report import CapturedGraph, Entry, graph_name, keep, name_of
 
 RESTS = ("inductor", "eager")
@@ -46,18 +46,19 @@ def tconv_backend(
         A function that computes what the graph does.
 
     Raises:
-        ValueError: for an option or a value that does not exist.
+        ValueError: for an option, a value or a mode that does not exist, or a mode with
+            ``{"rest": "eager"}``.
     """
-    rest = _checked_rest(options)
+    rest, patches = _checked_rest(options), _checked_mode(mode)
+    if rest == "eager" and patches:
+        raise ValueError(f"mode {mode!r} is Inductor's: it cannot be used with rest 'eager'")
     entries = fuse(graph)
     captured = CapturedGraph(graph_name(), entries, _graph_break(graph))
     keep(captured, graph, inputs)
     if rest == "eager":
         return graph.forward  # type: ignore[no-any-return]
-    from torch._inductor import list_mode_options
     from torch._inductor.compile_fx import compile_fx
 
-    patches = list_mode_options(mode) if mode not in (None, "default") else {}
     return compile_fx(graph, inputs, config_patches=patches)  # type: ignore[no-any-return, return-value]
 
 
@@ -72,6 +73,18 @@ def _checked_rest(options: dict[str, Any] | None) -> str:
     if rest not in RESTS:
         raise ValueError(f"option 'rest' is {rest!r}; it is one of {', '.join(RESTS)}")
     return str(rest)
+
+
+def _checked_mode(mode: str | None) -> dict[str, Any]:
+    """Return Inductor's settings for one of the modes of ``torch.compile``."""
+    if mode in (None, "default"):
+        return {}
+    from torch._inductor import list_mode_options
+
+    known = list_mode_options()
+    if mode not in known:
+        raise ValueError(f"mode is {mode!r}; it is one of {', '.join(known)}")
+    return dict(known[mode])
 
 
 def _graph_break(graph: fx.GraphModule) -> str | None:
@@ -99,9 +112,12 @@ def fuse(graph: fx.GraphModule) -> list[Entry]:
     entries: list[Entry] = []
     places, fused = Places(graph.graph), set[fx.Node]()
     for node in list(graph.graph.nodes):
-        if node in fused or (call := read(node)) is None:
+        if node in fused:
             continue
-        if call.name in _LEFT:
+        if (call := read(node)) is None:
+            if (operation := own_operation(node)) is not None:
+                entries.append(Entry(name_of(node), operation))
+        elif call.name in _LEFT:
             entries.append(Entry(name_of(node), call.name, left=_LEFT[call.name]))
         elif call.name in _REPLACED:
             entry, nodes = _served(graph.graph, node, call, places)
@@ -120,11 +136,12 @@ def _served(
     name = name_of(node)
     if (reason := unserved(call, node)) is not None:
         return Entry(name, call.name, left=reason), []
-    if call.name not in ("conv2d", "own_conv2d"):
+    if call.name not in LINKS:
         _replace(graph, node, *_REPLACED[call.name](call))
         return Entry(name, call.name), [node]
     chain = grow(node, call, places)
-    entry = Entry(name, "conv2d", tuple(chain.links), note=chain.stopped)
+    operation = call.name.removeprefix("own_")
+    entry = Entry(name, operation, tuple(chain.links), note=chain.stopped)
     _replace(graph, chain.last, *_fused_call(chain))
     for link in reversed(chain.nodes[:-1]):
         graph.erase_node(link)
@@ -163,21 +180,25 @@ def _conv_arguments(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _fused_call(chain: Chain) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The call that computes a chain: a function of ours and its arguments."""
+    fused: dict[str, Any] = {}
+    if chain.residual is not None:
+        fused["residual"] = chain.residual
+    if (activation := chain.activation) is not None:
+        tanh_form = activation.arguments.get("approximate") == "tanh"
+        fused["activation"] = "gelu_tanh" if tanh_form else activation.name
+        if activation.name == "leaky_relu":
+            fused["negative_slope"] = activation["negative_slope"]
+    if chain.call.name not in ("conv2d", "own_conv2d"):
+        function, tensors, named = _REPLACED[chain.call.name](chain.call)
+        return function, tensors, named | fused
     tensors, named = _conv_arguments(chain.call)
     if len(chain.nodes) == 1:
         return functional.conv2d, tensors, named
     if (norm := chain.batch_norm) is not None:
-        named |= {name: norm[name] for name in ("running_mean", "running_var", "eps")}
-        named |= {"norm_weight": norm["weight"], "norm_bias": norm["bias"]}
-    if chain.residual is not None:
-        named |= {"residual": chain.residual, "residual_after": chain.residual_last}
-    if (activation := chain.activation) is not None:
-        tanh_form = activation.arguments.get("approximate") == "tanh"
-        named["activation"] = "gelu_tanh" if tanh_form else activation.name
-        if activation.name == "leaky_relu":
-            named["negative_slope"] = activation["negative_slope"]
-    named["pool"] = chain.pool is not None
-    return functional.conv2d_fused, tensors, named
+        fused |= {name: norm[name] for name in ("running_mean", "running_var", "eps")}
+        fused |= {"norm_weight": norm["weight"], "norm_bias": norm["bias"]}
+    fused |= {"residual_after": chain.residual_last, "pool": chain.pool is not None}
+    return functional.conv2d_fused, tensors, named | fused
 
 
 def _by_name(function: Any, tensors: int, *names: str) -> Any:
@@ -192,7 +213,7 @@ def _by_name(function: Any, tensors: int, *names: str) -> Any:
 
 _TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 _REPLACED: dict[str, Any] = {
-    "conv2d": None,  # by ``_fused_call``, with the links of its chain
+    "conv2d": None,  # by ``_fused_call``, as conv2d or conv2d_fused
     "own_conv2d": None,
     "conv1d": _by_name(functional.conv1d, 3, "stride", "padding", "dilation", "groups"),
     "conv_transpose1d": _by_name(functional.conv_transpose1d, 3, *_TRANSPOSED),

@@ -195,6 +195,27 @@ def read(node: fx.Node) -> Call | None:
     return _relu6(Call(name, bound))
 
 
+# Our forward operators, as they stand in the graph of a model with our modules.
+_OWN = {
+    "conv2d_fused": "conv2d_fused",
+    "conv_transpose2d": "conv_transpose2d",
+    "max_pool2d": "max_pool2d",
+    "max_pool2d_values": "max_pool2d",
+    "avg_pool2d": "avg_pool2d",
+    "adaptive_avg_pool2d": "adaptive_avg_pool2d",
+    "adaptive_max_pool2d": "adaptive_max_pool2d",
+    "max_unpool2d": "max_unpool2d",
+}
+
+
+def own_operation(node: fx.Node) -> str | None:
+    """Return which operation a node computes if its target is a forward operator of ours."""
+    if not isinstance(node.target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return None
+    library, name = str(node.target).split(".")[:2]
+    return _OWN.get(name) if library == "tconv" else None
+
+
 def _bind(signature: Callable[..., Any], node: fx.Node) -> dict[str, Any]:
     bound = _signature(signature).bind(*node.args, **node.kwargs)
     bound.apply_defaults()

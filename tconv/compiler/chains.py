@@ -1,11 +1,13 @@
 """Find chains in a graph that one kernel computes: a convolution and the operations after it.
 
-    convolution, batch norm (evaluation), residual add, activation, 2x2 max-pool
+    conv2d, batch norm (evaluation), residual add, activation, 2x2 max-pool
+    conv1d, residual add, activation
+    conv_transpose2d or conv_transpose1d, activation
 
-in the order of occurrence; the residual may come before or after the activation. A link joins the
-chain if the value before it has no other reader, if it keeps the dtype and (except for a pool) the
-shape, and if nothing between the convolution and the link writes to memory. The last condition is
-needed because the fused call reads its operands at the place of the last link.
+in the order of occurrence; the residual of conv2d may come before or after the activation. A link
+joins the chain if the value before it has no other reader, if it keeps the dtype and (except for a
+pool) the shape, and if nothing between the convolution and the link writes to memory. The last
+condition is needed because the fused call reads its operands at the place of the last link.
 """
 
 from __future__ import annotations
@@ -50,6 +52,16 @@ class Chain:
         return names
 
 
+# The links that the kernels of each convolution can compute.
+LINKS: dict[str, frozenset[str]] = {
+    "conv2d": frozenset({"batch_norm", "add", "max_pool2d", *ACTIVATIONS}),
+    "conv1d": frozenset({"add", *ACTIVATIONS}),
+    "conv_transpose2d": frozenset(ACTIVATIONS),
+    "conv_transpose1d": frozenset(ACTIVATIONS),
+}
+LINKS["own_conv2d"] = LINKS["conv2d"]
+
+
 def value_of(node: Any) -> Any:
     """Return the fake tensor of a node's value, which has its shape, dtype and device."""
     if not isinstance(node, fx.Node):
@@ -85,7 +97,7 @@ def grow(conv: fx.Node, call: Call, places: Places) -> Chain:
     """Return the longest chain that begins at ``conv``.
 
     Args:
-        conv: a two-dimensional convolution that our kernels compute.
+        conv: a convolution that our kernels compute, of a kind in ``LINKS``.
         call: its operation, as returned by ``read``.
         places: of the nodes of the graph.
     """
@@ -129,6 +141,8 @@ def _could_join(chain: Chain, link: Call) -> bool:
 
 def _refused(chain: Chain, node: fx.Node, link: Call, places: Places) -> str | None:
     """Return why ``node`` cannot be the chain's next link, or None if it can."""
+    if link.name not in LINKS[chain.call.name]:
+        return f"the kernels of {chain.call.name} do not compute it"
     own = sum(mutates(each) for each in chain.nodes[1:])  # they write to values of the chain alone
     if places.writes_between(chain.conv, node) > own:
         return "an operation between them writes to memory or changes a mode"
@@ -162,6 +176,8 @@ def _residual_refused(chain: Chain, link: Call, before: Tensor) -> str | None:
     first, second = link["input"], link["other"]
     if link["alpha"] != 1:
         return f"it scales its second operand by {link['alpha']}"
+    if chain.activation is not None and chain.call.name == "conv1d":
+        return "the kernels of conv1d add before the activation only"
     if first is second:
         return "it adds a value to itself"
     if link["inplace"] and first is not chain.last:

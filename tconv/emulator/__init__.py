@@ -2,7 +2,7 @@
 
 All threads of several thread blocks are lanes of NumPy arrays. Every access to memory is checked
 and counted. The package knows Triton and the limits of a GPU, and nothing of convolution; it is
-imported only when asked for. It gives values and counts, never time.
+imported only on request. It gives values and counts, never time.
 """
 
 from tconv.emulator.counters import Counters

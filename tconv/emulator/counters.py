@@ -43,7 +43,7 @@ class Counters:
     included. A request is one warp's access by one instruction; a sector is 32 bytes of global
     memory; a wavefront is one pass over the 32 banks of shared memory. ``ideal_wavefronts`` is
     what the same requests would take without bank conflicts. Bytes are those that the threads
-    asked for; TMA bytes are counted apart.
+    requested; TMA bytes are counted apart.
     """
 
     launches: int = 0

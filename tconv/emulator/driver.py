@@ -66,7 +66,7 @@ class Utils:
     def load_binary(
         self, name: str, binary: bytes, shared: int, device: int
     ) -> tuple[Kernel, Kernel, int, int, int]:
-        """Module, function, registers and spills (0: ptxas is not asked), most threads."""
+        """Module, function, registers and spills (0: ptxas is not run), most threads."""
         (ptx,) = (Path(path) for file, path in self._loading.files.items() if file.endswith(".ptx"))
         kernel = Kernel(name, ptx)
         return kernel, kernel, 0, 0, MOST_THREADS

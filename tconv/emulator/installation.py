@@ -59,7 +59,7 @@ def check_covered(name: str) -> None:
     """Raise a ValueError that lists the emulated targets if ``name`` is not one of them."""
     if name in EMULATED:
         return
-    known = "is not covered by the emulator" if name in TARGETS else "is no emulated GPU"
+    known = "is not covered by the emulator" if name in TARGETS else "is not an emulated GPU"
     raise ValueError(f"{name!r} {known}; there are: {', '.join(EMULATED)}")
 
 

@@ -129,7 +129,7 @@ def _decoded(fields: Any, address: int, thread: str) -> TensorMap:
     strides = [itemsize, *map(int, fields["global_stride"][: rank - 1])]
     if any(stride % itemsize for stride in strides):
         raise Fault(
-            "tensor map", f"strides of {strides} bytes are no multiples of {itemsize}",
+            "tensor map", f"strides of {strides} bytes are not multiples of {itemsize}",
             thread=thread, address=address,
         )  # fmt: skip
     try:

@@ -189,7 +189,7 @@ class TensorCopies:
         if barrier.bytes < 0 and barrier.pending == 0:
             raise Fault(
                 "barrier misuse",
-                f"{-barrier.bytes} bytes more arrived at an mbarrier than it was told to expect",
+                f"{-barrier.bytes} bytes more arrived at an mbarrier than it expects",
                 thread=f"block {self.machine.blocks[block]}", address=address,
             )  # fmt: skip
         barriers.advance(barrier)
@@ -209,7 +209,7 @@ class TensorCopies:
                 self._complete(block, address, box)
 
     def settle(self, block: int, address: int) -> None:
-        """A phase is complete: whoever waits may read what landed."""
+        """Complete a phase: waiting threads may now read the copied data."""
         shared = self.machine.shared
         boxes = self.queue.get((block, address))
         if not boxes:

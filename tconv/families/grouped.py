@@ -188,7 +188,7 @@ def fits(problem: Problem, tile: Tile | Tiles) -> Count:
 
 
 def matmul(problem: Problem) -> Packed:
-    """The product of narrow groups side by side: a step takes one tap, whatever its depth."""
+    """The product of narrow groups side by side: a step takes one tap of any depth."""
     shape = problem.geometry
     pixels = shape.batch * shape.out_h * shape.out_w
     if problem.direction == "fprop":

@@ -64,7 +64,7 @@ def unserved(problem: Problem, target: Target) -> str | None:
             "wgrad": (shape.in_channels, shape.out_channels)}[direction]  # fmt: skip
     odd = [channels for channels in read if channels % step]
     if odd:
-        return f"{odd[0]} channels of {problem.dtype} are no multiple of {ALIGNMENT} bytes"
+        return f"{odd[0]} channels of {problem.dtype} are not a multiple of {ALIGNMENT} bytes"
     strides = (shape.stride_h, shape.stride_w)
     if strides != (1, 1):
         if direction == "dgrad":
@@ -72,7 +72,7 @@ def unserved(problem: Problem, target: Target) -> str | None:
         if strides != (2, 2) or shape.in_h % 2 or shape.in_w % 2:
             return "boxes step by 1, or by 2 over images of even height and width"
         if direction == "fprop" and shape.group_in_channels % LEAST_SLICE:
-            odd_ones = f"{shape.group_in_channels} channels are no multiple of 16"
+            odd_ones = f"{shape.group_in_channels} channels are not a multiple of 16"
             return f"{odd_ones}, and stride 2 pairs pixels"
     reduced = shape.group_out_channels if direction == "dgrad" else shape.group_in_channels
     if shape.groups > 1 and direction != "wgrad" and reduced % LEAST_SLICE:

@@ -45,14 +45,14 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file") from error
     except Exception as error:  # torch words a damaged file in many ways
-        raise CheckpointError(f"{path} is no checkpoint, or damaged: {error}") from error
+        raise CheckpointError(f"{path} is damaged or not a checkpoint: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, no checkpoint")
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     if content and all(isinstance(value, torch.Tensor) for value in content.values()):
         return {"model": content}
     missing = [part for part in PARTS if part not in content]
     if missing:
-        raise CheckpointError(f"{path} is no checkpoint of ours: without {', '.join(missing)}")
+        raise CheckpointError(f"{path} is not a checkpoint of tconv: it lacks {', '.join(missing)}")
     if content["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {content['format']!r}, this tconv reads {FORMAT}")
     return content

@@ -69,7 +69,7 @@ def read_picture(path: Path) -> Tensor:
     except FileNotFoundError as error:
         raise PictureError(f"{path}: there is no such file") from error
     except UnidentifiedImageError as error:
-        raise PictureError(f"{path} is no picture that Pillow can read") from error
+        raise PictureError(f"{path} is not a picture that Pillow can read") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"{path} is too large: {error}") from error
     except (OSError, SyntaxError, ValueError) as error:

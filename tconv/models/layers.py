@@ -118,7 +118,7 @@ def _designed_for(model: nn.Module) -> tuple[int, int, int]:
     name = network_name(model)
     if name is None:
         raise ValueError(
-            f"{type(model).__name__} is no network of tconv.models: give input_volume, as in "
+            f"{type(model).__name__} is not a network of tconv.models: give input_volume, as in "
             "summary(model, (3, 224, 224))"
         )
     return INPUT_VOLUMES[name]

@@ -181,7 +181,7 @@ def _run(
     if not ranks.first:
         return
     if last is None:
-        console.print(f"nothing to do: {began} epochs are done, {settings.epochs} were asked for")
+        console.print(f"nothing to do: {began} of {settings.epochs} epochs are done")
         return
     if log is not None:
         console.print(f"log: {log}", markup=False)

@@ -90,7 +90,7 @@ def joined(cuda: bool) -> Iterator[Ranks]:
         yield Ranks()
         return
     # Its default arguments hold the group that is there when it is first imported, for good; and
-    # whatever outlives the group's end keeps its threads, which may abort the process at exit.
+    # objects that outlive the group keep its threads, which may abort the process at exit.
     import torch.distributed.nn.functional  # noqa: F401
 
     distributed.init_process_group("nccl" if cuda else "gloo")
@@ -160,7 +160,7 @@ class Trainer:
         """Go on from ``state``.
 
         Raises:
-            ValueError: where it is no state of this model and this optimizer.
+            ValueError: if it is not a state of this model and optimizer.
         """
         try:
             self.model.load_state_dict(state["model"])

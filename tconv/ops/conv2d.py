@@ -326,12 +326,13 @@ def convolved(
     window: Sizes,
     activation: str | None,
     precision: str | None,
+    slope: float = NEGATIVE_SLOPE,
 ) -> Tensor:
     """activation(x * w + bias + residual) of batched images whose window was checked."""
     if activation is None and residual is None:
         return _ops.conv2d.default(x, weight, bias, window, precision)  # type: ignore[no-any-return]
     operands = (x, weight, bias, residual)
-    ending = (activation, NEGATIVE_SLOPE, False, False, differentiates(*operands), precision)
+    ending = (activation, slope, False, False, differentiates(*operands), precision)
     y: Tensor = _ops.conv2d_fused.default(*operands, *(None,) * 4, 0.0, window, *ending)[0]
     return y
 

@@ -105,19 +105,20 @@ def compute(problem: Problem, choice: Choice, **tensors: Tensor) -> Tensor:
     return prepare(problem, choice, target, epilogue)(tensors)
 
 
-def precision_of(tensor: Tensor, asked: str | None) -> Precision:
-    """Return how products of ``tensor`` are formed: as ``asked``, or else by torch's switch.
+def precision_of(tensor: Tensor, requested: str | None) -> Precision:
+    """Return how products of ``tensor`` are formed: as ``requested``, or else by torch's switch.
 
     Only float32 has a choice. If torch does not allow tf32, three tf32 products replace one: their
     error is that of float32 sums, and the matrix unit can compute them. AMD's compiler does not
     support this, and the interpreter is exact in any case.
     """
-    if asked is not None and asked not in PRECISIONS:
-        raise ValueError(f"precision is {asked!r}; it is one of {', '.join(PRECISIONS)}, or None")
+    if requested is not None and requested not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise ValueError(f"precision is {requested!r}; it is one of {known}, or None")
     if tensor.dtype != torch.float32:
         return "ieee"
-    if asked is not None:
-        return asked  # type: ignore[return-value]
+    if requested is not None:
+        return requested  # type: ignore[return-value]
     target = target_for(tensor.device)
     if target.backend == "interpreter":
         return "ieee"

@@ -184,13 +184,14 @@ def transposed(
     more: Sizes,
     window: Sizes,
     activation: str | None,
+    slope: float,
     precision: str | None,
 ) -> Tensor:
     """Return y of batched images, for a window, extent and missing border already checked."""
     if any(more):
         x = torch.nn.functional.pad(x, (0, more[1], 0, more[0]))
     keep = differentiates(x, weight, bias)
-    how = (activation, NEGATIVE_SLOPE, keep, precision)
+    how = (activation, slope, keep, precision)
     y: Tensor = _ops.conv_transpose2d.default(x, weight, bias, extent, window, *how)[0]
     return y
 
@@ -206,6 +207,7 @@ def conv_transpose2d(
     dilation: int | Sequence[int] = 1,
     *,
     activation: str | None = None,
+    negative_slope: float = NEGATIVE_SLOPE,
     precision: str | None = None,
 ) -> Tensor:
     """Two-dimensional transposed convolution, as ``torch.nn.functional.conv_transpose2d``.
@@ -228,6 +230,7 @@ def conv_transpose2d(
         groups: number of independent layers that the channels are divided among.
         dilation: D, distance between the taps of a filter.
         activation: ``"relu"``, another name that ``conv2d_fused`` takes, or None.
+        negative_slope: of ``"leaky_relu"``.
         precision: as for ``conv2d``.
 
     Returns:
@@ -249,10 +252,15 @@ def conv_transpose2d(
     tensors = (input, weight, bias)
     form = (stride, padding, output_padding, groups, dilation)
     if has_torch_function_variadic(*tensors):
-        how = {"activation": activation, "precision": precision}
+        how: dict[str, Any] = {
+            "activation": activation,
+            "negative_slope": negative_slope,
+            "precision": precision,
+        }
         return overridden(conv_transpose2d, tensors, *tensors, *form, **how)  # type: ignore[no-any-return]
     window, extent, more = conv_transpose_window(*tensors, *form)
     batched = input.dim() != 3
     x = input if batched else input.unsqueeze(0)
-    y = transposed(x, weight, bias, extent, more, window, activation, precision)
+    how_fused = (activation, negative_slope, precision)
+    y = transposed(x, weight, bias, extent, more, window, *how_fused)
     return y if batched else y.squeeze(0)

@@ -56,15 +56,15 @@ def fused_backward(ctx: Any, dy: Tensor | None, dkept: Tensor | None, _: Any) ->
         grads = (*window_gradients(ctx, x, w, dz), dbias, *(None,) * 4)
     dx, dw, dbias, *dnorm = grads
     found = (dx, dw, dbias, dresidual, *dnorm)
-    asked = (g if needed else None for g, needed in zip(found, needs[:8], strict=True))
-    return (*asked, *(None,) * 8)
+    wanted = (g if needed else None for g, needed in zip(found, needs[:8], strict=True))
+    return (*wanted, *(None,) * 8)
 
 
 def _argument_grad(
     ctx: Any, dy: Tensor | None, dkept: Tensor | None, value: Tensor | None,
     offsets: Tensor | None, sums: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """The gradient of the activation's argument, and its sum for each channel if asked for."""
+    """Return the gradient of the activation's argument, and if wanted its sum by channel."""
     dz, total = dy, None
     if dy is not None and value is not None:
         if value.shape != dy.shape:
@@ -139,12 +139,12 @@ def activation_grad_backward(
     ctx: Any, ddz: Tensor | None, ddbias: Tensor | None
 ) -> tuple[Any, ...]:
     dy, value = ctx.saved_tensors
-    asked = _with_bias(ddz, ddbias, dy.shape)
+    total = _with_bias(ddz, ddbias, dy.shape)
     dvalue = None
     if ctx.needs_input_grad[1]:
         second = activations.second_derivative(value, *ctx.how)
-        dvalue = None if second is None else dy * asked * second
-    return _ops.conv2d_activation_grad(asked, value, *ctx.how, False)[0], dvalue, *(None,) * 4
+        dvalue = None if second is None else dy * total * second
+    return _ops.conv2d_activation_grad(total, value, *ctx.how, False)[0], dvalue, *(None,) * 4
 
 
 def _with_bias(ddz: Tensor | None, ddbias: Tensor | None, size: Sizes) -> Tensor:

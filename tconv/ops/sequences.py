@@ -18,7 +18,7 @@ from torch.overrides import has_torch_function_unary, has_torch_function_variadi
 
 from tconv.ops.arguments import overridden
 from tconv.ops.avg_pool2d import avg_pool2d
-from tconv.ops.conv2d import convolved
+from tconv.ops.conv2d import NEGATIVE_SLOPE, convolved
 from tconv.ops.conv_check import conv_window
 from tconv.ops.conv_transpose2d import transposed
 from tconv.ops.conv_transpose_check import conv_transpose_window
@@ -53,6 +53,7 @@ def conv1d(
     groups: int = 1,
     *,
     activation: str | None = None,
+    negative_slope: float = NEGATIVE_SLOPE,
     residual: Tensor | None = None,
     precision: str | None = None,
 ) -> Tensor:
@@ -68,6 +69,7 @@ def conv1d(
         weight: w, (out_channels, in_channels / groups, filter_length).
         bias, stride, padding, dilation, groups, activation, residual, precision: as for
             ``conv2d``, with one number each.
+        negative_slope: of the activation ``"leaky_relu"``.
 
     Returns:
         y, (batch, out_channels, out_length) with out = (length - D (F - 1) - 1 + 2 P) // S + 1. Its
@@ -84,7 +86,12 @@ def conv1d(
     tensors = (input, weight, bias)
     form = (stride, padding, dilation, groups)
     if has_torch_function_variadic(*tensors, residual):
-        how = {"activation": activation, "residual": residual, "precision": precision}
+        how: dict[str, Any] = {
+            "activation": activation,
+            "negative_slope": negative_slope,
+            "residual": residual,
+            "precision": precision,
+        }
         operands = (*tensors, residual)
         return overridden(conv1d, operands, *tensors, *form, **how)  # type: ignore[no-any-return]
     window, (more,) = conv_window(*tensors, *form, axes=1)
@@ -92,7 +99,7 @@ def conv1d(
     if residual is not None:
         residual = as_image(residual)
     operands = (as_image(padded), weight.unsqueeze(-2), bias, residual)
-    y = convolved(*operands, of_one_row(window), activation, precision)
+    y = convolved(*operands, of_one_row(window), activation, precision, negative_slope)
     return as_sequence(y, input)
 
 
@@ -107,6 +114,7 @@ def conv_transpose1d(
     dilation: int | Sequence[int] = 1,
     *,
     activation: str | None = None,
+    negative_slope: float = NEGATIVE_SLOPE,
     precision: str | None = None,
 ) -> Tensor:
     """One-dimensional transposed convolution, as ``torch.nn.functional.conv_transpose1d``.
@@ -116,8 +124,8 @@ def conv_transpose1d(
     Args:
         input: x, (batch, in_channels, length), or without batch.
         weight: w, (in_channels, out_channels / groups, filter_length).
-        bias, stride, padding, output_padding, groups, dilation, activation, precision: as for
-            ``conv_transpose2d``, with one number each.
+        bias, stride, padding, output_padding, groups, dilation, activation, negative_slope,
+            precision: as for ``conv_transpose2d``, with one number each.
 
     Returns:
         y, (batch, out_channels, out_length) with
@@ -134,12 +142,17 @@ def conv_transpose1d(
     tensors = (input, weight, bias)
     form = (stride, padding, output_padding, groups, dilation)
     if has_torch_function_variadic(*tensors):
-        how: dict[str, Any] = {"activation": activation, "precision": precision}
+        how: dict[str, Any] = {
+            "activation": activation,
+            "negative_slope": negative_slope,
+            "precision": precision,
+        }
         return overridden(conv_transpose1d, tensors, *tensors, *form, **how)  # type: ignore[no-any-return]
     window, extent, more = conv_transpose_window(*tensors, *form, axes=1)
     shape = ((1, *extent), (0, *more), of_one_row(window))
     operands = (as_image(input), weight.unsqueeze(-2), bias)
-    return as_sequence(transposed(*operands, *shape, activation, precision), input)
+    y = transposed(*operands, *shape, activation, negative_slope, precision)
+    return as_sequence(y, input)
 
 
 # ---- pools ----------------------------------------------------------------------------------

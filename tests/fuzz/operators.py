@@ -28,6 +28,7 @@ VIEWS = ("contiguous", "channels_last", "sliced", "stepped", "transposed", "expa
 SPECIALS = ("none", "none", "none", "nan", "inf", "zeros", "subnormal")
 OPERATORS = ("conv2d", "conv2d", "conv2d+relu", "conv2d+residual", "conv2d_pool", "max_pool2d",
              "avg_pool2d", "conv_transpose2d")  # fmt: skip
+POOLS = ("max_pool2d", "avg_pool2d")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Call:
 
     @property
     def pools(self) -> bool:
-        return self.operator in ("max_pool2d", "avg_pool2d")
+        return self.operator in POOLS
 
 
 pair = st.tuples
@@ -64,31 +65,25 @@ pair = st.tuples
 
 @st.composite
 def calls(draw: st.DrawFn) -> Call:
-    """Mostly sizes that fit together; now and then some that do not."""
+    """Draw a call whose sizes mostly fit together, and now and then do not."""
     small, large = st.integers(1, 4), st.integers(1, 33)
     channels, filters = draw(st.one_of(small, large)), draw(st.one_of(small, large))
     groups = draw(st.sampled_from([1, 1, 1, 2, 3, 8]))
     channels, filters = (draw(st.sampled_from([n] * 15 + [0])) for n in (channels, filters))
+    operator = draw(st.sampled_from(OPERATORS))
     window = draw(pair(st.integers(1, 5), st.integers(1, 5)))
-    sizes = pair(st.integers(4, 14), st.integers(4, 14))
-    stride = st.one_of(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2**16))
-    strides = pair(stride, stride)
-    padding = draw(
-        st.one_of(
-            pair(st.integers(0, 2), st.integers(0, 2)),
-            pair(st.integers(0, 3), st.integers(0, 3)),
-            st.sampled_from(["same", "valid"]),
-        )
-    )
+    sizes = pair(st.integers(6 if operator == "conv2d_pool" else 4, 14), st.integers(6, 14))
+    stride = draw(_strides(operator))
+    padding = draw(_paddings(operator, window))
     return Call(
-        operator=draw(st.sampled_from(OPERATORS)),
+        operator=operator,
         batch=draw(st.sampled_from([0, 1, 2, 2, 3, None])),
         channels=channels if groups < 4 else draw(small),
         filters=filters if groups < 4 else draw(small),
         groups=groups,
         size=draw(st.one_of(sizes, sizes, pair(st.integers(0, 14), st.integers(1, 14)))),
         window=window,
-        stride=(1, 1) if padding == "same" and draw(st.booleans()) else draw(strides),
+        stride=(1, 1) if padding == "same" and draw(st.booleans()) else stride,
         padding=padding,
         dilation=draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 3)])),
         dtype=draw(st.sampled_from(DTYPES)),
@@ -98,9 +93,34 @@ def calls(draw: st.DrawFn) -> Call:
         ceil_mode=draw(st.booleans()),
         frozen=draw(st.sampled_from([False, False, True])),
         seed=draw(st.integers(0, 2**16)),
-        numbers=draw(st.sampled_from(["int"] * 6 + ["numpy", "float"])),
+        numbers=draw(st.sampled_from(["int"] * 10 + ["numpy", "float"])),
         tangent=draw(st.sampled_from([False, False, False, True])),
     )
+
+
+def _strides(operator: str) -> st.SearchStrategy[tuple[int, int]]:
+    """Strides of 1 to 3, and longer ones than any image, which a transposed output cannot hold."""
+    short = pair(st.integers(1, 3), st.integers(1, 3))
+    longest = 24 if operator == "conv_transpose2d" else 2**16
+    long = pair(st.integers(1, longest), st.integers(1, 3))
+    return _one_of([short] * (7 if operator == "conv2d_pool" else 3) + [long])
+
+
+def _paddings(operator: str, window: tuple[int, int]) -> st.SearchStrategy[tuple[int, int] | str]:
+    """Paddings that the operator takes (a pool's: half its window), and some that it refuses."""
+    pools = operator in POOLS
+    most = [extent // 2 if pools else 2 for extent in window]
+    right: st.SearchStrategy[Any] = pair(*(st.integers(0, extent) for extent in most))
+    named = st.sampled_from(["same", "valid"])
+    strange = pair(st.integers(0, 3), st.integers(0, 3))
+    if pools or operator == "conv_transpose2d":  # they have no named padding
+        return _one_of([right] * 10 + [named, strange])
+    return st.one_of(right, strange, named)
+
+
+def _one_of(strategies: Sequence[st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    """Draw from one of the strategies; one listed often is drawn often, unlike in st.one_of."""
+    return st.sampled_from(strategies).flatmap(lambda strategy: strategy)
 
 
 def made(size: Sequence[int], call: Call, view: str, generator: torch.Generator) -> Tensor:

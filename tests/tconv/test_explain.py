@@ -30,7 +30,9 @@ def test_names_what_then_runs() -> None:
     if interpreting():
         assert "interpreter" in str(explanation)
     assert "heuristic" in str(explanation)
-    assert "not implicit_gemm_tma: 3 channels of float32 are no multiple of 16" in str(explanation)
+    assert "not implicit_gemm_tma: 3 channels of float32 are not a multiple of 16" in str(
+        explanation
+    )
 
 
 def test_pools_and_geometries() -> None:

@@ -161,7 +161,7 @@ def test_a_kernel_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"sizes": []}, ValueError, "sizes is empty"),
         ({"sizes": [224]}, ValueError, "not 224"),
-        ({"sizes": [(1, 8, 0, 16)]}, ValueError, r"\(1, 8, 0, 16\) is no input's shape"),
+        ({"sizes": [(1, 8, 0, 16)]}, ValueError, r"\(1, 8, 0, 16\) is not an input shape"),
         ({"target": "sm_91"}, ValueError, "unknown target 'sm_91'; there are: sm_80"),
         ({"passes": ["backward"]}, ValueError, "unknown pass 'backward'"),
         ({"dtypes": [torch.int8]}, ValueError, "torch.int8 has no kernels"),

@@ -33,7 +33,7 @@ EXPECTED = {
                    "one: conv2d + relu", "three: conv2d + relu"],
     "aspp": [*(f"branches.{i}.0: conv2d + batch_norm + relu" for i in range(3)), "project: conv2d"],
     "vae": ["encode.0: conv2d + leaky_relu", "mean: conv2d + add", "spread: conv2d",
-            "decode.0: conv_transpose2d", "decode.2: conv2d + sigmoid"],
+            "decode.0: conv_transpose2d + leaky_relu", "decode.2: conv2d + sigmoid"],
     "reflection_generator": ["first.1: conv2d + relu", "block.0: conv2d", "block.3: conv2d",
                              "last.1: conv2d + tanh"],
     "siamese": ["tower.0: conv2d + relu + max_pool2d", "tower.3: conv2d"] * 2,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 
 import tconv
+from tconv.compiler import tconv_backend
 from tconv.launch import recorded
 from tests.tconv.compiler.test_architectures import assert_same, built, compiled_twin
 
@@ -37,19 +38,74 @@ def test_an_option_that_does_not_exist_is_refused(options: dict[str, object], me
         compiled(torch.randn(1, 3, 8, 8))
 
 
-def test_inductor_runs_the_rest() -> None:
-    """The chain is ours; what is around it is Inductor's."""
-    model = nn.Sequential(small(), nn.Flatten(), nn.Linear(36, 2)).eval()
-    twin, compiled = compiled_twin(model, rest="inductor")
+def around() -> nn.Sequential:
+    """A chain of ours with operations of torch's around it, in training mode."""
+    torch.manual_seed(0)
+    layers = [nn.Hardtanh(), *small(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(36, 2)]
+    return nn.Sequential(*layers).train()
+
+
+def test_inductor_trains_the_rest_at_any_size() -> None:
+    """Steps of an optimizer on images of different batch and size, with one graph."""
+    model = around().double()
+    twin, compiled = compiled_twin(model, rest="inductor", dynamic=True)
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (twin, model)]
+    torch._dynamo.utils.counters.clear()
+    for shape in ((2, 3, 8, 10), (5, 3, 12, 9)):  # all different: equal sizes would be guarded
+        x = torch.randn(shape, dtype=torch.float64)
+        with recorded() as forward:
+            y, expected = compiled(x), model(x)
+        torch.testing.assert_close(y, expected)
+        with recorded() as backward:
+            (y.square().sum() + expected.square().sum()).backward()
+        assert forward
+        assert backward
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    for p, q in zip(twin.state_dict().values(), model.state_dict().values(), strict=True):
+        torch.testing.assert_close(p, q)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_inductor_runs_the_rest_under_autocast() -> None:
+    model = around().eval()
+    _, compiled = compiled_twin(model, rest="inductor")
     x = torch.randn(2, 3, 8, 8)
-    with recorded() as launches:
-        y = compiled(x)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), recorded() as launches:
+        y, expected = compiled(x), model(x)
     assert launches
-    torch.testing.assert_close(y, model(x), atol=1e-4, rtol=1e-4)
-    for out in (y, model(x)):
-        out.square().sum().backward()
-    for p, q in zip(twin.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad, atol=1e-3, rtol=1e-3)
+    assert y.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(y, expected, atol=3e-2, rtol=3e-2)
+
+
+def test_a_mode_is_inductors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``mode`` reaches Inductor as torch's own backend passes it on; here nothing is compiled."""
+    from torch._inductor import compile_fx
+
+    given: list[dict[str, object]] = []
+
+    def compiling(graph: torch.fx.GraphModule, inputs: object, config_patches: object) -> object:
+        given.append(dict(config_patches))  # type: ignore[call-overload]
+        return graph.forward
+
+    monkeypatch.setattr(compile_fx, "compile_fx", compiling)
+    model, x = small(), torch.randn(1, 3, 8, 8)
+    for mode in ("reduce-overhead", "default"):
+        torch._dynamo.reset()
+        with torch.no_grad(), recorded() as launches:
+            y = torch.compile(model, backend="tconv", mode=mode)(x)
+        torch.testing.assert_close(y, model(x), atol=1e-4, rtol=1e-4)
+        assert launches
+    assert given == [{"triton.cudagraphs": True}, {}]
+
+
+def test_a_mode_that_does_not_exist_or_has_no_inductor_is_refused() -> None:
+    with pytest.raises(BackendCompilerFailed, match=r"'fast'; it is one of .*reduce-overhead"):
+        torch.compile(small(), backend="tconv", mode="fast")(torch.randn(1, 3, 8, 8))
+    graph = torch.fx.symbolic_trace(small())
+    with pytest.raises(ValueError, match=r"mode 'reduce-overhead' is Inductor's: it cannot"):
+        tconv_backend(graph, [], mode="reduce-overhead", options={"rest": "eager"})
 
 
 class Wider(nn.Module):
@@ -81,6 +137,47 @@ def test_every_operator_is_served_and_named() -> None:
         "max_pool2d", "max_unpool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d", "conv1d",
         "conv_transpose1d", "max_pool1d", "avg_pool1d",
     ]  # fmt: skip
+
+
+class Sequences(nn.Module):
+    """Layers of sequences with what their kernels also compute, and with what they do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(2, 4, 3, padding=1), nn.Conv1d(4, 4, 3, padding=1)
+        self.up, self.norm = nn.ConvTranspose1d(4, 2, 3, stride=2), nn.BatchNorm2d(3)
+        self.image, self.late = nn.ConvTranspose2d(2, 3, 2), nn.Conv1d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.leaky_relu(self.first(x), 0.2)
+        x = F.gelu(self.up(torch.tanh(self.second(x) + x)), approximate="tanh")
+        x = x + F.relu(self.late(x))
+        return F.silu(self.norm(self.image(x.unsqueeze(-1))))
+
+
+def test_the_links_of_sequences_and_transposed_convolutions_are_fused() -> None:
+    torch.manual_seed(0)
+    model = Sequences().double().eval()
+    twin, compiled = compiled_twin(model)
+    x = torch.randn(2, 2, 6, dtype=torch.float64)
+    with recorded() as launches:
+        got = compiled(x)
+    expected = model(x)
+    for y in (got, expected):
+        y.square().sum().backward()
+    assert_same(twin, model, got, expected)
+    fused = [launch.constants.get("ACTIVATION") for launch in launches]
+    assert [name for name in fused if name] == ["leaky_relu", "tanh", "gelu_tanh", "relu"]
+    (graph,) = tconv.report(twin).graphs
+    assert [str(entry) for entry in graph.entries] == [
+        "first: conv1d + leaky_relu (add is not fused: other operations read its input too)",
+        "second: conv1d + add + tanh",
+        "up: conv_transpose1d + gelu (add is not fused: other operations read its input too)",
+        "late: conv1d + relu (add is not fused: the kernels of conv1d add before the activation "
+        "only)",
+        "image: conv_transpose2d (batch_norm is not fused: the kernels of conv_transpose2d do not "
+        "compute it)",
+    ]
 
 
 # ---- what is left ---------------------------------------------------------------------------
@@ -248,6 +345,7 @@ def test_our_own_modules_are_fused_too() -> None:
         torch.testing.assert_close(compiled(x), model(x))
     (graph,) = tconv.report(twin).graphs
     assert graph.entries[0].fused[:2] == ("batch_norm", "relu")
+    assert [entry.operation for entry in graph.entries] == ["conv2d", "max_pool2d"]
 
 
 # ---- export ---------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def test_cpu_tensors_run_on_the_emulated_gpu(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("sm_75", "TCONV_EMULATE=sm_75: 'sm_75' is no emulated GPU; there are: sm_80, sm_90"),
+        ("sm_75", "TCONV_EMULATE=sm_75: 'sm_75' is not an emulated GPU; there are: sm_80, sm_90"),
         ("gfx942", "'gfx942' is not covered by the emulator; there are: sm_80, sm_90"),
         ("sm_100", "'sm_100' is not covered by the emulator"),
     ],

@@ -1,17 +1,19 @@
 """Compile every kernel for one target with the tiles that an untuned layer gets.
 
 Run in a process of its own, since Triton's interpreter and compiler do not share one:
-``python -m tests.tconv.kernels.compile_all sm_90`` prints a JSON object, case -> resources. With a
-number after the target, it compiles the choices for so many layers drawn from the suites instead.
+``python -m tests.tconv.kernels.compile_all sm_90`` prints a JSON object, case -> resources. With
+``--every 4``, it compiles the first, fifth, ... case of each kernel; with ``--drawn 120``, the
+choices for so many layers drawn from the suites.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import random
-import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from autotune.compile import compile_launch
@@ -199,11 +201,26 @@ def expected(target: Target) -> int:
     return 25 + 2 * (target.sm >= 90)
 
 
-def main(name: str, count: int | None = None) -> None:
-    target = TARGETS[name]
+def sampled(found: Iterable[tuple[str, Launch]], every: int) -> Iterator[tuple[str, Launch]]:
+    """The first of ``every`` cases of each kernel, and the cases that once spilled."""
+    seen: Counter[str] = Counter()
+    for label, launch in found:
+        if seen[launch.kernel] % every == 0 or any(key in label for key in SPILLED):
+            yield label, launch
+        seen[launch.kernel] += 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--drawn", type=int)
+    asked = parser.parse_args()
+    target = TARGETS[asked.target]
     found: dict[str, dict[str, int]] = {}
     known: dict[str, dict[str, int]] = {}
-    for label, launch in cases(target) if count is None else drawn(target, count):
+    chosen = cases(target) if asked.drawn is None else drawn(target, asked.drawn)
+    for label, launch in sampled(chosen, asked.every):
         source = code(launch)
         if source not in known:
             known[source] = dataclasses.asdict(compile_launch(launch, target, steps=0))
@@ -226,4 +243,4 @@ def code(launch: Launch) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main()

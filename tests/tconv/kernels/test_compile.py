@@ -33,17 +33,17 @@ def spilling(found: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
     return {label: taken for label, taken in found.items() if taken["spill_bytes"]}
 
 
-# Compiling for one target takes minutes: the default suite takes the targets of the cost model.
-SAMPLED = ("sm_80", "sm_90")
+# All cases of a target take minutes: the default suite takes one in so many of each kernel.
+SAMPLE = {"sm_80": 5, "sm_90": 5, "sm_100": 15, "gfx942": 15}
+TAKEN = [
+    *(pytest.param(name, 1, marks=pytest.mark.thorough, id=name) for name in TARGETS),
+    *(pytest.param(name, every, id=f"{name}-sample") for name, every in SAMPLE.items()),
+]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in SAMPLED else pytest.param(name, marks=pytest.mark.thorough)
-     for name in TARGETS],
-)  # fmt: skip
-def test_every_kernel_compiles_without_spills(name: str) -> None:
-    found = compiled(name)
+@pytest.mark.parametrize(("name", "every"), TAKEN)
+def test_every_kernel_compiles_without_spills(name: str, every: int) -> None:
+    found = compiled(name, "--every", str(every))
     kernels = {label.split()[0] for label in found}
     assert len(kernels) == expected(TARGETS[name]), kernels
     assert spilling(found) == {}
@@ -53,14 +53,7 @@ def test_every_kernel_compiles_without_spills(name: str) -> None:
     assert max(taken["registers"] for taken in found.values()) <= 512
 
 
-@pytest.mark.parametrize("name", [name for name in TARGETS if name not in SAMPLED])
-def test_a_few_untuned_choices_do_not_spill(name: str) -> None:
-    found = compiled(name, "3")
-    assert found
-    assert spilling(found) == {}
-
-
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["sm_80", "sm_90"])
 def test_drawn_untuned_choices_do_not_spill(name: str) -> None:
-    assert spilling(compiled(name, "120")) == {}
+    assert spilling(compiled(name, "--drawn", "120")) == {}

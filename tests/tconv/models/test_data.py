@@ -97,10 +97,10 @@ def test_mnist_and_cifar10_become_standardised_pairs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     generator = np.random.default_rng(0)
-    asked = []
+    calls = []
 
     def grey(root: str, train: bool) -> SimpleNamespace:
-        asked.append((root, train))
+        calls.append((root, train))
         pixels = generator.integers(0, 256, (6, 28, 28), dtype=np.uint8)
         return SimpleNamespace(data=torch.from_numpy(pixels), targets=torch.arange(6))
 
@@ -110,7 +110,7 @@ def test_mnist_and_cifar10_become_standardised_pairs(
 
     vision(monkeypatch, MNIST=grey, CIFAR10=colours)
     x, y = stacked(load("mnist", tmp_path).train)
-    assert asked == [(str(tmp_path), True), (str(tmp_path), False)]
+    assert calls == [(str(tmp_path), True), (str(tmp_path), False)]
     assert (x.shape, y.tolist()) == ((6, 1, 28, 28), list(range(6)))
     x, _ = stacked(load("cifar10", tmp_path).train)
     assert x.shape == (6, 3, 32, 32)

@@ -100,7 +100,7 @@ def test_a_picture_of_one_pixel(ending: str, tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[bytes | None, str]] = {
     "missing.png": (None, "there is no such file"),
-    "text.png": (b"no picture at all", "is no picture"),
+    "text.png": (b"no picture at all", "is not a picture"),
     "cut.png": (gallery.PICTURE.read_bytes()[:2000], "cannot be read"),
 }
 
