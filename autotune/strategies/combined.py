@@ -1,14 +1,15 @@
 """The default: expected improvement by Gaussian processes, near the best and anywhere.
 
-After a few spread-out starts two Gaussian processes (``gaussian_process``) take turns: one explains
-times by nearness alone, the other also by a trend along each parameter. Each has its own chain of
-hyperparameters, so that one that is caught in a region meets another opinion at the next pick. What
-is tried is the candidate with the largest expected improvement (Jones, Schonlau and Welch,
-"Efficient Global Optimization", 1998). Candidates are those within two changes of the best few and
-a random sample of the rest, so that a pick costs the same in a large space. Some picks are kept to
-the neighbours of a good configuration, and some are random.
+The starts are spread out and drawn in favour of sizes near powers of two. Then two Gaussian
+processes (``gaussian_process``) take turns: one explains times by nearness alone, the other also
+by a trend along each parameter. Each has its own chain of hyperparameters, so that if one is stuck
+in a region, the next pick follows the other. A pick is the candidate with the largest expected
+improvement (Jones, Schonlau and Welch, "Efficient Global Optimization", 1998). Candidates are
+those within two changes of the best few and a random sample of the rest, so that a pick costs the
+same in a large space. Some picks are confined to the neighbours of a good configuration, and some
+are random.
 
-All this is for spaces of which nothing is known. Where a cost model knows the kernel, its order is
+This is for spaces of which nothing is known. Where a cost model knows the kernel, its order is
 followed and corrected (see ``corrected``).
 """
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.strategies.common import Evaluate, SearchSpace, expected_improvement
+from autotune.strategies.common import Evaluate, SearchSpace, Times, expected_improvement
 from autotune.strategies.corrected import corrected
 from autotune.strategies.gaussian_process import (
     GaussianProcess,
@@ -28,12 +29,11 @@ from autotune.strategies.gaussian_process import (
 )
 
 STARTS = 6
-START_POOL, START_CHOICES = 400, 12  # random configurations; of how many the farthest is taken
+START_CHOICES = 12  # random configurations of which the farthest from earlier starts is taken
+ODDNESS_PENALTY = 4.0  # factor by which a unit of oddness makes a random draw less likely
+MOST_ODDNESS = 12.0  # beyond which a draw gets no less likely, so that every chance is above 0
 TRENDS = (0.0, 0.3)  # one model each: variance of its trend, relative to that of its local part
-FIRST_STEPS, STEPS = (
-    15,
-    4,
-)  # Metropolis steps before a model's first pick, and before each later one
+FIRST_STEPS, STEPS = 15, 4  # Metropolis steps before a model's first pick and each later one
 RANDOM_SHARE = 0.05  # of the picks
 LOCAL_SHARE = 0.25  # of the picks: candidates are the neighbours of one good configuration
 LOCAL_MEAN_RANK = 1.5  # of that configuration
@@ -43,10 +43,11 @@ REMEMBERED = 300  # trials at most that a model learns from: half the best, half
 
 
 def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Generator) -> None:
-    """Try configurations until the space is spent; where a model knows them, by its corrections."""
+    """Try configurations until the space is spent; with a model's predictions, correct those."""
     if space.predicted is not None:
         return corrected(space, evaluate, generator)
     places = coordinates(space)
+    chance = ODDNESS_PENALTY ** -np.minimum(space.oddness, MOST_ODDNESS)
     untried = np.ones(len(space), dtype=bool)
     tried: list[int] = []
     times: list[float] = []
@@ -56,13 +57,13 @@ def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Genera
         times.extend(evaluate(chosen).tolist())
         tried.extend(chosen)
 
-    attempt(_starts(places, generator))
+    attempt(_starts(places, chance, generator))
     models = [GaussianProcess(places.shape[1], trend, generator) for trend in TRENDS]
     picks = 0
     while untried.any():
         rest = np.flatnonzero(untried)
         if np.isnan(times).all() or generator.random() < RANDOM_SHARE:
-            attempt([int(generator.choice(rest))])
+            attempt(_draw(rest, chance, 1, generator))
             continue
         score = scores(np.array(times))
         ranking = np.argsort(score, kind="stable")
@@ -78,15 +79,24 @@ def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Genera
         attempt([int(candidates[promise.argmax()])])
 
 
-def _starts(places: Matrix, generator: np.random.Generator) -> list[int]:
+def _draw(
+    places: NDArray[np.int64], chance: Times, count: int, generator: np.random.Generator
+) -> list[int]:
+    """``count`` distinct of ``places`` at most, drawn in proportion to ``chance``."""
+    share = chance[places] / chance[places].sum()
+    drawn = generator.choice(places, min(count, len(places)), replace=False, p=share)
+    return [int(place) for place in drawn]
+
+
+def _starts(places: Matrix, chance: Times, generator: np.random.Generator) -> list[int]:
     """Random configurations, each the farthest of a few from those before it."""
-    pool = generator.permutation(len(places))[:START_POOL].tolist()
-    chosen = [pool.pop()]
-    while pool and len(chosen) < STARTS:
-        few = generator.choice(pool, min(START_CHOICES, len(pool)), replace=False)
+    rest = np.arange(len(places))
+    chosen = _draw(rest, chance, 1, generator)
+    while len(chosen) < min(STARTS, len(places)):
+        rest = np.setdiff1d(rest, chosen)
+        few = _draw(rest, chance, START_CHOICES, generator)
         apart = np.abs(places[few][:, None] - places[chosen]).sum(2).min(1)
-        chosen.append(int(few[apart.argmax()]))
-        pool.remove(chosen[-1])
+        chosen.append(few[apart.argmax()])
     return chosen
 
 

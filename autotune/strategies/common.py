@@ -1,4 +1,4 @@
-"""What a search strategy sees: configurations, and a function that tells their times."""
+"""The interface of a search strategy: a space of configurations, and a function that times them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Times = NDArray[np.float64]
+FEW_VALUES = 5  # up to which a parameter's values are codes or steps rather than sizes
 
 
 class BudgetSpentError(Exception):
@@ -25,7 +26,7 @@ class SearchSpace:
     names: tuple[str, ...]  # of the parameters
     values: NDArray[np.float64]  # (configurations, parameters)
     order: tuple[int, ...] | None = None  # a model's, best hopes first, where one knows the kernel
-    predicted: Times | None = None  # what that model says of each, in the unit of times
+    predicted: Times | None = None  # that model's time of each, in the unit of times
 
     def __len__(self) -> int:
         return len(self.values)
@@ -36,10 +37,46 @@ class SearchSpace:
         columns = (np.unique(column, return_inverse=True)[1] for column in self.values.T)
         return np.column_stack(list(columns)).astype(np.int64)
 
+    @cached_property
+    def oddness(self) -> NDArray[np.float64]:
+        """Log2 of the product of the odd parts of each configuration's sizes: 0 for powers of two.
+
+        Warps, cache lines and banks of memory come in powers of two, so that a size with a small
+        odd part fits them. Sizes are the positive whole parameters of more than ``FEW_VALUES``
+        values.
+        """
+        sizes = (column for column in self.values.T if is_size(column))
+        return sum(map(log2_odd_part, sizes), np.zeros(len(self)))
+
     def neighbours(self, place: int, most: int = 1) -> NDArray[np.int64]:
         """Configurations that differ from one in no more than ``most`` parameters."""
         differing = (self.levels != self.levels[place]).sum(1)
         return np.flatnonzero((differing > 0) & (differing <= most))
+
+
+def is_size(column: NDArray[np.float64]) -> bool:
+    """Whether a parameter takes many positive whole values."""
+    values = np.unique(column)
+    return bool(values[0] > 0 and (values == np.round(values)).all() and len(values) > FEW_VALUES)
+
+
+def log2_even_part(column: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Exponent of the largest power of two that divides each whole number.
+
+    >>> log2_even_part(np.array([1.0, 8.0, 48.0])).tolist()
+    [0.0, 3.0, 4.0]
+    """
+    whole = column.astype(np.int64)
+    return np.log2((whole & -whole).astype(np.float64))
+
+
+def log2_odd_part(column: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log2 of what is left of each whole number without its factors of two.
+
+    >>> log2_odd_part(np.array([1.0, 8.0, 48.0])).round(3).tolist()
+    [0.0, 0.0, 1.585]
+    """
+    return np.log2(column) - log2_even_part(column)
 
 
 Evaluate = Callable[[Sequence[int]], Times]
@@ -53,7 +90,7 @@ Strategy = Callable[[SearchSpace, Evaluate, np.random.Generator], None]
 
 
 def expected_improvement(mean: Times, deviation: Times, best: float) -> Times:
-    """E[max(0, best - t)] for normal t: how much lower than ``best`` each may be expected to be."""
+    """E[max(0, best - t)] for normal t: how far each is expected to fall below ``best``."""
     ahead = (best - mean) / deviation
     below = np.array([math.erf(value) for value in ahead / math.sqrt(2)]) / 2 + 0.5
     density = np.exp(-(ahead**2) / 2) / math.sqrt(2 * math.pi)
@@ -91,7 +128,7 @@ def search(
     budget: int,
     seed: int,
 ) -> Trials:
-    """What ``strategy`` tried within ``budget``, and the times; the same for the same seed."""
+    """Return the trials of ``strategy`` within ``budget``; the same for the same seed."""
     trials = Trials(times_of, min(budget, len(space)))
     with contextlib.suppress(BudgetSpentError):
         strategy(space, trials, np.random.default_rng(seed))

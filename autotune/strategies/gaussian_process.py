@@ -18,12 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.strategies.common import SearchSpace, Times
+from autotune.strategies.common import (
+    FEW_VALUES,
+    SearchSpace,
+    Times,
+    is_size,
+    log2_even_part,
+    log2_odd_part,
+)
 
 Matrix = NDArray[np.float64]
 
 GROWTH = 4.0  # largest / smallest value from which a parameter's logarithm is taken
-FEW_CODES = 5  # values, from 0 on, up to which a parameter is taken for unordered codes
 WEIGHT_DEVIATION = 1.5  # prior of ln weight, mean 0; coordinates span [0, 1]
 NOISE, NOISE_DEVIATION = -5.0, 1.0  # prior of ln (noise variance / signal variance)
 AMPLITUDE_COUNT = 4.0  # observations that the prior of the signal variance, mean 1, counts for
@@ -36,15 +42,15 @@ FAILED_BEYOND = 0.1  # how far a failed configuration lies above the slowest, in
 def coordinates(space: SearchSpace) -> Matrix:
     """(configurations, coordinates), each coordinate from 0 to 1.
 
-    A parameter that grows by factors counts by its logarithm; the products of two such, as threads
-    and tiles are, are coordinates too, and so is the power of two that divides a value. Unordered
-    codes have one coordinate for each code.
+    A parameter that grows by factors counts by its logarithm. The products of two such parameters,
+    as threads and tiles are, are coordinates too, and so are the even and the odd part of a size.
+    Unordered codes have one coordinate for each code.
     """
     columns: list[Matrix] = []
     grown: list[Matrix] = []
     for column in space.values.T:
         values = np.unique(column)
-        if values[0] <= 0 and 2 < len(values) <= FEW_CODES:
+        if values[0] <= 0 and 2 < len(values) <= FEW_VALUES:
             columns += [(column == value) / math.sqrt(2) for value in values]
             continue
         if values[0] > 0 and values[-1] >= GROWTH * values[0]:
@@ -52,9 +58,8 @@ def coordinates(space: SearchSpace) -> Matrix:
             columns.append(_unit(grown[-1]))
         else:
             columns.append(_unit(column))
-        whole = values[0] > 0 and (values == np.round(values)).all()
-        if whole and len(values) > FEW_CODES:
-            columns.append(_unit(_trailing_zeros(column)))
+        if is_size(column):
+            columns += [_unit(log2_even_part(column)), _unit(log2_odd_part(column))]
     columns += [_unit(one + other) for one, other in itertools.combinations(grown, 2)]
     kept = [column for column in columns if np.ptp(column) > 0]
     return np.column_stack(kept) if kept else np.zeros((len(space), 1))
@@ -178,9 +183,3 @@ def _unit(column: Matrix) -> Matrix:
     """Moved and scaled to [0, 1]; zeros where nothing varies."""
     spread = float(np.ptp(column))
     return np.asarray((column - column.min()) / (spread if spread > 0 else 1.0))
-
-
-def _trailing_zeros(column: Matrix) -> Matrix:
-    """The exponent of the largest power of two that divides each whole number."""
-    whole = column.astype(np.int64)
-    return np.log2((whole & -whole).astype(np.float64))

@@ -175,7 +175,7 @@ def pixel_box(
 
 
 def programs(tiles: int, others: int, tile: Tile, target: Target) -> int:
-    """Programs among which ``tiles`` are divided; ``others`` lie on the other grid axes."""
+    """Programs among which ``tiles`` are divided, of each of ``others`` groups and splits."""
     if not tile.persistent:
         return tiles
     return min(tiles, max(1, target.processors * tile.persistent // others))
