@@ -51,6 +51,10 @@ CASES = [
     for (shape, family), tiles in TILES.items()
     for direction, tile in tiles.items()
 ]
+CASES += [
+    (Problem(BLOCK, direction, layout="nchw"), Choice("implicit_gemm_in_place", Tile.parse(tile)))
+    for direction, tile in dict.fromkeys(PASSES, "32x32x32 s3 w4 g8 k1").items()
+]
 
 
 def main(
