@@ -382,6 +382,10 @@ class AdaptiveGeometry:
     def y_elements(self) -> int:
         return self.batch * self.channels * self.out_h * self.out_w
 
+    @property
+    def key(self) -> str:
+        return f"n{self.batch}c{self.channels}h{self.in_h}w{self.in_w}-to{self.out_h}x{self.out_w}"
+
 
 def most_covered(places: int, windows: int) -> int:
     """Most places in any of ``windows`` adaptive windows that divide ``places`` evenly.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from tconv.geometry import AdaptiveGeometry, ConvGeometry, Pass, PoolGeometry
 
@@ -169,14 +169,22 @@ PLAIN = Epilogue()
 BIAS = Epilogue(bias=True)
 
 
-@dataclass(frozen=True)
-class PoolProblem:
-    """One pass of one pooling layer."""
+Planes = TypeVar("Planes", PoolGeometry, AdaptiveGeometry)
 
-    geometry: PoolGeometry
+
+@dataclass(frozen=True)
+class _PoolPass(Generic[Planes]):
+    """One pass of a pool with a geometry of either kind."""
+
+    geometry: Planes
     direction: Literal["fprop", "dgrad"]
     dtype: str = "float16"
     layout: Layout = "nhwc"
+
+
+@dataclass(frozen=True)
+class PoolProblem(_PoolPass[PoolGeometry]):
+    """One pass of one pooling layer."""
 
     @property
     def itemsize(self) -> int:
@@ -188,10 +196,5 @@ class PoolProblem:
 
 
 @dataclass(frozen=True)
-class AdaptiveProblem:
-    """One pass of one adaptive pool, or a read by index between planes of two sizes."""
-
-    geometry: AdaptiveGeometry
-    direction: Literal["fprop", "dgrad"]
-    dtype: str = "float16"
-    layout: Layout = "nhwc"
+class AdaptiveProblem(_PoolPass[AdaptiveGeometry]):
+    """One pass of one adaptive pool, or a gather by index between planes of two sizes."""

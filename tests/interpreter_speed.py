@@ -20,21 +20,25 @@ from triton.runtime import interpreter
 
 
 class Replayed:
-    """The replacements that the interpreter found once, made and undone as its own scope does."""
+    """The replacements that the interpreter found once, made and undone as its own scope does.
 
-    def __init__(self, found: list[tuple[Any, str, Any, Any]]) -> None:
-        self.found = found  # object, attribute, the interpreter's value, the original
+    A device function of another module may be called within a launch that has replaced the same
+    names: what stood there when the replacement was made is put back.
+    """
 
-    def make(self) -> None:
-        for thing, name, value, _ in self.found:
+    def __init__(self, found: list[tuple[Any, str, Any]]) -> None:
+        self._before = []  # object, attribute, what stood there
+        for thing, name, value in found:
+            before = vars(thing).get(name, interpreter._MISSING)
+            self._before.append((thing, name, before))
             setattr(thing, name, value)
 
     def restore(self) -> None:
-        for thing, name, _, original in self.found:
-            if original is interpreter._MISSING:
+        for thing, name, before in self._before:
+            if before is interpreter._MISSING:
                 delattr(thing, name)
             else:
-                setattr(thing, name, original)
+                setattr(thing, name, before)
 
 
 class Nothing:
@@ -49,26 +53,26 @@ def hasten() -> None:
     if interpreter._patch_lang.__module__ == __name__:
         return
     search, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
-    known: dict[int, Replayed] = {}
-    running: list[set[int]] = []  # for each launch under way, modules whose names are replaced
+    known: dict[int, list[tuple[Any, str, Any]]] = {}  # by module: object, attribute, value
+    running: list[set[int]] = []  # for each launch under way, the kernel's module once replaced
 
     def patch_lang(function: Any) -> Any:
         module = id(function.__globals__)
         if running and module in running[-1]:
             return Nothing()
-        if running:
+        # A search finds less where another module's kernel has replaced the names it shares.
+        nested = bool(running and running[-1])
+        if module not in known and nested:
+            return search(function)
+        if running and not nested:
             running[-1].add(module)
         if module not in known:
             scope = search(function)
             made = {(id(thing), name): getattr(thing, name) for thing, name, _ in scope._changes}
-            firsts = {(id(thing), name): (thing, name, original)
-                      for thing, name, original in reversed(scope._changes)}  # fmt: skip
-            known[module] = Replayed(
-                [(*place[:2], made[key], place[2]) for key, place in firsts.items()]
-            )
+            places = {(id(thing), name): (thing, name) for thing, name, _ in scope._changes}
+            known[module] = [(*place, made[key]) for key, place in places.items()]
             return scope
-        known[module].make()
-        return known[module]
+        return Replayed(known[module])
 
     def run(self: Any, *operands: Any, **constants: Any) -> None:
         running.append(set())

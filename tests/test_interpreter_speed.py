@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 import torch
 import triton
@@ -40,3 +43,44 @@ def test_an_overflow_is_seen_where_it_is_asked_for() -> None:
     add_one[(1,)](largest.clone(), 4)
     with overflow_checked(), pytest.raises(Exception, match="overflow"):
         add_one[(1,)](largest.clone(), 4)
+
+
+INNER = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def plus_one(values):
+    return values + tl.full(values.shape, 1, values.dtype)
+
+@triton.jit
+def add_one(values, COUNT: tl.constexpr):
+    place = tl.arange(0, COUNT)
+    tl.store(values + place, plus_one(tl.load(values + place)))
+"""
+OUTER = """
+import triton
+import triton.language as tl
+from {inner} import plus_one
+
+@triton.jit
+def add_two(values, COUNT: tl.constexpr):
+    place = tl.arange(0, COUNT)
+    found = plus_one(plus_one(tl.load(values + place)))
+    tl.store(values + place, tl.where(found > 0, found, found))
+"""
+
+
+@pytest.mark.parametrize("outer_first", [True, False])
+def test_a_function_of_another_module_replaces_and_restores_what_its_caller_needs(
+    outer_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    inner, outer = (f"{name}_{outer_first}" for name in ("inner", "outer"))
+    (tmp_path / f"{inner}.py").write_text(INNER)
+    (tmp_path / f"{outer}.py").write_text(OUTER.format(inner=inner))
+    kernels = [(import_module(outer).add_two, 2), (import_module(inner).add_one, 1)]
+    for kernel, more in 2 * (kernels if outer_first else kernels[::-1]):
+        values = torch.arange(4, dtype=torch.int32)
+        kernel[(1,)](values, 4)
+        assert values.tolist() == [more, more + 1, more + 2, more + 3]

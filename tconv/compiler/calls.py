@@ -152,7 +152,7 @@ def _spellings() -> dict[Any, tuple[str, Callable[..., Any], bool]]:
     name("add", _add, torch.add, operator.add, "add", _aten.add.Tensor)
     name("add", _add, operator.iadd, "add_", _aten.add_.Tensor, inplace=True)
     for activation in _UNARY:
-        for owner in (torch, F, torch.special):
+        for owner in (torch, F):
             if callable(way := getattr(owner, activation, None)):
                 name(activation, _unary, way)
             if callable(way := getattr(owner, f"{activation}_", None)):
@@ -165,6 +165,7 @@ def _spellings() -> dict[Any, tuple[str, Callable[..., Any], bool]]:
             name(activation, _unary, getattr(_aten, activation).default)
         if hasattr(_aten, f"{activation}_"):
             name(activation, _unary, getattr(_aten, f"{activation}_").default, inplace=True)
+    name("sigmoid", _unary, torch.special.expit)
     name("leaky_relu", _leaky_relu, F.leaky_relu, _aten.leaky_relu.default)
     name("leaky_relu", _leaky_relu, F.leaky_relu_, _aten.leaky_relu_.default, inplace=True)
     name("gelu", _gelu, F.gelu, _aten.gelu.default)

@@ -227,7 +227,7 @@ def _drop_overwritten(chain: Chain) -> None:
     """Cut the chain before an activation whose result is overwritten before backward reads it."""
     if chain.activation is None or chain.activation.name not in FROM_RESULT:
         return
-    if not any(mutates(user) for user in chain.last.users):
+    if not _overwritten(chain.last):
         return
     links = chain.nodes[1:]
     chain.nodes, chain.batch_norm, chain.residual = chain.nodes[:1], None, None
@@ -239,6 +239,36 @@ def _drop_overwritten(chain: Chain) -> None:
             chain.stopped = f"{link.name} is not fused: its result is overwritten later"
             return
         _join(chain, node, link)
+
+
+def _overwritten(value: fx.Node) -> bool:
+    """Return whether a node may write to the memory of ``value``, directly or through a view."""
+    memory, pending, seen = _storage(value), [value], {value}
+    while pending:
+        node = pending.pop()
+        for user in node.users:
+            if _overwrites(user, node):
+                return True
+            if user not in seen and _storage(user) == memory is not None:
+                seen.add(user)
+                pending.append(user)
+    return False
+
+
+def _storage(node: fx.Node) -> int | None:
+    """Return the identity of the memory of a node's value, which its views share."""
+    value = value_of(node)
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return None  # torch forbids writes to several views of one call, such as ``chunk``
+    return value.untyped_storage()._cdata
+
+
+def _overwrites(user: fx.Node, value: fx.Node) -> bool:
+    """Return whether ``user`` may write to ``value``, which it reads: ``y += value`` does not."""
+    call = read(user)
+    if call is None:
+        return mutates(user)
+    return bool(call["inplace"]) and call["input"] is value
 
 
 def unserved(call: Call, node: fx.Node) -> str | None:

@@ -50,13 +50,9 @@ def sizes(problem: Problem) -> dict[str, int]:
     }
 
 
-def shape_constants(problem: Problem) -> dict[str, Any]:
-    """The compile-time values of a convolution's geometry, types and precision."""
-    shape = problem.geometry
+def filter_constants(shape: ConvGeometry) -> dict[str, int]:
+    """The compile-time values of a filter's extent, stride, padding and dilation."""
     return {
-        "IN_CHANNELS": shape.group_in_channels,
-        "OUT_CHANNELS": shape.group_out_channels,
-        "GROUPS": shape.groups,
         "FILTER_H": shape.filter_h,
         "FILTER_W": shape.filter_w,
         "STRIDE_H": shape.stride_h,
@@ -65,6 +61,17 @@ def shape_constants(problem: Problem) -> dict[str, Any]:
         "PAD_W": shape.pad_w,
         "DILATION_H": shape.dilation_h,
         "DILATION_W": shape.dilation_w,
+    }
+
+
+def shape_constants(problem: Problem) -> dict[str, Any]:
+    """The compile-time values of a convolution's geometry, types and precision."""
+    shape = problem.geometry
+    return {
+        "IN_CHANNELS": shape.group_in_channels,
+        "OUT_CHANNELS": shape.group_out_channels,
+        "GROUPS": shape.groups,
+        **filter_constants(shape),
         "ACCUMULATOR": accumulator_type(problem.dtype),
         "INDEX": index_type(shape.x_elements, shape.w_elements, shape.y_elements),
         "PRECISION": problem.precision,
@@ -168,7 +175,7 @@ def pixel_box(
 
 
 def programs(tiles: int, others: int, tile: Tile, target: Target) -> int:
-    """Programs among which ``tiles`` are divided; ``others`` lie on the other grid axes."""
+    """Programs among which ``tiles`` are divided, of each of ``others`` groups and splits."""
     if not tile.persistent:
         return tiles
     return min(tiles, max(1, target.processors * tile.persistent // others))

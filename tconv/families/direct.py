@@ -85,7 +85,7 @@ def product(
     pixels = extents["batch"] * extents["out_h"] * extents["out_w"]
     if epilogue.pool:
         pixels = summed_pixels(shape, epilogue)
-    grid = (cdiv(pixels, tile.block_m), cdiv(produced, tile.block_n), shape.groups)
+    grid = (cdiv(pixels, tile.block_m) * shape.groups, cdiv(produced, tile.block_n))
     return Plan((Launch("direct.direct", grid, taken, extents, constants, tile.warps),))
 
 
@@ -99,7 +99,7 @@ def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pla
     tiles = cdiv(filters, tile.block_m) * cdiv(columns, tile.block_n)
     product = Launch(
         "direct.direct_wgrad",
-        (tiles, shape.groups, shares.splits),
+        (tiles * shape.groups, shares.splits),
         {
             "x": Pointer("x", problem.dtype),
             "dy": Pointer("dy", problem.dtype),

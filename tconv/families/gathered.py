@@ -113,7 +113,7 @@ def fprop(
     others = shape.groups * shares.splits
     product = Launch(
         "fprop.implicit_gemm_fprop",
-        (programs(tiles, others, tile, operands.target), shape.groups, shares.splits),
+        (programs(tiles, others, tile, operands.target) * shape.groups, shares.splits),
         taken,
         sizes(problem) | seen.scalars | {"split_steps": shares.steps},
         constants,

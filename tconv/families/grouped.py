@@ -11,6 +11,7 @@ import numpy as np
 from tconv.families import gathered
 from tconv.families.common import (
     accumulator_type,
+    filter_constants,
     index_type,
     pack_of,
     phases_of,
@@ -105,14 +106,7 @@ def product(
             "GROUPS": shape.groups,
             "PACK": pack,
             "FORWARD": forward,
-            "FILTER_H": shape.filter_h,
-            "FILTER_W": shape.filter_w,
-            "STRIDE_H": shape.stride_h,
-            "STRIDE_W": shape.stride_w,
-            "PAD_H": shape.pad_h,
-            "PAD_W": shape.pad_w,
-            "DILATION_H": shape.dilation_h,
-            "DILATION_W": shape.dilation_w,
+            **filter_constants(shape),
             "NHWC": layout == "nhwc",
             "ACCUMULATOR": accumulator_type(dtype),
             "INDEX": index_type(shape.x_elements, shape.w_elements, shape.y_elements),

@@ -173,7 +173,7 @@ def product(
     tiles, others = box.count * cdiv(produced, tile.block_n), shares.splits * shape.groups
     product = Launch(
         "tma.implicit_gemm_tma",
-        (programs(tiles, others, tile, target), shape.groups, shares.splits),
+        (programs(tiles, others, tile, target) * shape.groups, shares.splits),
         taken,
         {"batch": size[0], "rows": size[1], "columns": size[2], "split_steps": shares.steps},
         constants,
@@ -201,7 +201,7 @@ def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pla
     tiles = cdiv(filters, tile.block_m) * shape.taps * cdiv(channels, tile.block_n)
     product = Launch(
         "tma.implicit_gemm_tma_wgrad",
-        (tiles, groups, shares.splits),
+        (tiles * groups, shares.splits),
         {
             "image": views.pixels(x, x_size, shape.in_channels, tile.block_n, shape.stride_h),
             "gradient": views.pixels(dy, y_size, shape.out_channels, tile.block_m),

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from tconv.kernels.epilogue import pixel_place, store_tile, summed_plane
-from tconv.kernels.index import image_strides, store_filter_gradient
+from tconv.kernels.index import group_share, image_strides, store_filter_gradient
 from tconv.kernels.taps import is_inside
 
 
@@ -71,8 +71,8 @@ def direct(
     W_STRIDE_PRODUCED: tl.constexpr = W_STRIDE_FILTER if FORWARD else W_STRIDE_C
     stride_h, stride_w, stride_c = image_strides(in_h, in_w, GROUPS * REDUCED, NHWC, INDEX)
 
-    group = tl.program_id(2)
-    pixel = tl.program_id(0).to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
+    group, tile_row, _ = group_share(GROUPS)
+    pixel = tile_row.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
     plane = summed_plane(out_h, out_w, POOL, INDEX)
     pixel_mask = pixel < batch.to(INDEX) * plane
     image_index = pixel // plane
@@ -101,7 +101,7 @@ def direct(
     store_tile(
         accumulator, (bias, norm_weight, norm_bias, norm_mean, norm_var, residual),
         (result, kept, offsets), image_index, out_row * out_w + out_column, pixel_mask,
-        out_h, out_w, tl.program_id(0), batch, group * PRODUCED + produced, produced_mask,
+        out_h, out_w, tile_row, batch, group * PRODUCED + produced, produced_mask,
         GROUPS * PRODUCED, NHWC, False, EPS, ACTIVATION, SLOPE, RESIDUAL_AFTER, POOL, INDEX,
         BLOCK_M, BLOCK_N,
     )  # fmt: skip
@@ -147,11 +147,11 @@ def direct_wgrad(
     plane = out_h.to(INDEX) * out_w
 
     tiles_m: tl.constexpr = (OUT_CHANNELS + BLOCK_M - 1) // BLOCK_M
-    group = tl.program_id(1)
-    split = tl.program_id(2)
-    out_channel = tl.program_id(0) % tiles_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    group, program, _ = group_share(GROUPS)
+    split = tl.program_id(1)
+    out_channel = program % tiles_m * BLOCK_M + tl.arange(0, BLOCK_M)
     out_channel_mask = out_channel < OUT_CHANNELS
-    column = tl.program_id(0) // tiles_m * BLOCK_N + tl.arange(0, BLOCK_N)
+    column = program // tiles_m * BLOCK_N + tl.arange(0, BLOCK_N)
     column_mask = column < TAPS * IN_CHANNELS
     tap = column // IN_CHANNELS
     tap_row = (tap // FILTER_W) * DILATION_H - PAD_H  # where output pixel (0, 0) sees the tap

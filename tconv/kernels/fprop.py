@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from tconv.kernels.epilogue import pixel_place, store_tile, summed_plane
-from tconv.kernels.index import image_strides, load_operands, swizzled_tile
+from tconv.kernels.index import group_share, image_strides, load_operands, swizzled_tile
 from tconv.kernels.taps import next_step, tap_bits, tap_mask
 
 
@@ -81,7 +81,7 @@ def implicit_gemm_fprop(
     x_next_tap = DILATION_W * x_stride_w - LAST_CHANNEL * x_stride_c
     x_next_row = x_next_tap + DILATION_H * x_stride_h - FILTER_W * DILATION_W * x_stride_w
 
-    group = tl.program_id(1)
+    group, program, programs = group_share(GROUPS)
     plane = summed_plane(out_h, out_w, POOL, INDEX)
     pixels = batch.to(INDEX) * plane
     tiles_m = tl.cdiv(pixels, BLOCK_M).to(tl.int32)
@@ -89,13 +89,13 @@ def implicit_gemm_fprop(
     first_step = 0
     last_step = TAPS * TAP_STEPS
     if SPLIT:
-        first_step = tl.program_id(2) * split_steps
+        first_step = tl.program_id(1) * split_steps
         last_step = tl.minimum(first_step + split_steps, TAPS * TAP_STEPS)
-        y += tl.program_id(2).to(tl.int64) * pixels * (GROUPS * OUT_CHANNELS)
+        y += tl.program_id(1).to(tl.int64) * pixels * (GROUPS * OUT_CHANNELS)
 
     # disable_licm: values hoisted out of this loop would hold registers in the inner one.
     tiles = tiles_m * tiles_n
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), disable_licm=True):
+    for tile in tl.range(program, tiles, programs, disable_licm=True):
         tile_row, tile_column = swizzled_tile(tile, tiles_m, tiles_n, SWIZZLE)
         pixel = tile_row.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
         pixel_mask = pixel < pixels

@@ -5,6 +5,19 @@ import triton.language as tl
 
 
 @triton.jit
+def group_share(GROUPS: tl.constexpr):
+    """Group of this program, its number among the group's programs, and how many these are.
+
+    Groups share grid axis 0, the only one that may have more than 65,535 programs.
+    """
+    if GROUPS == 1:
+        return tl.program_id(0) * 0, tl.program_id(0), tl.num_programs(0)
+    else:
+        programs = tl.num_programs(0) // GROUPS
+        return tl.program_id(0) // programs, tl.program_id(0) % programs, programs
+
+
+@triton.jit
 def swizzled_tile(program, tiles_m, tiles_n, SWIZZLE: tl.constexpr):
     """Tile (row, column) of a program: ``SWIZZLE`` rows are walked column by column.
 

@@ -20,6 +20,7 @@ from tconv.kernels.epilogue import (
 )
 from tconv.kernels.index import (
     element_offset,
+    group_share,
     next_box,
     store_filter_gradient,
     swizzled_tile,
@@ -208,18 +209,18 @@ def implicit_gemm_tma(
     boxes_h = tl.cdiv(rows // WINDOW * WINDOW, BOX_H)
     boxes_w = tl.cdiv(columns // WINDOW * WINDOW, BOX_W)
     boxes = tl.cdiv(batch, BOX_N) * boxes_h * boxes_w
-    group = tl.program_id(1)
+    group, program, programs = group_share(GROUPS)
     tiles_n: tl.constexpr = (PRODUCED + BLOCK_N - 1) // BLOCK_N
     first_step = 0
     last_step = TAPS * TAP_STEPS
     if SPLIT:
-        first_step = tl.program_id(2) * split_steps
+        first_step = tl.program_id(1) * split_steps
         last_step = tl.minimum(first_step + split_steps, TAPS * TAP_STEPS)
-        result += tl.program_id(2).to(tl.int64) * batch * rows * columns * (GROUPS * PRODUCED)
+        result += tl.program_id(1).to(tl.int64) * batch * rows * columns * (GROUPS * PRODUCED)
 
     # disable_licm: values hoisted out of this loop would hold registers in the inner one.
     tiles = boxes * tiles_n
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), disable_licm=True):
+    for tile in tl.range(program, tiles, programs, disable_licm=True):
         box, tile_column = swizzled_tile(tile, boxes, tiles_n, SWIZZLE)
         image0 = box // (boxes_h * boxes_w) * BOX_N
         row0 = box // boxes_w % boxes_h * BOX_H
@@ -313,11 +314,11 @@ def implicit_gemm_tma_wgrad(
     BLOCK_K: tl.constexpr = BOX_N * BOX_H * BOX_W
     TAPS: tl.constexpr = FILTER_H * FILTER_W
     TAP_TILES: tl.constexpr = (IN_CHANNELS + BLOCK_N - 1) // BLOCK_N
+    group, program, _ = group_share(GROUPS)
     tile_row, tile_column = swizzled_tile(
-        tl.program_id(0), tl.cdiv(OUT_CHANNELS, BLOCK_M), TAPS * TAP_TILES, SWIZZLE
+        program, tl.cdiv(OUT_CHANNELS, BLOCK_M), TAPS * TAP_TILES, SWIZZLE
     )
-    group = tl.program_id(1)
-    split = tl.program_id(2)
+    split = tl.program_id(1)
     tap = tile_column // TAP_TILES
     channel0 = tile_column % TAP_TILES * BLOCK_N
     tap_row = tap // FILTER_W * DILATION_H - PAD_H

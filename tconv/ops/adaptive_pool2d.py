@@ -21,11 +21,12 @@ from torch.nn.modules.utils import _list_with_default, _pair
 from torch.overrides import has_torch_function_variadic
 
 from tconv.families.common import accumulator_type, index_type
-from tconv.geometry import AdaptiveGeometry, cdiv, most_covered
-from tconv.launch import Launch, Pointer, runs_triton, target_for
+from tconv.geometry import AdaptiveGeometry, most_covered
+from tconv.launch import Launch, runs_triton, target_for
 from tconv.ops.arguments import overridden
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import check_dtype
+from tconv.ops.pool_launch import pool_launch
 from tconv.ops.registration import linear, register
 from tconv.problem import AdaptiveProblem, dtype_name
 from tconv.select import choose
@@ -36,29 +37,15 @@ from tconv.tile import Tile
 
 def _launch(
     kernel: str, problem: AdaptiveProblem, tile: Tile, tensors: str, constants: dict[str, Any],
-    of_x: bool,
+    over_x: bool,
 ) -> Launch:  # fmt: skip
-    """Return a launch over the pixels of x, or of y."""
-    shape, nhwc = problem.geometry, problem.layout == "nhwc"
-    plane = shape.in_h * shape.in_w if of_x else shape.out_h * shape.out_w
-    channels = shape.channels if nhwc else 1
-    pixels = shape.batch * (1 if nhwc else shape.channels) * plane
+    shape = problem.geometry
     # Products of places and sizes need the same integer type as offsets.
     products = (shape.in_h * (shape.out_h + 1), shape.in_w * (shape.out_w + 1),
                 (shape.in_h + 1) * shape.out_h, (shape.in_w + 1) * shape.out_w)  # fmt: skip
-    constants = constants | {
-        "CHANNELS": channels,
-        "INDEX": index_type(shape.x_elements, shape.y_elements, *products),
-        "BLOCK_M": tile.block_m if nhwc else tile.block_m * tile.block_n,
-        "BLOCK_N": tile.block_n if nhwc else 1,
-    }
-    grid = (cdiv(pixels, constants["BLOCK_M"]) * cdiv(channels, constants["BLOCK_N"]),)
-    operands = {
-        name: Pointer(name, "int64" if name in ("indices", "claims") else problem.dtype)
-        for name in tensors.split()
-    }
-    kernel = f"adaptive_pool.{kernel}"
-    return Launch(kernel, grid, operands, {"pixels": pixels}, constants, tile.warps)
+    constants = constants | {"INDEX": index_type(shape.x_elements, shape.y_elements, *products)}
+    dtypes, kernel = {"indices": "int64", "claims": "int64"}, f"adaptive_pool.{kernel}"
+    return pool_launch(kernel, problem, tile, tensors, constants, over_x=over_x, dtypes=dtypes)
 
 
 @lru_cache(maxsize=4096)
@@ -79,7 +66,7 @@ def adaptive_launch(problem: AdaptiveProblem, tile: Tile, maximum: bool) -> Laun
     tensors = "x y indices" if forward else "dy indices dx"
     tensors = tensors if maximum else tensors.replace("indices", "")
     kernel = f"adaptive_{'max' if maximum else 'avg'}_{problem.direction}"
-    return _launch(kernel, problem, tile, tensors, constants, of_x=not forward)
+    return _launch(kernel, problem, tile, tensors, constants, over_x=not forward)
 
 
 @lru_cache(maxsize=4096)
@@ -90,7 +77,7 @@ def index_launch(problem: AdaptiveProblem, tile: Tile, claim: bool) -> Launch:
     kernel, tensors = "pick_by_index", "source indices target"
     if claim:
         kernel, tensors = "claim_by_index", "indices claims"
-    return _launch(kernel, problem, tile, tensors, constants, of_x=False)
+    return _launch(kernel, problem, tile, tensors, constants, over_x=False)
 
 
 def _problem(

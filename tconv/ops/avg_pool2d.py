@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
 from tconv.families.common import accumulator_type, index_type
-from tconv.geometry import PoolGeometry, cdiv
-from tconv.launch import Launch, Pointer, runs_triton, target_for
+from tconv.geometry import PoolGeometry
+from tconv.launch import Launch, runs_triton, target_for
 from tconv.ops.arguments import overridden
 from tconv.ops.conv2d import conv2d
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import avg_pool_arguments, check_dtype, pool_geometry
+from tconv.ops.pool_launch import pool_launch, window_constants
 from tconv.ops.registration import linear, register
 from tconv.problem import PoolProblem, dtype_name
 from tconv.select import choose
@@ -32,35 +33,16 @@ from tconv.tile import Tile
 @lru_cache(maxsize=4096)
 def avg_pool_launch(problem: PoolProblem, tile: Tile, count_pad: bool, divisor: int) -> Launch:
     """Return the launch that computes y from x, or dx from dy."""
-    shape, nhwc = problem.geometry, problem.layout == "nhwc"
-    forward = problem.direction == "fprop"
-    plane = shape.out_h * shape.out_w if forward else shape.in_h * shape.in_w
-    channels = shape.channels if nhwc else 1
-    pixels = shape.batch * (1 if nhwc else shape.channels) * plane
+    shape, forward = problem.geometry, problem.direction == "fprop"
     constants = {
-        "CHANNELS": channels,
-        "IN_H": shape.in_h,
-        "IN_W": shape.in_w,
-        "OUT_H": shape.out_h,
-        "OUT_W": shape.out_w,
-        "WINDOW_H": shape.window_h,
-        "WINDOW_W": shape.window_w,
-        "STRIDE_H": shape.stride_h,
-        "STRIDE_W": shape.stride_w,
-        "PAD_H": shape.pad_h,
-        "PAD_W": shape.pad_w,
+        **window_constants(shape),
         "COUNT_PAD": count_pad,
         "DIVISOR": divisor,
         "COMPUTE": accumulator_type(problem.dtype),
         "INDEX": index_type(shape.x_elements, shape.y_elements),
-        "BLOCK_M": tile.block_m if nhwc else tile.block_m * tile.block_n,
-        "BLOCK_N": tile.block_n if nhwc else 1,
     }
-    grid = (cdiv(pixels, constants["BLOCK_M"]) * cdiv(channels, constants["BLOCK_N"]),)
-    kernel, names = ("fprop", ("x", "y")) if forward else ("dgrad", ("dy", "dx"))
-    operands = {name: Pointer(name, problem.dtype) for name in names}
-    scalars = {"pixels": pixels}
-    return Launch(f"avg_pool.avg_pool_{kernel}", grid, operands, scalars, constants, tile.warps)
+    kernel, tensors = f"avg_pool.avg_pool_{problem.direction}", "x y" if forward else "dy dx"
+    return pool_launch(kernel, problem, tile, tensors, constants, over_x=not forward)
 
 
 # ---- operators ------------------------------------------------------------------------------

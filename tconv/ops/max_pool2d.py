@@ -19,10 +19,11 @@ from torch.overrides import has_torch_function_unary
 
 from tconv.families.common import accumulator_type, index_type
 from tconv.geometry import PoolGeometry, cdiv
-from tconv.launch import Launch, Pointer, runs_triton, target_for
+from tconv.launch import Launch, runs_triton, target_for
 from tconv.ops.arguments import overridden
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import check_dtype, max_pool_arguments, pool_geometry
+from tconv.ops.pool_launch import pool_launch, window_constants
 from tconv.ops.registration import differentiates, implement, linear, register, register_vmap
 from tconv.problem import PoolProblem, dtype_name
 from tconv.select import choose, when_forgotten
@@ -35,53 +36,21 @@ TAP_LIMIT, WINDOW_LIMIT = 9, 32
 # ---- launches -------------------------------------------------------------------------------
 
 
-def _constants(problem: PoolProblem, tile: Tile) -> dict[str, Any]:
-    """Return the compile-time values that all kernels share.
-
-    Sizes are among them, because each element is divided by them and max-pool does little else.
-    """
+def _launch(
+    kernel: str, problem: PoolProblem, tile: Tile, tensors: str, constants: dict[str, Any],
+    over_x: bool = False,
+) -> Launch:  # fmt: skip
     shape = problem.geometry
-    nhwc = problem.layout == "nhwc"
-    return {
-        "CHANNELS": shape.channels if nhwc else 1,
-        "IN_H": shape.in_h,
-        "IN_W": shape.in_w,
-        "OUT_H": shape.out_h,
-        "OUT_W": shape.out_w,
-        "WINDOW_H": shape.window_h,
-        "WINDOW_W": shape.window_w,
-        "STRIDE_H": shape.stride_h,
-        "STRIDE_W": shape.stride_w,
-        "PAD_H": shape.pad_h,
-        "PAD_W": shape.pad_w,
+    constants = {
+        **window_constants(shape),
         "DILATION_H": shape.dilation_h,
         "DILATION_W": shape.dilation_w,
         "INDEX": index_type(shape.x_elements, shape.y_elements),
-        "BLOCK_M": tile.block_m if nhwc else tile.block_m * tile.block_n,
-        "BLOCK_N": tile.block_n if nhwc else 1,
+        **constants,
     }
-
-
-def _launch(
-    kernel: str,
-    problem: PoolProblem,
-    tile: Tile,
-    tensors: str,
-    pixels: int,
-    constants: dict[str, Any],
-) -> Launch:
-    """Return a launch over ``pixels`` of ``batch`` images in one layout."""
-    images = problem.geometry.batch
-    if problem.layout == "nchw":
-        images *= problem.geometry.channels
-    constants = {**_constants(problem, tile), **constants}
-    programs = cdiv(images * pixels, constants["BLOCK_M"])
-    programs *= cdiv(constants["CHANNELS"], constants["BLOCK_N"])
-    dtypes = {"indices": "int64", "offsets": dtype_name(offsets_dtype(problem.geometry))}
-    operands = {name: Pointer(name, dtypes.get(name, problem.dtype)) for name in tensors.split()}
-    scalars = {"pixels": images * pixels}
-    grid = (programs,)
-    return Launch(kernel, grid, operands, scalars, constants, tile.warps, tile.stages)
+    dtypes = {"indices": "int64", "offsets": dtype_name(offsets_dtype(shape))}
+    kernel = f"max_pool.{kernel}"
+    return pool_launch(kernel, problem, tile, tensors, constants, over_x=over_x, dtypes=dtypes)
 
 
 @lru_cache(maxsize=4096)
@@ -103,8 +72,7 @@ def fprop_launch(problem: PoolProblem, tile: Tile, write_offsets: bool) -> Launc
     if not write_offsets:
         constants["offsets"] = None
     tensors = "x y offsets" if write_offsets else "x y"
-    pixels = shape.out_h * shape.out_w
-    return _launch("max_pool.max_pool_fprop", problem, tile, tensors, pixels, constants)
+    return _launch("max_pool_fprop", problem, tile, tensors, constants)
 
 
 @lru_cache(maxsize=4096)
@@ -119,17 +87,15 @@ def dgrad_launch(problem: PoolProblem, tile: Tile) -> Launch:
         "UNROLL": windows_h * windows_w <= WINDOW_LIMIT,
         "COMPUTE": accumulator_type(problem.dtype),
     }
-    pixels = shape.in_h * shape.in_w
-    return _launch("max_pool.max_pool_dgrad", problem, tile, "dy offsets dx", pixels, constants)
+    return _launch("max_pool_dgrad", problem, tile, "dy offsets dx", constants, over_x=True)
 
 
 @lru_cache(maxsize=4096)
 def pick_launch(problem: PoolProblem, tile: Tile, indices: bool = False) -> Launch:
     """Return the launch that computes y from x and offsets, or torch's indices from offsets."""
-    pixels = problem.geometry.out_h * problem.geometry.out_w
     tensors = "offsets indices" if indices else "x offsets y"
     absent: dict[str, Any] = dict.fromkeys({"x", "y", "indices"} - set(tensors.split()))
-    return _launch("max_pool.max_pool_pick", problem, tile, tensors, pixels, absent)
+    return _launch("max_pool_pick", problem, tile, tensors, absent)
 
 
 def offsets_dtype(shape: PoolGeometry) -> torch.dtype:

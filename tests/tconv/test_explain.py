@@ -47,7 +47,7 @@ def test_pools_and_geometries() -> None:
 
 
 def test_errors_name_the_value() -> None:
-    with pytest.raises(TypeError, match="Linear is neither"):
+    with pytest.raises(TypeError, match="not Linear"):
         tconv.explain(torch.nn.Linear(2, 3), torch.zeros(1, 2))
     with pytest.raises(TypeError, match="needs the input"):
         tconv.explain(tconv.Conv2d(2, 3, 3))
@@ -71,3 +71,34 @@ print(tconv.explain(layer, x))
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert "torch's own CPU operators" in done.stdout
+
+
+LAYERS: dict[str, tuple[torch.nn.Module, tuple[int, ...], str]] = {
+    "Conv1d": (tconv.Conv1d(4, 6, 3, padding="same"), (2, 4, 9), "n2c4h1w9-k6f1x3"),
+    "Conv2d circular": (
+        tconv.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), (4, 9, 9), "n1c4h11w11-k6f3x3",
+    ),
+    "ConvTranspose2d": (tconv.ConvTranspose2d(6, 4, 3, 2), (2, 6, 4, 4), "n2c4h9w9-k6f3x3-s2x2"),
+    "ConvTranspose1d": (tconv.ConvTranspose1d(6, 4, 3, 2), (6, 4), "n1c4h1w9-k6f1x3-s1x2"),
+    "AvgPool2d": (tconv.AvgPool2d(2), (2, 4, 8, 8), "n2c4h8w8-f2x2"),
+    "AvgPool1d": (tconv.AvgPool1d(2), (2, 4, 8), "n2c4h1w8-f1x2-s1x2"),
+    "MaxPool1d": (tconv.MaxPool1d(3, 2, 1), (4, 8), "n1c4h1w8-f1x3-s1x2-p0x1"),
+    "AdaptiveMaxPool2d": (tconv.AdaptiveMaxPool2d((3, None)), (4, 7, 9), "n1c4h7w9-to3x9"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_kind_of_layer_is_explained_as_it_runs(name: str) -> None:
+    layer, size, key = LAYERS[name]
+    x = torch.randn(size, device=DEVICE)
+    explanation = tconv.explain(layer.to(DEVICE), x)
+    assert explanation.geometry.key.startswith(key)
+    assert explanation.transposed == ("Transpose" in name)
+    assert ("its forward pass is dgrad" in str(explanation)) == explanation.transposed
+    with recorded() as log:
+        layer(x)
+    choice = dict(explanation.choices)["dgrad" if explanation.transposed else "fprop"]
+    if "Conv" in name:
+        assert choice.tile.block_m in {launch.constants.get("BLOCK_M") for launch in log}
+    else:
+        assert choice.family in {launch.kernel.split(".")[0] for launch in log}

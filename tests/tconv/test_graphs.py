@@ -17,6 +17,8 @@ from torch.nn import functional
 
 import tconv
 from tconv import graphs
+from tconv.compiler import tconv_backend
+from tconv.launch import recorded
 from tconv.models import lenet5
 
 OPTIMIZERS: list[Callable[..., torch.optim.Optimizer]] = [
@@ -60,6 +62,18 @@ def test_inference_uses_evaluation_mode_and_restores_the_mode() -> None:
     model.eval()
     torch.testing.assert_close(first, model(x))  # a copy that the second call does not change
     torch.testing.assert_close(second, model(other))
+
+
+@pytest.mark.usefixtures("without_gpu")
+def test_a_model_on_our_compiler_backend_is_graphed() -> None:
+    model = network().eval()
+    compiled = torch.compile(model, backend=tconv_backend, options={"rest": "eager"})
+    run = tconv.graphed(compiled, torch.zeros(2, 1, 8, 8))
+    x = torch.randn(2, 1, 8, 8)
+    with recorded() as launches:
+        y = run(x)
+    assert launches
+    torch.testing.assert_close(y, model(x), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("without_gpu")

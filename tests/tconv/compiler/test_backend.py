@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,15 @@ from tests.tconv.compiler.test_architectures import assert_same, built, compiled
 def small() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)).eval()
+
+
+def test_the_installed_package_registers_the_backend() -> None:
+    """The entry point in pyproject.toml names the function that ``torch.compile`` looks up."""
+    text = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    (line,) = text.partition("[project.entry-points.torch_dynamo_backends]\n")[2].split("\n")[:1]
+    name, value = (part.strip().strip('"') for part in line.split("="))
+    assert EntryPoint(name, value, "torch_dynamo_backends").load() is tconv_backend
+    assert name == "tconv"
 
 
 # ---- options --------------------------------------------------------------------------------
@@ -273,6 +283,32 @@ def test_in_place_operations_between_links_keep_them_apart() -> None:
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), model(x))
     assert all(not entry.fused for entry in tconv.report(twin).graphs[0].entries)
+
+
+class OverwrittenView(nn.Module):
+    """A write through a view of a result from which a fused activation's gradient is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(self.conv(x))  # torch's own gradient reads its argument
+        y.view(y.shape)[:, :2].add_(1.0)
+        return y * y
+
+
+def test_a_write_through_a_view_keeps_an_activation_apart() -> None:
+    torch.manual_seed(0)
+    model = OverwrittenView().double()
+    twin, compiled = compiled_twin(model)
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    got, expected = compiled(x), model(x)
+    for out in (got, expected):
+        out.sum().backward()
+    assert_same(twin, model, got, expected)
+    (entry,) = tconv.report(twin).graphs[0].entries
+    assert str(entry) == "conv: conv2d (leaky_relu is not fused: its result is overwritten later)"
 
 
 class NoGradInside(nn.Module):

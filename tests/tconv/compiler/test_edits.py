@@ -230,3 +230,35 @@ def test_a_forward_hook_sees_what_torch_shows_it() -> None:
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), model(x))
     assert not seen
+
+
+def log_hooks(model: nn.Sequential, log: list[str]) -> None:
+    """Register a hook of each kind that a module and a parameter take, which notes its call."""
+    model[0].register_forward_pre_hook(lambda *_: log.append("before"))
+    model[0].register_forward_hook(lambda *_: log.append("after"))
+    model[4].register_full_backward_hook(lambda *_: log.append("backward"))
+    model[1].weight.register_hook(lambda gradient: log.append("gradient") or gradient * 2)  # type: ignore[func-returns-value]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before_compiling", "after_a_call"])
+def test_hooks_are_called_as_by_torchs_own_backend(late: bool) -> None:
+    """The judge is ``torch.compile(backend="eager")``, which compiles nothing."""
+    logs: list[list[str]] = []
+    gradients = []
+    for options in ({"backend": "tconv", "options": {"rest": "eager"}}, {"backend": "eager"}):
+        torch._dynamo.reset()
+        model, log = small(), []
+        x = torch.ones(2, 3, 8, 8, dtype=torch.float64)
+        if not late:
+            log_hooks(model, log)
+        compiled = torch.compile(model, **options)  # type: ignore[call-overload]
+        if late:
+            compiled(x)
+            log_hooks(model, log)
+        compiled(x).square().sum().backward()
+        logs.append(log)
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert logs[0] == logs[1]
+    assert "gradient" in logs[0]
+    assert late or {"before", "after", "backward"} <= set(logs[0])
+    torch.testing.assert_close(*gradients)

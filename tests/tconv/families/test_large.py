@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tconv.families import FAMILIES
+from tconv.families import FAMILIES, serves
 from tconv.geometry import ConvGeometry, Pass
 from tconv.launch import GRID_LIMITS, Launch, interpreting
 from tconv.ops.avg_pool2d import avg_pool2d
@@ -16,10 +20,11 @@ from tconv.ops.conv_run import prepare
 from tconv.ops.layout import memory_format
 from tconv.ops.max_pool2d import max_pool2d
 from tconv.problem import Layout, Problem
-from tconv.target import INTERPRETER, TARGETS
+from tconv.target import INTERPRETER, TARGETS, Target
 from tconv.tile import Choice, Tile
 
 SIDE, FAR = 8192, 8191  # FAR: from the first to the last row and column
+pytestmark = pytest.mark.overflow
 virtual = pytest.mark.skipif(not interpreting(), reason="memory is reserved and never filled")
 
 
@@ -109,17 +114,20 @@ def test_strips_past_32_bits(layout: Layout, direction: Pass) -> None:
 
 
 @virtual
-def test_gradients_past_32_bits() -> None:
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_past_32_bits(stride: int, groups: int) -> None:
     """One pixel of x under much padding: a dy of 2.7e9 elements, of which one pixel counts."""
-    pad = SIDE // 2
-    shape = ConvGeometry(1, 8, 1, 1, 40, 1, 1, pad_h=pad, pad_w=pad)
-    centre, w = numbers(1, 40, 1, 1), numbers(40, 8, 1, 1, seed=1)
+    middle = SIDE // 2
+    pad = stride * middle
+    shape = ConvGeometry(1, 8, 1, 1, 40, 1, 1, stride, stride, pad, pad, groups=groups)
+    centre, w = numbers(1, 40, 1, 1), numbers(40, 8 // groups, 1, 1, seed=1)
     dy = torch.from_numpy(np.zeros((1, 40, SIDE + 1, SIDE + 1), np.float16))
-    dy[:, :, pad : pad + 1, pad : pad + 1] = centre
+    dy[:, :, middle : middle + 1, middle : middle + 1] = centre
     problem = Problem(shape, "dgrad", "float16", "nchw")
     choice = Choice("implicit_gemm_in_place", Tile(16, 16, 16))
     dx = prepare(problem, choice, INTERPRETER, w_layout="nchw")({"dy": dy, "w": w})
-    exact = torch.einsum("nkhw,kcrs->nchw", centre.float(), w.float())
+    exact = functional.conv_transpose2d(centre.float(), w.float(), groups=groups)
     torch.testing.assert_close(dx.float(), exact, rtol=1e-2, atol=1e-2)
 
 
@@ -159,16 +167,26 @@ def test_phases_that_no_row_has_take_no_programs(family: str) -> None:
 
 
 @pytest.mark.parametrize("target", [INTERPRETER, TARGETS["sm_90"]], ids=lambda each: each.name)
-def test_many_groups_and_long_strides_stay_within_a_grid(target: object) -> None:
-    """What grows without bound lies on the first axis."""
-    many = ConvGeometry(2, 2 * 70_000, 5, 5, 2 * 70_000, 1, 1, groups=70_000)
-    long = ConvGeometry(1, 8, 600, 600, 8, 1, 1, 300, 300)
-    for shape, direction in ((many, "wgrad"), (many, "dgrad"), (long, "dgrad")):
-        problem = Problem(shape, direction, "float16")  # type: ignore[arg-type]
-        family = FAMILIES["implicit_gemm"]
-        plan = family.plan(problem, Tile(64, 16, 16, splits=4), target)  # type: ignore[arg-type]
-        for launch in plan.launches:
-            assert all(n <= most for n, most in zip(launch.grid, GRID_LIMITS, strict=False))
+def test_many_groups_and_long_strides_stay_within_a_grid(target: Target) -> None:
+    """Extents without a bound lie on the first axis, in every family that serves the layer."""
+    layers = [
+        ConvGeometry(2, channels * 70_000, 8, 8, channels * 70_000, 1, 1, groups=70_000)
+        for channels in (1, 2, 16)
+    ]
+    layers.append(ConvGeometry(1, 3, 600, 600, 8, 2, 2, 300, 300))
+    planned = set()
+    formats = get_args(Layout)
+    for shape, direction, family, layout in product(layers, get_args(Pass), FAMILIES, formats):
+        problem = Problem(shape, direction, "float16", layout)
+        if not serves(family, problem, target):
+            continue
+        tile = FAMILIES[family].heuristic(problem, target)
+        for splits in (1, 4) if direction == "wgrad" or "gemm" in family else (1,):
+            plan = FAMILIES[family].plan(problem, replace(tile, splits=splits), target)
+            planned.add((family, direction))
+            for launch in plan.launches:
+                assert all(n <= most for n, most in zip(launch.grid, GRID_LIMITS, strict=False))
+    assert planned >= {(family, "wgrad") for family in FAMILIES}
 
 
 def test_a_grid_that_no_gpu_takes_is_refused() -> None:
