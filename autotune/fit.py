@@ -41,7 +41,7 @@ class Observed:
     problem: NDArray[np.intp]  # numbers from 0
 
     def take(self, places: NDArray[np.bool_] | NDArray[np.intp]) -> Observed:
-        """Those at ``places``; their problems are numbered anew."""
+        """Return the tiles at ``places``, with their problems renumbered from 0."""
         numbers = np.unique(self.problem[places], return_inverse=True)[1]
         return Observed(self.target, self.work.take(places), self.milliseconds[places], numbers)
 

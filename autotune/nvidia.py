@@ -1,4 +1,4 @@
-"""What NVIDIA's own heuristics would run: nvidia-matmul-heuristics, which needs no GPU.
+"""The choice of NVIDIA's own heuristics, nvidia-matmul-heuristics, which need no GPU.
 
 It comes with the extra ``tconv[judge]`` for Linux on x86-64. Asked for a Triton kernel of a matrix
 product, it lists tiles, best first; the first that was timed is its choice.

@@ -75,7 +75,7 @@ RECORDED = {
 
 
 def product_demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
-    """What a plain product's thread demands: it has one tap, and finds no pixel anew."""
+    """Return the demand of a plain product's thread, which has one tap and no pixels to locate."""
     shape = problem.geometry
     reduced, produced = shape.group_in_channels, shape.group_out_channels
     extents = {
@@ -125,7 +125,7 @@ class Recording:
 
     @property
     def work(self) -> Work:
-        """What the tiles that were timed ask of the GPU."""
+        """The work of the timed tiles on the GPU."""
         tiles = Tiles.of(self.tiles)
         if self.result_itemsize is None:
             return work_of(self.problem, self.family, tiles, self.target)

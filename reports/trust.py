@@ -59,7 +59,7 @@ NOT_KNOWN = (
 
 
 def statistics(recordings: Sequence[Recording]) -> dict[str, Any]:
-    """What the page shows, of the problems that no constant was fitted to, or of all of a GPU."""
+    """Return the page's figures on each GPU's held-out problems, or on all if it has none."""
     unseen = held_out(recordings)
     halved = {each.gpu for each in unseen}
     judged = unseen + [each for each in recordings if each.gpu not in halved]
@@ -128,7 +128,7 @@ def published() -> dict[str, Any]:
 
 
 def content() -> dict[str, Any]:
-    """What the templates are given."""
+    """Return the values for the page's templates."""
     found = published()
     cells = found["cells"].values()
     tops = [cell["top1"] for cell in cells]

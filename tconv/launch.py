@@ -90,7 +90,7 @@ class Descriptor:
 
 
 def _specialised(value: int, plain: bool) -> tuple[bool, bool, bool]:
-    """What Triton compiles for: whether an integer needs 64 bits, is 1, is a multiple of 16."""
+    """Return Triton's specialisation of an integer: needs 64 bits, is 1, is a multiple of 16."""
     return value >= 1 << 31, not plain and value == 1, not plain and value % ALIGNMENT == 0
 
 
@@ -144,11 +144,11 @@ class Launch:
 
     @property
     def identity(self) -> Hashable:
-        """What the compiled kernel depends on: launches with equal ones share one binary.
+        """Key of the compiled kernel: launches with equal keys share one binary.
 
-        That is what Triton keys its cache by, of operands aligned as fresh memory is: the types of
-        the operands, constants and options, and of integers their width and, unless the kernel
-        asks for none, whether they are 1 or multiples of 16.
+        Like the key of Triton's cache, for aligned operands, it has the types of the operands, the
+        constants and options, and for each integer its width and, unless the kernel turns that
+        off, whether it is 1 or a multiple of 16.
         """
         operands = sorted(
             (name, each.dtype, each.box if isinstance(each, Descriptor) else None)
@@ -279,7 +279,7 @@ class Plan:
 
 
 class _Planning(threading.local):
-    """What a thread plans for instead of launching; see ``planning``."""
+    """The target for which a thread plans instead of launching, and its plans; see ``planning``."""
 
     target: Target | None = None
     plans: list[tuple[Launch, ...]] | None = None

@@ -24,7 +24,7 @@ TILE_LEGEND = (
 
 @dataclass(frozen=True, order=True)
 class Tile:
-    """How a problem is divided among programs, and a program's work into steps.
+    """The division of a problem among programs, and of a program's work into steps.
 
     Each pass of a convolution is a matrix product: a program computes ``block_m`` x ``block_n``
     outputs, in steps of ``block_k`` along the reduction. For max-pool ``block_m`` counts outputs

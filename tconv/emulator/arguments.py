@@ -69,7 +69,7 @@ class Region:
     owner: Any = None  # keeps it allocated
 
     def bytes(self) -> NDArray[np.uint8]:
-        """Its bytes, in place."""
+        """Return a view of the region's bytes."""
         size = self.end - self.start
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self.start))
 

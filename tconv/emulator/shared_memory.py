@@ -94,7 +94,7 @@ class SharedMemory:
         self.fenced[block, warps] = self.fenced[block, warps].max(axis=0)
 
     def release(self, block: int, warp: int) -> Array:
-        """What ``warp`` knows at this moment, its own accesses included."""
+        """Return the vector clock of ``warp`` at this moment, including its own accesses."""
         clock = self.known[block, warp].copy()
         clock[warp] = self.tick()
         return clock

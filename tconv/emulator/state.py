@@ -24,7 +24,7 @@ UNDEFINED = {0: np.bool_(True), 1: np.uint8(0xFF), 2: np.uint16(0xFFFF), 4: np.u
 
 @dataclass
 class Launch:
-    """What all blocks of a launch have in common."""
+    """State shared by all blocks of a launch."""
 
     program: Program
     memory: Memory

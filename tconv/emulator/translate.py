@@ -127,7 +127,7 @@ def _bits(registers: list[Register]) -> int:
 
 
 def live_after(program: Program, starts: list[int]) -> list[int]:
-    """Of each run the set of registers (as bits) that are read after it."""
+    """Return for each run the set of registers (as bits) that are read after it."""
     ends = [*starts[1:], len(program.instructions)]
     number = {start: place for place, start in enumerate(starts)}
     read, written, successors = [], [], []

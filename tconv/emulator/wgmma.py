@@ -19,7 +19,7 @@ MODES = {0: 0, 1: 3, 2: 2, 3: 1}  # a descriptor's swizzle number: bits that are
 
 
 class InFlight:
-    """What a register holds while a product into it is under way in some lanes.
+    """Content of a register while a product into it is in flight in some lanes.
 
     Lanes that no product concerns may use ``values``; for others any use is a fault.
     """

@@ -29,7 +29,7 @@ REGISTERS_ACROSS_TAPS = 7  # as Triton 3.6 compiles wgrad; later ones make do wi
 
 @dataclass(frozen=True)
 class Demand:
-    """What one thread of a kernel needs for its loop."""
+    """Registers and instructions that one thread of a kernel needs for its loop."""
 
     registers: Count
     instructions: Count  # of one step
@@ -91,7 +91,7 @@ def gathered_demand(
     widths: tuple[Count, Count],
     across_taps: Count = False,
 ) -> Demand:
-    """Of a matrix product whose operands are gathered by loads of ``widths`` elements.
+    """Return the demand of a product that gathers its operands by loads of ``widths`` elements.
 
     ``across_taps``: a tile of wgrad's columns spans filter taps, each element with its own mask.
     """

@@ -123,7 +123,7 @@ def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pla
 
 
 def heuristic(problem: Problem, target: Target) -> Tile:
-    """As many sums a thread as it has registers for, and programs for every processor."""
+    """Return the tile with as many sums per thread as fit in registers, and enough programs."""
     shape = problem.geometry
     if target.backend == "interpreter":  # it costs per program
         return Tile(1024, 16, 16 if problem.direction == "wgrad" else 1, stages=1, warps=4)

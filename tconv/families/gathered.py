@@ -58,7 +58,7 @@ class Seen:
     bordered: bool = False  # by zeros, so that no tap leaves the image
 
     def elements(self, batch: int) -> int:
-        """Of x, with all that it was widened by."""
+        """Return the number of elements of x, including widening and border."""
         return batch * self.in_h * self.in_w * self.pixel
 
     @property
@@ -67,7 +67,7 @@ class Seen:
 
     @property
     def constants(self) -> dict[str, Any]:
-        """What a border changes, and what a product without padding is compiled for."""
+        """Compile-time values that depend on the layout of pixels and on the border."""
         known = {"IN_CHANNELS": self.channels, "FILTER_W": self.taps_w, "X_PIXEL": self.pixel}
         return (
             known
@@ -77,7 +77,7 @@ class Seen:
 
 
 def seen_by(problem: Problem, operands: Operands, w_layout: Layout | None, in_place: bool) -> Seen:
-    """As they are; brought channels_last first, unless read in place."""
+    """Return the operands as the kernel reads them: converted to channels_last, or in place."""
     shape = problem.geometry
     x = "x" if in_place else operands.x(shape, problem.layout)
     w = operands.w(shape, w_layout) if w_layout else ""

@@ -130,7 +130,7 @@ def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pla
 
 
 def heuristic(problem: Problem, target: Target) -> Tile:
-    """As many groups as fill 32 columns: more only multiply zeros."""
+    """Return the tile that packs as many groups as fill 32 columns; more only multiply zeros."""
     shape = problem.geometry
     # wgrad runs for each pack and tap: fewer, larger ones load x and dy less often.
     block = 64 if problem.direction == "wgrad" or target.backend == "interpreter" else 32

@@ -35,7 +35,7 @@ class MatmulShape:
 
     @property
     def extents(self) -> tuple[int, int, int]:
-        """What block_m, block_n and block_k are cut from."""
+        """Sizes of the product that block_m, block_n and block_k divide."""
         return self.rows, self.columns, self.depth
 
     @property

@@ -33,7 +33,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], float, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train."""
+    """Settings of a training run."""
 
     epochs: int = 3
     batch: int = 64  # images a step, over all devices
@@ -50,7 +50,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training images gave; a row of the log."""
+    """Results of one epoch; a row of the log."""
 
     epoch: int
     loss: float  # mean cross-entropy over the epoch's images, in nats

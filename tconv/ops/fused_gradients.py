@@ -234,7 +234,7 @@ def _normalized_tangent(inputs: tuple[Any, ...], tangents: tuple[Any, ...]) -> T
 
 
 def activation_grad_jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
-    """By dy, in which dz is linear, and by the value at which the derivative is taken."""
+    """Return the tangents of dz and dbias, from those of dy and of the activation's argument."""
     dy, value, *how, sums = inputs
     dz, dbias = map(torch.zeros_like, output)
     if tangents[0] is not None:

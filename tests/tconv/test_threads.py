@@ -30,7 +30,7 @@ def launch(self, *given):
 
 
 def describe(self, address, *_):
-    """In place of a tensor map, the address of its tensor."""
+    """Return the tensor's address in place of a tensor map."""
     return address
 
 
