@@ -20,11 +20,11 @@ from autotune.trial import Trial
 from autotune.trial_store import Store, default_path
 from reports.bench.run import (
     NETWORKS,
-    REHEARSAL,
     SUITES,
     Run,
     default_work,
     folder_of,
+    rehearsal,
     rehearsal_work,
 )
 from reports.collect import collect
@@ -33,7 +33,7 @@ from reports.page import Grid
 from reports.render import default_folder, render
 from reports.rows import RowError
 from reports.tables import HEAD, Tables, merged, read_tables
-from tconv.launch import interpreting
+from tconv.launch import runs_triton
 from tconv.models import BUILDERS
 from tconv.problem import ARITHMETICS
 from tconv.select import choose
@@ -167,7 +167,7 @@ def bench(
         str | None, typer.Option(help="stop after this time: 90s, 8m, 1h30m")
     ] = None,
     rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="small layers in Triton's interpreter, on a CPU")
+        bool, typer.Option("--rehearse", help="small layers on a CPU, interpreted or emulated")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="report folder; default: in reports/published")
@@ -212,9 +212,9 @@ def bench(
 def _bench_device(rehearse: bool) -> tuple[torch.device, Target]:
     """Return this machine's GPU; for a rehearsal a CPU, which must be able to run the kernels."""
     if rehearse:
-        if not interpreting():
-            fail("a rehearsal runs in Triton's interpreter: set TRITON_INTERPRET=1")
-        return torch.device("cpu"), REHEARSAL
+        if not runs_triton(torch.device("cpu")):
+            fail("a rehearsal needs TRITON_INTERPRET=1, or TCONV_EMULATE=sm_90 for an emulated GPU")
+        return torch.device("cpu"), rehearsal()
     if not torch.cuda.is_available():
         fail(
             "there is no GPU here, and measuring needs one; to render stored results, run "

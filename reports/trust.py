@@ -59,7 +59,7 @@ NOT_KNOWN = (
 
 
 def statistics(recordings: Sequence[Recording]) -> dict[str, Any]:
-    """Return the figures on each GPU's held-out problems, or on all if none are held out."""
+    """Return the page's figures on each GPU's held-out problems, or on all if it has none."""
     unseen = held_out(recordings)
     halved = {each.gpu for each in unseen}
     judged = unseen + [each for each in recordings if each.gpu not in halved]

@@ -30,6 +30,7 @@ from reports.report_head import About
 from reports.rows import MODES, LayerRow
 from reports.tables import HEAD, Tables, read_tables, write_tables
 from tconv.geometry import PASSES, Pass
+from tconv.launch import emulated
 from tconv.source import source_hash
 from tconv.target import INTERPRETER, Target
 from tconv.winners import home
@@ -41,8 +42,13 @@ REHEARSED = ("convnetjs_cifar10",)
 COMMANDS = ("python -m reports bench",)
 LOST = "lost the GPU's context"  # such a case is never retried with the same code
 LONGEST_NOTE = 200  # characters of an error message
-# Named so that a rehearsal's results cannot be mistaken for a GPU's.
-REHEARSAL = replace(INTERPRETER, name="rehearsal", product="a CPU, in Triton's interpreter")
+
+
+def rehearsal() -> Target:
+    """Return the CPU as a target, under a name that no one mistakes for a GPU's."""
+    target = emulated()
+    way = "in Triton's interpreter" if target is None else f"on an emulated {target.name}"
+    return replace(target or INTERPRETER, name="rehearsal", product=f"a CPU, {way}")
 
 
 def _versions() -> str:

@@ -32,7 +32,7 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for all results; a run continues from it")],
     minutes: Annotated[float, typer.Option(min=0.1, help="stop after this many")] = 9.0,
     rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="small layers in Triton's interpreter, on a CPU")
+        bool, typer.Option("--rehearse", help="small layers on a CPU, interpreted or emulated")
     ] = False,
     again: Annotated[
         list[str] | None, typer.Option(help="steps to repeat: tests, tune, bench, ...")
@@ -42,7 +42,7 @@ def main(
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     os.environ["TCONV_HOME"] = str(out)  # trials, winners and rows are stored there too
-    if rehearse:
+    if rehearse and not os.environ.get("TCONV_EMULATE"):
         os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
     if os.environ.get(INSIDE):
         run(out, minutes, rehearse, again or [])

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from autotune import gate
+from autotune import emulate, gate
 from autotune.deadline import Deadline
 from autotune.evaluate import DeviceLostError
 from autotune.measure import Timing, inputs, measure
@@ -30,12 +30,13 @@ from autotune.suites import suite
 from autotune.tune import Job, Outcome, jobs, machine, tune
 from reports.bench.layers import REHEARSAL as BENCH_REHEARSAL
 from reports.bench.layers import HostTimer
-from reports.bench.run import NETWORKS, REHEARSAL, Run, Work, default_work, rehearsal_work
+from reports.bench.run import NETWORKS, Run, Work, default_work, rehearsal, rehearsal_work
 from reports.gpu_run.outcomes import VARIABLE, Outcomes
 from reports.gpu_run.predictions import TUNED, write_predictions
 from reports.gpu_run.state import Part, State
 from reports.rows import LayerRow
 from tconv.geometry import PASSES, Pass
+from tconv.launch import emulated
 from tconv.ops.conv_run import compute
 from tconv.problem import Problem
 from tconv.target import TARGETS, Target
@@ -290,13 +291,13 @@ def _tuned(context: Context, work: Sequence[Job], effort: Effort, strategy: str 
     limit = Deadline(max(1.0, context.deadline.left - TIDY_SECONDS))
     if not context.rehearse:
         return tune(work, context.target, "measured", effort, strategy=strategy, deadline=limit)
-    compiled = replace(TARGETS["sm_90"], name=REHEARSAL.name)
+    compiled = replace(TARGETS["sm_90"], name=rehearsal().name)
     return tune(work, compiled, "measured", effort, strategy=strategy, deadline=limit,
-                gate=gate.check, measure=host_measure)  # fmt: skip
+                gate=emulate.check if emulated() else gate.check, measure=host_measure)  # fmt: skip
 
 
 def host_measure(problem: Problem, choice: Choice, best: float) -> Timing:
-    """Time a small copy of the problem in the interpreter by the host's clock, without a GPU."""
+    """Time a small copy of the problem by the host's clock, without a GPU."""
     small, tile = gate.scaled_down(problem, choice)
     tensors = inputs(small, "cpu")
     call = partial(compute, small, replace(choice, tile=tile), **tensors)
@@ -326,7 +327,7 @@ def _measured(context: Context, work: Work) -> str:
     Raises:
         LeftError: if its time ended first; its rows are kept.
     """
-    target = REHEARSAL if context.rehearse else context.target
+    target = rehearsal() if context.rehearse else context.target
     run = Run(target, context.device, context.deadline, context.tell)
     run.do(work)
     if run.left:
@@ -379,7 +380,7 @@ def _profile(context: Context) -> str:
 
 def worst_losses(context: Context) -> list[LayerRow]:
     """Return the plain convolutions slower than cuDNN's, most time lost first."""
-    target = REHEARSAL if context.rehearse else context.target
+    target = rehearsal() if context.rehearse else context.target
     rows = Run(target, context.device, context.deadline, context.tell).tables.layers
     lost = [row for row in rows if row.filters and not row.epilogue and (row.times_nhwc or 1) < 1]
     lost.sort(key=lambda row: (row.cudnn_nhwc_ms or 0.0) - (row.tconv_ms or 0.0))
@@ -415,7 +416,7 @@ def here(rehearse: bool) -> tuple[torch.device, Target]:
         CannotError: if there is no GPU and this is not a rehearsal.
     """
     if rehearse:
-        return torch.device("cpu"), REHEARSAL
+        return torch.device("cpu"), rehearsal()
     found = machine()
     if found is None:
         raise CannotError("there is no GPU here; --rehearse runs the same steps on a CPU")

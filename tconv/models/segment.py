@@ -107,11 +107,11 @@ def picture(images: Tensor, wanted: Tensor, found: Tensor) -> Figure:
 
 
 def main(
-    size: Annotated[int, typer.Option(min=8, help="of the images, a multiple of 4")] = 32,
-    steps: Annotated[int, typer.Option(min=1, help="updates of the weights")] = 120,
-    batch: Annotated[int, typer.Option(min=1, help="images a step")] = 8,
+    size: Annotated[int, typer.Option(min=8, help="of the images, a multiple of 4")] = 24,
+    steps: Annotated[int, typer.Option(min=1, help="updates of the weights")] = 200,
+    batch: Annotated[int, typer.Option(min=1, help="images a step")] = 16,
     width: Annotated[int, typer.Option(min=1, help="channels of the first level")] = 8,
-    lr: Annotated[float, typer.Option(min=0.0, help="Adam's learning rate")] = 0.01,
+    lr: Annotated[float, typer.Option(min=0.0, help="Adam's highest learning rate")] = 0.02,
     backend: Annotated[
         str, typer.Option(help=command.BACKENDS, callback=command.check_backend)
     ] = "tconv",
@@ -131,6 +131,8 @@ def main(
         network = command.with_backend(torch_twin(network), Backend(backend))
     network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+    # At a constant rate the batch norms' running statistics lag behind the weights.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     generator = torch.Generator().manual_seed(seed)
     console.print(
         f"U-Net: {sum(p.numel() for p in network.parameters()):,} parameters; convolutions and "
@@ -143,6 +145,7 @@ def main(
         images = images.contiguous(memory_format=torch.channels_last)
         network.train()
         loss = train_step(network, optimizer, images, classes)
+        schedule.step()
         if step % 20 == 0 or step == steps:
             shares = intersection_over_union(evaluated(network, tests), wanted)
             named = ", ".join(

@@ -76,7 +76,7 @@ def test_a_missing_module_of_ours_is_not_an_extra() -> None:
 
 
 def unguarded(tree: ast.AST, guarded: bool = False) -> Iterator[str]:
-    """Yield optional packages imported outside ``with extra(...)``, except for types."""
+    """Yield optional packages imported without ``with extra(...)`` or a way to do without them."""
     names: list[str] = []
     if isinstance(tree, ast.Import):
         names = [alias.name for alias in tree.names]
@@ -88,6 +88,9 @@ def unguarded(tree: ast.AST, guarded: bool = False) -> Iterator[str]:
         guarded |= any(ast.unparse(item).startswith("extra(") for item in tree.items)
     if isinstance(tree, ast.If):
         guarded |= ast.unparse(tree.test) == "TYPE_CHECKING"
+    if isinstance(tree, ast.Try):
+        caught = [ast.unparse(each.type) for each in tree.handlers if each.type is not None]
+        guarded |= "ModuleNotFoundError" in caught
     for child in ast.iter_child_nodes(tree):
         yield from unguarded(child, guarded)
 
@@ -96,7 +99,10 @@ def test_every_import_of_an_extra_names_it() -> None:
     assert list(unguarded(ast.parse("import rich\ndef f():\n    import PIL.Image"))) == [
         "rich", "PIL.Image",
     ]  # fmt: skip
-    for package in ("tconv", "autotune"):  # all of reports needs its extra
+    caught = "try:\n    import rich\nexcept {}:\n    pass"
+    assert list(unguarded(ast.parse(caught.format("ValueError")))) == ["rich"]
+    assert list(unguarded(ast.parse(caught.format("ModuleNotFoundError")))) == []
+    for package in ("tconv", "tconv_workers", "autotune"):  # all of reports needs its extra
         for path in (ROOT / package).rglob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             assert list(unguarded(tree)) in ([], EXCEPTED.get(path.name)), path

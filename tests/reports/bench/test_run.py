@@ -26,7 +26,7 @@ from reports.bench.cases import Case, ConvCase, PoolCase, cases
 from reports.bench.layers import measure_case
 from reports.bench.memory import memory_of, peak_memory
 from reports.bench.networks import NetworkCase, kind_of, measure_network
-from reports.bench.run import REHEARSAL, Run, Work, folder_of
+from reports.bench.run import Run, Work, folder_of, rehearsal
 from reports.bench.sides import Sides, sides
 from reports.cli import app
 from reports.rows import LayerRow
@@ -61,7 +61,7 @@ def test_all_sides_compute_the_same_and_ours_launches_kernels(case: Case) -> Non
 
 
 def test_a_row_has_times_of_three_sides_and_errors_of_two() -> None:
-    row = measure_case(SMALL[0], DEVICE, REHEARSAL)
+    row = measure_case(SMALL[0], DEVICE, rehearsal())
     figures = (row.tconv_ms, row.cudnn_nhwc_ms, row.cudnn_nchw_ms, row.tflops, row.gbps)
     assert all(figure and figure > 0 for figure in figures)
     assert 0 < (row.error_fp64 or 0) < 1e-2
@@ -71,7 +71,7 @@ def test_a_row_has_times_of_three_sides_and_errors_of_two() -> None:
 
 def test_a_run_is_stored_row_by_row_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    sample = measure_case(SMALL[0], DEVICE, REHEARSAL)
+    sample = measure_case(SMALL[0], DEVICE, rehearsal())
 
     def named(case: Case, *_: object) -> LayerRow:
         made.append(case.name)
@@ -82,14 +82,14 @@ def test_a_run_is_stored_row_by_row_and_resumes(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("reports.bench.run.measure_case", named)
     monkeypatch.setattr("reports.bench.machine.ceilings", lambda *_, **__: {"copy": 1.0})
     work = Work((*SMALL, ENDED[0]))
-    spent = Run(REHEARSAL, DEVICE, Deadline(1e-9))
+    spent = Run(rehearsal(), DEVICE, Deadline(1e-9))
     spent.do(work)
     assert made == []
     assert len(spent.left) == 5  # the ceilings, and four cases
 
-    first = Run(REHEARSAL, DEVICE)
+    first = Run(rehearsal(), DEVICE)
     first.do(Work(SMALL[:2]))
-    again = Run(REHEARSAL, DEVICE)
+    again = Run(rehearsal(), DEVICE)
     again.do(work)
     assert made == [case.name for case in (*SMALL, ENDED[0])]
     kept = read_tables(folder_of("rehearsal"))
@@ -98,7 +98,7 @@ def test_a_run_is_stored_row_by_row_and_resumes(monkeypatch: pytest.MonkeyPatch)
     assert "small+relu conv fprop could not be measured: RuntimeError: out of memory" in note
 
     monkeypatch.setattr("reports.bench.run.source_hash", lambda: "another")
-    other = Run(REHEARSAL, DEVICE)
+    other = Run(rehearsal(), DEVICE)
     assert other.tables.layers == []
     aside = folder_of("rehearsal").parent.glob("rehearsal.*")
     assert [len(read_tables(folder).layers) for folder in aside] == [3]
@@ -119,7 +119,7 @@ def test_an_error_of_triton_is_recorded_and_the_run_continues(
     error: Exception, lost: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    sample = measure_case(SMALL[0], DEVICE, REHEARSAL)
+    sample = measure_case(SMALL[0], DEVICE, rehearsal())
 
     def breaks(case: Case, *_: object) -> LayerRow:
         made.append(case.name)
@@ -132,11 +132,11 @@ def test_an_error_of_triton_is_recorded_and_the_run_continues(
         "reports.bench.run.context_lost", lambda: lost and made[-1:] == [SMALL[0].name]
     )
     monkeypatch.setattr("reports.bench.machine.ceilings", lambda *_, **__: {"copy": 1.0})
-    run = Run(REHEARSAL, DEVICE)
+    run = Run(rehearsal(), DEVICE)
     with pytest.raises(DeviceLostError) if lost else contextlib.nullcontext():
         run.do(Work(SMALL))
     if lost:  # in a process with a new context
-        run = Run(REHEARSAL, DEVICE)
+        run = Run(rehearsal(), DEVICE)
         run.do(Work(SMALL))
     assert made == [case.name for case in SMALL]
     assert len(run.tables.layers) == 2
@@ -191,7 +191,7 @@ def test_a_backend_that_never_stops_compiling_is_stopped(
         assert [row.backend for row in found.rows] == ["tconv"]
         assert found.missing == [f"{case.name}: torch did not run: it took more than 0.1 s"]
         return
-    run = Run(REHEARSAL, torch.device("cpu"), Deadline(0.3))
+    run = Run(rehearsal(), torch.device("cpu"), Deadline(0.3))
     run.tables = replace(run.tables, about=replace(run.tables.about, ceilings={"copy": 1.0}))
     run.do(Work(networks=(case,)))
     assert run.left == [case.name]

@@ -16,7 +16,7 @@ import torch
 
 from autotune.deadline import Deadline
 from autotune.evaluate import DeviceLostError
-from reports.bench.run import REHEARSAL, Run
+from reports.bench.run import Run, rehearsal
 from reports.gpu_run import steps
 from reports.gpu_run.__main__ import supervise
 from reports.gpu_run.outcomes import VARIABLE
@@ -36,15 +36,15 @@ from reports.tables import Tables, write_tables
 from tconv.families import FAMILIES
 from tconv.source import source_hash
 from tconv.target import TARGETS
-from tests.autotune.test_workers import gone, until
 from tests.reports.conftest import measured
+from tests.tconv_workers.test_workers import gone, until
 
 
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     monkeypatch.setenv("TCONV_HOME", str(tmp_path))
     state = State(tmp_path / "run.json", "code")
-    return Context(tmp_path, state, Deadline(100.0), torch.device("cpu"), REHEARSAL,
+    return Context(tmp_path, state, Deadline(100.0), torch.device("cpu"), rehearsal(),
                    rehearse=True, tell=lambda line: None)  # fmt: skip
 
 
@@ -351,9 +351,9 @@ def test_correctness_comes_before_tuning_and_the_bench() -> None:
 
 
 def test_the_costliest_losses_come_first(context: Context, tables: Tables) -> None:
-    Run(REHEARSAL, context.device)
+    Run(rehearsal(), context.device)
     golden = measured(tables)
-    about = replace(Run(REHEARSAL, context.device).tables.about)
+    about = replace(Run(rehearsal(), context.device).tables.about)
     slow = [replace(row, tconv_ms=ms, cudnn_nhwc_ms=1.0)
             for row, ms in zip(golden.layers, (1.1, 0.9, 3.0, 2.0), strict=False)]  # fmt: skip
     write_tables(context.out / "bench" / "rehearsal", Tables(about, [*slow, *golden.layers[-2:]]))

@@ -143,7 +143,11 @@ def test_another_gpu_in_the_same_process_is_refused() -> None:
     other = "sm_80" if here.name == "sm_90" else "sm_90"
     with pytest.raises(RuntimeError, match=f"emulates {here.name} already"):
         emulator.install(other)
-    for name, words in (("gfx942", "not covered"), ("sm_100", "not covered"), ("h100", "no emul")):
+    for name, words in (
+        ("gfx942", "not covered"),
+        ("sm_100", "not covered"),
+        ("h100", "not an emulated GPU"),
+    ):
         with pytest.raises(ValueError, match=f"{words}.*sm_80, sm_90"):
             emulator.install(name)
 

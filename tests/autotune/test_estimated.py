@@ -1,0 +1,60 @@
+"""Tests that the cost model's counts stay near what the virtual GPU executes."""
+
+from __future__ import annotations
+
+import pytest
+
+from autotune.estimated import Row, count
+from benchmarks.counts import CASES
+from tconv.families import FAMILIES
+from tconv.geometry import PASSES
+from tconv.target import TARGETS
+
+# Executed / estimated warp instructions. Executed are those of the PTX, prologue and ends included,
+# which the estimate of a loop leaves out: in two steps they are most of direct's wgrad, where each
+# sum is added up across threads at the end, and a large part of depthwise's strips.
+BOUNDS = {
+    "fprop implicit_gemm": (0.75, 1.1),
+    "fprop grouped": (1.4, 2.0),
+    "fprop depthwise": (1.4, 2.0),
+    "wgrad direct": (2.3, 3.4),
+    "wgrad implicit_gemm": (0.7, 1.0),
+    "fprop few_channels": (1.0, 1.4),
+}
+BYTES = (0.85, 1.1)  # executed / estimated; the border and masked pixels lie between
+BYTES_OF = {"grouped": (1.3, 1.5)}  # reads neighbouring groups' channels with its own
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, Row]:
+    wanted = {
+        f"{problem.direction} {choice.family}": (problem, choice) for problem, choice in CASES
+    }
+    return dict(zip(BOUNDS, count([wanted[name] for name in BOUNDS], TARGETS["sm_90"]),
+                    strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_instructions_and_bytes_are_near_the_estimates(name: str, rows: dict[str, Row]) -> None:
+    least, most = BOUNDS[name]
+    assert least <= rows[name].instruction_ratio <= most
+    least, most = BYTES_OF.get(rows[name].family, BYTES)
+    assert least <= rows[name].byte_ratio <= most
+
+
+def test_the_model_orders_two_families_as_their_executed_counts(rows: dict[str, Row]) -> None:
+    """LeNet-5's C3: direct sums issue several times the instructions of the matrix product."""
+    direct, product = rows["wgrad direct"], rows["wgrad implicit_gemm"]
+    assert direct.problem == product.problem
+    assert direct.instructions > 4 * product.instructions
+    assert direct.estimated_instructions > 2 * product.estimated_instructions
+
+
+def test_the_benchmark_covers_every_family_and_its_passes() -> None:
+    covered = {(choice.family, problem.direction) for problem, choice in CASES}
+    target = TARGETS["sm_90"]
+    for problem, choice in CASES:
+        assert FAMILIES[choice.family].unserved(problem, target) is None
+    assert {family for family, _ in covered} == set(FAMILIES)
+    missing = {(family, each) for family in FAMILIES for each in PASSES} - covered
+    assert missing == {("few_channels", "dgrad")}  # which that family does not serve
