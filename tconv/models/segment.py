@@ -131,7 +131,6 @@ def main(
         network = command.with_backend(torch_twin(network), Backend(backend))
     network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
-    # At a constant rate the batch norms' running statistics lag behind the weights.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     generator = torch.Generator().manual_seed(seed)
     console.print(

@@ -34,12 +34,22 @@ from reports.tables import read_tables
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.launch import recorded
 from tconv.problem import Problem
+from tconv.target import TARGETS
 from tests.devices import DEVICE
 
 SHAPE = ConvGeometry(2, 8, 12, 10, 8, 3, 3, pad_h=1, pad_w=1)
 SMALL = tuple(ConvCase("small", "conv", Problem(SHAPE, direction)) for direction in PASSES)
 ENDED = (replace(SMALL[0], epilogue="+relu"), replace(SMALL[0], epilogue="+relu+pool"))
 POOLS = tuple(c for c in cases(["lenet5"], PASSES, ["float16"], 2) if isinstance(c, PoolCase))[:2]
+
+
+def test_a_rehearsal_is_named_by_what_runs_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reports.bench.run.emulated", lambda: None)
+    assert rehearsal().product == "a CPU, in Triton's interpreter"
+    monkeypatch.setattr("reports.bench.run.emulated", lambda: TARGETS["sm_90"])
+    emulated = rehearsal()
+    assert (emulated.name, emulated.arch) == ("rehearsal", "sm_90")
+    assert emulated.product == "a CPU, on an emulated sm_90"
 
 
 @pytest.mark.parametrize("case", [*SMALL, *ENDED, *POOLS], ids=lambda case: case.name)
