@@ -21,7 +21,7 @@ from autotune.estimated import count
 from tconv.command_line import command_line
 from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import Problem
-from tconv.target import TARGETS
+from tconv.target import EMULATED, TARGETS
 from tconv.tile import Choice, Tile
 
 C3 = ConvGeometry(2, 6, 14, 14, 16, 5, 5)  # LeNet-5's second convolution
@@ -51,10 +51,8 @@ CASES = [
     for (shape, family), tiles in TILES.items()
     for direction, tile in tiles.items()
 ]
-CASES += [
-    (Problem(BLOCK, direction, layout="nchw"), Choice("implicit_gemm_in_place", Tile.parse(tile)))
-    for direction, tile in dict.fromkeys(PASSES, "32x32x32 s3 w4 g8 k1").items()
-]
+IN_PLACE = Choice("implicit_gemm_in_place", Tile.parse("32x32x32 s3 w4 g8 k1"))
+CASES += [(Problem(BLOCK, direction, layout="nchw"), IN_PLACE) for direction in PASSES]
 
 
 def main(
@@ -62,6 +60,8 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
     """Print a row for each family and pass: counts executed on the virtual GPU, and estimated."""
+    if target not in EMULATED:
+        raise typer.BadParameter(f"{target!r} is not emulated; there are: {', '.join(EMULATED)}")
     rows = list(count(CASES, TARGETS[target]))
     if as_json:
         print(json.dumps([row.as_json() for row in rows]))

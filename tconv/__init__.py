@@ -8,12 +8,12 @@ Triton kernels compute on CUDA tensors. They also compute on CPU tensors if ``TR
 before the import; otherwise torch's own CPU operators do.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 from tconv import functional
 from tconv.aot.background import compile_in_background
-from tconv.aot.carry import KernelsError, load_kernels, save_kernels
-from tconv.aot.warm_up import WarmUp, warm_up
 from tconv.compiler.export import export
 from tconv.compiler.report import Report, report
 from tconv.convert import Conversion, convert
@@ -42,6 +42,10 @@ from tconv.modules import (
 )
 from tconv.problem import PoolProblem, Problem
 from tconv.tile import Tile
+
+if TYPE_CHECKING:
+    from tconv.aot.carry import KernelsError, load_kernels, save_kernels
+    from tconv.aot.warm_up import WarmUp, warm_up
 
 __version__ = "0.1.0"
 
@@ -85,6 +89,22 @@ __all__ = [
     "save_kernels",
     "warm_up",
 ]
+
+# Names and their modules in tconv.aot, imported at first use: they load worker processes' code.
+_LATE = {
+    "KernelsError": "carry",
+    "WarmUp": "warm_up",
+    "load_kernels": "carry",
+    "save_kernels": "carry",
+    "warm_up": "warm_up",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tconv.aot.{_LATE[name]}"), name)
+
 
 if os.environ.get("TCONV_BACKGROUND") == "1":
     compile_in_background()

@@ -37,8 +37,8 @@ class Kernels:
     choices: list[Choice] = field(default_factory=list)  # one for each, with the size it is of
     doublings: set[int] = field(default_factory=set)  # of pixels, for which all were considered
     by_bucket: dict[int, Choice] = field(default_factory=dict)
-    # better choices to compile in the background, and whether that has begun
-    wanted: dict[Problem, tuple[Choice, bool]] = field(default_factory=dict)
+    wanted: dict[Problem, Choice] = field(default_factory=dict)  # to compile in the background
+    begun: set[Problem] = field(default_factory=set)  # those of ``wanted`` that are queued
 
 
 _in_use: dict[tuple[Problem, Target], Kernels] = {}
@@ -127,7 +127,7 @@ def _better(
         if time <= (1 + TOLERATED) * least:
             return found
         if time <= (1 + _patience) * least and not is_planning():
-            kernels.wanted[problem] = best, False
+            kernels.wanted[problem] = best
             return found
     best = replace(best, at=size_of(problem))
     kernels.identities.add(identity(problem, best, target))
@@ -136,21 +136,20 @@ def _better(
 
 
 def wanted(problem: Problem, target: Target) -> Choice | None:
-    """The better choice that waits to be compiled for ``problem`` in the background, or is."""
+    """Return the better choice for ``problem`` that is not compiled yet, or None."""
     with _lock:
         kernels = _in_use.get((without_size(problem), target))
-        return None if kernels is None else kernels.wanted.get(problem, (None, False))[0]
+        return None if kernels is None else kernels.wanted.get(problem)
 
 
 def start(problem: Problem, target: Target) -> Choice | None:
-    """The better choice to compile for ``problem``; None if there is none, or it has begun."""
+    """Return the better choice to compile for ``problem``: each is returned once, else None."""
     with _lock:
         kernels = _in_use.get((without_size(problem), target))
-        better, begun = kernels.wanted.get(problem, (None, True)) if kernels else (None, True)
-        if kernels is None or better is None or begun:
+        if kernels is None or problem not in kernels.wanted or problem in kernels.begun:
             return None
-        kernels.wanted[problem] = better, True
-        return better
+        kernels.begun.add(problem)
+        return kernels.wanted[problem]
 
 
 def settle(problem: Problem, choice: Choice, target: Target, compiled: bool) -> None:
@@ -160,6 +159,7 @@ def settle(problem: Problem, choice: Choice, target: Target, compiled: bool) -> 
         if kernels is None:  # forgotten meanwhile
             return
         kernels.wanted.pop(problem, None)
+        kernels.begun.discard(problem)
         if compiled:
             kernels.identities.add(identity(problem, choice, target))
             kernels.choices.append(replace(choice, at=size_of(problem)))

@@ -149,6 +149,17 @@ INTERPRETER = Target("interpreter", "interpreter", "interpreter", "Triton's inte
 
 
 @lru_cache
+def named_target(name: str) -> Target:
+    """Return the target of an architecture.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in TARGETS:
+        raise ValueError(f"unknown target {name!r}; there are: {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
 def target_of(device_index: int) -> Target:
     """Return the target of CUDA (or ROCm) device ``device_index``."""
     import torch

@@ -10,14 +10,16 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tconv import select, shared_kernels
-from tconv.aot.build import ENVIRONMENT, ensure
 from tconv.launch import Launch
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice
-from tconv_workers import Failure, Task, Workers, memory_of
+
+if TYPE_CHECKING:
+    from tconv_workers import Workers
 
 WAITING = 16  # jobs
 SECONDS = 300.0  # for one kernel
@@ -72,6 +74,9 @@ class Compiler:
                     return
 
     def _compile(self, job: Job, workers: Workers) -> None:
+        from tconv.aot.build import ensure
+        from tconv_workers import Failure, Task
+
         tasks = [Task(place, ensure, (each, job.target)) for place, each in enumerate(job.launches)]
         results = [result for _, result, _ in workers.run(tasks, SECONDS)]
         failures = [each for each in results if isinstance(each, Failure)]
@@ -105,6 +110,9 @@ def compile_in_background(waiting: int = WAITING) -> Callable[[], None]:
     """
     if waiting < 1:
         raise ValueError(f"waiting is {waiting}; there must be room for at least 1 kernel")
+    from tconv.aot.build import ENVIRONMENT
+    from tconv_workers import Workers, memory_of
+
     global _compiler
     stop_compiling()
     _compiler = Compiler(waiting, lambda: Workers(1, ENVIRONMENT, memory=memory_of(1)))

@@ -33,7 +33,7 @@ from tconv.aot.build import gpu_target
 from tconv.aot.warm_up import WarmUp, here
 from tconv.files import private_folder, replace_all
 from tconv.source import source_hash
-from tconv.target import TARGETS, Target
+from tconv.target import Target, named_target
 from tconv.winners import TableError, read_json
 
 FORMAT = 1
@@ -159,9 +159,7 @@ def _made_by(target: Target) -> dict[str, str]:
 
 def _expected(name: str | None) -> Target:
     if name is not None:
-        if name not in TARGETS:
-            raise ValueError(f"unknown target {name!r}; there are: {', '.join(TARGETS)}")
-        return TARGETS[name]
+        return named_target(name)
     found = here()
     if isinstance(found, str):
         raise KernelsError(f"there is no GPU to load kernels for: {found}; name one with target=")

@@ -17,7 +17,7 @@ from tconv.aot.plan import planned
 from tconv.geometry import PASSES, Pass
 from tconv.launch import Launch, interpreting, runs_triton, target_for
 from tconv.problem import ITEMSIZE, dtype_name
-from tconv.target import TARGETS, Target
+from tconv.target import Target, named_target
 from tconv_workers import Failure, Task, Workers, memory_of
 
 CPU = torch.device("cpu")
@@ -193,9 +193,7 @@ def _checked_passes(passes: Sequence[Pass] | None, model: nn.Module) -> list[Pas
 def _target(model: nn.Module, name: str | None) -> Target | str:
     """Return the target to compile for, or why there is none."""
     if name is not None:
-        if name not in TARGETS:
-            raise ValueError(f"unknown target {name!r}; there are: {', '.join(TARGETS)}")
-        return TARGETS[name]
+        return named_target(name)
     return here(next((each.device for each in model.parameters()), CPU))
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
+T = TypeVar("T")
 Pair = tuple[int, int]
 Numbers = tuple[int, ...]  # one for each axis of an image, or of a sequence
 INT, INT64 = range(-(2**31), 2**31), range(-(2**63), 2**63)
@@ -119,6 +120,17 @@ def untraced() -> Iterator[None]:
         yield
     finally:
         torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
+def cached_unless_symbolic(check: Callable[..., T], known: Callable[..., T], *sizes: Any) -> T:
+    """Call ``known``, the cached version of ``check``; ``check`` itself while torch compiles.
+
+    The sizes must be plain numbers: to the cache 2.0 and True would equal 2 and 1.
+    """
+    try:
+        return (check if torch.compiler.is_compiling() else known)(*sizes)
+    except TypeError:  # a symbolic size is not hashable
+        return check(*sizes)
 
 
 class _Recorder(TorchDispatchMode):

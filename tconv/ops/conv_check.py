@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tconv.ops.arguments import INT64, TAKE, Numbers, conv_numbers, fits, read, untraced
+from tconv.ops.arguments import (
+    INT64,
+    TAKE,
+    Numbers,
+    cached_unless_symbolic,
+    conv_numbers,
+    fits,
+    read,
+    untraced,
+)
 from tconv.problem import ITEMSIZE, dtype_name
 
 Window = tuple[int, ...]  # stride, padding, dilation, each for every axis; groups
@@ -67,11 +76,7 @@ def checked(
         with untraced():
             return checked(check, known, tensors, *numbers)
     sizes = [None if tensor is None else tensor.shape for tensor in tensors]
-    try:
-        # Cache plain numbers only: to the cache 2.0 and True would equal 2 and 1.
-        return (check if torch.compiler.is_compiling() else known)(*sizes, *numbers)
-    except TypeError:  # a symbolic size is not hashable
-        return check(*sizes, *numbers)
+    return cached_unless_symbolic(check, known, *sizes, *numbers)
 
 
 def read_conv_arguments(axes: int, *arguments: Any) -> tuple[Numbers, Numbers | str, Numbers, int]:

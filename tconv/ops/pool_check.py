@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tconv.geometry import PoolGeometry
-from tconv.ops.arguments import INT, Pair, fits, pair, pool_pair, read
+from tconv.ops.arguments import INT, Pair, cached_unless_symbolic, fits, pair, pool_pair, read
 from tconv.problem import ITEMSIZE, dtype_name
 
 
@@ -99,12 +99,10 @@ def pool_geometry(
             ``pool2d_shape_check`` in ATen/native/Pool.h.
     """
     numbers = (tuple(window), tuple(stride), tuple(padding), tuple(dilation), ceil_mode)
-    if torch._C._get_tracing_state() is None and not torch.compiler.is_compiling():
-        try:
-            return _known_geometry(tuple(x_shape), *numbers)
-        except TypeError:  # a symbolic size is not hashable
-            pass
-    return _checked_geometry(x_shape, *numbers)
+    if torch._C._get_tracing_state() is not None:
+        return _checked_geometry(x_shape, *numbers)
+    sizes = tuple(x_shape), *numbers
+    return cached_unless_symbolic(_checked_geometry, _known_geometry, *sizes)
 
 
 def _checked_geometry(

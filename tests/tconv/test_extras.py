@@ -62,6 +62,11 @@ def test_the_library_imports_no_extra() -> None:
     assert _python(LIBRARY) == ""
 
 
+def test_the_library_imports_no_worker_processes() -> None:
+    assert _python("import sys, tconv; print('tconv_workers' in sys.modules)") == "False"
+    assert _python("import tconv; print(tconv.warm_up.__name__)") == "warm_up"
+
+
 def test_without_extras_the_library_works_and_commands_name_their_extra() -> None:
     shape, *errors = _python(WITHOUT).splitlines()
     assert shape == "(1, 2, 3, 3)"

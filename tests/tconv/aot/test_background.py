@@ -49,7 +49,7 @@ class Played(Workers):
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> Iterator[Played]:
     workers = Played(Built("0" * 64, False))
-    monkeypatch.setattr(background, "Workers", lambda *_, **__: workers)
+    monkeypatch.setattr("tconv_workers.Workers", lambda *_, **__: workers)
     forget()
     yield workers
     background.stop_compiling()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -100,6 +101,18 @@ def assert_same(ours: nn.Module, theirs: nn.Module, got: object, expected: objec
             )
     for b, c in zip(ours.buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(b, c)
+
+
+def trained_alike(
+    model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor] = Tensor.sum
+) -> nn.Module:
+    """Run a compiled copy forward and backward beside ``model``; return the copy."""
+    twin, compiled = compiled_twin(model)
+    got, expected = compiled(x), model(x)
+    for y in (got, expected):
+        loss(y).backward()
+    assert_same(twin, model, got, expected)
+    return twin
 
 
 def hold(name: str, training: bool, memory_format: str) -> None:

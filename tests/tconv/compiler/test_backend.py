@@ -15,7 +15,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 import tconv
 from tconv.compiler import tconv_backend
 from tconv.launch import recorded
-from tests.tconv.compiler.test_architectures import assert_same, built, compiled_twin
+from tests.tconv.compiler.test_architectures import assert_same, built, compiled_twin, trained_alike
 
 
 def small() -> nn.Sequential:
@@ -301,12 +301,7 @@ class OverwrittenView(nn.Module):
 def test_a_write_through_a_view_keeps_an_activation_apart() -> None:
     torch.manual_seed(0)
     model = OverwrittenView().double()
-    twin, compiled = compiled_twin(model)
-    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    got, expected = compiled(x), model(x)
-    for out in (got, expected):
-        out.sum().backward()
-    assert_same(twin, model, got, expected)
+    twin = trained_alike(model, torch.randn(2, 3, 6, 6, dtype=torch.float64))
     (entry,) = tconv.report(twin).graphs[0].entries
     assert str(entry) == "conv: conv2d (leaky_relu is not fused: its result is overwritten later)"
 
@@ -325,13 +320,7 @@ class NoGradInside(nn.Module):
 
 def test_a_mode_between_links_keeps_them_apart() -> None:
     torch.manual_seed(0)
-    model = NoGradInside().double()
-    twin, compiled = compiled_twin(model)
-    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    got, expected = compiled(x), model(x)
-    for out in (got, expected):
-        out.sum().backward()
-    assert_same(twin, model, got, expected)
+    trained_alike(NoGradInside().double(), torch.randn(2, 3, 6, 6, dtype=torch.float64))
 
 
 # ---- torch's modes --------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 import tconv
 from tconv.compiler.calls import mutates, read
 from tconv.compiler.chains import unserved
-from tests.tconv.compiler.test_architectures import assert_same, compiled_twin
+from tests.tconv.compiler.test_architectures import trained_alike
 
 Function = Callable[..., Any]
 SPELLINGS: dict[str, list[Function]] = {
@@ -83,13 +83,8 @@ class Written(nn.Module):
 
 def test_links_are_fused_however_they_are_written() -> None:
     torch.manual_seed(0)
-    model = Written().double()
-    twin, compiled = compiled_twin(model)
     x = torch.randn(2, 2, 6, 6, dtype=torch.float64)
-    got, expected = compiled(x), model(x)
-    for y in (got, expected):
-        y.square().sum().backward()
-    assert_same(twin, model, got, expected)
+    twin = trained_alike(Written().double(), x, lambda y: y.square().sum())
     (graph,) = tconv.report(twin).graphs
     assert [entry.fused for entry in graph.entries] == [
         ("relu",), ("add", "tanh"), ("add", "sigmoid"), ("add", "silu")
