@@ -48,6 +48,8 @@ def command_line() -> Iterator[None]:
     if before is None:  # closed from the start: print() writes nothing
         yield
         return
+    with contextlib.suppress(OSError):  # the command's own first line then fails as well
+        before.flush()
     output = _StandardOutput()
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(output),

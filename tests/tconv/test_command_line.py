@@ -90,6 +90,12 @@ def test_a_writable_output_is_written() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("bäh\n", "", 3)
 
 
+def test_lines_keep_their_order_before_and_after_a_command() -> None:
+    program = ALONE + "print(1)\n" + "with command_line(): print(2)\nprint(3)\n" * 2
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == (["1", "2", "3", "2", "3"], "")
+
+
 def test_a_real_command_ends_in_one_line() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
