@@ -9,6 +9,9 @@ from __future__ import annotations
 import importlib.util
 import os
 
+# Before torch is imported, here and in the processes that tests start: tensors are small.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 if not torch.cuda.is_available() and not os.environ.get("TCONV_EMULATE"):
@@ -21,8 +24,9 @@ from typing import Any
 
 import pytest
 
+from tconv import interpreter_bfloat16
 from tconv.launch import emulated, interpreting
-from tests import interpreter_bfloat16, interpreter_boxes, interpreter_speed
+from tests import interpreter_boxes, interpreter_speed
 from tests.interpreter_memory import watch
 
 if interpreting():

@@ -1,4 +1,4 @@
-"""Benchmark the virtual GPU on the kernels of a few problems, with its time by module.
+"""Benchmark the emulated GPU on the kernels of a few problems, with its time by module.
 
     python -m benchmarks.emulator --target sm_90 --limit 4
 

@@ -45,6 +45,36 @@ def test_an_overflow_is_seen_where_it_is_asked_for() -> None:
         add_one[(1,)](largest.clone(), 4)
 
 
+@triton.jit
+def add_rows(values, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    row, column = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    rows = tl.zeros((ROWS, COLUMNS), tl.int32) + row[:, None]
+    total = tl.sum(rows + column[None, :] + tl.full((COLUMNS,), 1, tl.int64), axis=0)
+    tl.static_assert(total.shape[0] == COLUMNS)
+    tl.static_assert(rows.dtype == tl.int32)
+    tl.static_assert(total.dtype == tl.int64)
+    tl.store(values + column, total)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 4), (4, 2), (2, 2), (1, 4)])
+def test_types_and_shapes_made_once_stay_apart(rows: int, columns: int) -> None:
+    """Blocks of equal sizes and other types, of equal types and other sizes, and broadcast ones."""
+    values = torch.zeros(columns, dtype=torch.int64)
+    add_rows[(1,)](values, rows, columns)
+    first = rows * (rows - 1) // 2 + rows
+    assert values.tolist() == [first + rows * column for column in range(columns)]
+
+
+def test_blocks_that_do_not_match_are_refused() -> None:
+    with pytest.raises(Exception, match="incompatible dimensions"):
+        add_apart[(1,)](torch.zeros(8))
+
+
+@triton.jit
+def add_apart(values):
+    tl.store(values + tl.arange(0, 8), tl.arange(0, 8) + tl.arange(0, 4))
+
+
 INNER = """
 import triton
 import triton.language as tl

@@ -103,9 +103,9 @@ def rehearsal_work() -> Work:
     """Return a small network, by layers and whole: every code path, in minutes on a CPU."""
     small = default_work(REHEARSED, batch=2, networks=())
     first = next(case for case in small.cases if isinstance(case, ConvCase))
-    ended = replace(first, epilogue="+relu+pool")
+    fused = replace(first, epilogue="+relu+pool")
     whole = tuple(NetworkCase("lenet5", mode, 2, "float32") for mode in MODES)
-    return Work((*small.cases[:3], ended, *small.cases[-2:]), whole, suite(REHEARSED[0], 2)[:1])
+    return Work((*small.cases[:3], fused, *small.cases[-2:]), whole, suite(REHEARSED[0], 2)[:1])
 
 
 def folder_of(target: str) -> Path:

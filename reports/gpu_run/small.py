@@ -66,7 +66,7 @@ def run_all(
                 wrong.append(f"{name}: {verdict.detail}")
         if number < count:  # the rest belongs to the last share
             return {launch.kernel for launch in launches}, wrong
-        _endings(device)
+        _epilogues(device)
         for name, shape in POOLS.items():
             for direction in ("fprop", "dgrad"):
                 case = PoolCase("small", name, PoolProblem(shape, direction, "float16"))  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def run_all(
     return {launch.kernel for launch in launches}, wrong
 
 
-def _endings(device: torch.device) -> None:
+def _epilogues(device: torch.device) -> None:
     """Run fused epilogues forward and backward, average-pool, subsampling, and double backward."""
     x = torch.randn(2, 16, 12, 10, device=device).to(memory_format=torch.channels_last)
     w, bias = torch.randn(16, 16, 3, 3, device=device), torch.randn(16, device=device)

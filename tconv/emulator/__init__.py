@@ -1,4 +1,4 @@
-"""A virtual GPU: runs the PTX that Triton compiles for sm_80 and sm_90 on the CPU.
+"""An emulated GPU: runs the PTX that Triton compiles for sm_80 and sm_90 on the CPU.
 
 All threads of several thread blocks are lanes of NumPy arrays. Every access to memory is checked
 and counted. The package knows Triton and the limits of a GPU, and nothing of convolution; it is

@@ -1,4 +1,4 @@
-"""Faults: errors that the virtual GPU raises when a kernel breaks a rule of the hardware."""
+"""Faults: errors that the emulated GPU raises when a kernel breaks a rule of the hardware."""
 
 from __future__ import annotations
 
@@ -70,4 +70,4 @@ class Fault(Exception):  # noqa: N818, the word for what it reports
 
 
 class NotCovered(Exception):  # noqa: N818
-    """The code uses an architecture or an instruction that the virtual GPU does not emulate."""
+    """The code uses an architecture or an instruction that the emulator does not know."""

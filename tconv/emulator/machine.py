@@ -1,4 +1,4 @@
-"""A kernel's launch on the virtual GPU: its limits, its arguments, and its blocks in groups."""
+"""A kernel's launch on the emulated GPU: its limits, its arguments, and its blocks in groups."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Machine:
     once. A correct kernel gives the same values either way.
 
     Raises `Fault` ("launch limit") for what the hardware refuses, and `NotCovered` with its name
-    for an instruction that the virtual GPU does not know.
+    for an instruction that the emulated GPU does not know.
     """
 
     def __init__(

@@ -152,7 +152,7 @@ class _Parser:
         if target is None:
             raise NotCovered("not PTX: there is no .target line (gfx942 code is not covered)")
         if not COVERED.match(target[1]):
-            raise NotCovered(f"{target[1]} is not covered: the virtual GPU runs sm_80 and sm_90")
+            raise NotCovered(f"{target[1]} is not covered: the emulated GPU runs sm_80 and sm_90")
         entry = re.search(r"\.entry\s+([\w$]+)", text)
         if entry is None:
             raise NotCovered("the PTX has no .entry")

@@ -63,8 +63,8 @@ def lightened(
     >>> tile, norm = Tile(128, 256, 64, warps=8), BatchNorm("float32", 1e-5)
     >>> lightened(tile, Epilogue(norm=norm, activation="relu"), problem, TARGETS["sm_90"]) == tile
     True
-    >>> ending = Epilogue(norm=norm, residual=True, activation="relu")
-    >>> lightened(tile, ending, problem, TARGETS["sm_90"]).block_n
+    >>> whole = Epilogue(norm=norm, residual=True, activation="relu")
+    >>> lightened(tile, whole, problem, TARGETS["sm_90"]).block_n
     128
     """
     words = 1 + epilogue.residual + epilogue.kept + epilogue.offsets

@@ -50,7 +50,7 @@ def plan(
     constants |= {"value": None, "dz": None} if activation is None else {}
     constants |= (activation or Activation(None)).constants
     size = (batch * plane, channels, batch * plane * channels)
-    return _plan("ending_grad", ("pixels", "split_pixels"), names, constants, size, dtype, layout,
+    return _plan("epilogue_grad", ("pixels", "split_pixels"), names, constants, size, dtype, layout,
                  target, sums)  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def pool_plan(
     constants = {"OUT_H": out_h, "OUT_W": out_w}
     windows = batch * cdiv(out_h, 2) * cdiv(out_w, 2)
     size = (windows, channels, batch * channels * out_h * out_w)
-    return _plan("pool_ending_grad", ("windows", "split_windows"), ["dy", "offsets", "dz"],
+    return _plan("pool_epilogue_grad", ("windows", "split_windows"), ["dy", "offsets", "dz"],
                  constants, size, dtype, layout, target, sums)  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def _plan(
     if sums:
         operands["workspace"] = Pointer("workspace", kept)
     parts = Launch(
-        f"ending.{kernel}",
+        f"epilogue_grad.{kernel}",
         (cdiv(channels, block_n), splits),
         operands,
         {counts[0]: rows, counts[1]: split_rows},
@@ -105,7 +105,7 @@ def _plan(
     if not sums:
         return Plan((parts,))
     total = Launch(
-        "ending.bias_grad_sum",
+        "epilogue_grad.bias_grad_sum",
         (cdiv(channels, SUM_BLOCK),),
         {"workspace": Pointer("workspace", kept), "dbias": Pointer("dbias", dtype)},
         {"splits": splits},

@@ -95,8 +95,8 @@ def fprop(
     taps = shape.filter_h * seen.taps_w
     shares = Shares.of(taps * cdiv(seen.channels, tile.block_k), tile.splits)
     split = shares.splits > 1
-    ending = PLAIN if split else epilogue  # parts are ended when they are added
-    tile = lightened(tile, ending, problem, operands.target)
+    stored = PLAIN if split else epilogue  # a split's epilogue runs where its parts are added
+    tile = lightened(tile, stored, problem, operands.target)
     pixels = summed_pixels(shape, epilogue)
     tiles = cdiv(pixels, tile.block_m) * cdiv(shape.group_out_channels, tile.block_n)
     taken = {"x": Pointer(seen.x, problem.dtype), "w": Pointer(seen.w, problem.dtype)}
@@ -108,8 +108,8 @@ def fprop(
         "SPLIT": split,
         "INDEX": index_type(seen.elements(shape.batch), shape.w_elements, shape.y_elements),
     }
-    taken |= epilogue_operands(ending, problem.dtype)
-    constants |= epilogue_constants(ending)
+    taken |= epilogue_operands(stored, problem.dtype)
+    constants |= epilogue_constants(stored)
     others = shape.groups * shares.splits
     product = Launch(
         "fprop.implicit_gemm_fprop",
@@ -141,12 +141,12 @@ def dgrad(
     most_taps = cdiv(shape.filter_h, tap_step_h) * cdiv(shape.filter_w, tap_step_w)
     shares = Shares.of(most_taps * cdiv(shape.group_out_channels, tile.block_k), tile.splits)
     split = shares.splits > 1
-    ending = PLAIN if split else epilogue  # parts are ended when they are added
-    tile = lightened(tile, ending, problem, operands.target)
+    stored = PLAIN if split else epilogue  # a split's epilogue runs where its parts are added
+    tile = lightened(tile, stored, problem, operands.target)
     tiles = cdiv(pixels, tile.block_m) * cdiv(shape.group_in_channels, tile.block_n)
     taken = {"dy": Pointer(dy, problem.dtype), "w": Pointer(w, problem.dtype)}
     taken["dx"] = workspace(problem) if split else Pointer("dx", problem.dtype)
-    taken |= epilogue_operands(ending, problem.dtype)
+    taken |= epilogue_operands(stored, problem.dtype)
     others = shape.groups * phases_of(shape) * shares.splits
     product = Launch(
         "dgrad.implicit_gemm_dgrad",
@@ -162,7 +162,7 @@ def dgrad(
             "DY_NHWC": not in_place,
             "DX_NHWC": split or layout == "nhwc",
             "SPLIT": split,
-            **unpooled_constants(ending),
+            **unpooled_constants(stored),
         },
         tile.warps,
         tile.stages,

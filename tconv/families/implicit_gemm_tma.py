@@ -132,8 +132,8 @@ def product(
     split = shares.splits > 1
     boxes = not split and problem.layout == "nhwc"
     boxes = boxes and produced * problem.itemsize % ALIGNMENT == 0 and not epilogue.pool
-    ending = PLAIN if split else epilogue  # parts are ended when they are added
-    tile = lightened(tile, ending, problem, target, boxes)
+    stored = PLAIN if split else epilogue  # a split's epilogue runs where its parts are added
+    tile = lightened(tile, stored, problem, target, boxes)
     boxes = boxes and (shape.groups == 1 or produced % tile.block_n == 0)
     box = result_box(problem, tile.block_m, epilogue.pool)
     views = Views(problem, box)
@@ -166,10 +166,10 @@ def product(
         "SPLIT": split,
         "BLOCK_K": tile.block_k,
     }
-    taken |= epilogue_operands(ending, dtype)
+    taken |= epilogue_operands(stored, dtype)
     for name in {"residual", "kept"} & taken.keys() if boxes else ():
         taken[name] = views.pixels(name, size, shape.groups * produced, tile.block_n)
-    constants |= epilogue_constants(ending)
+    constants |= epilogue_constants(stored)
     tiles, others = box.count * cdiv(produced, tile.block_n), shares.splits * shape.groups
     product = Launch(
         "tma.implicit_gemm_tma",

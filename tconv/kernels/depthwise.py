@@ -108,7 +108,7 @@ def add_taps(
 def depthwise(
     image,  # x or dy: [batch, in_h, in_w, CHANNELS], or channels before pixels
     filters,  # [filters, FILTER_H, FILTER_W], or taps before filters
-    bias,  # [PRODUCED], or None, as the four of a batch normalization
+    bias,  # [PRODUCED], or None; so may be batch normalization's four
     norm_weight,
     norm_bias,
     norm_mean,
@@ -116,7 +116,7 @@ def depthwise(
     residual,  # as the result unpooled, or None
     result,  # y or dx: [batch, out_h, out_w, PRODUCED], laid out as the image; or y pooled
     kept,  # the activation's argument at each element of the result; or None
-    offsets,  # of y pooled: which of its window's places was the greatest; or None
+    offsets,  # place (0 to 3) of each window's maximum, of a pooled y; or None
     batch,
     image_along,  # sizes along the strips and across them
     image_across,
@@ -144,9 +144,9 @@ def depthwise(
     W_FILTER: tl.constexpr,  # and from filter to filter
     NHWC: tl.constexpr,
     EPS: tl.constexpr,  # of the batch normalization
-    ACTIVATION: tl.constexpr,  # see epilogue.activate
+    ACTIVATION: tl.constexpr,  # a name that activations.activate knows, or None
     SLOPE: tl.constexpr,
-    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added behind the activation
+    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added after the activation
     POOL: tl.constexpr,
     UNROLL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
@@ -253,7 +253,7 @@ def depthwise_wgrad(
     y_along,
     y_across,
     steps,  # of the reduction, BLOCK_M strips each
-    split_steps,  # of one split
+    split_steps,  # steps of one split
     CHANNELS: tl.constexpr,
     FILTERS: tl.constexpr,
     MULTIPLIER: tl.constexpr,

@@ -26,7 +26,7 @@ from tconv.kernels.taps import next_step, phase_taps, tap_bits, tap_mask
 def implicit_gemm_dgrad(
     dy,  # [batch, out_h, out_w, GROUPS * OUT_CHANNELS], or channels before pixels
     w,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS]
-    bias,  # [GROUPS * IN_CHANNELS], or None, as the four of a batch normalization
+    bias,  # [GROUPS * IN_CHANNELS], or None; so may be batch normalization's four
     norm_weight,
     norm_bias,
     norm_mean,
@@ -39,7 +39,7 @@ def implicit_gemm_dgrad(
     in_w,
     out_h,
     out_w,
-    splits,  # programs that share one reduction
+    splits,  # programs that split one reduction
     IN_CHANNELS: tl.constexpr,  # of one group, as OUT_CHANNELS is
     OUT_CHANNELS: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -57,11 +57,11 @@ def implicit_gemm_dgrad(
     DY_STEP_W: tl.constexpr,
     DY_NHWC: tl.constexpr,
     DX_NHWC: tl.constexpr,
-    SPLIT: tl.constexpr,  # whether the reduction is shared, and dx holds parts of it
+    SPLIT: tl.constexpr,  # whether the reduction is split; dx then holds its parts
     EPS: tl.constexpr,  # of the batch normalization
-    ACTIVATION: tl.constexpr,  # see epilogue.activate
+    ACTIVATION: tl.constexpr,  # a name that activations.activate knows, or None
     SLOPE: tl.constexpr,
-    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added behind the activation
+    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added after the activation
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -75,7 +75,7 @@ def implicit_gemm_dgrad(
     W_STRIDE_FILTER: tl.constexpr = FILTER_H * FILTER_W * IN_CHANNELS
     TAP_STEPS: tl.constexpr = (OUT_CHANNELS + BLOCK_K - 1) // BLOCK_K  # steps of one tap
     LAST_CHANNEL: tl.constexpr = (TAP_STEPS - 1) * BLOCK_K  # first channel of the last of them
-    TAPS_H: tl.constexpr = (FILTER_H + TAP_STEP_H - 1) // TAP_STEP_H  # the most of a phase
+    TAPS_H: tl.constexpr = (FILTER_H + TAP_STEP_H - 1) // TAP_STEP_H  # most taps of a phase
     TAPS_W: tl.constexpr = (FILTER_W + TAP_STEP_W - 1) // TAP_STEP_W
     dy_stride_h, dy_stride_w, dy_stride_c = image_strides(
         out_h, out_w, GROUPS * OUT_CHANNELS, DY_NHWC, INDEX
@@ -85,7 +85,7 @@ def implicit_gemm_dgrad(
     # A phase begins at one of the first STRIDE rows; an image of fewer rows has fewer phases.
     phases_w = tl.minimum(in_w, STRIDE_W)
     phases = tl.minimum(in_h, STRIDE_H) * phases_w
-    programs = tl.num_programs(0) // (GROUPS * phases * splits)  # that share tiles
+    programs = tl.num_programs(0) // (GROUPS * phases * splits)  # of one phase and split
     share = tl.program_id(0) // programs
     group = share % GROUPS
     first_h = share // GROUPS % phases // phases_w
@@ -108,7 +108,7 @@ def implicit_gemm_dgrad(
     tiles_m = tl.cdiv(pixels, BLOCK_M).to(tl.int32)
     tiles_n: tl.constexpr = (IN_CHANNELS + BLOCK_N - 1) // BLOCK_N
     tiles = tiles_m * tiles_n
-    # disable_licm: values hoisted out of this loop would hold registers in the inner one.
+    # disable_licm: values hoisted out of this loop would occupy registers in the inner loop.
     for tile in tl.range(tl.program_id(0) % programs, tiles, programs, disable_licm=True):
         tile_row, tile_column = swizzled_tile(tile, tiles_m, tiles_n, SWIZZLE)
         pixel = tile_row.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)

@@ -57,7 +57,7 @@ def activation_argument(
     scale,
     shift,
     residual,  # a tile as the sums, or None
-    bias,  # whether each is None says what is to be done
+    bias,  # only whether it is None matters, as for norm_mean
     norm_mean,
     RESIDUAL_AFTER: tl.constexpr,
 ):
@@ -125,7 +125,7 @@ def greater(best, offset, value, place: tl.constexpr):
 
 @triton.jit
 def quarters(tile):
-    """The four places of each 2x2 window, row by row, of a tile whose last axes they are."""
+    """Four tiles: the places of each 2x2 window, row by row; windows are the tile's last axes."""
     left, right = tl.split(tile)
     first, third = tl.split(left)
     second, fourth = tl.split(right)
@@ -134,7 +134,7 @@ def quarters(tile):
 
 @triton.jit
 def window_place(element, columns):
-    """(row, column) of an element of an image of ``columns``, where 2x2 windows are in order."""
+    """(row, column) of element ``element`` of an image in window order, of ``columns`` columns."""
     window, corner = element // 4, element % 4
     windows_w = columns // 2
     row = window // windows_w * 2 + corner // 2
@@ -143,7 +143,7 @@ def window_place(element, columns):
 
 @triton.jit
 def pixel_place(pixel, columns, POOL: tl.constexpr):
-    """(row, column) of a pixel of an image; with POOL pixels are counted window by window."""
+    """(row, column) of a pixel of an image; with POOL, pixels are in window order."""
     if POOL:
         return window_place(pixel, columns)
     else:
@@ -152,7 +152,7 @@ def pixel_place(pixel, columns, POOL: tl.constexpr):
 
 @triton.jit
 def summed_plane(height, width, POOL: tl.constexpr, INDEX: tl.constexpr):
-    """Pixels of an image that a pass computes: with POOL, those of complete windows."""
+    """Pixels of an image that a pass computes; with POOL, only those of complete windows."""
     if POOL:
         return (height // 2).to(INDEX) * (width // 2) * 4
     else:
@@ -161,7 +161,7 @@ def summed_plane(height, width, POOL: tl.constexpr, INDEX: tl.constexpr):
 
 @triton.jit
 def tile_windows(tile, PIXELS_FIRST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The 2x2 windows, as its last two axes, of a tile whose pixels are in order of windows."""
+    """A tile in window order, reshaped so that its last two axes are the 2x2 windows."""
     if PIXELS_FIRST:
         return tl.permute(tl.reshape(tile, (BLOCK_M // 4, 2, 2, BLOCK_N)), (0, 3, 1, 2))
     else:
@@ -197,7 +197,7 @@ def place_of_four(offset, first, second, third, fourth):
 def pooled(
     result,  # windows of y, which are the last two axes
     argument,  # the activation's, likewise
-    kept,  # None where the argument is not asked for
+    kept,  # None if the argument is not needed
     ACTIVATION: tl.constexpr,
     RESIDUAL_AFTER: tl.constexpr,
 ):
@@ -217,7 +217,7 @@ def pooled(
 
 @triton.jit
 def store_result(y, kept, offsets, at, mask, result, argument, offset):
-    """Store y, and beside it what a gradient will ask for, where it has a place to go."""
+    """Store y, and for the gradient the argument and the offsets, if their tensors are given."""
     if kept is not None:
         tl.store(kept + at, argument.to(kept.dtype.element_ty), mask=mask)
     if offsets is not None:

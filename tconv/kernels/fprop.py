@@ -27,7 +27,7 @@ from tconv.kernels.taps import next_step, tap_bits, tap_mask
 def implicit_gemm_fprop(
     x,  # [batch, in_h, in_w, GROUPS * IN_CHANNELS], or channels before pixels
     w,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS]
-    bias,  # [GROUPS * OUT_CHANNELS], or None, as the four of a batch normalization
+    bias,  # [GROUPS * OUT_CHANNELS], or None; so may be batch normalization's four
     norm_weight,
     norm_bias,
     norm_mean,
@@ -36,7 +36,7 @@ def implicit_gemm_fprop(
     y,  # [batch, out_h, out_w, GROUPS * OUT_CHANNELS], or channels before pixels; or its parts;
     # or pooled, half as high and wide
     kept,  # the activation's argument at each element of the result; or None
-    offsets,  # of y pooled: which of its window's places was the greatest; or None
+    offsets,  # place (0 to 3) of each window's maximum, of a pooled y; or None
     batch,
     in_h,
     in_w,
@@ -56,14 +56,14 @@ def implicit_gemm_fprop(
     DILATION_W: tl.constexpr,
     X_NHWC: tl.constexpr,
     X_PIXEL: tl.constexpr,  # elements of x from one pixel to the next, where channels come last
-    BORDERED: tl.constexpr,  # whether x has a border that no tap leaves
+    BORDERED: tl.constexpr,  # whether x has a border of zeros, so that taps need no mask
     Y_NHWC: tl.constexpr,
-    SPLIT: tl.constexpr,  # whether the reduction is shared, and y holds parts of it
+    SPLIT: tl.constexpr,  # whether the reduction is split; y then holds its parts
     EPS: tl.constexpr,  # of the batch normalization
-    ACTIVATION: tl.constexpr,  # see epilogue.activate
+    ACTIVATION: tl.constexpr,  # a name that activations.activate knows, or None
     SLOPE: tl.constexpr,
-    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added behind the activation
-    POOL: tl.constexpr,  # whether 2x2 windows are pooled: pixels are then taken window by window
+    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added after the activation
+    POOL: tl.constexpr,  # whether y is pooled 2x2; pixels are then in window order
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -93,7 +93,7 @@ def implicit_gemm_fprop(
         last_step = tl.minimum(first_step + split_steps, TAPS * TAP_STEPS)
         y += tl.program_id(1).to(tl.int64) * pixels * (GROUPS * OUT_CHANNELS)
 
-    # disable_licm: values hoisted out of this loop would hold registers in the inner one.
+    # disable_licm: values hoisted out of this loop would occupy registers in the inner loop.
     tiles = tiles_m * tiles_n
     for tile in tl.range(program, tiles, programs, disable_licm=True):
         tile_row, tile_column = swizzled_tile(tile, tiles_m, tiles_n, SWIZZLE)

@@ -78,7 +78,7 @@ def packed_sum(
 def grouped(
     image,  # x or dy: [batch, in_h, in_w, GROUPS * REDUCED]
     filters,  # [GROUPS * OUT_CHANNELS, FILTER_H, FILTER_W, IN_CHANNELS]
-    bias,  # [GROUPS * PRODUCED], or None, as the four of a batch normalization
+    bias,  # [GROUPS * PRODUCED], or None; so may be batch normalization's four
     norm_weight,
     norm_bias,
     norm_mean,
@@ -87,7 +87,7 @@ def grouped(
     result,  # y or dx: [batch, out_h, out_w, GROUPS * PRODUCED], or channels before pixels; or y
     # pooled, half as high and wide
     kept,  # the activation's argument at each element of the result; or None
-    offsets,  # of y pooled: which of its window's places was the greatest; or None
+    offsets,  # place (0 to 3) of each window's maximum, of a pooled y; or None
     batch,
     in_h,  # of the image
     in_w,
@@ -112,9 +112,9 @@ def grouped(
     STEP_W: tl.constexpr,
     NHWC: tl.constexpr,  # whether the result's channels come last
     EPS: tl.constexpr,  # of the batch normalization
-    ACTIVATION: tl.constexpr,  # see epilogue.activate
+    ACTIVATION: tl.constexpr,  # a name that activations.activate knows, or None
     SLOPE: tl.constexpr,
-    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added behind the activation
+    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added after the activation
     POOL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,

@@ -85,7 +85,7 @@ def load_operands(
 @triton.jit
 def next_box(image0, row0, column0, rows, columns, BOX_N: tl.constexpr, BOX_H: tl.constexpr,
              BOX_W: tl.constexpr):  # fmt: skip
-    """Where the next box of pixels begins, and whether a row of boxes or of images ended."""
+    """Where the next box begins, and whether this box was the last of a row and of an image."""
     column0 += BOX_W
     row_done = column0 >= columns
     row0 += tl.where(row_done, BOX_H, 0)

@@ -9,7 +9,7 @@ from tconv.kernels.epilogue import channel_terms, epilogue, store_result
 @triton.jit(do_not_specialize=["elements", "splits", "plane"])
 def add_splits(
     workspace,  # [splits, rows, plane, WIDTH]
-    bias,  # [CHANNELS], or None, as the four of a batch normalization
+    bias,  # [CHANNELS], or None; so may be batch normalization's four
     norm_weight,
     norm_bias,
     norm_mean,

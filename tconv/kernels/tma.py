@@ -159,7 +159,7 @@ def implicit_gemm_tma(
     image,  # boxes of x or dy: [batch, h, w, GROUPS * REDUCED]; at stride 2 a view of it,
     # [batch, h/2, 2, w/2, 2 * GROUPS * REDUCED]
     filters,  # boxes of w: [taps, GROUPS * OUT_CHANNELS, IN_CHANNELS]
-    bias,  # [GROUPS * PRODUCED], or None, as the four of a batch normalization
+    bias,  # [GROUPS * PRODUCED], or None; so may be batch normalization's four
     norm_weight,
     norm_bias,
     norm_mean,
@@ -167,7 +167,7 @@ def implicit_gemm_tma(
     residual,  # boxes or the address of a tensor as the result unpooled, or None
     result,  # boxes of y or dx: [batch, rows, columns, GROUPS * PRODUCED]; or its address
     kept,  # the activation's argument at each element, as the result; or None
-    offsets,  # of y pooled: which of its window's places was the greatest; or None
+    offsets,  # place (0 to 3) of each window's maximum, of a pooled y; or None
     batch,
     rows,  # of the result
     columns,
@@ -185,12 +185,12 @@ def implicit_gemm_tma(
     REDUCED_FIRST: tl.constexpr,  # whether a box of filters is [BLOCK_K, BLOCK_N]
     BOXES: tl.constexpr,  # whether the result is stored as boxes
     NHWC: tl.constexpr,  # if not: whether its channels come last
-    SPLIT: tl.constexpr,  # whether the reduction is shared, and the result holds parts of it
+    SPLIT: tl.constexpr,  # whether the reduction is split; the result then holds its parts
     EPS: tl.constexpr,  # of the batch normalization
-    ACTIVATION: tl.constexpr,  # see epilogue.activate
+    ACTIVATION: tl.constexpr,  # a name that activations.activate knows, or None
     SLOPE: tl.constexpr,
-    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added behind the activation
-    POOL: tl.constexpr,  # whether 2x2 windows are pooled, which a box then holds whole
+    RESIDUAL_AFTER: tl.constexpr,  # whether the residual is added after the activation
+    POOL: tl.constexpr,  # whether y is pooled 2x2; a box then holds whole windows
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -218,7 +218,7 @@ def implicit_gemm_tma(
         last_step = tl.minimum(first_step + split_steps, TAPS * TAP_STEPS)
         result += tl.program_id(1).to(tl.int64) * batch * rows * columns * (GROUPS * PRODUCED)
 
-    # disable_licm: values hoisted out of this loop would hold registers in the inner one.
+    # disable_licm: values hoisted out of this loop would occupy registers in the inner loop.
     tiles = boxes * tiles_n
     for tile in tl.range(program, tiles, programs, disable_licm=True):
         box, tile_column = swizzled_tile(tile, boxes, tiles_n, SWIZZLE)
@@ -281,12 +281,12 @@ def implicit_gemm_tma_wgrad(
     batch,
     out_h,
     out_w,
-    boxes,  # of pixels, in all
-    split_boxes,  # of one split
+    boxes,  # boxes of pixels, in total
+    split_boxes,  # boxes of one split
     IN_CHANNELS: tl.constexpr,  # of one group, as OUT_CHANNELS is
     OUT_CHANNELS: tl.constexpr,
     GROUPS: tl.constexpr,
-    PACK: tl.constexpr,  # narrow groups taken for one, of which the diagonal blocks are stored
+    PACK: tl.constexpr,  # narrow groups multiplied as one; their diagonal blocks are stored
     FILTER_H: tl.constexpr,
     FILTER_W: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -308,8 +308,9 @@ def implicit_gemm_tma_wgrad(
 ):
     """Gradient of the filters: (filters, pixels) x (pixels, channels of one tap).
 
-    Boxes must divide the images' rows and columns: beyond them dy would be zero, but x need not,
-    and zero times infinity is no zero. Beyond the batch, or without taps and padding, both are.
+    Boxes must divide the images' rows and columns: beyond a border dy reads as zero but x may hold
+    an infinity, and their product is NaN. Beyond the batch, or for 1x1 filters without padding,
+    both read as zero.
     """
     BLOCK_K: tl.constexpr = BOX_N * BOX_H * BOX_W
     TAPS: tl.constexpr = FILTER_H * FILTER_W

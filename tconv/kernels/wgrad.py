@@ -48,12 +48,12 @@ def implicit_gemm_wgrad(
     in_w,
     out_h,
     out_w,
-    boxes,  # of pixels, in all
-    split_boxes,  # of one split
+    boxes,  # boxes of pixels, in total
+    split_boxes,  # boxes of one split
     IN_CHANNELS: tl.constexpr,  # of one group, as OUT_CHANNELS is
     OUT_CHANNELS: tl.constexpr,
     GROUPS: tl.constexpr,
-    PACK: tl.constexpr,  # narrow groups taken for one, of which the diagonal blocks are stored
+    PACK: tl.constexpr,  # narrow groups multiplied as one; their diagonal blocks are stored
     FILTER_H: tl.constexpr,
     FILTER_W: tl.constexpr,
     STRIDE_H: tl.constexpr,
@@ -64,7 +64,7 @@ def implicit_gemm_wgrad(
     DILATION_W: tl.constexpr,
     NHWC: tl.constexpr,
     X_PIXEL: tl.constexpr,  # elements of x from one pixel to the next, where channels come last
-    BORDERED: tl.constexpr,  # whether x has a border that no tap leaves
+    BORDERED: tl.constexpr,  # whether x has a border of zeros, so that taps need no mask
     DW_NHWC: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     INDEX: tl.constexpr,
@@ -74,7 +74,7 @@ def implicit_gemm_wgrad(
     BOX_N: tl.constexpr,
     BOX_H: tl.constexpr,
     BOX_W: tl.constexpr,
-    EXACT: tl.constexpr,  # whether boxes divide the batch and its images without a rest
+    EXACT: tl.constexpr,  # whether boxes divide the batch and its images without remainder
     SWIZZLE: tl.constexpr,
 ):
     TAPS: tl.constexpr = FILTER_H * FILTER_W

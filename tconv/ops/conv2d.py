@@ -332,8 +332,8 @@ def convolved(
     if activation is None and residual is None:
         return _ops.conv2d.default(x, weight, bias, window, precision)  # type: ignore[no-any-return]
     operands = (x, weight, bias, residual)
-    ending = (activation, slope, False, False, differentiates(*operands), precision)
-    y: Tensor = _ops.conv2d_fused.default(*operands, *(None,) * 4, 0.0, window, *ending)[0]
+    epilogue = (activation, slope, False, False, differentiates(*operands), precision)
+    y: Tensor = _ops.conv2d_fused.default(*operands, *(None,) * 4, 0.0, window, *epilogue)[0]
     return y
 
 

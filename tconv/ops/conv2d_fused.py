@@ -141,8 +141,8 @@ def conv2d_fused(
         residual = residual.unsqueeze(0)
     operands = (x, weight, bias, residual, *norm)
     keep = differentiates(*operands)
-    ending = (activation, negative_slope, residual_after, pool, keep, precision)
-    y = _ops.conv2d_fused.default(*operands, eps, window, *ending)[0]
+    epilogue = (activation, negative_slope, residual_after, pool, keep, precision)
+    y = _ops.conv2d_fused.default(*operands, eps, window, *epilogue)[0]
     return y if input.dim() != 3 else y.squeeze(0)
 
 

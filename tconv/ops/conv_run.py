@@ -86,15 +86,17 @@ def prepare(
     x, dy = (("x", memory_format(layout)), ("dy", memory_format(layout)))
     given = epilogue_operands(epilogue, problem.dtype)
     beside = tuple(name for name in ("kept", "offsets") if name in given)
-    ending = [(name, torch.contiguous_format) for name in ("bias", *NORM) if name in given]
+    epilogue_inputs = [(name, torch.contiguous_format) for name in ("bias", *NORM) if name in given]
     if epilogue.residual:
-        ending.append(("residual", memory_format(layout)))
+        epilogue_inputs.append(("residual", memory_format(layout)))
     if problem.direction == "fprop":
         if epilogue.pool:
             y_size = (*y_size[:2], y_size[2] // 2, y_size[3] // 2)
-        return Call(plan, "y", y_size, strides_of(y_size, layout), (x, w, *ending), beside)
+        return Call(plan, "y", y_size, strides_of(y_size, layout), (x, w, *epilogue_inputs), beside)
     if problem.direction == "dgrad":  # with an epilogue, where it is a transposed convolution
-        return Call(plan, "dx", x_size, strides_of(x_size, layout), (dy, w, *ending), beside)
+        return Call(
+            plan, "dx", x_size, strides_of(x_size, layout), (dy, w, *epilogue_inputs), beside
+        )
     return Call(plan, "dw", w_size, strides_of(w_size, w_layout), (x, dy))
 
 

@@ -9,7 +9,7 @@ LINES = "tests/tconv/families/test_edges.py::test_depthwise_filters_line_by_line
 MAXIMA = "tests/tconv/families/test_edges.py::test_first_of_equal_maxima"
 REDUCE = "tests/tconv/families/test_reduce.py::"
 RELAYOUT = "tests/tconv/families/test_relayout.py::"
-ENDED = "tests/tconv/ops/test_conv2d_fused.py::"
+FUSED = "tests/tconv/ops/test_conv2d_fused.py::"
 MAX_POOL = "tests/tconv/ops/test_max_pool2d.py::"
 AVG_POOL = "tests/tconv/ops/test_avg_pool2d.py::"
 ADAPTIVE = "tests/tconv/ops/test_adaptive_pool2d.py::"
@@ -40,7 +40,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "grouped.grouped": (
         f"{MAXIMA}[grouped",
         *_edges("fprop-grouped", "dgrad-grouped"),
-        f"{ENDED}test_groups_do_not_meet",
+        f"{FUSED}test_groups_do_not_meet",
     ),
     "tma.implicit_gemm_tma": (
         f"{MAXIMA}[implicit_gemm_tma",
@@ -50,9 +50,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "reduce.add_splits": (f"{REDUCE}test_parts_are_added", f"{EDGES}[fprop-gathered-splits"),
     "relayout.to_channels_last": (f"{RELAYOUT}test_to_channels_last",),
     "relayout.widen": (f"{RELAYOUT}test_widened", f"{EDGES}[fprop-few"),
-    "ending.ending_grad": (f"{ENDED}test_gradients_in_shares", f"{ENDED}test_relu_and_residual"),
-    "ending.pool_ending_grad": (f"{ENDED}test_gradients_in_shares", f"{ENDED}test_pool"),
-    "ending.bias_grad_sum": (f"{ENDED}test_gradients_in_shares",),
+    "epilogue_grad.epilogue_grad": (
+        f"{FUSED}test_gradients_in_shares",
+        f"{FUSED}test_relu_and_residual",
+    ),
+    "epilogue_grad.pool_epilogue_grad": (f"{FUSED}test_gradients_in_shares", f"{FUSED}test_pool"),
+    "epilogue_grad.bias_grad_sum": (f"{FUSED}test_gradients_in_shares",),
     "max_pool.max_pool_fprop": (
         f"{MAX_POOL}test_as_torch",
         f"{MAX_POOL}test_dtypes_and_equal_values",

@@ -19,7 +19,7 @@ from tests.mutation.check import Check, Kernel, kind, report
 from tests.mutation.mutants import Mutant, mutants
 from tests.mutation.run import Forks, Outcome
 
-MUTANT, OTHER = mutants("ending.bias_grad_sum")[:2]
+MUTANT, OTHER = mutants("epilogue_grad.bias_grad_sum")[:2]
 
 
 def passes() -> Outcome:
@@ -84,7 +84,7 @@ def test_how_a_mutant_was_detected(why: str, expected: str) -> None:
 
 
 def checked(caught: list[Mutant], survived: list[Mutant]) -> Check:
-    kernel = Kernel("ending.bias_grad_sum", (), [MUTANT, OTHER], ["it is slower, no more"])
+    kernel = Kernel("epilogue_grad.bias_grad_sum", (), [MUTANT, OTHER], ["it is slower, no more"])
     kernel.caught = {mutant: fails() for mutant in caught}
     kernel.survived = survived
     return Check([kernel], workers=1, console=Console(file=io.StringIO()))
@@ -103,7 +103,7 @@ def test_a_survivor_is_named() -> None:
     check = checked([MUTANT], [OTHER])
     report(check.kernels, check.console)
     assert not check.sound
-    assert f"survives in ending.bias_grad_sum: {OTHER.rule}" in check.console.file.getvalue()
+    assert f"survives in epilogue_grad.bias_grad_sum: {OTHER.rule}" in check.console.file.getvalue()
 
 
 def test_a_mutant_that_never_ran_is_not_caught() -> None:
@@ -111,7 +111,7 @@ def test_a_mutant_that_never_ran_is_not_caught() -> None:
 
 
 def test_tests_that_catch_most_per_second_come_first() -> None:
-    kernel = Kernel("ending.bias_grad_sum", (), [MUTANT])
+    kernel = Kernel("epilogue_grad.bias_grad_sum", (), [MUTANT])
     kernel.items = [SimpleNamespace(nodeid=name) for name in "abc"]  # type: ignore[misc]
     kernel.seconds = {"a": 1.0, "b": 0.4, "c": 0.6}
     assert [item.nodeid for item in kernel.ordered()] == ["b", "c", "a"]
@@ -131,14 +131,14 @@ def test_reasons() -> None:
     ("options", "code", "words"),
     [
         ([], 0, "caught"),
-        (["--recheck"], 1, "survives in ending.bias_grad_sum: filling"),
-        (["--kernel", "ending.bias"], 2, "no kernel"),
+        (["--recheck"], 1, "survives in epilogue_grad.bias_grad_sum: filling"),
+        (["--kernel", "epilogue_grad.bias"], 2, "no kernel"),
     ],
     ids=["all-caught", "a-survivor", "no-such-kernel"],
 )
 def test_exit_code(options: list[str], code: int, words: str) -> None:
     """Mutants of one kernel are really run; with --recheck a known equivalent one survives."""
-    command = [sys.executable, "-m", "tests.mutation", "--kernel", "ending.bias_grad_sum"]
+    command = [sys.executable, "-m", "tests.mutation", "--kernel", "epilogue_grad.bias_grad_sum"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert words in done.stdout + done.stderr

@@ -102,7 +102,10 @@ def test_rule(rule: str) -> None:
 def test_kernels_and_their_helpers() -> None:
     """The table of tests has a row for every kernel, by its name in a launch."""
     assert set(kernels()) == set(TESTS)
-    assert callees("ending.ending_grad") == {"ending.add_sums", "activations.activation_grad"}
+    assert callees("epilogue_grad.epilogue_grad") == {
+        "epilogue_grad.add_sums",
+        "activations.activation_grad",
+    }
     helpers = with_helpers("tma.implicit_gemm_tma")
     assert helpers[0] == "tma.implicit_gemm_tma"
     assert {"epilogue.greater", "index.swizzled_tile"} < set(helpers)
@@ -118,7 +121,7 @@ def test_every_kernel_has_twenty(kernel: str) -> None:
 
 
 def test_a_mutant_differs_in_the_lines_that_it_names() -> None:
-    module, _, name = "ending.ending_grad".partition(".")
+    module, _, name = "epilogue_grad.epilogue_grad".partition(".")
     whole = (FOLDER / f"{module}.py").read_text()
     for mutant in mutants(f"{module}.{name}"):
         ast.parse(mutant.source)
@@ -130,7 +133,7 @@ def test_a_mutant_differs_in_the_lines_that_it_names() -> None:
 @pytest.mark.interpreter
 def test_a_mutant_is_installed_and_removed() -> None:
     launch = Launch(
-        "ending.bias_grad_sum",
+        "epilogue_grad.bias_grad_sum",
         (2,),
         {"workspace": Pointer("parts", "float32"), "dbias": Pointer("sums", "float32")},
         {"splits": 3},
@@ -142,7 +145,7 @@ def test_a_mutant_is_installed_and_removed() -> None:
         launch.run(tensors)
         return tensors["sums"]
 
-    (mutant,) = (m for m in mutants("ending.bias_grad_sum") if m.rule == "loop short")
+    (mutant,) = (m for m in mutants("epilogue_grad.bias_grad_sum") if m.rule == "loop short")
     assert mutant.name.endswith("range(0, splits): -> for split in range(0, splits - 1):")
     assert run().tolist() == [3.0] * 5
     with installed(mutant):

@@ -166,9 +166,9 @@ def _note_problem(problem: Problem, target: Target, note: Any) -> None:
             prediction = predict(problem, choice, target)
             note("predicted", resources, f"{prediction.milliseconds:.6g}", prediction.bound)
             note("predicted", prediction.programs, f"{prediction.waves:.6g}")
-            endings = EPILOGUES if problem.direction == "fprop" else (PLAIN,)
+            epilogues = EPILOGUES if problem.direction == "fprop" else (PLAIN,)
             layouts = ("nhwc", "nchw") if place == 0 else ("nhwc",)
-            for epilogue in endings:
+            for epilogue in epilogues:
                 for w_layout in layouts:
                     plan = FAMILIES[family].plan(problem, tile, target, epilogue, w_layout)  # type: ignore[arg-type]
                     note("plans", described(plan))

@@ -1,4 +1,4 @@
-"""A compiled model on the virtual GPU: the fused kernels of its graph are the compiled ones."""
+"""A compiled model on the emulated GPU: the fused kernels of its graph are the compiled ones."""
 
 from __future__ import annotations
 

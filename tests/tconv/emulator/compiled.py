@@ -1,4 +1,4 @@
-"""Test kernels compiled for the virtual GPU in a separate process.
+"""Test kernels compiled for the emulated GPU in a separate process.
 
 ``python -m tests.tconv.emulator.compiled`` prints a JSON object: kernel and target to PTX,
 shared memory and tensor-map layouts. Triton's interpreter and compiler cannot share a process.

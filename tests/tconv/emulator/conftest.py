@@ -1,4 +1,4 @@
-"""Fixture of kernels that are compiled once for all tests of the virtual GPU."""
+"""Fixture of kernels that are compiled once for all tests of the emulated GPU."""
 
 from __future__ import annotations
 

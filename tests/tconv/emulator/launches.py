@@ -1,4 +1,4 @@
-"""Launches of the compiled test kernels on the virtual GPU; each returns its numeric error."""
+"""Launches of the compiled test kernels on the emulated GPU; each returns its numeric error."""
 
 from __future__ import annotations
 

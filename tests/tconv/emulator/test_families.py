@@ -82,10 +82,12 @@ def test_flattened_reductions_with_eight_warps(
         assert verdict.passed, (problem.key, choice, verdict)
 
 
-@pytest.mark.parametrize("ending", ["relu", "residual", "pool"])
+@pytest.mark.parametrize("epilogue", ["relu", "residual", "pool"])
 @pytest.mark.parametrize("groups", [1, 2, 16])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-def test_fused_epilogues_and_their_gradients(ending: str, groups: int, dtype: torch.dtype) -> None:
+def test_fused_epilogues_and_their_gradients(
+    epilogue: str, groups: int, dtype: torch.dtype
+) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def tensor(*size: int) -> torch.Tensor:
@@ -98,10 +100,10 @@ def test_fused_epilogues_and_their_gradients(ending: str, groups: int, dtype: to
     exact_inputs = [t.detach().double().requires_grad_() for t in (x, w, bias)]
     plain = functional.conv2d(*exact_inputs, padding=1, groups=groups)
     with recorded() as log:
-        if ending == "pool":
+        if epilogue == "pool":
             y = conv2d_pool(x, w, bias, padding=1, groups=groups, activation="relu")
             exact = functional.max_pool2d(plain.relu(), 2)
-        elif ending == "residual":
+        elif epilogue == "residual":
             y = conv2d(x, w, bias, padding=1, groups=groups, activation="relu", residual=beside)
             exact = (plain + beside.double()).relu()
         else:

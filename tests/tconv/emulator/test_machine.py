@@ -1,4 +1,4 @@
-"""Tests of launches, control flow and limits of the virtual GPU."""
+"""Tests of launches, control flow and limits of the emulated GPU."""
 
 from __future__ import annotations
 

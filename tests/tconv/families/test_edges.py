@@ -26,7 +26,7 @@ from tconv.tile import Choice, Tile
 from tests.devices import DEVICE, TARGET
 from tests.tconv.families.test_families import LAYOUTS, check, random
 
-ENDED = Epilogue(bias=True, residual=True, activation="relu")
+FUSED = Epilogue(bias=True, residual=True, activation="relu")
 POOLED = Epilogue(bias=True, activation="relu", pool=True, offsets=True)
 SMALL = Tile(32, 16, 16, swizzle=2)
 
@@ -60,11 +60,11 @@ GATHERED = ("implicit_gemm", "implicit_gemm_in_place")
 EDGES = {
     "gathered-rests": Edge(
         GATHERED, "fprop dgrad wgrad", window(2, (17, 18), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
-        epilogue=ENDED,
+        epilogue=FUSED,
     ),
     "gathered-splits": Edge(
         GATHERED, "fprop dgrad wgrad", window(2, (17, 18), (5, 3), (4, 2), (1, 1), (0, 1)),
-        Tile(32, 16, 16, swizzle=3, splits=3), ENDED,  # 16 steps: 6, 6 and 4
+        Tile(32, 16, 16, swizzle=3, splits=3), FUSED,  # 16 steps: 6, 6 and 4
     ),
     "gathered-persistent": Edge(
         GATHERED, "fprop dgrad", window(1, (3, 17), (9, 8), (2, 3), (1, 1), (0, 1)),
@@ -123,7 +123,7 @@ EDGES = {
     "few-channels": Edge(
         ("few_channels",), "fprop wgrad",
         window(1, (3, 18), (7, 6), (3, 2), (2, 1), (1, 2), (2, 1)),
-        epilogue=ENDED,
+        epilogue=FUSED,
     ),
     "few-channels-split": Edge(
         ("few_channels",), "fprop wgrad", window(1, (3, 18), (6, 5), (3, 2), (1, 1), (1, 2)),
@@ -131,7 +131,7 @@ EDGES = {
     ),
     "direct": Edge(
         ("direct",), "fprop dgrad", window(2, (2, 5), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
-        Tile(32, 4, 1), ENDED,
+        Tile(32, 4, 1), FUSED,
     ),
     "direct-strides": Edge(
         ("direct",), "fprop",
@@ -152,7 +152,7 @@ EDGES = {
     "grouped": Edge(
         ("grouped",), "fprop dgrad wgrad",
         window(6, (3, 4), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
-        epilogue=ENDED,
+        epilogue=FUSED,
     ),
     "grouped-strides": Edge(
         ("grouped",), "fprop dgrad wgrad", window(4, (3, 8), (7, 8), (3, 2), (2, 3), (1, 2)),
@@ -173,11 +173,11 @@ EDGES = {
     "boxes": Edge(
         ("implicit_gemm_tma",), "fprop dgrad",
         window(1, (24, 20), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
-        epilogue=ENDED,
+        epilogue=FUSED,
     ),
     "boxes-of-groups": Edge(
         ("implicit_gemm_tma",), "fprop dgrad", window(2, (16, 32), (5, 4), (2, 3), (1, 1), (1, 2)),
-        epilogue=ENDED,
+        epilogue=FUSED,
     ),
     "boxes-stride-2": Edge(
         ("implicit_gemm_tma",), "fprop", window(2, (16, 8), (6, 4), (4, 5), (2, 2), (1, 2))
@@ -189,18 +189,18 @@ EDGES = {
     "boxes-many": Edge(  # 3 x 2 x 3 of them, of 8 x 2 pixels
         ("implicit_gemm_tma",), "fprop dgrad",
         window(1, (16, 24), (13, 6), (3, 1), (1, 1), (1, 0), batch=3),
-        Tile(16, 16, 16, swizzle=2), ENDED,
+        Tile(16, 16, 16, swizzle=2), FUSED,
     ),
     "boxes-pooled-many": Edge(
         ("implicit_gemm_tma",), "fprop",
         window(1, (16, 24), (27, 14), (1, 2), batch=3), Tile(64, 16, 16), POOLED
     ),
     "boxes-odd-filters": Edge(
-        ("implicit_gemm_tma",), "fprop", window(1, (16, 17), (5, 4), (2, 1)), epilogue=ENDED
+        ("implicit_gemm_tma",), "fprop", window(1, (16, 17), (5, 4), (2, 1)), epilogue=FUSED
     ),
     "boxes-split": Edge(
         ("implicit_gemm_tma",), "fprop dgrad", window(1, (16, 24), (7, 4), (4, 2), (1, 1), (1, 2)),
-        Tile(64, 16, 16, swizzle=2, splits=3), ENDED,  # 8 and 16 steps, not thirds
+        Tile(64, 16, 16, swizzle=2, splits=3), FUSED,  # 8 and 16 steps, not thirds
     ),
     "boxes-wgrad": Edge(
         ("implicit_gemm_tma",), "wgrad",
@@ -237,7 +237,7 @@ EDGES = {
     ),
     "depthwise": Edge(
         ("depthwise",), "fprop dgrad wgrad",
-        window(5, (1, 1), (6, 5), (3, 2), (1, 1), (1, 2), (1, 2)), Tile(8, 4, 4), ENDED,
+        window(5, (1, 1), (6, 5), (3, 2), (1, 1), (1, 2), (1, 2)), Tile(8, 4, 4), FUSED,
     ),
     "depthwise-strides": Edge(
         ("depthwise",), "fprop dgrad wgrad",
@@ -410,8 +410,8 @@ def test_first_of_equal_maxima(family: str, relu: bool, layout: Layout) -> None:
         torch.randint(-1, 2, size, generator=numbers).to(DEVICE, getattr(torch, problem.dtype))
         for size in ((2, groups * channels, 6, 8), (groups * channels, channels, 1, 1))
     )
-    ending = Epilogue(activation="relu" if relu else None, pool=True, offsets=True)
-    call = prepare(problem, Choice(family, Tile(32, 16, 16)), TARGET, ending, "nchw")
+    epilogue = Epilogue(activation="relu" if relu else None, pool=True, offsets=True)
+    call = prepare(problem, Choice(family, Tile(32, 16, 16)), TARGET, epilogue, "nchw")
     tensors = {"x": x, "w": w}
     y = call(tensors)
     exact = torch.nn.functional.conv2d(x, w, groups=shape.groups)

@@ -100,7 +100,7 @@ def viewed(tensor: Tensor) -> Tensor:
     return view.copy_(tensor)
 
 
-def ended(
+def with_epilogue(
     z: Tensor, operands: dict[str, Tensor], epilogue: Epilogue, form: dict[str, Any]
 ) -> Tensor:
     """What an epilogue makes of ``z`` before a pool, by torch; its tensors join the operands."""
@@ -151,7 +151,7 @@ def check(
             operands["bias"] = random(shape.out_channels, **form, seed=4)
         exact = reference.conv2d(x, w, operands.get("bias"), shape)
         form["layout"] = problem.layout
-        unpooled = exact = ended(exact, operands, epilogue, form)
+        unpooled = exact = with_epilogue(exact, operands, epilogue, form)
         if epilogue.pool:
             exact = torch.nn.functional.max_pool2d(exact, 2)
         reduction = shape.taps * shape.group_in_channels

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import replace
 from itertools import product
+from math import prod
 from typing import get_args
 
 import numpy as np
@@ -28,6 +30,14 @@ pytestmark = pytest.mark.overflow
 virtual = pytest.mark.skipif(not interpreting(), reason="memory is reserved and never filled")
 
 
+def zeros(*size: int) -> Tensor:
+    """Zeros in half precision that take memory where they are touched, a small page at a time."""
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    memory = mmap.mmap(-1, 2 * prod(size), flags=kind)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)  # of 2 MiB each, whose zeroing takes seconds
+    return torch.frombuffer(memory, dtype=torch.float16).reshape(size)
+
+
 def reserved(
     corners: Tensor,
     layout: Layout,
@@ -37,9 +47,9 @@ def reserved(
     """An image of zeros that takes memory only where ``corners`` are put, ``step`` apart."""
     channels = corners.shape[1]
     if layout == "nhwc":
-        image = torch.from_numpy(np.zeros((1, *size, channels), np.float16)).permute(0, 3, 1, 2)
+        image = zeros(1, *size, channels).permute(0, 3, 1, 2)
     else:
-        image = torch.from_numpy(np.zeros((1, channels, *size), np.float16))
+        image = zeros(1, channels, *size)
     image[:, :, :: step[0], :: step[1]] = corners
     return image
 
@@ -122,7 +132,7 @@ def test_gradients_past_32_bits(stride: int, groups: int) -> None:
     pad = stride * middle
     shape = ConvGeometry(1, 8, 1, 1, 40, 1, 1, stride, stride, pad, pad, groups=groups)
     centre, w = numbers(1, 40, 1, 1), numbers(40, 8 // groups, 1, 1, seed=1)
-    dy = torch.from_numpy(np.zeros((1, 40, SIDE + 1, SIDE + 1), np.float16))
+    dy = zeros(1, 40, SIDE + 1, SIDE + 1)
     dy[:, :, middle : middle + 1, middle : middle + 1] = centre
     problem = Problem(shape, "dgrad", "float16", "nchw")
     choice = Choice("implicit_gemm_in_place", Tile(16, 16, 16))

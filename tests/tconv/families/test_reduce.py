@@ -1,4 +1,4 @@
-"""The sum of a split reduction's parts, alone: many programs, every layout and ending."""
+"""The sum of a split reduction's parts, alone: many programs, every layout and epilogue."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tconv.geometry import ConvGeometry
 from tconv.problem import PLAIN, Epilogue, Layout, Problem
 from tests.devices import DEVICE
 
-ENDED = Epilogue(bias=True, residual=True, activation="relu")
+FUSED = Epilogue(bias=True, residual=True, activation="relu")
 
 
 @pytest.mark.parametrize("width", [None, 8], ids=["dense", "widened"])
-@pytest.mark.parametrize("epilogue", [PLAIN, ENDED], ids=["plain", "ended"])
+@pytest.mark.parametrize("epilogue", [PLAIN, FUSED], ids=["plain", "fused"])
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 def test_parts_are_added(layout: Layout, epilogue: Epilogue, width: int | None) -> None:
     shape = ConvGeometry(2, 3, 16, 15, 5, 1, 1)
@@ -27,7 +27,7 @@ def test_parts_are_added(layout: Layout, epilogue: Epilogue, width: int | None) 
     exact = parts.double().view(size).sum(0)[..., :5].permute(0, 3, 1, 2)
     last = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     tensors = {WORKSPACE: parts, "y": torch.empty(exact.shape, device=DEVICE, memory_format=last)}
-    if epilogue is ENDED:
+    if epilogue is FUSED:
         bias = torch.randn(5, generator=generator).to(DEVICE)
         residual = torch.randn(exact.shape, generator=generator).to(DEVICE)
         tensors |= {"bias": bias, "residual": residual.contiguous(memory_format=last)}

@@ -63,7 +63,7 @@ DEPTHWISE = {
 }
 LARGEST_INT32 = (1 << 31) - 1
 HELPERS = ("reduce.add_splits", "relayout.to_channels_last", "relayout.widen")
-ENDED = (("float16", "ieee"), ("float32", "tf32"))
+EPILOGUE_DTYPES = (("float16", "ieee"), ("float32", "tf32"))
 EPILOGUES = [
     Epilogue(bias=True, residual=True, activation="relu"),
     Epilogue(bias=True, activation="relu", pool=True, offsets=True),
@@ -121,8 +121,8 @@ def launches(
 ) -> Iterator[tuple[str, Launch]]:
     plan = FAMILIES[choice.family].plan(problem, choice.tile, target, epilogue)
     for launch in plan.launches:
-        ended = "" if epilogue == BIAS else f" {epilogue}"
-        yield f"{choice.family} {problem.key} {choice.tile}{ended}", launch
+        fused = "" if epilogue == BIAS else f" {epilogue}"
+        yield f"{choice.family} {problem.key} {choice.tile}{fused}", launch
 
 
 def cases(target: Target) -> Iterator[tuple[str, Launch]]:
@@ -135,7 +135,7 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
             for direction in PASSES:
                 problem = Problem(shape, direction, dtype, "nhwc", precision)  # type: ignore[arg-type]
                 yield from launches(problem, choose(problem, target), target)
-                if name in WIDE and (dtype, precision) in ENDED and direction == "fprop":
+                if name in WIDE and (dtype, precision) in EPILOGUE_DTYPES and direction == "fprop":
                     for epilogue in EPILOGUES + FUSED if dtype == "float16" else EPILOGUES:
                         yield from launches(problem, choose(problem, target), target, epilogue)
                 if name not in WIDE or dtype != "float16":

@@ -109,7 +109,7 @@ def test_depthwise_wgrad_reads_x_and_dy_once_a_program(layout: Any) -> None:
 
 
 @LAYOUTS
-def test_a_fused_ending_writes_the_pooled_result_alone(layout: str) -> None:
+def test_a_fused_epilogue_writes_the_pooled_result_alone(layout: str) -> None:
     x, w = random(1, 8, 12, 12, layout=layout), random(16, 8, 3, 3, layout=layout)
     bias = random(16)
     with torch.no_grad(), traffic() as moved:

@@ -98,7 +98,7 @@ def test_one_kernel_forward_and_one_pass_over_dy() -> None:
         readers = [launch for launch in log if "dy" in {o.tensor for o in launch.operands.values()}]
         unfused = 4  # gradients of ReLU and bias, dgrad, wgrad
         assert len(readers) < unfused
-        assert "ending" in log[0].kernel
+        assert "epilogue_grad" in log[0].kernel
 
 
 def test_offsets_are_stored_only_for_gradients() -> None:

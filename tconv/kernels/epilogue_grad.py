@@ -22,7 +22,7 @@ def add_sums(workspace, channel, total, channel_mask, CHANNELS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["pixels", "split_pixels"])
-def ending_grad(
+def epilogue_grad(
     dy,  # [images, plane, CHANNELS], or channels before the plane; pixels = images plane
     value,  # as dy: the activation's result or its argument; or None
     dz,  # as dy; or None
@@ -68,9 +68,9 @@ def ending_grad(
 
 
 @triton.jit(do_not_specialize=["windows", "split_windows"])
-def pool_ending_grad(
+def pool_epilogue_grad(
     dy,  # [images, OUT_H / 2, OUT_W / 2, CHANNELS], or channels before pixels
-    offsets,  # as dy: which of its window's places was the greatest; -1 for none
+    offsets,  # as dy: place (0 to 3) of each window's maximum; -1 for none
     dz,  # [images, OUT_H, OUT_W, CHANNELS], laid out as dy
     workspace,  # [splits, CHANNELS]; or None
     windows,  # of all images, those that overhang an odd border among them
