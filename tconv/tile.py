@@ -46,10 +46,10 @@ class Tile:
     persistent: int = 0  # programs on each processor that share all tiles; 0: one program a tile
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value, least = getattr(self, each.name), 0 if each.name == "persistent" else 1
+        for name in FIELDS:
+            value, least = getattr(self, name), 0 if name == "persistent" else 1
             if type(value) is not int or not least <= value <= 1 << 20:
-                raise ValueError(f"tile: {each.name} is {value!r}, not within {least} to 2^20")
+                raise ValueError(f"tile: {name} is {value!r}, not within {least} to 2^20")
         for name in ("block_m", "block_n", "block_k", "warps"):
             value = getattr(self, name)
             if value & (value - 1):
@@ -110,6 +110,11 @@ class Tiles:
             places = np.flatnonzero(places)
         return Tiles(*(getattr(self, name)[places] for name in FIELDS))
 
+    def join(self, others: Tiles) -> Tiles:
+        """These tiles, then ``others``."""
+        pairs = ((getattr(self, name), getattr(others, name)) for name in FIELDS)
+        return Tiles(*map(np.concatenate, pairs))
+
     def tile(self, place: int) -> Tile:
         """The tile at ``place``."""
         return Tile(*(int(getattr(self, name)[place]) for name in FIELDS))
@@ -130,6 +135,31 @@ def for_each(function: Callable[[int], int], values: Count) -> Count:
     found = np.zeros(distinct[-1] + 1 if len(distinct) else 0, dtype=np.int64)
     found[distinct] = [function(int(value)) for value in distinct]
     return found[values]
+
+
+class EachOnce:
+    """``for_each`` of one function, which remembers what it returned.
+
+    >>> found = EachOnce(lambda block: 100 // block)
+    >>> found(np.array([16, 32])), found(np.array([64, 16]))
+    (array([6, 3]), array([1, 6]))
+    """
+
+    def __init__(self, function: Callable[[int], int]) -> None:
+        self._function = function
+        self._found = np.full(1, -1, dtype=np.int64)  # by value; -1 where it was not called
+
+    def __call__(self, values: Count) -> Count:
+        if np.ndim(values) == 0:
+            return self._function(int(values))
+        if len(self._found) <= (largest := values.max(initial=0)):
+            more = np.full(largest + 1 - len(self._found), -1, dtype=np.int64)
+            self._found = np.concatenate([self._found, more])
+        found = self._found[values]
+        for value in np.unique(values[found < 0]) if found.min(initial=0) < 0 else ():
+            self._found[value] = self._function(int(value))
+            found = np.where(values == value, self._found[value], found)
+        return found
 
 
 Ground = Literal["tuned", "shipped", "predicted", "heuristic"]

@@ -7,13 +7,14 @@ spills; here nothing is compiled, so that tiles are kept to what is known not to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from tconv.cost.constants import Constants, calibrated
 from tconv.cost.model import Array, milliseconds_of
 from tconv.cost.space import DEFAULT_SWIZZLE, Case, broken_rule, case_of, legal_grid
-from tconv.cost.work import work_of
+from tconv.cost.work import Blocks, work_of
 from tconv.families import FAMILIES, Family, serving
 from tconv.families.demand import accumulator_registers, uses_wgmma
 from tconv.problem import Problem
@@ -22,6 +23,15 @@ from tconv.tile import Choice, Count, Tile, Tiles
 
 WGMMA_SUMS = 128  # a thread's registers, of 255
 Merit = tuple[bool, float, bool]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best choice of a problem, with predicted milliseconds."""
+
+    choice: Choice
+    milliseconds: float
+    others: Array  # milliseconds of other choices that were asked for, in their order
 
 
 def merits(problem: Problem, choices: Sequence[Choice], target: Target) -> list[Merit]:
@@ -41,36 +51,74 @@ def merits(problem: Problem, choices: Sequence[Choice], target: Target) -> list[
 
 
 def _keys(
-    problem: Problem, family: Family, tiles: Tiles, target: Target, known: Constants
+    problem: Problem,
+    family: Family,
+    tiles: Tiles,
+    target: Target,
+    known: Constants,
+    blocks: Blocks | None = None,
 ) -> tuple[Count, Array, Count]:
     """The columns of ``merits``."""
-    work = work_of(problem, family, tiles, target)
+    work = work_of(problem, family, tiles, target, blocks=blocks)
     times = milliseconds_of(work, target, known)
     return work.spill_bytes > 0, times, tiles.swizzle != DEFAULT_SWIZZLE
 
 
+def _first(spills: Count, times: Array, order: Count) -> int:
+    """The place of the least of such columns; the earliest of equals.
+
+    >>> _first(np.array([True, False, False]), np.array([1.0, 3.0, 3.0]), np.array([0, 1, 0]))
+    2
+    """
+    places = np.arange(len(times))
+    for column in (spills, times, order):
+        values = column[places]
+        places = places[values == values.min()]
+    return int(places[0])
+
+
 def cheapest(problem: Problem, target: Target) -> Choice:
     """The best choice by the model, of all families."""
-    known = calibrated(target).constants
-    found = [_cheapest_of(problem, family, target, known) for family in serving(problem, target)]
+    return cheapest_beside((), problem, target).choice
+
+
+def cheapest_beside(others: Sequence[Choice], problem: Problem, target: Target) -> Best:
+    """The same with its predicted time, and those of ``others``, which are costed together."""
+    known, times = calibrated(target).constants, np.empty(len(others))
+    found = []
+    for family in serving(problem, target):
+        places = [place for place, each in enumerate(others) if each.family == family.name]
+        beside = [others[place].tile for place in places]
+        merit, choice, times[places] = _cheapest_of(problem, family, target, known, beside)
+        found.append((merit, choice))
     assert found, "the general family serves every problem"
-    return min(found, key=lambda each: each[0])[1]
+    merit, choice = min(found, key=lambda each: each[0])
+    return Best(choice, merit[1], times)
 
 
 def _cheapest_of(
-    problem: Problem, family: Family, target: Target, known: Constants
-) -> tuple[Merit, Choice]:
+    problem: Problem, family: Family, target: Target, known: Constants, beside: Sequence[Tile]
+) -> tuple[Merit, Choice, Array]:
+    """The best of ``family`` and its sort key; and the times of tiles ``beside`` it."""
     case, thumb = case_of(problem, family, target), family.heuristic(problem, target)
     grid = legal_grid(case, lambda blocks: burden_allows(blocks, thumb, case))
     if not grid.legal.any():  # nothing legal is known not to spill
+        spills, times, order = _keys(problem, family, Tiles.of([thumb, *beside]), target, known)
         choice = Choice(family.name, thumb)
         legal = broken_rule(choice, problem, target) is None
-        return merits(problem, [choice], target)[0] if legal else (True, np.inf, True), choice
-    tiles = grid.deepest().legal_tiles
-    spills, times, order = _keys(problem, family, tiles, target, known)
-    place = int(np.lexsort((order, times, spills))[0])
+        merit = bool(spills[0]), float(times[0]), bool(order[0])
+        return merit if legal else (True, np.inf, True), choice, times[1:]
+    grid = grid.deepest()
+    tiles, (blocks, of) = grid.legal_tiles, grid.legal_blocks
+    own = slice(len(tiles))
+    if beside:
+        more = Tiles.of(beside)
+        of = np.concatenate([of, len(blocks) + np.arange(len(more))])
+        tiles, blocks = tiles.join(more), blocks.join(more)
+    spills, times, order = _keys(problem, family, tiles, target, known, (blocks, of))
+    place = _first(spills[own], times[own], order[own])
     merit = bool(spills[place]), float(times[place]), bool(order[place])
-    return merit, Choice(family.name, tiles.tile(place))
+    return merit, Choice(family.name, tiles.tile(place)), times[own.stop :]
 
 
 def burden_allows(tiles: Tiles, thumb: Tile, case: Case) -> Count:

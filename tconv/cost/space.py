@@ -166,6 +166,12 @@ RULES: tuple[tuple[str, Rule], ...] = (
 OF_BLOCKS = ("dot extents", "threads", "accumulator registers", "AMD limits")
 ENDLESS = 1 << 20  # rows and columns of an image that no tile is too large for
 SHARED_OUT = ("swizzle", "splits", "persistent")  # how tiles are shared out among programs
+# Rules that allow every tile with the plain value of a field.
+PLAIN_SHARES: dict[Rule, tuple[str, int]] = {
+    _splits: ("splits", 1),
+    _persistent: ("persistent", 0),
+    _swizzle: ("swizzle", DEFAULT_SWIZZLE),
+}
 
 
 @lru_cache(maxsize=64)
@@ -208,7 +214,24 @@ class Grid:
     @property
     def legal_tiles(self) -> Tiles:
         """The legal ones, one after another."""
+        return self._tiles_at(*np.nonzero(self.legal))
+
+    @property
+    def legal_blocks(self) -> tuple[Tiles, NDArray[np.intp]]:
+        """A legal tile of each block, split and not; and for ``legal_tiles`` its place among them.
+
+        All that is known of a tile before its programs are counted depends on no more.
+        """
         down, across = np.nonzero(self.legal)
+        kinds = 2 * down + (self.tiles.splits[0] > 1)[across]
+        first = np.zeros(2 * len(self.legal), dtype=np.intp)
+        first[kinds] = np.arange(len(kinds))
+        met = np.flatnonzero(np.bincount(kinds))
+        place = np.empty_like(first)
+        place[met] = np.arange(len(met))
+        return self._tiles_at(down[first[met]], across[first[met]]), place[kinds]
+
+    def _tiles_at(self, down: NDArray[np.intp], across: NDArray[np.intp]) -> Tiles:
         return Tiles(
             *(
                 getattr(self.tiles, name)[0, across]
@@ -224,10 +247,11 @@ def legal_grid(case: Case, allows_block: Callable[[Tiles], Count] | None = None)
     axes = case.family.axes(case.problem)
     blocks, alike = _blocks(replace(case.problem, geometry=_window(case)), case.family.name, axes,
                             case.target)  # fmt: skip
-    kept = _within_geometry(blocks, case)
-    if allows_block is not None:
-        kept = kept & allows_block(blocks)
+    kept = np.flatnonzero(_within_geometry(blocks, case))
     blocks, alike, shares = blocks.take(kept), alike[kept], _shares(axes)
+    if allows_block is not None:
+        kept = np.flatnonzero(allows_block(blocks))
+        blocks, alike = blocks.take(kept), alike[kept]
     tiles = Tiles(
         *(
             getattr(shares, name)[None, :] if name in SHARED_OUT else getattr(blocks, name)[:, None]
@@ -236,8 +260,16 @@ def legal_grid(case: Case, allows_block: Callable[[Tiles], Count] | None = None)
     )
     legal = np.ones((len(blocks), len(shares)), dtype=bool)
     for name, allows in RULES:
-        if name not in OF_BLOCKS and allows is not _within_geometry:
+        if name in OF_BLOCKS or allows is _within_geometry:
+            continue
+        if allows not in PLAIN_SHARES:
             legal &= allows(tiles, case)
+            continue
+        field, plain = PLAIN_SHARES[allows]
+        columns = np.flatnonzero(getattr(shares, field) != plain)
+        if len(columns):
+            some = {each: getattr(tiles, each)[:, columns] for each in SHARED_OUT}
+            legal[:, columns] &= allows(replace(tiles, **some), case)
     return Grid(tiles, legal, alike)
 
 

@@ -25,6 +25,7 @@ MOST_DOUBLINGS = 5  # of one warp to those of a program
 LINE_BYTES = 128  # of one request to the L2, whether it is filled or not
 WIDE_BYTES = 16  # the widest load, which bypasses the L1 (cp.async.cg)
 Array = NDArray[np.float64]
+Blocks = tuple[Tiles, NDArray[np.intp]]  # see ``Grid.legal_blocks``
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,37 +103,69 @@ def work_of(
     tiles: Tiles,
     target: Target,
     resources: Resources | None = None,
+    blocks: Blocks | None = None,
 ) -> Work:
-    """Return the work of ``tiles``; ``resources`` are those of compiled code, if known."""
-    matmul, demand = matmul_shape(problem, family.name), family.demand(problem, tiles, target)
+    """Return the work of ``tiles``; ``resources`` are those of compiled code, if known.
+
+    With ``blocks``, what tiles that differ in swizzle, splits or persistence have in common is
+    counted once.
+    """
+    matmul = matmul_shape(problem, family.name)
+    several, of = blocks or (tiles, None)
+    parts = _of_blocks(problem, family, several, matmul, target, resources)
+    if of is not None:
+        parts = {name: each[of] if np.ndim(each) else each for name, each in parts.items()}
+    resident = parts["resident"]
+    parts["resident"] = resident = np.where(
+        tiles.persistent, np.minimum(resident, np.maximum(tiles.persistent, 1)), resident
+    )
+    parts["programs"] = programs = matmul.programs(tiles)
+    parts["steps"] = matmul.steps(tiles)
+    part = 4 * accumulator_words(problem)
+    parts["written_bytes"] = parts["results"] * np.where(tiles.splits > 1, part, problem.itemsize)
+    counts = parts["row_tiles"], parts["column_tiles"]
+    parts |= _traffic(problem, tiles, matmul, target, np.maximum(1, resident), programs, counts)
+    parts |= _helpers(problem, family, tiles, target)
+    like = np.zeros(len(tiles))
+    return Work(*(_filled(parts[name], like) for name in NAMES))
+
+
+def _filled(value: Count, like: Array) -> Array:
+    """``value`` as floats, one for each tile; it may be one for all."""
+    if np.ndim(value) and value.dtype == like.dtype:
+        return np.asarray(value)
+    return np.asarray(like + value)
+
+
+def _of_blocks(
+    problem: Problem,
+    family: Family,
+    tiles: Tiles,
+    matmul: MatmulShape,
+    target: Target,
+    resources: Resources | None,
+) -> dict[str, Count]:
+    """Return what depends on no swizzle or persistence, and of splits only on whether there are."""
+    demand = family.demand(problem, tiles, target)
     taken = estimate(problem, family, tiles, target, demand)
     if resources is not None:  # 0 means that no loop was found because it was unrolled
         counted = np.where(resources.instructions, resources.instructions, taken.instructions)
         taken = replace(resources, instructions=counted)
-    resident = resident_programs(taken, tiles.warps, target)
-    resident = np.where(
-        tiles.persistent, np.minimum(resident, np.maximum(tiles.persistent, 1)), resident
-    )
-    programs = matmul.programs(tiles)
-    threads = tiles.warps * target.warp_size
+    results = family.results(problem, tiles)
     parts = {
-        "programs": programs,
-        "resident": resident,
+        "resident": resident_programs(taken, tiles.warps, target),
+        "row_tiles": matmul.row_tiles(tiles),
+        "column_tiles": matmul.column_tiles(tiles),
         "warps": tiles.warps,
-        "steps": matmul.steps(tiles),
         "instructions": taken.instructions,
         "spill_bytes": taken.spill_bytes,
-        "fetched_bytes": matmul.fetched_bytes(problem, tiles),
         "end_instructions": demand.end_instructions,
-        "outputs": family.results(problem, tiles) / threads,
-        "written_bytes": _written(problem, family, tiles),
+        "results": results,
+        "outputs": results / (tiles.warps * target.warp_size),
     }
     parts |= _products(problem, family, tiles, matmul, target)
     parts |= _loads(problem, family, tiles, demand.loads, demand.load_bytes, target)
-    parts |= _traffic(problem, tiles, matmul, target, np.maximum(1, resident), programs)
-    parts |= _helpers(problem, family, tiles, target)
-    like = np.zeros(len(tiles))
-    return Work(*(like + parts[name] for name in NAMES))
+    return parts | _fetched(problem, tiles, matmul)
 
 
 def _products(
@@ -186,6 +219,8 @@ def _warp_grid(tiles: Tile | Tiles) -> tuple[Count, Count]:
     for _ in range(MOST_DOUBLINGS):
         taller = tiles.block_m * across >= tiles.block_n * down
         more = down * across < tiles.warps
+        if not np.any(more):
+            break
         down = np.where(more & taller, 2 * down, down)
         across = np.where(more & ~taller, 2 * across, across)
     return down, across
@@ -228,11 +263,13 @@ def _traffic(
     target: Target,
     resident: Count,
     programs: Count,
+    counts: tuple[Count, Count],
 ) -> dict[str, Count]:
     """Return the bytes that DRAM delivers at least once, and how often it may deliver them again.
 
     Tiles are walked in stripes of ``swizzle`` rows: a wave of programs covers ``rows`` rows and
-    ``columns`` columns of them. Each group is walked separately.
+    ``columns`` columns of them. Each group is walked separately, and has ``counts`` rows and
+    columns of tiles.
     """
     shape, itemsize = problem.geometry, problem.itemsize
     operands = {
@@ -243,7 +280,7 @@ def _traffic(
     first, second = (elements * itemsize for elements in operands[problem.direction])
     groups = max(1, min(shape.groups, matmul.instances))
     several = max(1, matmul.instances // groups)  # phases of dgrad, or taps of wgrad with boxes
-    row_tiles, column_tiles = matmul.row_tiles(tiles), matmul.column_tiles(tiles)
+    row_tiles, column_tiles = counts
     if problem.direction == "wgrad":
         column_tiles = column_tiles * several
     else:
@@ -255,17 +292,6 @@ def _traffic(
     # Programs on one processor start together; as they drift apart, they share fewer reads.
     apart = np.maximum(1, target.processors * np.sqrt(resident) / stripe)
     row_bytes, column_bytes = first / groups / row_tiles, second / groups / column_tiles
-    reduced, produced = shape.group_in_channels, shape.group_out_channels
-    extents, runs = {
-        "fprop": ((reduced, reduced), (tiles.block_k, tiles.block_k)),
-        "dgrad": ((produced, reduced), (tiles.block_k, tiles.block_n)),
-        "wgrad": ((produced, reduced), (tiles.block_m, tiles.block_n)),
-    }[problem.direction]
-    parts = [_line_share(run, extent, itemsize) for run, extent in zip(runs, extents, strict=True)]
-    fetched = matmul.fetched_bytes(problem, tiles) / LINE_BYTES
-    fetched *= (parts[0] * tiles.block_m + parts[1] * tiles.block_n) / (
-        tiles.block_m + tiles.block_n
-    )
     scattered = problem.direction == "dgrad" and several > 1
     pixels = shape.batch * shape.in_h * shape.in_w * shape.groups
     again = 0.0 if matmul.streamed else 1.0
@@ -280,10 +306,28 @@ def _traffic(
         "stripe_bytes": stripe * row_bytes,
         "filter_bytes": second / groups,
         "wave_bytes": stripe * row_bytes + np.minimum(column_tiles, apart) * column_bytes,
+        "scattered_runs": pixels * column_tiles * float(scattered),
+    }
+
+
+def _fetched(problem: Problem, tiles: Tiles, matmul: MatmulShape) -> dict[str, Count]:
+    """Return a step's bytes from L2, requests for them, and the contiguous bytes of a load."""
+    shape, itemsize = problem.geometry, problem.itemsize
+    reduced, produced = shape.group_in_channels, shape.group_out_channels
+    extents, runs = {
+        "fprop": ((reduced, reduced), (tiles.block_k, tiles.block_k)),
+        "dgrad": ((produced, reduced), (tiles.block_k, tiles.block_n)),
+        "wgrad": ((produced, reduced), (tiles.block_m, tiles.block_n)),
+    }[problem.direction]
+    parts = [_line_share(run, extent, itemsize) for run, extent in zip(runs, extents, strict=True)]
+    fetched = matmul.fetched_bytes(problem, tiles)
+    whole = tiles.block_m + tiles.block_n
+    share = (parts[0] * tiles.block_m + parts[1] * tiles.block_n) / whole
+    return {
+        "fetched_bytes": fetched,
+        "fetched_lines": fetched / LINE_BYTES * share,
         "row_run": runs[0] * itemsize,
         "column_run": runs[1] * itemsize,
-        "fetched_lines": fetched,
-        "scattered_runs": pixels * column_tiles * float(scattered),
     }
 
 
@@ -297,12 +341,6 @@ def _line_share(run: Count, extent: int, itemsize: int) -> Count:
     """
     size = np.minimum(run, extent) * itemsize
     return np.where(run < extent, np.ceil(size / LINE_BYTES) * LINE_BYTES / size, 1.0)
-
-
-def _written(problem: Problem, family: Family, tiles: Tiles) -> Count:
-    """Return the bytes that a program writes: results, or partial sums."""
-    part = 4 * accumulator_words(problem)
-    return family.results(problem, tiles) * np.where(tiles.splits > 1, part, problem.itemsize)
 
 
 def _helpers(problem: Problem, family: Family, tiles: Tiles, target: Target) -> dict[str, Count]:
