@@ -210,4 +210,4 @@ def _shared_out(made: Choice, problem: Problem, target: Target) -> Sequence[Choi
     legal = np.ones(len(tiles), dtype=bool)
     for _, allows in RULES:
         legal &= allows(tiles, case)
-    return [replace(made, tile=tiles.tile(place)) for place in np.flatnonzero(legal)]
+    return [replace(made, tile=tiles.tile(int(place))) for place in np.flatnonzero(legal)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -110,17 +110,49 @@ class Tiles:
             places = np.flatnonzero(places)
         return Tiles(*(getattr(self, name)[places] for name in FIELDS))
 
-    def join(self, others: Tiles) -> Tiles:
-        """These tiles, then ``others``."""
-        pairs = ((getattr(self, name), getattr(others, name)) for name in FIELDS)
-        return Tiles(*map(np.concatenate, pairs))
-
     def tile(self, place: int) -> Tile:
         """The tile at ``place``."""
         return Tile(*(int(getattr(self, name)[place]) for name in FIELDS))
 
 
 FIELDS = tuple(each.name for each in fields(Tile))
+SHARED_OUT = ("swizzle", "splits", "persistent")  # how tiles are shared out among programs
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """Many tiles of fewer blocks: what tiles have in common is held once.
+
+    Attributes:
+        blocks: a tile for each combination of the other fields than ``SHARED_OUT``, and for each
+            another one if its reduction is split.
+        places: of each tile's block, among ``blocks``.
+    """
+
+    blocks: Tiles
+    places: Count
+    swizzle: Count
+    splits: Count
+    persistent: Count
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def tile(self, place: int) -> Tile:
+        """The tile at ``place``."""
+        shares = {name: int(getattr(self, name)[place]) for name in SHARED_OUT}
+        return replace(self.blocks.tile(self.places[place]), **shares)
+
+    def join(self, tiles: Tiles) -> Spread:
+        """These tiles, then ``tiles``."""
+        pairs = [(getattr(self.blocks, name), getattr(tiles, name)) for name in FIELDS]
+        shares = [(getattr(self, name), getattr(tiles, name)) for name in SHARED_OUT]
+        places = len(self.blocks) + np.arange(len(tiles))
+        return Spread(
+            Tiles(*map(np.concatenate, pairs)),
+            np.concatenate([self.places, places]),
+            *map(np.concatenate, shares),
+        )
 
 
 def for_each(function: Callable[[int], int], values: Count) -> Count:

@@ -14,12 +14,12 @@ import numpy as np
 from tconv.cost.constants import Constants, calibrated
 from tconv.cost.model import Array, milliseconds_of
 from tconv.cost.space import DEFAULT_SWIZZLE, Case, broken_rule, case_of, legal_grid
-from tconv.cost.work import Blocks, work_of
+from tconv.cost.work import work_of
 from tconv.families import FAMILIES, Family, serving
 from tconv.families.demand import accumulator_registers, uses_wgmma
 from tconv.problem import Problem
 from tconv.target import Target
-from tconv.tile import Choice, Count, Tile, Tiles
+from tconv.tile import Choice, Count, Spread, Tile, Tiles
 
 WGMMA_SUMS = 128  # a thread's registers, of 255
 Merit = tuple[bool, float, bool]
@@ -53,15 +53,18 @@ def merits(problem: Problem, choices: Sequence[Choice], target: Target) -> list[
 def _keys(
     problem: Problem,
     family: Family,
-    tiles: Tiles,
+    tiles: Tiles | Spread,
     target: Target,
     known: Constants,
-    blocks: Blocks | None = None,
+    rivals: int = 0,
 ) -> tuple[Count, Array, Count]:
-    """The columns of ``merits``."""
-    work = work_of(problem, family, tiles, target, blocks=blocks)
-    times = milliseconds_of(work, target, known)
-    return work.spill_bytes > 0, times, tiles.swizzle != DEFAULT_SWIZZLE
+    """The columns of ``merits``; of the first ``rivals`` tiles only the best is asked for."""
+    work = work_of(problem, family, tiles, target)
+    if np.any(work.spill_bytes):  # the fastest is not always the best
+        rivals = 0
+    times = milliseconds_of(work, target, known, rivals)
+    spills = work.each(work.spill_bytes) > 0
+    return spills, times, tiles.swizzle != DEFAULT_SWIZZLE
 
 
 def _first(spills: Count, times: Array, order: Count) -> int:
@@ -108,17 +111,14 @@ def _cheapest_of(
         legal = broken_rule(choice, problem, target) is None
         merit = bool(spills[0]), float(times[0]), bool(order[0])
         return merit if legal else (True, np.inf, True), choice, times[1:]
-    grid = grid.deepest()
-    tiles, (blocks, of) = grid.legal_tiles, grid.legal_blocks
-    own = slice(len(tiles))
+    tiles = grid.deepest().spread
+    rivals = len(tiles)
     if beside:
-        more = Tiles.of(beside)
-        of = np.concatenate([of, len(blocks) + np.arange(len(more))])
-        tiles, blocks = tiles.join(more), blocks.join(more)
-    spills, times, order = _keys(problem, family, tiles, target, known, (blocks, of))
-    place = _first(spills[own], times[own], order[own])
+        tiles = tiles.join(Tiles.of(beside))
+    spills, times, order = _keys(problem, family, tiles, target, known, rivals)
+    place = _first(spills[:rivals], times[:rivals], order[:rivals])
     merit = bool(spills[place]), float(times[place]), bool(order[place])
-    return merit, Choice(family.name, tiles.tile(place)), times[own.stop :]
+    return merit, Choice(family.name, tiles.tile(place)), times[rivals:]
 
 
 def burden_allows(tiles: Tiles, thumb: Tile, case: Case) -> Count:
@@ -135,16 +135,16 @@ def burden_allows(tiles: Tiles, thumb: Tile, case: Case) -> Count:
     def held(tile: Tile | Tiles) -> tuple[Count, Count, Count]:
         threads = tile.warps * target.warp_size
         operands = (tile.block_m + tile.block_n) * tile.block_k / threads
-        loads = np.add(*family.demand(problem, tile, target).loads)
+        first, second = family.demand(problem, tile, target).loads
         sums = accumulator_registers(problem, tile, target, family.sums(problem, tile))
-        return sums, operands, loads
+        return sums, operands, first + second
 
     sums, operands, loads = held(thumb)
+    of_tiles = held(tiles)
     if problem.itemsize == 2:
         wgmma = uses_wgmma(tiles, problem, target)
         if problem.layout == "nhwc" or problem.direction == "wgrad":
             sums = np.where(wgmma, np.maximum(sums, WGMMA_SUMS), sums)
-        operands = np.where(wgmma, 1.5 * operands, operands)
-        loads = np.where(wgmma, 1.5 * loads, loads)
-    kept = held(tiles)
-    return (kept[0] <= sums) & (kept[1] <= operands) & (kept[2] <= loads)
+        more = np.where(wgmma, 1.5, 1.0)
+        operands, loads = more * operands, more * loads
+    return (of_tiles[0] <= sums) & (of_tiles[1] <= operands) & (of_tiles[2] <= loads)

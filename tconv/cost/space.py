@@ -18,7 +18,7 @@ from tconv.families.demand import LEAST_DOT, REGISTERS_PER_THREAD, accumulator_r
 from tconv.geometry import ConvGeometry, power_of_two
 from tconv.problem import Problem
 from tconv.target import Target
-from tconv.tile import FIELDS, Choice, Count, Tile, Tiles
+from tconv.tile import FIELDS, SHARED_OUT, Choice, Count, Spread, Tile, Tiles
 
 MOST_THREADS = 1024  # a program, on NVIDIA and AMD alike
 MMA_OUTPUTS = 16 * 8  # of the smallest matrix instruction that a warp issues (m16n8)
@@ -165,7 +165,6 @@ RULES: tuple[tuple[str, Rule], ...] = (
 # Rules that look at a tile's block, depth and warps only, and at no extent of the problem.
 OF_BLOCKS = ("dot extents", "threads", "accumulator registers", "AMD limits")
 ENDLESS = 1 << 20  # rows and columns of an image that no tile is too large for
-SHARED_OUT = ("swizzle", "splits", "persistent")  # how tiles are shared out among programs
 # Rules that allow every tile with the plain value of a field.
 PLAIN_SHARES: dict[Rule, tuple[str, int]] = {
     _splits: ("splits", 1),
@@ -217,19 +216,18 @@ class Grid:
         return self._tiles_at(*np.nonzero(self.legal))
 
     @property
-    def legal_blocks(self) -> tuple[Tiles, NDArray[np.intp]]:
-        """A legal tile of each block, split and not; and for ``legal_tiles`` its place among them.
-
-        All that is known of a tile before its programs are counted depends on no more.
-        """
+    def spread(self) -> Spread:
+        """The same as ``legal_tiles``, by blocks."""
         down, across = np.nonzero(self.legal)
         kinds = 2 * down + (self.tiles.splits[0] > 1)[across]
-        first = np.zeros(2 * len(self.legal), dtype=np.intp)
-        first[kinds] = np.arange(len(kinds))
+        some = np.zeros(2 * len(self.legal), dtype=np.intp)  # a tile of each kind
+        some[kinds] = np.arange(len(kinds))
         met = np.flatnonzero(np.bincount(kinds))
-        place = np.empty_like(first)
-        place[met] = np.arange(len(met))
-        return self._tiles_at(down[first[met]], across[first[met]]), place[kinds]
+        places = np.empty_like(some)
+        places[met] = np.arange(len(met))
+        blocks = self._tiles_at(down[some[met]], across[some[met]])
+        shares = (getattr(self.tiles, name)[0, across] for name in SHARED_OUT)
+        return Spread(blocks, places[kinds], *shares)
 
     def _tiles_at(self, down: NDArray[np.intp], across: NDArray[np.intp]) -> Tiles:
         return Tiles(

@@ -71,8 +71,7 @@ class MatmulShape:
 
     def steps(self, tile: Tile | Tiles) -> Count:
         """Steps of a program's loop."""
-        steps = self.all_steps(tile)
-        return np.where(tile.splits == 1, steps, np.ceil(steps / tile.splits))
+        return shared_steps(self.all_steps(tile), tile.splits)
 
     def step_products(self, tile: Tile | Tiles) -> Count:
         """Multiply-adds of a program's step."""
@@ -87,6 +86,11 @@ class MatmulShape:
         rows = filled(self.rows, tile.block_m)
         columns = filled(self.columns, tile.block_n)
         return (rows + columns) * filled(self.depth, tile.block_k) * problem.itemsize
+
+
+def shared_steps(steps: Count, splits: Count) -> Count:
+    """Steps of one of ``splits`` that share ``steps``."""
+    return np.where(splits == 1, steps, np.ceil(steps / splits))
 
 
 @dataclass(frozen=True)
