@@ -34,8 +34,8 @@ if interpreting():
     interpreter_speed.hasten()
     watch()
 
-# A plugin that must not be collected: importing it changes where the suite runs.
-collect_ignore = ["tests/as_on_a_gpu.py"]
+# A plugin that changes where the suite runs when imported, and a program that imports much.
+collect_ignore = ["tests/as_on_a_gpu.py", "tests/autotune/killable.py"]
 if importlib.util.find_spec("keras") is None:
     collect_ignore.append("tconv/keras.py")
 
