@@ -75,6 +75,12 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("TCONV_HOME", str(tmp_path_factory.mktemp("home")))
 
 
+# Torch notes at its first use which functions ``torch.device`` changes as a context: they must be
+# its own, else a model made on the meta device takes memory and time.
+with torch.device("meta"):
+    assert torch.empty(1).is_meta
+
+
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill fresh memory with NaN or the least integer, to expose elements that no kernel wrote."""
