@@ -24,8 +24,9 @@ from typing import Any
 
 import pytest
 
+from tconv import interpreter_bfloat16
 from tconv.launch import emulated, interpreting
-from tests import interpreter_bfloat16, interpreter_boxes, interpreter_speed
+from tests import interpreter_boxes, interpreter_speed
 from tests.interpreter_memory import watch
 
 if interpreting():

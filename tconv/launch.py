@@ -24,7 +24,7 @@ from triton.runtime import driver
 from triton.runtime.interpreter import InterpretedFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tconv import kernel_cache
+from tconv import interpreter_bfloat16, kernel_cache
 from tconv.target import INTERPRETER, Target, target_of
 
 BACKEND = "hip" if torch.version.hip else "cuda"  # Triton's, for the GPUs of this torch
@@ -189,7 +189,9 @@ class Launch:
         for operand in self.operands.values():
             if isinstance(operand, Descriptor):
                 _aligned(tensors, operand.tensor)
-        if not interpreting():
+        if interpreting():
+            interpreter_bfloat16.mend()
+        else:
             kernel_cache.guard()
         compiled = self.function[self.grid](**self.arguments(tensors))
         names = {operand.tensor for operand in self.operands.values()}

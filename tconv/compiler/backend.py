@@ -110,6 +110,14 @@ def fuse(graph: fx.GraphModule) -> list[Entry]:
         What became of each convolution and pool, in the order of the graph.
     """
     entries: list[Entry] = []
+    for each in graph.modules():  # bodies of higher-order operators such as ``checkpoint`` as well
+        if isinstance(each, fx.GraphModule):
+            entries += _fuse_one(each)
+    return entries
+
+
+def _fuse_one(graph: fx.GraphModule) -> list[Entry]:
+    entries: list[Entry] = []
     places, fused = Places(graph.graph), set[fx.Node]()
     for node in list(graph.graph.nodes):
         if node in fused:

@@ -249,6 +249,8 @@ def mutates(node: fx.Node) -> bool:
         return (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
     if (call := read(node)) is not None:
         return bool(call["inplace"]) or bool(call.arguments.get("training"))
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        return any(map(mutates, _inner_nodes(node)))
     if "out" in node.kwargs:
         return True
     if isinstance(node.target, torch._ops.OpOverload):
@@ -261,6 +263,16 @@ def mutates(node: fx.Node) -> bool:
     if name.startswith("_") and not name.startswith("__"):
         return True  # _set_grad_enabled, _enter_autocast and similar functions
     return name.endswith("_") and not name.endswith("__")
+
+
+def _inner_nodes(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes of the graphs that a higher-order operator is given."""
+    owner = node.graph.owning_module
+    named = [str(each.target) for each in node.all_input_nodes if each.op == "get_attr"]
+    graphs = [owner.get_submodule(name) for name in named if owner and hasattr(owner, name)]
+    return [
+        inner for each in graphs if isinstance(each, fx.GraphModule) for inner in each.graph.nodes
+    ]
 
 
 _INPLACE_OPERATORS = {

@@ -260,6 +260,8 @@ def _storage(node: fx.Node) -> int | None:
     value = value_of(node)
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return None  # torch forbids writes to several views of one call, such as ``chunk``
+    while torch._C._functorch.is_functorch_wrapped_tensor(value):
+        value = torch._C._functorch.get_unwrapped(value)  # of ``torch.func.grad`` or ``vmap``
     return value.untyped_storage()._cdata
 
 

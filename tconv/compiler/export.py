@@ -17,8 +17,8 @@ def export(
 
     The program is that of ``torch.export.export``, with each chain that one kernel computes
     replaced by one operator. ``torch.export.save`` and ``load`` work where tconv is imported. A
-    model whose graph breaks cannot be exported, as in torch. The kernels need Python for their
-    launch, so AOTInductor cannot package them.
+    model whose graph breaks cannot be exported, as in torch. AOTInductor packages the program, but
+    the kernels need Python for their launch: a package runs in a process that imports tconv.
 
     Args:
         model: the model, in evaluation mode if batch norms are to be fused.

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 T = TypeVar("T")
 Pair = tuple[int, int]
@@ -60,7 +60,7 @@ def pair(value: Any) -> Pair | None:
     if kind is tuple and len(value) == 2:  # the common case: every call passes here three times
         first, last = value
         return value if type(first) is int is type(last) else None
-    if (kind is tuple and len(value) == 1) or (kind is list and len(value) in (1, 2)):
+    if isinstance(value, (tuple, list)) and len(value) in (1, 2):  # torch.Size, fx's lists as well
         return pair((value[0], value[-1]))
     return None
 
@@ -71,8 +71,7 @@ def single(value: Any) -> tuple[int] | None:
     >>> single(3), single([2]), single((1, 2)), single(True)
     ((3,), (2,), None, None)
     """
-    kind = type(value)
-    if (kind is tuple or kind is list) and len(value) == 1:
+    if isinstance(value, (tuple, list)) and len(value) == 1:
         value = value[0]
     return (value,) if type(value) is int else None
 
@@ -93,10 +92,11 @@ def read(function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """
     reached, first, dimensions = _REACHED[function]
     recorder = _Recorder(reached)
-    empty = torch.empty((1,) * dimensions, device="meta")
+    with _disable_current_modes():  # an export would record the calls of this function
+        empty = torch.empty((1,) * dimensions, device="meta")
     given = [empty if isinstance(value, Tensor) and place < first else value
              for place, value in enumerate(arguments)]  # fmt: skip
-    with recorder:
+    with _disable_current_modes(), recorder:
         try:
             function(*given)
         except RuntimeError as error:

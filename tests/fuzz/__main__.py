@@ -38,8 +38,9 @@ def fuzz(kind: str, seed: int, seconds: float) -> Found:
     """Check rounds of cases from ``seed`` on, for so many seconds and one case more."""
     import torch
 
+    from tconv import interpreter_bfloat16
     from tconv.launch import interpreting
-    from tests import interpreter_bfloat16, interpreter_speed
+    from tests import interpreter_speed
 
     torch.set_num_threads(1)
     if interpreting():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -75,3 +76,21 @@ def test_flops_are_counted_as_torch_counts_its_own(backward: bool) -> None:
 def test_jit_script_is_refused_by_name(layer: nn.Module) -> None:
     with pytest.raises(NotImplementedError, match=rf"compile tconv.{type(layer).__name__};"):
         torch.jit.script(nn.Sequential(layer))
+
+
+def test_an_export_does_not_record_the_reading_of_arguments() -> None:
+    """NumPy's integers are read by torch's own parser, in a call that must not be recorded."""
+    two = np.int64(2)
+
+    class Strided(nn.Module):
+        def forward(self, x: Tensor, w: Tensor) -> Tensor:
+            y = tconv.functional.conv2d(x, w, None, (two, two))
+            y = tconv.functional.conv_transpose2d(y, w, None, two)
+            return tconv.functional.avg_pool2d(y, two)
+
+    program = torch.export.export(Strided(), (image(), torch.ones(3, 3, 3, 3)))
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    names = ["conv2d", "conv_transpose2d", "avg_pool2d"]
+    assert [name for name in called if "getitem" not in name] == [
+        f"tconv.{name}.default" for name in names
+    ]

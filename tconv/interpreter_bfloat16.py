@@ -1,4 +1,4 @@
-"""A mend, for tests alone, of what Triton's interpreter gets wrong in bfloat16.
+"""Corrects what Triton's interpreter gets wrong in bfloat16.
 
 Its ``dot`` multiplies the raw bits, its cast from float32 cuts off instead of rounding to nearest
 even, and its cast to float32 loses subnormal numbers. The compiled kernels have none of these
@@ -7,6 +7,7 @@ faults.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,9 @@ def _rounded(values: np.ndarray) -> np.ndarray:
     return rounded
 
 
+@cache
 def mend() -> None:
-    """Replace them in the interpreter's builder."""
+    """Replace the faulty operations in the interpreter's builder, once in a process."""
     builder = interpreter.InterpreterBuilder
     plain_dot, plain_cast = builder.create_dot, builder.cast_impl
 
