@@ -118,6 +118,7 @@ def parts_of(work: Work, target: Target, known: Constants) -> dict[str, Array]:
     # With several programs resident, one's ends and pauses hide behind another's loop.
     alone = full / resident + (rest > 0) / np.maximum(1, last)
     ends = alone * (known.prologue_clocks + known.output_clocks * work.outputs)
+    ends = ends + alone * work.end_instructions * known.clocks_per_instruction
     ends = ends + alone * work.steps * known.step_clocks
     write_clocks = work.written_bytes * target.processors * target.clock_ghz / target.l2_gbps
     parts["ends"] = (ends + busiest * known.write_share * write_clocks) / per_millisecond
@@ -154,7 +155,7 @@ def _loop_clocks(
     return {
         "tensor cores": products * work.tensor,
         "multiply-adds": products * (1 - work.tensor),
-        "issue": busiest * work.instructions * work.warps
+        "issue": busiest * (work.instructions + work.end_instructions / work.steps) * work.warps
         / (known.issue_per_clock * known.issue_share),
         "shared memory": busiest
         * (work.shared_bytes / known.shared_bytes_per_clock + work.l1_lines),

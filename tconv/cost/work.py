@@ -74,6 +74,7 @@ class Work:
     column_run: Array
     scattered_runs: Array  # of results, that a strided dgrad writes pixel by pixel
     # Ends
+    end_instructions: Array  # per warp, behind the loop: sums across threads
     written_bytes: Array  # per program
     outputs: Array  # per thread
     launches: Array
@@ -122,7 +123,8 @@ def work_of(
         "instructions": taken.instructions,
         "spill_bytes": taken.spill_bytes,
         "fetched_bytes": matmul.fetched_bytes(problem, tiles),
-        "outputs": tiles.block_m * tiles.block_n / threads,
+        "end_instructions": demand.end_instructions,
+        "outputs": family.results(problem, tiles) / threads,
         "written_bytes": _written(problem, family, tiles),
     }
     parts |= _products(problem, family, tiles, matmul, target)
@@ -159,7 +161,7 @@ def _products(
         if problem.direction == "wgrad":
             turned += tiles.block_m * tiles.block_k * tiles.block_m / WGMMA_ROWS
     return {
-        "flops": 2.0 * m * n * k * matmul.step_taps,
+        "flops": 2.0 * matmul.step_products(issued),
         "narrow": ~wgmma & (tensor and target.sm >= 90),
         "tensor": float(tensor),
         "peak": target.peak_tflops[arithmetic] * 1e3 / target.processors / target.clock_ghz,
@@ -299,9 +301,8 @@ def _line_share(run: Count, extent: int, itemsize: int) -> Count:
 
 def _written(problem: Problem, family: Family, tiles: Tiles) -> Count:
     """Return the bytes that a program writes: results, or partial sums."""
-    parts = tiles.block_m * tiles.block_n * 4 * accumulator_words(problem)
-    whole = family.results(problem, tiles) * problem.itemsize
-    return np.where(tiles.splits > 1, parts, whole)
+    part = 4 * accumulator_words(problem)
+    return family.results(problem, tiles) * np.where(tiles.splits > 1, part, problem.itemsize)
 
 
 def _helpers(problem: Problem, family: Family, tiles: Tiles, target: Target) -> dict[str, Count]:

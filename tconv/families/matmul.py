@@ -66,6 +66,10 @@ class MatmulShape:
         steps = self.all_steps(tile)
         return np.where(tile.splits == 1, steps, np.ceil(steps / tile.splits))
 
+    def step_products(self, tile: Tile | Tiles) -> Count:
+        """Multiply-adds of a program's step."""
+        return tile.block_m * tile.block_n * tile.block_k * self.step_taps
+
     def fetched_bytes(self, problem: Problem, tile: Tile | Tiles) -> Count:
         """Bytes that a step reads from L2. Masked elements, beyond the extents, are not read."""
 
