@@ -35,8 +35,8 @@ if interpreting():
     interpreter_speed.hasten()
     watch()
 
-# A plugin that must not be collected: importing it changes where the suite runs.
-collect_ignore = ["tests/as_on_a_gpu.py"]
+# A plugin that changes where the suite runs when imported, and a program that imports much.
+collect_ignore = ["tests/as_on_a_gpu.py", "tests/autotune/killable.py"]
 if importlib.util.find_spec("keras") is None:
     collect_ignore.append("tconv/keras.py")
 
@@ -74,6 +74,12 @@ def _overflow(request: pytest.FixtureRequest) -> Iterator[None]:
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests from reading or writing the user's tuned tables."""
     monkeypatch.setenv("TCONV_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+# Torch notes at its first use which functions ``torch.device`` changes as a context: they must be
+# its own, else a model made on the meta device takes memory and time.
+with torch.device("meta"):
+    assert torch.empty(1).is_meta
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,8 @@
 """Executed counts of the virtual GPU beside the cost model's estimates, launch by launch.
 
 Executed are the warp instructions of the PTX, prologue and ends included, and the bytes that
-threads or boxes ask of global memory. Estimated are the instructions of the model's loop, and the
-bytes that it fetches and writes.
+threads or boxes ask of global memory. Estimated are the instructions of the model's loop and of
+sums across threads behind it, and the bytes that a program fetches and writes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def count_here(problem: Problem, choice: Choice, target: Target) -> Row:
         (each.counters.as_dict() for each in launched), key=lambda counts: counts["instructions"]
     )
     work = work_of(problem, FAMILIES[choice.family], Tiles.of([choice.tile]), target)
-    per_warp = work.programs * work.steps * work.instructions
+    per_warp = work.programs * (work.steps * work.instructions + work.end_instructions)
     moved = work.programs * (work.steps * work.fetched_bytes + work.written_bytes)
     ideal = found["shared_ideal_wavefronts"]
     return Row(

@@ -4,8 +4,9 @@
 
 Each row is one launch of a small layer. Executed are the warp instructions of the PTX, prologue and
 ends included, the bytes that threads or boxes ask of global memory, and the share of wavefronts of
-shared memory that bank conflicts add. Estimated are the instructions of the model's loop and the
-bytes that it fetches and writes. A ratio is executed / estimated.
+shared memory that bank conflicts add. Estimated are the instructions of the model's loop and of
+sums across threads behind it, and the bytes that a program fetches and writes. A ratio is
+executed / estimated.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ REGISTERS_ACROSS_TAPS = 7  # as Triton 3.6 compiles wgrad; later ones make do wi
 
 @dataclass(frozen=True)
 class Demand:
-    """Registers and instructions that one thread of a kernel needs for its loop."""
+    """Registers and instructions that one thread of a kernel needs."""
 
     registers: Count
     instructions: Count  # of one step
@@ -37,6 +37,7 @@ class Demand:
     # Loads of one step for either operand, and the bytes of each; none: boxes, or no shared memory.
     loads: tuple[Count, Count] = (0.0, 0.0)
     load_bytes: tuple[Count, Count] = (16, 16)
+    end_instructions: Count = 0.0  # once, behind the loop: sums across threads
 
 
 def accumulator_words(problem: Problem) -> int:

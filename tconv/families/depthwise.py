@@ -9,7 +9,7 @@ from math import gcd
 import numpy as np
 
 from tconv.families.common import accumulator_type, index_type
-from tconv.families.demand import Demand, accumulator_registers
+from tconv.families.demand import Demand, accumulator_registers, accumulator_words
 from tconv.families.epilogue import epilogue_constants, epilogue_operands
 from tconv.families.family import WGRAD_AXES, Axes, Family
 from tconv.families.matmul import MatmulShape
@@ -33,6 +33,15 @@ RESULTS_PER_COPY = 1 << 20
 # Fitted to 65 compiled kernels (sm_90): each place is loaded, widened and used.
 INSTRUCTIONS_PER_LOAD = 5.0  # with its mask and the zeros that stand in
 REGISTERS_BESIDE_SUMS = 40
+# Fitted to 100 compiled kernels of wgrad (sm_90). A step finds its strips' places on the images for
+# each vector of channels; of contiguous images, a load has an address of its own.
+WGRAD_STEP_INSTRUCTIONS = 70.0
+WGRAD_INSTRUCTIONS_PER_LOAD = {"nhwc": 5.0, "nchw": 6.6}
+WGRAD_REGISTERS = 30
+# Behind the loop: of a program, of a tap; and what a tap and a sum take where sums of several warps
+# meet in shared memory, beside a shuffle and an addition for each halving.
+END_INSTRUCTIONS, END_INSTRUCTIONS_PER_TAP = 35.0, 1.0
+SHARED_INSTRUCTIONS_PER_TAP, SHARED_INSTRUCTIONS_PER_SUM = 3.0, 5.5
 SECTOR = 32  # bytes: the least that L2 hands out
 
 
@@ -306,7 +315,8 @@ def tile_axes(problem: Problem) -> Axes:
 class Strips(MatmulShape):
     """A depthwise pass: ``rows`` lines of images, cut into strips, by ``columns`` channels.
 
-    A step takes one line of the filter; of wgrad, whose ``depth`` is positive, ``block_m`` strips.
+    A step takes one line of the filter; of wgrad, whose ``depth`` is positive, ``block_m`` strips
+    and all lines of a program.
     """
 
     problem: Problem | None = None
@@ -324,13 +334,20 @@ class Strips(MatmulShape):
         return True
 
     def strips(self, tile: Tile | Tiles) -> Count:
-        if self.depth:
-            return self.along // for_each(partial(whole_strip, self.along), tile.block_k)
         return cdiv(self.along, self.strip(tile))
 
     def strip(self, tile: Tile | Tiles) -> Count:
-        """Results of a strip; of a strided gradient, whole phases."""
+        """Results of a strip; of a strided gradient, whole phases; of wgrad, a part of a line."""
+        if self.depth:
+            return for_each(partial(whole_strip, self.along), tile.block_k)
         return cdiv(tile.block_k, self.whole) * self.whole
+
+    def lines(self, tile: Tile | Tiles) -> Count:
+        """Lines of the filter that a step takes."""
+        if not self.depth:
+            return 1
+        assert self.problem is not None
+        return lines_of(self.problem, tile)
 
     def programs(self, tile: Tile | Tiles) -> Count:
         columns = self.column_tiles(tile) * self.instances
@@ -338,7 +355,7 @@ class Strips(MatmulShape):
             return self.row_tiles(tile) * self.strips(tile) * columns
         assert self.problem is not None
         _, across = axes(self.problem)
-        return tile.splits * columns * cdiv(across.filter, lines_of(self.problem, tile))
+        return tile.splits * columns * cdiv(across.filter, self.lines(tile))
 
     def all_steps(self, tile: Tile | Tiles) -> Count:
         if self.depth:
@@ -347,10 +364,13 @@ class Strips(MatmulShape):
 
     def places(self, tile: Tile | Tiles) -> Count:
         """Places that a strip reads, for one line of the filter."""
-        return (tile.block_k - 1) * self.strided + self.read
+        return (self.strip(tile) // self.whole - 1) * self.strided + self.read
+
+    def step_products(self, tile: Tile | Tiles) -> Count:
+        return tile.block_m * tile.block_n * self.strip(tile) * self.lines(tile) * self.step_taps
 
     def fetched_bytes(self, problem: Problem, tile: Tile | Tiles) -> Count:
-        places = self.places(tile) + (tile.block_k if self.depth else 0)
+        places = self.places(tile) + (self.strip(tile) if self.depth else 0)
         beside, apart = tile.block_n, tile.block_m  # in memory
         if problem.layout == "nchw":
             beside, apart = apart, beside
@@ -367,7 +387,7 @@ def matmul(problem: Problem) -> Strips:
     if problem.direction == "wgrad":
         lines = shape.batch * across.result
         return Strips(
-            lines, shape.out_channels, lines, 1, 1, step_taps=shape.taps, problem=problem,
+            lines, shape.out_channels, lines, 1, 1, step_taps=along.filter, problem=problem,
             along=along.result, strided=along.stride, read=span,
         )  # fmt: skip
     if problem.direction == "fprop":
@@ -393,31 +413,62 @@ def sums(problem: Problem, tile: Tile | Tiles) -> Count:
 
 def results(problem: Problem, tile: Tile | Tiles) -> Count:
     """Results that a program writes."""
-    each = problem.geometry.taps if problem.direction == "wgrad" else tile.block_k
-    return tile.block_m * tile.block_n * each
+    shape = matmul(problem)
+    if problem.direction == "wgrad":
+        return tile.block_n * shape.lines(tile) * shape.step_taps
+    return tile.block_m * tile.block_n * shape.strip(tile)
+
+
+def _held(problem: Problem, tile: Tile | Tiles, target: Target) -> tuple[Count, Count]:
+    """Channels by strips that a thread holds, and how many of them one load brings."""
+    held = np.maximum(1.0, tile.block_m * tile.block_n / (tile.warps * target.warp_size))
+    widest = 16 // problem.itemsize if problem.layout == "nhwc" else 1
+    return held, np.minimum(held, widest)
 
 
 def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
-    """Estimated registers and instructions of a thread, for one line of the filter."""
+    """Estimated registers and instructions of a thread, for one step."""
+    shape, wgrad = matmul(problem), problem.direction == "wgrad"
+    held, vector = _held(problem, tile, target)
+    strip, lines, taps = shape.strip(tile), shape.lines(tile), shape.step_taps
+    read = lines * shape.places(tile) + (strip if wgrad else taps)  # of both operands
+    loads = read * held / vector
+    instructions = held * strip * lines * taps + (held * read if problem.itemsize == 2 else 0.0)
+    if not wgrad:
+        instructions += INSTRUCTIONS_PER_LOAD * loads
+        kept = accumulator_registers(problem, tile, target, sums(problem, tile))
+        return Demand(REGISTERS_BESIDE_SUMS + kept + np.rint(held * (taps + 2)), instructions)
+    instructions += WGRAD_STEP_INSTRUCTIONS * held / vector
+    instructions += WGRAD_INSTRUCTIONS_PER_LOAD[problem.layout] * loads
+    kept = accumulator_words(problem) * held * (1.2 * lines * taps + 1.6 * strip)
+    end = _end_instructions(problem, tile, target, vector)
+    return Demand(np.rint(WGRAD_REGISTERS + kept + loads), instructions, end_instructions=end)
+
+
+def _end_instructions(problem: Problem, tile: Tile | Tiles, target: Target, vector: Count) -> Count:
+    """Instructions of a warp of wgrad behind its loop, where each tap's sums are added up.
+
+    A warp's lanes lie along channels first, then along strips, and so do warps. Sums are halved by
+    shuffles within a warp; those of several warps meet in shared memory.
+    """
     shape = matmul(problem)
-    width = tile.block_m * tile.block_n / (tile.warps * target.warp_size)
-    vector = np.minimum(width, 16 // problem.itemsize) if problem.layout == "nhwc" else 1.0
-    each = np.maximum(1.0, width / np.maximum(1.0, vector))
-    places = shape.places(tile) * each
-    weights = (tile.block_k if problem.direction == "wgrad" else shape.step_taps) * each
-    held = np.maximum(1.0, width)
-    widened = held * (shape.places(tile) + shape.step_taps)
-    instructions = INSTRUCTIONS_PER_LOAD * (places + weights)
-    instructions += held * tile.block_k * shape.step_taps
-    instructions += widened if problem.itemsize == 2 else 0.0
-    kept = accumulator_registers(problem, tile, target, sums(problem, tile))
-    registers = REGISTERS_BESIDE_SUMS + kept + np.rint(held * (shape.step_taps + 2))
-    return Demand(registers, instructions)
+    beside = np.minimum(target.warp_size, np.maximum(1, tile.block_n // vector))
+    lanes = np.minimum(tile.block_m, target.warp_size // beside)
+    warps_beside = np.clip(tile.block_n // (vector * beside), 1, tile.warps)
+    warps = np.minimum(tile.warps // warps_beside, np.maximum(1, tile.block_m // lanes))
+    sums_of_tap = np.maximum(1, tile.block_n // (beside * warps_beside))
+    each = END_INSTRUCTIONS_PER_TAP + 2 * np.log2(lanes) * sums_of_tap
+    shared = SHARED_INSTRUCTIONS_PER_TAP + SHARED_INSTRUCTIONS_PER_SUM * sums_of_tap
+    each = each + np.where(warps > 1, shared + 2 * np.log2(warps), 0.0)
+    return END_INSTRUCTIONS + shape.lines(tile) * shape.step_taps * each
 
 
 def l1_reuse(problem: Problem) -> int:
-    """Steps that read the same bytes: places under one line of the filter after another."""
-    return matmul(problem).step_taps
+    """Steps that read the same bytes: one for each line of the filter; wgrad takes them in one."""
+    _, across = axes(problem)
+    if problem.direction == "wgrad":
+        return 0
+    return cdiv(across.filter, across.stride) if problem.direction == "dgrad" else across.filter
 
 
 FAMILY = Family(

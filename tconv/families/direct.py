@@ -32,6 +32,9 @@ MOST_CHANNELS = 64  # of a group, in and out: with more, the matrix unit's block
 # Fitted to 24 compiled kernels (sm_90, LeNet-5's layers): a load brings its mask and, in 16 bits, a
 # conversion; all loads of a step wait in registers.
 LOOP_INSTRUCTIONS, WGRAD_LOOP_INSTRUCTIONS, INSTRUCTIONS_PER_LOAD = 60.0, 110.0, 1.6
+# Fitted to 140 compiled kernels of wgrad (sm_90): a sum of a thread is added up over its warp, by
+# five shuffles and five additions, and over warps through shared memory.
+END_INSTRUCTIONS, END_INSTRUCTIONS_PER_SUM = 37.0, 12.7
 REGISTERS_BESIDE_SUMS = 40
 THREAD_OUTPUTS = 32  # sums that a thread keeps: enough products for each load, few registers
 
@@ -213,9 +216,14 @@ def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
     instructions = WGRAD_LOOP_INSTRUCTIONS if wgrad else LOOP_INSTRUCTIONS
     instructions += INSTRUCTIONS_PER_LOAD * loads + conversions
     instructions += outputs * (1 if wgrad else problem.geometry.filter_w)
+    end: Count = 0.0
+    if wgrad:  # a thread first adds up its own pixels
+        pixels = np.maximum(1.0, tile.block_k / (tile.warps * target.warp_size))
+        end = END_INSTRUCTIONS + END_INSTRUCTIONS_PER_SUM * outputs / pixels
     # Loads wait for registers before anything is spilled: only the sums must stay.
     kept = REGISTERS_BESIDE_SUMS + outputs
-    return Demand(kept + np.rint(1.2 * loads), instructions, least_registers=kept)
+    waiting = np.rint(1.2 * loads)
+    return Demand(kept + waiting, instructions, least_registers=kept, end_instructions=end)
 
 
 def l1_lines(problem: Problem, tile: Tile | Tiles, target: Target) -> Count:

@@ -10,19 +10,22 @@ from tconv.families import FAMILIES
 from tconv.geometry import PASSES
 from tconv.target import TARGETS
 
-# Executed / estimated warp instructions. Executed are those of the PTX, prologue and ends included,
-# which the estimate of a loop leaves out: in two steps they are most of direct's wgrad, where each
-# sum is added up across threads at the end, and a large part of depthwise's strips.
+# Executed / estimated warp instructions. Executed are those of the PTX, prologue and stores
+# included, which the estimate leaves out: they are a large part of depthwise's strips.
 BOUNDS = {
     "fprop implicit_gemm": (0.75, 1.1),
     "fprop grouped": (1.4, 2.0),
     "fprop depthwise": (1.4, 2.0),
-    "wgrad direct": (2.3, 3.4),
+    "wgrad depthwise": (1.0, 1.4),
+    "wgrad direct": (1.1, 1.5),
     "wgrad implicit_gemm": (0.7, 1.0),
     "fprop few_channels": (1.0, 1.4),
 }
 BYTES = (0.85, 1.1)  # executed / estimated; the border and masked pixels lie between
-BYTES_OF = {"grouped": (1.3, 1.5)}  # reads neighbouring groups' channels with its own
+BYTES_OF = {
+    "fprop grouped": (1.3, 1.5),  # reads neighbouring groups' channels with its own
+    "wgrad depthwise": (1.5, 1.9),  # asks for a line of x for each line of the filter: L1 has it
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def rows() -> dict[str, Row]:
 def test_instructions_and_bytes_are_near_the_estimates(name: str, rows: dict[str, Row]) -> None:
     least, most = BOUNDS[name]
     assert least <= rows[name].instruction_ratio <= most
-    least, most = BYTES_OF.get(rows[name].family, BYTES)
+    least, most = BYTES_OF.get(name, BYTES)
     assert least <= rows[name].byte_ratio <= most
 
 
@@ -47,7 +50,7 @@ def test_the_model_orders_two_families_as_their_executed_counts(rows: dict[str, 
     direct, product = rows["wgrad direct"], rows["wgrad implicit_gemm"]
     assert direct.problem == product.problem
     assert direct.instructions > 4 * product.instructions
-    assert direct.estimated_instructions > 2 * product.estimated_instructions
+    assert direct.estimated_instructions > 4 * product.estimated_instructions
 
 
 def test_the_benchmark_covers_every_family_and_its_passes() -> None:

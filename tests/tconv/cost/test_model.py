@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from tconv.cost.constants import Constants
+from tconv.cost.constants import Constants, calibrated
 from tconv.cost.estimate import Resources, estimated_resources, resident_programs
 from tconv.cost.model import parts_of, predict, predict_all
 from tconv.cost.space import candidates
@@ -127,7 +127,28 @@ def test_depthwise_is_predicted_near_the_memory(direction: Pass) -> None:
     tiles = candidates(problem, H200)
     best = tiles[predict_all(problem, tiles, H200).argmin()]
     assert best.family == "depthwise"
-    assert predict(problem, best, H200).bound == "DRAM"
+    found = predict(problem, best, H200)
+    if direction == "wgrad":  # whose instructions take longer than the memory
+        assert found.bound == "issue"
+        assert found.parts["issue"] < 1.6 * found.parts["DRAM"]
+    else:
+        assert found.bound == "DRAM"
+
+
+def test_sums_across_threads_cost_issue_slots_and_time() -> None:
+    """Once a program, not once a step; a program alone waits for them."""
+    problem, target = Problem(ConvGeometry(64, 6, 14, 14, 16, 5, 5), "wgrad"), TARGETS["sm_90"]
+    tiles = Tiles.of([Tile(4, 8, 128, stages=1, warps=4)])
+    work = work_of(problem, FAMILIES["direct"], tiles, target)
+    assert work.steps[0] > 10
+    assert work.end_instructions[0] > work.instructions[0]
+    known = calibrated(target).constants
+    without = dataclasses.replace(work, end_instructions=0 * work.end_instructions)
+    parts, fewer = parts_of(work, target, known), parts_of(without, target, known)
+    more = {name for name in parts if parts[name][0] > fewer[name][0]}
+    assert more == {"issue", "ends"}
+    share = work.end_instructions / (work.steps * work.instructions)
+    assert parts["issue"] == pytest.approx(fewer["issue"] * (1 + share))
 
 
 def test_results_of_a_strided_dgrad_are_scattered_and_wider_tiles_scatter_less() -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("expecttest", reason="torch's samples need expecttest")
 
-from torch.testing._internal.common_methods_invocations import op_db
+from tests import torchs_samples
 
 plain = torch.nn.functional
 CASES: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -232,16 +232,12 @@ def test_modules_are_torchs() -> None:
 
 STEPS = {"adaptive_avg_pool2d": 1, "adaptive_max_pool2d": 3, "max_unpool2d": 19,
          "max_pool1d": 41, "avg_pool1d": 1}  # fmt: skip
-INFOS = {
-    name: next(i for i in op_db if i.name == f"nn.functional.{name}" and not i.variant_test_name)
-    for name in STEPS
-}
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_opinfo_samples(name: str) -> None:
     """Values and gradients of a fraction of torch's samples."""
-    taken = list(INFOS[name].sample_inputs(DEVICE, torch.float32))[:: STEPS[name]]
+    taken = torchs_samples.samples(name, torch.float32, DEVICE)[:: STEPS[name]]
     for sample in taken:
         x, theirs = (sample.input.detach().requires_grad_() for _ in range(2))
         with recorded() as log:
@@ -258,7 +254,7 @@ def test_opinfo_samples(name: str) -> None:
 ERRORS: dict[str, ErrorInput] = {
     f"{name}-{number}": error
     for name in STEPS
-    for number, error in enumerate(INFOS[name].error_inputs("cpu"))
+    for number, error in enumerate(torchs_samples.errors(name))
 }
 
 

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("expecttest", reason="torch's samples need expecttest")
 
-from torch.testing._internal.common_methods_invocations import op_db
-
-(CONV2D,) = [info for info in op_db if info.name == "nn.functional.conv2d"]
+from tests import torchs_samples
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 TOLERANCES = {
@@ -30,7 +28,7 @@ TOLERANCES = {
 
 
 def samples(dtype: torch.dtype, device: torch.device = DEVICE) -> list[SampleInput]:
-    return list(CONV2D.sample_inputs(device, dtype, requires_grad=True))
+    return torchs_samples.samples("conv2d", dtype, device, requires_grad=True)
 
 
 def count() -> range:
@@ -63,7 +61,7 @@ def test_sample(index: int, dtype: torch.dtype) -> None:
         torch.testing.assert_close(ours.double(), theirs, rtol=rtol, atol=atol)
 
 
-ERRORS: list[ErrorInput] = list(CONV2D.error_inputs("cpu"))
+ERRORS: list[ErrorInput] = torchs_samples.errors("conv2d")
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=[error.error_regex for error in ERRORS])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("expecttest", reason="torch's samples need expecttest")
 
-from torch.testing._internal.common_methods_invocations import op_db
+from tests import torchs_samples
 
 TOLERANCES = {
     torch.float64: (1e-12, 1e-12),
@@ -31,8 +31,7 @@ DTYPES = [torch.float32, *(pytest.param(each, marks=pytest.mark.thorough) for ea
 
 
 def samples(name: str, dtype: torch.dtype, device: torch.device = DEVICE) -> list[SampleInput]:
-    (info,) = (each for each in op_db if each.name == f"nn.functional.{name}")
-    return list(info.sample_inputs(device, dtype, requires_grad=True))
+    return torchs_samples.samples(name, dtype, device, requires_grad=True)
 
 
 def count(name: str) -> range:

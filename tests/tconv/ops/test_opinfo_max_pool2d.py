@@ -17,9 +17,11 @@ from tests.devices import DEVICE
 from tests.tconv.ops.test_max_pool2d import DGRAD, FPROP, PICK, launches
 
 if TYPE_CHECKING:
-    from torch.testing._internal.opinfo.core import OpInfo, SampleInput
+    from torch.testing._internal.opinfo.core import SampleInput
 
 pytest.importorskip("expecttest", reason="torch's samples need expecttest")
+
+from tests import torchs_samples
 
 
 @pytest.fixture
@@ -30,20 +32,13 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "options", options)
 
 
-def opinfo() -> OpInfo:
-    from torch.testing._internal.common_methods_invocations import op_db
-
-    (found,) = (entry for entry in op_db if entry.name == "nn.functional.max_pool2d")
-    return found
-
-
 SAMPLES = 1440
 PRIME = 7  # no divisor of the samples' periods, so every kind is drawn
 
 
 @lru_cache
 def samples(dtype: torch.dtype) -> list[SampleInput]:
-    return list(opinfo().sample_inputs(DEVICE, dtype))
+    return torchs_samples.samples("max_pool2d", dtype, DEVICE)
 
 
 def check_samples(dtype: torch.dtype, first: int, step: int) -> int:
@@ -81,7 +76,7 @@ def test_opinfo_samples_of_other_dtypes(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("number", range(7))
 def test_opinfo_errors(number: int) -> None:
-    error = list(opinfo().error_inputs(DEVICE))[number]
+    error = torchs_samples.errors("max_pool2d", DEVICE)[number]
     sample = error.sample_input
     with pytest.raises(error.error_type, match=error.error_regex):
         max_pool2d(sample.input, *sample.args, **sample.kwargs)

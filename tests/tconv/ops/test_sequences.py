@@ -17,7 +17,7 @@ from tests.tconv.ops.test_opinfo_conv_transpose2d import DTYPES, check_sample, c
 if TYPE_CHECKING:
     from torch.testing._internal.opinfo.core import ErrorInput
 
-from torch.testing._internal.common_methods_invocations import op_db
+from tests import torchs_samples
 
 plain = torch.nn.functional
 
@@ -146,8 +146,7 @@ def test_sample_of_conv_transpose1d(index: int, dtype: torch.dtype) -> None:
     check_sample("conv_transpose1d", index, dtype, ("dx", "y", "dw"))
 
 
-(CONV1D,) = (info for info in op_db if info.name == "nn.functional.conv1d")
-ERRORS: list[ErrorInput] = list(CONV1D.error_inputs("cpu"))
+ERRORS: list[ErrorInput] = torchs_samples.errors("conv1d")
 
 
 @pytest.mark.parametrize("number", range(len(ERRORS)))
