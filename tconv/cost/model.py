@@ -158,7 +158,8 @@ def _loop_clocks(
         "issue": busiest * (work.instructions + work.end_instructions / work.steps) * work.warps
         / (known.issue_per_clock * known.issue_share),
         "shared memory": busiest
-        * (work.shared_bytes / known.shared_bytes_per_clock + work.l1_lines),
+        * (work.shared_bytes / known.shared_bytes_per_clock + work.l1_lines
+           + work.conflicting_reads * known.conflict_clocks),
         "loads": busiest * loads,
         "L2": joined((work.fetched_bytes * l2, work.fetched_lines * port), known.overlap),
         "instruction latency": rounds * (alone + work.in_turn * waits),
