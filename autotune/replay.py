@@ -12,7 +12,7 @@ import numpy as np
 
 from autotune.recorded import RecordedSpace, read_space
 from autotune.strategies import STRATEGIES
-from autotune.strategies.common import search
+from autotune.strategies.common import Strategy, search
 
 # numbers of evaluations after which the best so far is reported
 MILESTONES = (10, 25, 50, 100, 200)
@@ -36,7 +36,7 @@ class Replay:
                 "seed": self.seed, "optimum_share": share}  # fmt: skip
 
 
-def shares(recorded: RecordedSpace, strategy: str, budget: int, seed: int) -> list[float]:
+def shares(recorded: RecordedSpace, strategy: Strategy, budget: int, seed: int) -> list[float]:
     """Return the share of the optimum after each evaluation of one run.
 
     A strategy that ends early keeps its best result for the rest of the budget.
@@ -45,14 +45,14 @@ def shares(recorded: RecordedSpace, strategy: str, budget: int, seed: int) -> li
     def times_of(places: list[int]) -> list[float]:
         return [float(recorded.times[place]) for place in places]
 
-    trials = search(STRATEGIES[strategy], recorded.space, times_of, budget, seed)
+    trials = search(strategy, recorded.space, times_of, budget, seed)
     times = np.array(trials.times + [np.nan] * (budget - len(trials.times)))
     best = np.fmin.accumulate(np.where(np.isnan(times), np.inf, times))
     return [float(share) for share in recorded.optimum / best]
 
 
 def _one(path: Path, strategy: str, budget: int, seed: int) -> list[float]:
-    return shares(read_space(path), strategy, budget, seed)
+    return shares(read_space(path), STRATEGIES[strategy], budget, seed)
 
 
 def replay(

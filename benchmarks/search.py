@@ -82,7 +82,7 @@ def run(contender: Contender, path: Path, budget: int, seed: int) -> list[float]
 
 
 def _ours(path: Path, strategy: str, budget: int, seed: int) -> list[float]:
-    return shares(_space(path), strategy, budget, seed)
+    return shares(_space(path), STRATEGIES[strategy], budget, seed)
 
 
 @lru_cache(maxsize=4)

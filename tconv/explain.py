@@ -13,6 +13,7 @@ from torch import Tensor
 from tconv.families import passed_over
 from tconv.geometry import PASSES, AdaptiveGeometry, ConvGeometry, PoolGeometry
 from tconv.launch import emulated, interpreting, runs_triton, target_for
+from tconv.modules import Subsample2d
 from tconv.ops.conv_check import conv_window
 from tconv.ops.conv_run import geometry_of, precision_of
 from tconv.ops.conv_transpose_check import conv_transpose_window
@@ -207,12 +208,27 @@ def _pool(x: Tensor, axes: int, given: tuple[Any, ...], ceil_mode: bool) -> Pool
 
 def _adaptive(module: Any, x: Tensor) -> AdaptiveGeometry:
     sizes = _image(x, 2)
-    extent = module(x).shape[-2:]
+    y = module(x)
+    extent = (y[0] if isinstance(y, tuple) else y).shape[-2:]
     return AdaptiveGeometry(*sizes, *extent)
 
 
+def _subsample(module: Any, x: Tensor) -> ConvGeometry:
+    """Return the depthwise convolution of equal taps as which a subsampling runs."""
+    extent, channels = module.kernel_size, module.weight.numel()
+    window = (extent, extent, 0, 0, 1, 1, channels)
+    return geometry_of(_image(x, 2), (channels, 1, extent, extent), window)
+
+
+def _unpool(module: Any, x: Tensor) -> AdaptiveGeometry:
+    """Return the planes of x and y, between which elements move by their indices."""
+    y = module(x, torch.zeros_like(x, dtype=torch.int64))
+    return AdaptiveGeometry(*_image(x, 2), *y.shape[-2:])
+
+
 TRANSPOSED = (torch.nn.ConvTranspose2d, torch.nn.ConvTranspose1d)
-ADAPTIVE = (torch.nn.AdaptiveAvgPool2d, torch.nn.AdaptiveMaxPool2d)
+# Their kernels, and those that move elements by their indices, are in one file.
+ADAPTIVE = (torch.nn.AdaptiveAvgPool2d, torch.nn.AdaptiveMaxPool2d, torch.nn.MaxUnpool2d)
 AVERAGE = (torch.nn.AvgPool2d, torch.nn.AvgPool1d)
 GEOMETRIES: dict[type[torch.nn.Module], Callable[[Any, Tensor], Geometry]] = {
     torch.nn.Conv2d: partial(_conv, axes=2),
@@ -225,4 +241,6 @@ GEOMETRIES: dict[type[torch.nn.Module], Callable[[Any, Tensor], Geometry]] = {
     torch.nn.AvgPool1d: partial(_avg_pool, axes=1),
     torch.nn.AdaptiveAvgPool2d: _adaptive,
     torch.nn.AdaptiveMaxPool2d: _adaptive,
+    torch.nn.MaxUnpool2d: _unpool,
+    Subsample2d: _subsample,
 }

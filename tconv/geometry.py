@@ -394,6 +394,9 @@ def most_covered(places: int, windows: int) -> int:
 
     >>> most_covered(7, windows=3), most_covered(8, windows=4), most_covered(3, windows=7)
     (3, 2, 2)
+    >>> most_covered(7, windows=0)
+    0
     """
     first_period = range(windows // gcd(places, windows))  # the sizes repeat after this
-    return max(cdiv((p + 1) * places, windows) - p * places // windows for p in first_period)
+    sizes = (cdiv((p + 1) * places, windows) - p * places // windows for p in first_period)
+    return max(sizes, default=0)

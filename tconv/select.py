@@ -76,6 +76,8 @@ def _tuned(problem: Problem, source: Source) -> Choice | None:
 
     Anyone may have written the table, so an illegal tile must not stop the layer.
     """
+    if not source.winners:
+        return None
     # Every kernel serves both layouts of a geometry, so one's winner is a good guess for the other.
     for key in dict.fromkeys((problem.key, replace(problem, layout="nhwc").key)):
         winner = source.winners.get(key)
@@ -96,6 +98,8 @@ def _tuned(problem: Problem, source: Source) -> Choice | None:
 
 def _tuned_nearby(problem: Problem, source: Source) -> Choice | None:
     """Return the legal winner of the layer at the nearest other size, or None."""
+    if not source.winners:
+        return None
     pixels, found = max(1, pixels_of(problem)), []
     for key in source.keys_by_layer.get(_sizeless(problem.key), ()):
         try:
@@ -132,7 +136,7 @@ def choose(problem: Problem | PoolProblem | AdaptiveProblem, target: Target) -> 
             if (found := _tuned_nearby(problem, source)) is not None:
                 return found
         if calibrated(target).untuned == "model":
-            return shared_choice(problem, target, cheapest)
+            return shared_choice(problem, target)
     return heuristic(problem, target)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 
-from tconv.cost.model import predict_all
+from tconv.cost.cheapest import Best, cheapest_beside
+from tconv.cost.model import Array, predict_all
 from tconv.cost.space import RULES, broken_rule, case_of
 from tconv.families import FAMILIES, serves
 from tconv.launch import is_planning
@@ -39,6 +40,15 @@ class Kernels:
     by_bucket: dict[int, Choice] = field(default_factory=dict)
     wanted: dict[Problem, Choice] = field(default_factory=dict)  # to compile in the background
     begun: set[Problem] = field(default_factory=set)  # those of ``wanted`` that are queued
+
+
+@dataclass(frozen=True)
+class InUse:
+    """A choice of a kernel in use, with splits and shares that suit a size."""
+
+    choice: Choice
+    milliseconds: float
+    enough: bool  # not where a tile in use needs another box here, and loses much without
 
 
 _in_use: dict[tuple[Problem, Target], Kernels] = {}
@@ -81,20 +91,16 @@ def identity(problem: Problem, choice: Choice, target: Target) -> Hashable:
     return plan.launches[plan.product].identity
 
 
-def shared_choice(
-    problem: Problem, target: Target, best_of_all: Callable[[Problem, Target], Choice]
-) -> Choice:
+def shared_choice(problem: Problem, target: Target) -> Choice:
     """A kernel in use that serves ``problem`` nearly as well as the best; else the best itself.
 
-    ``best_of_all`` is asked once for each doubling of the output's pixels.
+    All tiles are considered once for each doubling of the output's pixels.
     """
-    found = _shared_choice(problem, target, best_of_all)
+    found = _shared_choice(problem, target)
     return replace(found, at="") if found.at == size_of(problem) else found
 
 
-def _shared_choice(
-    problem: Problem, target: Target, best_of_all: Callable[[Problem, Target], Choice]
-) -> Choice:
+def _shared_choice(problem: Problem, target: Target) -> Choice:
     octaves = math.log2(max(1, pixels_of(problem)))
     bucket, doubling = math.floor(octaves * BUCKETS), math.floor(octaves)
     with _lock:
@@ -102,10 +108,15 @@ def _shared_choice(
         before = kernels.by_bucket.get(bucket)
         if before is not None and _serves_alike(before, problem, target, kernels):
             return before
-        known, enough = _best_in_use(problem, target, kernels)
-        found = known
-        if found is None or not enough or doubling not in kernels.doublings:
-            found = _better(problem, target, known, best_of_all(problem, target), kernels)
+        in_use = [each for made in kernels.choices for each in _shared_out(made, problem, target)]
+        best = None
+        if doubling not in kernels.doublings:
+            best = cheapest_beside(in_use, problem, target)
+        times = best.others if best else predict_all(problem, in_use, target)
+        known = _best_in_use(problem, target, kernels, in_use, times)
+        if best is None and (known is None or not known.enough):
+            best = cheapest_beside((), problem, target)
+        found = _better(problem, known, best, target, kernels)
         kernels.doublings.add(doubling)
         kernels.by_bucket[bucket] = found
         return found
@@ -119,20 +130,23 @@ def _serves_alike(choice: Choice, problem: Problem, target: Target, kernels: Ker
 
 
 def _better(
-    problem: Problem, target: Target, found: Choice | None, best: Choice, kernels: Kernels
+    problem: Problem, known: InUse | None, best: Best | None, target: Target, kernels: Kernels
 ) -> Choice:
-    """``found``, where it loses little against ``best``; else ``best``, which is then in use."""
-    if found is not None:
-        time, least = predict_all(problem, [found, best], target)
-        if time <= (1 + TOLERATED) * least:
-            return found
-        if time <= (1 + _patience) * least and not is_planning():
-            kernels.wanted[problem] = best
-            return found
-    best = replace(best, at=size_of(problem))
-    kernels.identities.add(identity(problem, best, target))
-    kernels.choices.append(best)
-    return best
+    """The kernel in use, where it loses little against ``best``; else that, which is then in use.
+
+    Without ``best`` the kernel in use is good enough.
+    """
+    if known is not None:
+        if best is None or known.milliseconds <= (1 + TOLERATED) * best.milliseconds:
+            return known.choice
+        if known.milliseconds <= (1 + _patience) * best.milliseconds and not is_planning():
+            kernels.wanted[problem] = best.choice
+            return known.choice
+    assert best is not None
+    choice = replace(best.choice, at=size_of(problem))
+    kernels.identities.add(identity(problem, choice, target))
+    kernels.choices.append(choice)
+    return choice
 
 
 def wanted(problem: Problem, target: Target) -> Choice | None:
@@ -166,22 +180,18 @@ def settle(problem: Problem, choice: Choice, target: Target, compiled: bool) -> 
             kernels.by_bucket.clear()
 
 
-def _best_in_use(problem: Problem, target: Target, kernels: Kernels) -> tuple[Choice | None, bool]:
-    """The kernel in use that is predicted fastest, with splits and shares that suit this size.
-
-    And whether it will do: not where a tile in use needs another box here, and loses much without.
-    """
-    choices = [choice for made in kernels.choices for choice in _shared_out(made, problem, target)]
-    if not choices:
-        return None, False
-    times = predict_all(problem, choices, target)
+def _best_in_use(
+    problem: Problem, target: Target, kernels: Kernels, choices: Sequence[Choice], times: Array
+) -> InUse | None:
+    """The fastest by ``times`` of those ``choices`` that are kernels in use; or None."""
     for place in np.argsort(times, kind="stable"):
         if identity(problem, choices[place], target) in kernels.identities:
-            return choices[place], times[place] <= (1 + TOLERATED_OF_BOXES) * times.min()
-    return None, False
+            enough = times[place] <= (1 + TOLERATED_OF_BOXES) * times.min()
+            return InUse(choices[place], float(times[place]), bool(enough))
+    return None
 
 
-def _shared_out(made: Choice, problem: Problem, target: Target) -> Iterable[Choice]:
+def _shared_out(made: Choice, problem: Problem, target: Target) -> Sequence[Choice]:
     """Legal choices of the same kernel: splits of its reduction, and programs that take turns.
 
     Whether a reduction is split at all is compiled in, and so is the order of tiles.
@@ -191,10 +201,13 @@ def _shared_out(made: Choice, problem: Problem, target: Target) -> Iterable[Choi
     family, tile = FAMILIES[made.family], made.tile
     axes = family.axes(problem)
     if tile.splits > 1:
-        tiles = [replace(tile, splits=splits) for splits in axes.splits if splits > 1]
+        shares = {"splits": [splits for splits in axes.splits if splits > 1]}
     else:
-        tiles = [replace(tile, persistent=share) for share in axes.persistent]
-    found, case = Tiles.of(tiles), case_of(problem, family, target)
+        shares = {"persistent": list(axes.persistent)}
+    (values,) = shares.values()
+    tiles, case = Tiles.of([tile] * len(values)), case_of(problem, family, target)
+    tiles = replace(tiles, **{name: np.array(each) for name, each in shares.items()})
+    legal = np.ones(len(tiles), dtype=bool)
     for _, allows in RULES:
-        found = found.take(allows(found, case))
-    return [replace(made, tile=found.tile(place)) for place in range(len(found))]
+        legal &= allows(tiles, case)
+    return [replace(made, tile=tiles.tile(int(place))) for place in np.flatnonzero(legal)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -46,10 +46,10 @@ class Tile:
     persistent: int = 0  # programs on each processor that share all tiles; 0: one program a tile
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value, least = getattr(self, each.name), 0 if each.name == "persistent" else 1
+        for name in FIELDS:
+            value, least = getattr(self, name), 0 if name == "persistent" else 1
             if type(value) is not int or not least <= value <= 1 << 20:
-                raise ValueError(f"tile: {each.name} is {value!r}, not within {least} to 2^20")
+                raise ValueError(f"tile: {name} is {value!r}, not within {least} to 2^20")
         for name in ("block_m", "block_n", "block_k", "warps"):
             value = getattr(self, name)
             if value & (value - 1):
@@ -116,6 +116,43 @@ class Tiles:
 
 
 FIELDS = tuple(each.name for each in fields(Tile))
+SHARED_OUT = ("swizzle", "splits", "persistent")  # how tiles are shared out among programs
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """Many tiles of fewer blocks: what tiles have in common is held once.
+
+    Attributes:
+        blocks: a tile for each combination of the other fields than ``SHARED_OUT``, and for each
+            another one if its reduction is split.
+        places: of each tile's block, among ``blocks``.
+    """
+
+    blocks: Tiles
+    places: Count
+    swizzle: Count
+    splits: Count
+    persistent: Count
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def tile(self, place: int) -> Tile:
+        """The tile at ``place``."""
+        shares = {name: int(getattr(self, name)[place]) for name in SHARED_OUT}
+        return replace(self.blocks.tile(self.places[place]), **shares)
+
+    def join(self, tiles: Tiles) -> Spread:
+        """These tiles, then ``tiles``."""
+        pairs = [(getattr(self.blocks, name), getattr(tiles, name)) for name in FIELDS]
+        shares = [(getattr(self, name), getattr(tiles, name)) for name in SHARED_OUT]
+        places = len(self.blocks) + np.arange(len(tiles))
+        return Spread(
+            Tiles(*map(np.concatenate, pairs)),
+            np.concatenate([self.places, places]),
+            *map(np.concatenate, shares),
+        )
 
 
 def for_each(function: Callable[[int], int], values: Count) -> Count:
@@ -130,6 +167,31 @@ def for_each(function: Callable[[int], int], values: Count) -> Count:
     found = np.zeros(distinct[-1] + 1 if len(distinct) else 0, dtype=np.int64)
     found[distinct] = [function(int(value)) for value in distinct]
     return found[values]
+
+
+class EachOnce:
+    """``for_each`` of one function, which remembers what it returned.
+
+    >>> found = EachOnce(lambda block: 100 // block)
+    >>> found(np.array([16, 32])), found(np.array([64, 16]))
+    (array([6, 3]), array([1, 6]))
+    """
+
+    def __init__(self, function: Callable[[int], int]) -> None:
+        self._function = function
+        self._found = np.full(1, -1, dtype=np.int64)  # by value; -1 where it was not called
+
+    def __call__(self, values: Count) -> Count:
+        if np.ndim(values) == 0:
+            return self._function(int(values))
+        if len(self._found) <= (largest := values.max(initial=0)):
+            more = np.full(largest + 1 - len(self._found), -1, dtype=np.int64)
+            self._found = np.concatenate([self._found, more])
+        found = self._found[values]
+        for value in np.unique(values[found < 0]) if found.min(initial=0) < 0 else ():
+            self._found[value] = self._function(int(value))
+            found = np.where(values == value, self._found[value], found)
+        return found
 
 
 Ground = Literal["tuned", "shipped", "predicted", "heuristic"]

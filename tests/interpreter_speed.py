@@ -2,10 +2,10 @@
 
 For each launch, and for each call of a device function in it, the interpreter searches
 ``triton.language`` for the functions to replace. For each operation it builds a table of dtypes,
-and types and shapes as before: none of these ever changes. It also computes each 32-bit integer
-operation again in 64 bits, and reports an overflow in debug mode only: here the two are switched
-on and off together. A convolution of one program, forward and backward, then takes 0.09 s in place
-of 0.2 s.
+types and shapes as before, and applies the rules of conversion to operands that need none. It also
+computes each 32-bit integer operation again in 64 bits, and reports an overflow in debug mode
+only: here the two are switched on and off together. A convolution of one program, forward and
+backward, then takes 0.04 s in place of 0.2 s.
 """
 
 from __future__ import annotations
@@ -131,6 +131,34 @@ def _share_shapes() -> None:
     interpreter.TritonSemantic.broadcast_impl_value = broadcast_impl_value
 
 
+# Types in which two operands of the same type are computed, and 32-bit integers that are constants.
+UNCHANGED = frozenset({"int1", "int32", "int64", "fp32", "fp64"})
+INT32 = range(-(2**31), 2**31)
+
+
+def _convert_less() -> None:
+    """Spare operands that need no conversion the rules of conversion."""
+    semantic, tensor = interpreter.TritonSemantic, tl.tensor
+    convert = semantic.binary_op_type_checking_impl
+
+    def wide(value: Any) -> bool:
+        return type(value) is tensor and value.dtype.name in ("int32", "int64")
+
+    def binary_op_type_checking_impl(
+        self: Any, lhs: Any, rhs: Any, *rules: Any, **named: Any
+    ) -> Any:
+        if type(rhs) is int and rhs in INT32 and wide(lhs):
+            return self.broadcast_impl_value(lhs, self.scalar_constant(rhs, lhs.dtype))
+        if type(lhs) is int and lhs in INT32 and wide(rhs):
+            return self.broadcast_impl_value(self.scalar_constant(lhs, rhs.dtype), rhs)
+        tensors = type(lhs) is type(rhs) is tensor
+        if tensors and lhs.dtype.name == rhs.dtype.name and lhs.dtype.name in UNCHANGED:
+            return self.broadcast_impl_value(lhs, rhs)
+        return convert(self, lhs, rhs, *rules, **named)
+
+    semantic.binary_op_type_checking_impl = binary_op_type_checking_impl
+
+
 def hasten() -> None:
     """Install the shortcuts."""
     if interpreter._patch_lang.__module__ == __name__:
@@ -138,6 +166,7 @@ def hasten() -> None:
     _call_directly()
     _replace_once()
     _share_shapes()
+    _convert_less()
     look_up = interpreter._get_np_dtype
     of_scalar = functools.cache(look_up)  # pointers and blocks have no hash
 

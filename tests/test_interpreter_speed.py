@@ -75,6 +75,25 @@ def add_apart(values):
     tl.store(values + tl.arange(0, 8), tl.arange(0, 8) + tl.arange(0, 4))
 
 
+@triton.jit
+def add_constants(values, COUNT: tl.constexpr):
+    place = tl.arange(0, COUNT)
+    small, half = place.to(tl.int8), (place + 1).to(tl.float16)
+    tl.static_assert((place + 1).dtype == tl.int32)
+    tl.static_assert((1 - place.to(tl.int64)).dtype == tl.int64)
+    tl.static_assert((small + small).dtype == tl.int8)
+    tl.static_assert((place + 0.5).dtype == tl.float32)
+    tl.static_assert((half / half).dtype == tl.float32)
+    tl.static_assert((place + place.to(tl.int64)).dtype == tl.int64)
+    tl.store(values + place, (7 - place) * 2 + small)
+
+
+def test_operands_have_the_types_of_the_language() -> None:
+    values = torch.zeros(4, dtype=torch.int64)
+    add_constants[(1,)](values, 4)
+    assert values.tolist() == [14, 13, 12, 11]
+
+
 INNER = """
 import triton
 import triton.language as tl

@@ -15,6 +15,8 @@ followed and corrected (see ``corrected``).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,26 +30,41 @@ from autotune.strategies.gaussian_process import (
     scores,
 )
 
-STARTS = 6
 START_CHOICES = 12  # random configurations of which the farthest from earlier starts is taken
-ODDNESS_PENALTY = 4.0  # factor by which a unit of oddness makes a random draw less likely
 MOST_ODDNESS = 12.0  # beyond which a draw gets no less likely, so that every chance is above 0
-TRENDS = (0.0, 0.3)  # one model each: variance of its trend, relative to that of its local part
 FIRST_STEPS, STEPS = 15, 4  # Metropolis steps before a model's first pick and each later one
-RANDOM_SHARE = 0.05  # of the picks
-LOCAL_SHARE = 0.25  # of the picks: candidates are the neighbours of one good configuration
-LOCAL_MEAN_RANK = 1.5  # of that configuration
-ELITE = 3  # configurations whose surroundings, up to two changes, are candidates
 NEAR, ANYWHERE = 700, 300  # candidates at most, of the surroundings and of the whole space
 REMEMBERED = 300  # trials at most that a model learns from: half the best, half the latest
 
 
-def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Generator) -> None:
+@dataclass(frozen=True)
+class Settings:
+    """What a search's course depends on most; ``benchmarks.held_out`` compares others."""
+
+    starts: int = 6
+    oddness_penalty: float = 4.0  # factor by which a unit of oddness makes a random draw rarer
+    # One model each: variance of its trend, relative to that of its local part.
+    trends: tuple[float, ...] = (0.0, 0.3)
+    random_share: float = 0.05  # of the picks
+    local_share: float = 0.25  # of the picks: candidates are neighbours of one good configuration
+    local_mean_rank: float = 1.5  # of that configuration
+    elite: int = 3  # configurations whose surroundings, up to two changes, are candidates
+
+
+USUAL = Settings()
+
+
+def combined(
+    space: SearchSpace,
+    evaluate: Evaluate,
+    generator: np.random.Generator,
+    settings: Settings = USUAL,
+) -> None:
     """Try configurations until the space is spent; with a model's predictions, correct those."""
     if space.predicted is not None:
         return corrected(space, evaluate, generator)
     places = coordinates(space)
-    chance = ODDNESS_PENALTY ** -np.minimum(space.oddness, MOST_ODDNESS)
+    chance = settings.oddness_penalty ** -np.minimum(space.oddness, MOST_ODDNESS)
     untried = np.ones(len(space), dtype=bool)
     tried: list[int] = []
     times: list[float] = []
@@ -57,17 +74,18 @@ def combined(space: SearchSpace, evaluate: Evaluate, generator: np.random.Genera
         times.extend(evaluate(chosen).tolist())
         tried.extend(chosen)
 
-    attempt(_starts(places, chance, generator))
-    models = [GaussianProcess(places.shape[1], trend, generator) for trend in TRENDS]
+    attempt(_starts(places, chance, settings.starts, generator))
+    models = [GaussianProcess(places.shape[1], trend, generator) for trend in settings.trends]
     picks = 0
     while untried.any():
         rest = np.flatnonzero(untried)
-        if np.isnan(times).all() or generator.random() < RANDOM_SHARE:
+        if np.isnan(times).all() or generator.random() < settings.random_share:
             attempt(_draw(rest, chance, 1, generator))
             continue
         score = scores(np.array(times))
         ranking = np.argsort(score, kind="stable")
-        candidates = _candidates(space, np.array(tried)[ranking], untried, rest, generator)
+        best = np.array(tried)[ranking]
+        candidates = _candidates(space, best, untried, rest, settings, generator)
         learnt = _remembered(ranking)
         model = models[picks % len(models)]
         steps = FIRST_STEPS if picks < len(models) else STEPS
@@ -88,11 +106,11 @@ def _draw(
     return [int(place) for place in drawn]
 
 
-def _starts(places: Matrix, chance: Times, generator: np.random.Generator) -> list[int]:
+def _starts(places: Matrix, chance: Times, count: int, generator: np.random.Generator) -> list[int]:
     """Random configurations, each the farthest of a few from those before it."""
     rest = np.arange(len(places))
     chosen = _draw(rest, chance, 1, generator)
-    while len(chosen) < min(STARTS, len(places)):
+    while len(chosen) < min(count, len(places)):
         rest = np.setdiff1d(rest, chosen)
         few = _draw(rest, chance, START_CHOICES, generator)
         apart = np.abs(places[few][:, None] - places[chosen]).sum(2).min(1)
@@ -105,16 +123,19 @@ def _candidates(
     best: NDArray[np.int64],
     untried: NDArray[np.bool_],
     rest: NDArray[np.int64],
+    settings: Settings,
     generator: np.random.Generator,
 ) -> NDArray[np.int64]:
     """Untried configurations to choose from; ``best`` are those tried, best first."""
-    if generator.random() < LOCAL_SHARE:
-        rank = min(int(generator.exponential(LOCAL_MEAN_RANK)), len(best) - 1)
+    if generator.random() < settings.local_share:
+        rank = min(int(generator.exponential(settings.local_mean_rank)), len(best) - 1)
         near = space.neighbours(int(best[rank]))
         near = near[untried[near]]
         if len(near):
             return near
-    near = np.unique(np.concatenate([space.neighbours(int(one), most=2) for one in best[:ELITE]]))
+    near = np.unique(
+        np.concatenate([space.neighbours(int(one), most=2) for one in best[: settings.elite]])
+    )
     near = generator.permutation(near[untried[near]])[:NEAR]
     anywhere = generator.choice(rest, min(len(rest), ANYWHERE), replace=False)
     return np.union1d(near, anywhere)

@@ -7,6 +7,7 @@ spills; here nothing is compiled, so that tiles are kept to what is known not to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,10 +19,19 @@ from tconv.families import FAMILIES, Family, serving
 from tconv.families.demand import accumulator_registers, uses_wgmma
 from tconv.problem import Problem
 from tconv.target import Target
-from tconv.tile import Choice, Count, Tile, Tiles
+from tconv.tile import Choice, Count, Spread, Tile, Tiles
 
 WGMMA_SUMS = 128  # a thread's registers, of 255
 Merit = tuple[bool, float, bool]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best choice of a problem, with predicted milliseconds."""
+
+    choice: Choice
+    milliseconds: float
+    others: Array  # milliseconds of other choices that were asked for, in their order
 
 
 def merits(problem: Problem, choices: Sequence[Choice], target: Target) -> list[Merit]:
@@ -41,36 +51,74 @@ def merits(problem: Problem, choices: Sequence[Choice], target: Target) -> list[
 
 
 def _keys(
-    problem: Problem, family: Family, tiles: Tiles, target: Target, known: Constants
+    problem: Problem,
+    family: Family,
+    tiles: Tiles | Spread,
+    target: Target,
+    known: Constants,
+    rivals: int = 0,
 ) -> tuple[Count, Array, Count]:
-    """The columns of ``merits``."""
+    """The columns of ``merits``; of the first ``rivals`` tiles only the best is asked for."""
     work = work_of(problem, family, tiles, target)
-    times = milliseconds_of(work, target, known)
-    return work.spill_bytes > 0, times, tiles.swizzle != DEFAULT_SWIZZLE
+    if np.any(work.spill_bytes):  # the fastest is not always the best
+        rivals = 0
+    times = milliseconds_of(work, target, known, rivals)
+    spills = work.each(work.spill_bytes) > 0
+    return spills, times, tiles.swizzle != DEFAULT_SWIZZLE
+
+
+def _first(spills: Count, times: Array, order: Count) -> int:
+    """The place of the least of such columns; the earliest of equals.
+
+    >>> _first(np.array([True, False, False]), np.array([1.0, 3.0, 3.0]), np.array([0, 1, 0]))
+    2
+    """
+    places = np.arange(len(times))
+    for column in (spills, times, order):
+        values = column[places]
+        places = places[values == values.min()]
+    return int(places[0])
 
 
 def cheapest(problem: Problem, target: Target) -> Choice:
     """The best choice by the model, of all families."""
-    known = calibrated(target).constants
-    found = [_cheapest_of(problem, family, target, known) for family in serving(problem, target)]
+    return cheapest_beside((), problem, target).choice
+
+
+def cheapest_beside(others: Sequence[Choice], problem: Problem, target: Target) -> Best:
+    """The same with its predicted time, and those of ``others``, which are costed together."""
+    known, times = calibrated(target).constants, np.empty(len(others))
+    found = []
+    for family in serving(problem, target):
+        places = [place for place, each in enumerate(others) if each.family == family.name]
+        beside = [others[place].tile for place in places]
+        merit, choice, times[places] = _cheapest_of(problem, family, target, known, beside)
+        found.append((merit, choice))
     assert found, "the general family serves every problem"
-    return min(found, key=lambda each: each[0])[1]
+    merit, choice = min(found, key=lambda each: each[0])
+    return Best(choice, merit[1], times)
 
 
 def _cheapest_of(
-    problem: Problem, family: Family, target: Target, known: Constants
-) -> tuple[Merit, Choice]:
+    problem: Problem, family: Family, target: Target, known: Constants, beside: Sequence[Tile]
+) -> tuple[Merit, Choice, Array]:
+    """The best of ``family`` and its sort key; and the times of tiles ``beside`` it."""
     case, thumb = case_of(problem, family, target), family.heuristic(problem, target)
     grid = legal_grid(case, lambda blocks: burden_allows(blocks, thumb, case))
     if not grid.legal.any():  # nothing legal is known not to spill
+        spills, times, order = _keys(problem, family, Tiles.of([thumb, *beside]), target, known)
         choice = Choice(family.name, thumb)
         legal = broken_rule(choice, problem, target) is None
-        return merits(problem, [choice], target)[0] if legal else (True, np.inf, True), choice
-    tiles = grid.deepest().legal_tiles
-    spills, times, order = _keys(problem, family, tiles, target, known)
-    place = int(np.lexsort((order, times, spills))[0])
+        merit = bool(spills[0]), float(times[0]), bool(order[0])
+        return merit if legal else (True, np.inf, True), choice, times[1:]
+    tiles = grid.deepest().spread
+    rivals = len(tiles)
+    if beside:
+        tiles = tiles.join(Tiles.of(beside))
+    spills, times, order = _keys(problem, family, tiles, target, known, rivals)
+    place = _first(spills[:rivals], times[:rivals], order[:rivals])
     merit = bool(spills[place]), float(times[place]), bool(order[place])
-    return merit, Choice(family.name, tiles.tile(place))
+    return merit, Choice(family.name, tiles.tile(place)), times[rivals:]
 
 
 def burden_allows(tiles: Tiles, thumb: Tile, case: Case) -> Count:
@@ -87,16 +135,16 @@ def burden_allows(tiles: Tiles, thumb: Tile, case: Case) -> Count:
     def held(tile: Tile | Tiles) -> tuple[Count, Count, Count]:
         threads = tile.warps * target.warp_size
         operands = (tile.block_m + tile.block_n) * tile.block_k / threads
-        loads = np.add(*family.demand(problem, tile, target).loads)
+        first, second = family.demand(problem, tile, target).loads
         sums = accumulator_registers(problem, tile, target, family.sums(problem, tile))
-        return sums, operands, loads
+        return sums, operands, first + second
 
     sums, operands, loads = held(thumb)
+    of_tiles = held(tiles)
     if problem.itemsize == 2:
         wgmma = uses_wgmma(tiles, problem, target)
         if problem.layout == "nhwc" or problem.direction == "wgrad":
             sums = np.where(wgmma, np.maximum(sums, WGMMA_SUMS), sums)
-        operands = np.where(wgmma, 1.5 * operands, operands)
-        loads = np.where(wgmma, 1.5 * loads, loads)
-    kept = held(tiles)
-    return (kept[0] <= sums) & (kept[1] <= operands) & (kept[2] <= loads)
+        more = np.where(wgmma, 1.5, 1.0)
+        operands, loads = more * operands, more * loads
+    return (of_tiles[0] <= sums) & (of_tiles[1] <= operands) & (of_tiles[2] <= loads)

@@ -12,7 +12,7 @@ The counts come from ``tconv.cost.work``, the constants, each with a unit, from
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,21 +82,32 @@ def predict_all(problem: Problem, choices: Sequence[Choice], target: Target) -> 
     return found
 
 
-def milliseconds_of(work: Work, target: Target, known: Constants) -> Array:
-    """Predicted times of each tile; infinite where a program is too large."""
+def milliseconds_of(work: Work, target: Target, known: Constants, rivals: int = 0) -> Array:
+    """Predicted times of each tile; infinite where a program is too large.
+
+    Of the first ``rivals`` tiles only the fastest is asked for: those that their longest part alone
+    makes slower are given that bound.
+    """
     parts = parts_of(work, target, known)
     outside = parts.pop("ends") + parts.pop("helpers") + parts.pop("launch")
-    total = joined(parts.values(), known.overlap) + outside
-    return np.asarray(np.where(work.resident > 0, total, np.inf), dtype=np.float64)
+    inside = np.array(list(parts.values()))
+    times = np.asarray(np.where(work.resident > 0, inside.max(axis=0) + outside, np.inf))
+    near = work.resident > 0
+    if rivals:
+        pair = [int(times[:rivals].argmin()), 0]  # sums of a column alone are rounded otherwise
+        limit = joined(inside[:, pair], known.overlap)[0] + outside[pair[0]]
+        near[2:rivals] &= times[2:rivals] <= limit
+    places = np.flatnonzero(near)
+    times[places] = joined(inside[:, places], known.overlap) + outside[places]
+    return times
 
 
-def joined(times: Iterable[Array], power: float) -> Array:
+def joined(parts: Array, power: float) -> Array:
     """Time of resources used side by side: the longest, and more where others come near it.
 
-    The others never hide wholly, so that of two tiles with the same longest part the one
-    that loads the rest less is the better.
+    ``parts`` has a row for each resource. The others never hide wholly, so that of two tiles with
+    the same longest part the one that loads the rest less is the better.
     """
-    parts = np.array(list(times))
     longest = np.maximum(parts.max(axis=0), 1e-12)
     found = longest * ((parts / longest) ** power).sum(axis=0) ** (1 / power)
     return np.asarray(found, dtype=np.float64)
@@ -117,8 +128,11 @@ def parts_of(work: Work, target: Target, known: Constants) -> dict[str, Array]:
     parts["DRAM"] = parts["DRAM"] / known.dram_share
     # With several programs resident, one's ends and pauses hide behind another's loop.
     alone = full / resident + (rest > 0) / np.maximum(1, last)
-    ends = alone * (known.prologue_clocks + known.output_clocks * work.outputs)
-    ends = ends + alone * work.end_instructions * known.clocks_per_instruction
+    ends = alone * work.each(
+        known.prologue_clocks
+        + known.output_clocks * work.outputs
+        + known.clocks_per_instruction * work.end_instructions
+    )
     ends = ends + alone * work.steps * known.step_clocks
     write_clocks = work.written_bytes * target.processors * target.clock_ghz / target.l2_gbps
     parts["ends"] = (ends + busiest * known.write_share * write_clocks) / per_millisecond
@@ -131,12 +145,11 @@ def _loop_clocks(
     work: Work, target: Target, known: Constants, rounds: Array, busiest: Array
 ) -> dict[str, Array]:
     """Clocks of all programs of the busiest processor for one step, by resource."""
-    rate = work.peak * known.matrix_share
+    each, rate = work.each, work.peak * known.matrix_share
     products = work.flops / rate * np.where(work.narrow > 0, 1 / known.narrow_share, 1.0)
     # A program of fewer warps than there are schedulers leaves matrix units idle.
-    products = np.maximum(
-        products * busiest, products * SCHEDULERS / np.minimum(SCHEDULERS, work.warps) * rounds
-    )
+    idle = products * SCHEDULERS / np.minimum(SCHEDULERS, work.warps)
+    products = np.maximum(each(products) * busiest, each(idle) * rounds)
     loads = work.wide_loads * known.wide_load_clocks + work.narrow_loads * known.narrow_load_clocks
     loads = loads + work.single_loads * known.single_load_clocks
     loads = loads + work.transposed * known.transpose_clocks
@@ -152,18 +165,22 @@ def _loop_clocks(
     alone = alone + work.transposed * known.transpose_clocks
     waits = work.memory_waits * known.memory_latency_clocks
     waits = waits + work.l1_waits * known.l1_latency_clocks
+    instructions = each(work.instructions)
+    if np.any(work.end_instructions):
+        instructions = instructions + each(work.end_instructions) / work.steps
+    shared = work.shared_bytes / known.shared_bytes_per_clock + work.l1_lines
+    shared = shared + work.conflicting_reads * known.conflict_clocks
+    fetched = np.array([each(work.fetched_bytes) * l2, each(work.fetched_lines) * port])
     return {
-        "tensor cores": products * work.tensor,
-        "multiply-adds": products * (1 - work.tensor),
-        "issue": busiest * (work.instructions + work.end_instructions / work.steps) * work.warps
+        "tensor cores": products * each(work.tensor),
+        "multiply-adds": products * each(1 - work.tensor),
+        "issue": busiest * instructions * each(work.warps)
         / (known.issue_per_clock * known.issue_share),
-        "shared memory": busiest
-        * (work.shared_bytes / known.shared_bytes_per_clock + work.l1_lines
-           + work.conflicting_reads * known.conflict_clocks),
-        "loads": busiest * loads,
-        "L2": joined((work.fetched_bytes * l2, work.fetched_lines * port), known.overlap),
-        "instruction latency": rounds * (alone + work.in_turn * waits),
-        "memory latency": rounds * waits * (1 - work.in_turn),
+        "shared memory": busiest * each(shared),
+        "loads": busiest * each(loads),
+        "L2": joined(fetched, known.overlap),
+        "instruction latency": rounds * each(alone + work.in_turn * waits),
+        "memory latency": rounds * each(waits * (1 - work.in_turn)),
     }  # fmt: skip
 
 
@@ -188,7 +205,8 @@ def _dram_bytes(work: Work, target: Target, known: Constants) -> Array:
          work.column_run),
     ):  # fmt: skip
         shared = 1 + (looks - 1) * lost(between, keeps)
-        apart = np.maximum(0.0, readers - shared) * drifted * (1 + known.dram_run_bytes / run)
+        isolated = work.each(1 + known.dram_run_bytes / run)
+        apart = np.maximum(0.0, readers - shared) * drifted * isolated
         total = total + size * (shared - 1 + apart)
     return total + work.scattered_runs * known.scattered_bytes
 

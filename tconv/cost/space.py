@@ -18,7 +18,7 @@ from tconv.families.demand import LEAST_DOT, REGISTERS_PER_THREAD, accumulator_r
 from tconv.geometry import ConvGeometry, power_of_two
 from tconv.problem import Problem
 from tconv.target import Target
-from tconv.tile import FIELDS, Choice, Count, Tile, Tiles
+from tconv.tile import FIELDS, SHARED_OUT, Choice, Count, Spread, Tile, Tiles
 
 MOST_THREADS = 1024  # a program, on NVIDIA and AMD alike
 MMA_OUTPUTS = 16 * 8  # of the smallest matrix instruction that a warp issues (m16n8)
@@ -165,7 +165,12 @@ RULES: tuple[tuple[str, Rule], ...] = (
 # Rules that look at a tile's block, depth and warps only, and at no extent of the problem.
 OF_BLOCKS = ("dot extents", "threads", "accumulator registers", "AMD limits")
 ENDLESS = 1 << 20  # rows and columns of an image that no tile is too large for
-SHARED_OUT = ("swizzle", "splits", "persistent")  # how tiles are shared out among programs
+# Rules that allow every tile with the plain value of a field.
+PLAIN_SHARES: dict[Rule, tuple[str, int]] = {
+    _splits: ("splits", 1),
+    _persistent: ("persistent", 0),
+    _swizzle: ("swizzle", DEFAULT_SWIZZLE),
+}
 
 
 @lru_cache(maxsize=64)
@@ -208,7 +213,23 @@ class Grid:
     @property
     def legal_tiles(self) -> Tiles:
         """The legal ones, one after another."""
+        return self._tiles_at(*np.nonzero(self.legal))
+
+    @property
+    def spread(self) -> Spread:
+        """The same as ``legal_tiles``, by blocks."""
         down, across = np.nonzero(self.legal)
+        kinds = 2 * down + (self.tiles.splits[0] > 1)[across]
+        some = np.zeros(2 * len(self.legal), dtype=np.intp)  # a tile of each kind
+        some[kinds] = np.arange(len(kinds))
+        met = np.flatnonzero(np.bincount(kinds))
+        places = np.empty_like(some)
+        places[met] = np.arange(len(met))
+        blocks = self._tiles_at(down[some[met]], across[some[met]])
+        shares = (getattr(self.tiles, name)[0, across] for name in SHARED_OUT)
+        return Spread(blocks, places[kinds], *shares)
+
+    def _tiles_at(self, down: NDArray[np.intp], across: NDArray[np.intp]) -> Tiles:
         return Tiles(
             *(
                 getattr(self.tiles, name)[0, across]
@@ -224,10 +245,11 @@ def legal_grid(case: Case, allows_block: Callable[[Tiles], Count] | None = None)
     axes = case.family.axes(case.problem)
     blocks, alike = _blocks(replace(case.problem, geometry=_window(case)), case.family.name, axes,
                             case.target)  # fmt: skip
-    kept = _within_geometry(blocks, case)
-    if allows_block is not None:
-        kept = kept & allows_block(blocks)
+    kept = np.flatnonzero(_within_geometry(blocks, case))
     blocks, alike, shares = blocks.take(kept), alike[kept], _shares(axes)
+    if allows_block is not None:
+        kept = np.flatnonzero(allows_block(blocks))
+        blocks, alike = blocks.take(kept), alike[kept]
     tiles = Tiles(
         *(
             getattr(shares, name)[None, :] if name in SHARED_OUT else getattr(blocks, name)[:, None]
@@ -236,8 +258,16 @@ def legal_grid(case: Case, allows_block: Callable[[Tiles], Count] | None = None)
     )
     legal = np.ones((len(blocks), len(shares)), dtype=bool)
     for name, allows in RULES:
-        if name not in OF_BLOCKS and allows is not _within_geometry:
+        if name in OF_BLOCKS or allows is _within_geometry:
+            continue
+        if allows not in PLAIN_SHARES:
             legal &= allows(tiles, case)
+            continue
+        field, plain = PLAIN_SHARES[allows]
+        columns = np.flatnonzero(getattr(shares, field) != plain)
+        if len(columns):
+            some = {each: getattr(tiles, each)[:, columns] for each in SHARED_OUT}
+            legal[:, columns] &= allows(replace(tiles, **some), case)
     return Grid(tiles, legal, alike)
 
 

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from tconv.cost.estimate import ASYNCHRONOUS_BYTES, Resources, estimate, resident_programs
 from tconv.families import Family, MatmulShape, matmul_shape
 from tconv.families.demand import LEAST_DOT, WGMMA_ROWS, accumulator_words, uses_wgmma
+from tconv.families.matmul import shared_steps
 from tconv.families.reduce import WORKSPACE, parts_buffer
 from tconv.launch import Buffer
 from tconv.problem import ITEMSIZE, Problem
 from tconv.target import Target
-from tconv.tile import Count, Tile, Tiles
+from tconv.tile import Count, Spread, Tile, Tiles
 
 # Neighbouring results of a thread, by results a thread (Triton's layout of multiply-adds).
 SIDES = ((16, 4), (4, 2))
-MOST_DOUBLINGS = 5  # of one warp to those of a program
 WARP = 32  # threads
 LINE_BYTES = 128  # of one request to the L2, whether it is filled or not
 WIDE_BYTES = 16  # the widest load, which bypasses the L1 (cp.async.cg)
@@ -34,7 +34,8 @@ Array = NDArray[np.float64]
 class Work:
     """Counts for each tile, per program and step, or per thread for a load or a wait.
 
-    "Rows" is the operand that the tiles of a row share, "columns" the other one.
+    "Rows" is the operand that the tiles of a row share, "columns" the other one. With ``places``,
+    counts other than ``OF_TILES`` are of blocks, or one number where all are equal.
     """
 
     # Programs
@@ -83,9 +84,16 @@ class Work:
     outputs: Array  # per thread
     launches: Array
     handed_on: Array  # bytes passed from one launch to the next
+    places: NDArray[np.intp] | None = None  # of each tile's block, among the counts of blocks
 
     def __len__(self) -> int:
         return len(self.programs)
+
+    def each(self, of_blocks: Count) -> Count:
+        """A count of blocks, for each tile."""
+        if self.places is None or not np.ndim(of_blocks):
+            return of_blocks
+        return of_blocks[self.places]
 
     def take(self, places: NDArray[np.intp] | NDArray[np.bool_]) -> Work:
         """Return the work at ``places``: indices, or a mask."""
@@ -97,46 +105,86 @@ class Work:
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in NAMES))
 
 
-NAMES = tuple(each.name for each in fields(Work))
+NAMES = tuple(each.name for each in fields(Work) if each.name != "places")
+OF_TILES = (
+    "programs", "resident", "steps", "row_looks", "column_looks", "row_readers", "column_readers",
+    "stripe_bytes", "wave_bytes", "scattered_runs", "written_bytes", "launches", "handed_on",
+)  # fmt: skip
 
 
 def work_of(
     problem: Problem,
     family: Family,
-    tiles: Tiles,
+    tiles: Tiles | Spread,
     target: Target,
     resources: Resources | None = None,
 ) -> Work:
     """Return the work of ``tiles``; ``resources`` are those of compiled code, if known."""
-    matmul, demand = matmul_shape(problem, family.name), family.demand(problem, tiles, target)
+    if isinstance(tiles, Spread):
+        counts = _counts(problem, family, tiles, target, resources)
+        return Work(**{name: counts[name] for name in NAMES}, places=tiles.places)
+    spread = Spread(tiles, slice(None), tiles.swizzle, tiles.splits, tiles.persistent)
+    counts = _counts(problem, family, spread, target, resources)
+    like = np.zeros(len(tiles))
+    return Work(*(like + counts[name] for name in NAMES))
+
+
+def _counts(
+    problem: Problem,
+    family: Family,
+    spread: Spread,
+    target: Target,
+    resources: Resources | None,
+) -> dict[str, Count]:
+    """Return all counts by name, those ``OF_TILES`` for each tile and the others of blocks."""
+    matmul, places = matmul_shape(problem, family.name), spread.places
+    counts = _of_blocks(problem, family, spread.blocks, matmul, target, resources)
+    resident, persistent = counts["resident"][places], spread.persistent
+    resident = np.where(persistent, np.minimum(resident, np.maximum(persistent, 1)), resident)
+    one_split = matmul.programs(spread.blocks) // spread.blocks.splits
+    programs = one_split[places] * spread.splits
+    part = np.where(spread.splits > 1, 4 * accumulator_words(problem), problem.itemsize)
+    counts |= {
+        "resident": resident,
+        "programs": programs,
+        "steps": shared_steps(matmul.all_steps(spread.blocks)[places], spread.splits),
+        "written_bytes": counts["results"][places] * part,
+    }
+    row_tiles, column_tiles = counts["row_tiles"][places], counts["column_tiles"][places]
+    resident = np.maximum(1, resident)
+    counts |= _traffic(problem, spread, matmul, target, resident, row_tiles, column_tiles)
+    return counts | _helpers(problem, family, spread.splits, target)
+
+
+def _of_blocks(
+    problem: Problem,
+    family: Family,
+    tiles: Tiles,
+    matmul: MatmulShape,
+    target: Target,
+    resources: Resources | None,
+) -> dict[str, Count]:
+    """Return what depends on no swizzle or persistence, and of splits only on whether there are."""
+    demand = family.demand(problem, tiles, target)
     taken = estimate(problem, family, tiles, target, demand)
     if resources is not None:  # 0 means that no loop was found because it was unrolled
         counted = np.where(resources.instructions, resources.instructions, taken.instructions)
         taken = replace(resources, instructions=counted)
-    resident = resident_programs(taken, tiles.warps, target)
-    resident = np.where(
-        tiles.persistent, np.minimum(resident, np.maximum(tiles.persistent, 1)), resident
-    )
-    programs = matmul.programs(tiles)
-    threads = tiles.warps * target.warp_size
+    results = family.results(problem, tiles)
     parts = {
-        "programs": programs,
-        "resident": resident,
+        "resident": resident_programs(taken, tiles.warps, target),
+        "row_tiles": matmul.row_tiles(tiles),
+        "column_tiles": matmul.column_tiles(tiles),
         "warps": tiles.warps,
-        "steps": matmul.steps(tiles),
         "instructions": taken.instructions,
         "spill_bytes": taken.spill_bytes,
-        "fetched_bytes": matmul.fetched_bytes(problem, tiles),
         "end_instructions": demand.end_instructions,
-        "outputs": family.results(problem, tiles) / threads,
-        "written_bytes": _written(problem, family, tiles),
+        "results": results,
+        "outputs": results / (tiles.warps * target.warp_size),
     }
     parts |= _products(problem, family, tiles, matmul, target)
     parts |= _loads(problem, family, tiles, demand.loads, demand.load_bytes, target)
-    parts |= _traffic(problem, tiles, matmul, target, np.maximum(1, resident), programs)
-    parts |= _helpers(problem, family, tiles, target)
-    like = np.zeros(len(tiles))
-    return Work(*(like + parts[name] for name in NAMES))
+    return parts | _fetched(problem, tiles, matmul)
 
 
 def _products(
@@ -180,8 +228,9 @@ def _conflicting_reads(problem: Problem, tiles: Tiles) -> Count:
     """Return a warp's reads of filters in a step of a forward pass in exact float32.
 
     Neighbouring threads compute neighbouring filters. These lie in different rows of shared memory,
-    so that the threads of a warp read from the same few banks; the emulator counts 16 passes over
-    the banks for a read. The backward passes have neighbouring columns side by side.
+    so that the threads of a warp read from the same few banks: the emulator counts 16 passes over
+    the banks for a read, and recorded times cost 8 clocks. In the backward passes neighbouring
+    columns lie side by side.
     """
     if problem.arithmetic != "float32" or problem.direction != "fprop":
         return 0.0
@@ -196,21 +245,42 @@ def _conflicting_reads(problem: Problem, tiles: Tiles) -> Count:
 def _warp_grid(tiles: Tile | Tiles) -> tuple[Count, Count]:
     """(down, across) that Triton cuts a tile among warps, so that a warp's part is near square.
 
-    Each warp reads its rows and its columns of the operands from shared memory.
+    Each warp reads its rows and its columns of the operands from shared memory. Warps are doubled
+    down the longer side of what one would have, down rather than across.
 
     >>> tiles = Tiles.of([Tile(128, 64, 32, warps=4), Tile(64, 256, 32, warps=4)])
     >>> down, across = _warp_grid(tiles)
     >>> down.tolist(), across.tolist()
     ([4, 1], [1, 4])
     """
-    down: Count = 0 * tiles.block_m + 1
-    across = down
-    for _ in range(MOST_DOUBLINGS):
-        taller = tiles.block_m * across >= tiles.block_n * down
-        more = down * across < tiles.warps
-        down = np.where(more & taller, 2 * down, down)
-        across = np.where(more & ~taller, 2 * across, across)
-    return down, across
+    taller = np.clip(_log2(tiles.block_m / tiles.block_n), -MOST_DOUBLINGS, MOST_DOUBLINGS)
+    down = _WARPS_DOWN[taller + MOST_DOUBLINGS, _log2(tiles.warps)]
+    return down, tiles.warps // down
+
+
+def _log2(value: Count) -> Count:
+    """The logarithm of powers of two."""
+    return np.frexp(value)[1] - 1
+
+
+def _warps_down(taller: int, doublings: int) -> int:
+    """Of 2^``doublings`` warps, those down a tile that is 2^``taller`` times as high as wide."""
+    down = across = 0
+    while down + across < doublings:
+        if taller + across >= down:
+            down += 1
+        else:
+            across += 1
+    return 1 << down
+
+
+MOST_DOUBLINGS = 10  # of one warp: a processor holds fewer than 1024
+_WARPS_DOWN = np.array(
+    [
+        [_warps_down(taller, doublings) for doublings in range(MOST_DOUBLINGS + 1)]
+        for taller in range(-MOST_DOUBLINGS, MOST_DOUBLINGS + 1)
+    ]
+)
 
 
 def _loads(
@@ -245,11 +315,12 @@ def _loads(
 
 def _traffic(
     problem: Problem,
-    tiles: Tiles,
+    spread: Spread,
     matmul: MatmulShape,
     target: Target,
     resident: Count,
-    programs: Count,
+    row_tiles: Count,
+    column_tiles: Count,
 ) -> dict[str, Count]:
     """Return the bytes that DRAM delivers at least once, and how often it may deliver them again.
 
@@ -265,29 +336,17 @@ def _traffic(
     first, second = (elements * itemsize for elements in operands[problem.direction])
     groups = max(1, min(shape.groups, matmul.instances))
     several = max(1, matmul.instances // groups)  # phases of dgrad, or taps of wgrad with boxes
-    row_tiles, column_tiles = matmul.row_tiles(tiles), matmul.column_tiles(tiles)
     if problem.direction == "wgrad":
         column_tiles = column_tiles * several
     else:
         row_tiles = row_tiles * several
-    stripe = np.minimum(row_tiles, tiles.swizzle)
+    stripe = np.minimum(row_tiles, spread.swizzle)
     wave = np.minimum(resident * target.processors, row_tiles * column_tiles)
     rows = np.minimum(row_tiles, np.maximum(stripe, wave / column_tiles))
     columns = np.minimum(column_tiles, np.maximum(1, wave / rows))
     # Programs on one processor start together; as they drift apart, they share fewer reads.
     apart = np.maximum(1, target.processors * np.sqrt(resident) / stripe)
     row_bytes, column_bytes = first / groups / row_tiles, second / groups / column_tiles
-    reduced, produced = shape.group_in_channels, shape.group_out_channels
-    extents, runs = {
-        "fprop": ((reduced, reduced), (tiles.block_k, tiles.block_k)),
-        "dgrad": ((produced, reduced), (tiles.block_k, tiles.block_n)),
-        "wgrad": ((produced, reduced), (tiles.block_m, tiles.block_n)),
-    }[problem.direction]
-    parts = [_line_share(run, extent, itemsize) for run, extent in zip(runs, extents, strict=True)]
-    fetched = matmul.fetched_bytes(problem, tiles) / LINE_BYTES
-    fetched *= (parts[0] * tiles.block_m + parts[1] * tiles.block_n) / (
-        tiles.block_m + tiles.block_n
-    )
     scattered = problem.direction == "dgrad" and several > 1
     pixels = shape.batch * shape.in_h * shape.in_w * shape.groups
     again = 0.0 if matmul.streamed else 1.0
@@ -302,10 +361,28 @@ def _traffic(
         "stripe_bytes": stripe * row_bytes,
         "filter_bytes": second / groups,
         "wave_bytes": stripe * row_bytes + np.minimum(column_tiles, apart) * column_bytes,
+        "scattered_runs": pixels * column_tiles * float(scattered),
+    }
+
+
+def _fetched(problem: Problem, tiles: Tiles, matmul: MatmulShape) -> dict[str, Count]:
+    """Return a step's bytes from L2, requests for them, and the contiguous bytes of a load."""
+    shape, itemsize = problem.geometry, problem.itemsize
+    reduced, produced = shape.group_in_channels, shape.group_out_channels
+    extents, runs = {
+        "fprop": ((reduced, reduced), (tiles.block_k, tiles.block_k)),
+        "dgrad": ((produced, reduced), (tiles.block_k, tiles.block_n)),
+        "wgrad": ((produced, reduced), (tiles.block_m, tiles.block_n)),
+    }[problem.direction]
+    parts = [_line_share(run, extent, itemsize) for run, extent in zip(runs, extents, strict=True)]
+    fetched = matmul.fetched_bytes(problem, tiles)
+    whole = tiles.block_m + tiles.block_n
+    share = (parts[0] * tiles.block_m + parts[1] * tiles.block_n) / whole
+    return {
+        "fetched_bytes": fetched,
+        "fetched_lines": fetched / LINE_BYTES * share,
         "row_run": runs[0] * itemsize,
         "column_run": runs[1] * itemsize,
-        "fetched_lines": fetched,
-        "scattered_runs": pixels * column_tiles * float(scattered),
     }
 
 
@@ -321,24 +398,18 @@ def _line_share(run: Count, extent: int, itemsize: int) -> Count:
     return np.where(run < extent, np.ceil(size / LINE_BYTES) * LINE_BYTES / size, 1.0)
 
 
-def _written(problem: Problem, family: Family, tiles: Tiles) -> Count:
-    """Return the bytes that a program writes: results, or partial sums."""
-    part = 4 * accumulator_words(problem)
-    return family.results(problem, tiles) * np.where(tiles.splits > 1, part, problem.itemsize)
-
-
-def _helpers(problem: Problem, family: Family, tiles: Tiles, target: Target) -> dict[str, Count]:
+def _helpers(problem: Problem, family: Family, splits: Count, target: Target) -> dict[str, Count]:
     """Return the number of a plan's launches, and the bytes passed between them."""
     launches, operands, part = 1, 0, 0
     result = {"fprop": "y", "dgrad": "dx", "wgrad": "dw"}[problem.direction]
     each = parts_buffer(problem, result, 1)
     if family.copies or problem.layout == "nchw":
         launches, operands, part, each = _handed_on(problem, family, target, each)
-    split = tiles.splits > 1
+    split = splits > 1
     per_part = np.where(split, each.elements * ITEMSIZE[each.dtype], part)
     return {
         "launches": launches + (split & (part == 0)),
-        "handed_on": operands + per_part * tiles.splits,
+        "handed_on": operands + per_part * splits,
     }
 
 

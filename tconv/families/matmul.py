@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
 from tconv.families.common import PixelBox, pack_of, phases_of, pixel_box
 from tconv.geometry import cdiv
 from tconv.problem import Problem
-from tconv.tile import Count, Tile, Tiles, for_each
+from tconv.tile import Count, EachOnce, Tile, Tiles, for_each
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,14 @@ class MatmulShape:
     row_box: Callable[[int], PixelBox] | None = field(default=None, repr=False)
     depth_box: Callable[[int], PixelBox] | None = field(default=None, repr=False)
 
+    @cached_property
+    def _row_boxes(self) -> EachOnce:
+        return EachOnce(lambda pixels: self.row_box(pixels).count)  # type: ignore[misc]
+
+    @cached_property
+    def _depth_boxes(self) -> EachOnce:
+        return EachOnce(lambda pixels: self.depth_box(pixels).count)  # type: ignore[misc]
+
     @property
     def extents(self) -> tuple[int, int, int]:
         """Sizes of the product that block_m, block_n and block_k divide."""
@@ -45,7 +53,7 @@ class MatmulShape:
 
     def row_tiles(self, tile: Tile | Tiles) -> Count:
         if self.row_box is not None:
-            return for_each(lambda block: self.row_box(block).count, tile.block_m)  # type: ignore
+            return self._row_boxes(tile.block_m)
         return cdiv(self.rows, tile.block_m)
 
     def column_tiles(self, tile: Tile | Tiles) -> Count:
@@ -58,13 +66,12 @@ class MatmulShape:
     def all_steps(self, tile: Tile | Tiles) -> Count:
         """Steps of one reduction, each ``block_k`` of it; its splits share them."""
         if self.depth_box is not None:
-            return for_each(lambda block: self.depth_box(block).count, tile.block_k)  # type: ignore
+            return self._depth_boxes(tile.block_k)
         return self.taps * cdiv(self.depth, tile.block_k)
 
     def steps(self, tile: Tile | Tiles) -> Count:
         """Steps of a program's loop."""
-        steps = self.all_steps(tile)
-        return np.where(tile.splits == 1, steps, np.ceil(steps / tile.splits))
+        return shared_steps(self.all_steps(tile), tile.splits)
 
     def step_products(self, tile: Tile | Tiles) -> Count:
         """Multiply-adds of a program's step."""
@@ -79,6 +86,11 @@ class MatmulShape:
         rows = filled(self.rows, tile.block_m)
         columns = filled(self.columns, tile.block_n)
         return (rows + columns) * filled(self.depth, tile.block_k) * problem.itemsize
+
+
+def shared_steps(steps: Count, splits: Count) -> Count:
+    """Steps of one of ``splits`` that share ``steps``."""
+    return np.where(splits == 1, steps, np.ceil(steps / splits))
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def _check_indices(indices: Tensor, extent: Sizes) -> None:
     if not 0 <= wrong < extent[0] * extent[1]:
         raise RuntimeError(
             f"Found an invalid max index: {wrong} (output volumes are of size "
-            f"{extent[0]}x{extent[1]}"
+            f"{extent[0]}x{extent[1]})"
         )
 
 

@@ -137,10 +137,19 @@ def _check_channels(x: Sizes, w: Sizes, bias: Sizes | None, groups: int) -> None
 def _check_output_padding(output_pads: Sizes, strides: Sizes, dilations: Sizes) -> None:
     limits = zip(output_pads, strides, dilations, strict=True)
     if any(more >= max(stride, dilation) for more, stride, dilation in limits):
+        named = (
+            ("output_padding", output_pads, 0),
+            ("stride", strides, 1),
+            ("dilation", dilations, 1),
+        )
+        words = [
+            f"{name}_height: {numbers[0] if len(numbers) == 2 else of_a_row} "  # of an image of one
+            f"{name}_width: {numbers[-1]}"
+            for name, numbers, of_a_row in named
+        ]
         raise RuntimeError(
             "output padding must be smaller than either stride or dilation, but got "
-            f"output_padding={list(output_pads)}, stride={list(strides)}, "
-            f"dilation={list(dilations)}"
+            + " ".join(words)
         )
 
 

@@ -25,6 +25,7 @@ from autotune.gate import Verdict
 from autotune.trial import Trial
 from autotune.trial_store import Store, default_path
 from reports.cli import app as reporting
+from tconv import svg
 from tconv.cost.constants import Calibrated, Constants, user_constants, write_calibrated
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
@@ -181,6 +182,8 @@ def test_a_command_that_cannot_write_reports_it_and_leaves_files_unchanged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(calibrating, "calibrate", lambda trials, target: calibration())
+    drawn = "<svg></svg>"  # drawing takes seconds, and the disk does not care what is drawn
+    monkeypatch.setattr(svg, "as_svg", lambda figure, name, title: drawn)
     theirs = tmp_path / "theirs.json"
     key = replace(PROBLEM, direction="dgrad").key
     write_table(theirs, "sm_90", {key: WINNER})

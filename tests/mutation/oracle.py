@@ -86,6 +86,11 @@ TESTS: dict[str, tuple[str, ...]] = {
         for kind in ("avg", "max")
         for direction in ("fprop", "dgrad")
     },
-    "adaptive_pool.pick_by_index": (f"{ADAPTIVE}test_unpool_is_torchs",),
-    "adaptive_pool.claim_by_index": (f"{ADAPTIVE}test_unpool_is_torchs",),
+    **{
+        f"adaptive_pool.{kind}_by_index": (
+            f"{ADAPTIVE}test_unpool_is_torchs",
+            f"{ADAPTIVE}test_indices_in_many_programs",
+        )
+        for kind in ("pick", "claim")
+    },
 }

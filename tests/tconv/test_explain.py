@@ -83,6 +83,10 @@ LAYERS: dict[str, tuple[torch.nn.Module, tuple[int, ...], str]] = {
     "AvgPool2d": (tconv.AvgPool2d(2), (2, 4, 8, 8), "n2c4h8w8-f2x2"),
     "AvgPool1d": (tconv.AvgPool1d(2), (2, 4, 8), "n2c4h1w8-f1x2-s1x2"),
     "MaxPool1d": (tconv.MaxPool1d(3, 2, 1), (4, 8), "n1c4h1w8-f1x3-s1x2-p0x1"),
+    "AdaptiveMaxPool2d with indices": (
+        tconv.AdaptiveMaxPool2d(3, return_indices=True), (2, 4, 7, 9), "n2c4h7w9-to3x3",
+    ),
+    "Subsample2d Conv": (tconv.Subsample2d(4), (2, 4, 8, 8), "n2c4h8w8-k4f2x2-s2x2-p0x0-d1x1-g4"),
     "AdaptiveMaxPool2d": (tconv.AdaptiveMaxPool2d((3, None)), (4, 7, 9), "n1c4h7w9-to3x9"),
 }  # fmt: skip
 
@@ -102,3 +106,18 @@ def test_every_kind_of_layer_is_explained_as_it_runs(name: str) -> None:
         assert choice.tile.block_m in {launch.constants.get("BLOCK_M") for launch in log}
     else:
         assert choice.family in {launch.kernel.split(".")[0] for launch in log}
+
+
+def test_an_unpool_is_explained_as_it_runs() -> None:
+    """Its output size is the smallest that fits, as without ``output_size`` in a call."""
+    x = torch.randn(2, 4, 5, 6, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    layer = tconv.MaxUnpool2d(3, 2)
+    explanation = tconv.explain(layer, x)
+    assert explanation.geometry.key == "n2c4h5w6-to11x13"
+    indices = torch.arange(30, device=DEVICE).view(5, 6).expand(2, 4, 5, 6)
+    with recorded() as log:
+        layer(x, indices)
+    choice = dict(explanation.choices)["fprop"]
+    (picking,) = [launch for launch in log if launch.kernel == "adaptive_pool.pick_by_index"]
+    assert picking.kernel.startswith(choice.family)
+    assert picking.constants["BLOCK_M"] == choice.tile.block_m

@@ -16,7 +16,7 @@ from tconv import functional
 from tconv.functional import adaptive_avg_pool2d, adaptive_max_pool2d, max_pool2d, max_unpool2d
 from tconv.geometry import AdaptiveGeometry
 from tconv.launch import recorded
-from tconv.ops.adaptive_pool2d import adaptive_launch
+from tconv.ops.adaptive_pool2d import adaptive_launch, index_launch
 from tconv.ops.layout import memory_format
 from tconv.problem import AdaptiveProblem, Layout
 from tconv.tile import Tile
@@ -34,6 +34,7 @@ CASES: dict[str, tuple[tuple[int, ...], Any]] = {
     "uneven": ((2, 3, 7, 5), (3, 2)),
     "even": ((1, 2, 4, 6), (2, 3)),
     "enlarged": ((2, 2, 3, 4), (5, 7)),
+    "enlarged-downwards": ((1, 2, 2, 6), (7, 3)),
     "global-unbatched": ((3, 6, 5), 1),
     "one-axis-stays": ((2, 3, 5, 4), (None, 3)),
     "zero-batch": ((0, 3, 5, 4), 2),
@@ -66,6 +67,16 @@ def test_as_torch(name: str, kind: str) -> None:
         assert_close(dx, torch.autograd.grad(expected, x, dy)[0])
         kernels = [f"adaptive_pool.adaptive_{kind}_{each}" for each in ("fprop", "dgrad")]
         assert [launch.kernel for launch in log] == kernels * bool(x.numel())
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_an_empty_result_is_torchs(kind: str) -> None:
+    """Its gradient is zero, where torch refuses to compute one."""
+    x = random(2, 3, 5, 4).requires_grad_()
+    y = POOLS[kind](x, (0, 2))
+    assert_close(y, getattr(plain, f"adaptive_{kind}_pool2d")(x, (0, 2)))
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    assert_close(dx, torch.zeros_like(x))
 
 
 def test_indices_are_torchs() -> None:
@@ -120,6 +131,33 @@ def test_unpool_is_torchs(channels_last: bool) -> None:
     assert_close(dx, torch.autograd.grad(expected, x, dy)[0])
 
 
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_indices_in_many_programs(layout: Layout) -> None:
+    """Small tiles that divide no axis; indices outside a plane are neither read nor claimed."""
+    geometry = AdaptiveGeometry(2, 7, 3, 5, 4, 3)  # planes of 15, indices of 12
+    generator = torch.Generator().manual_seed(0)
+    indices = torch.randint(-2, 17, (2, 7, 4, 3), generator=generator).to(DEVICE)
+    source = random(2, 7, 3, 5)
+    inside = (indices >= 0) & (indices < 15)
+    picked = source.flatten(2).gather(2, indices.clamp(0, 14).flatten(2)).view_as(indices)
+    claimed = torch.full((2, 7, 15), -1, device=DEVICE)
+    for place in range(12):  # a later place takes the claim of an earlier one
+        image, channel = inside.flatten(2)[..., place].nonzero().T
+        claimed[image, channel, indices.flatten(2)[image, channel, place]] = place
+    form = memory_format(layout)
+    tensors = {name: tensor.contiguous(memory_format=form) for name, tensor in {
+        "indices": indices, "source": source, "claims": torch.full((2, 7, 3, 5), -1, device=DEVICE),
+        "target": source.new_full((2, 7, 4, 3), torch.nan),
+    }.items()}  # fmt: skip
+    problem = AdaptiveProblem(geometry, "fprop", "float64", layout)
+    for claim in (False, True):
+        launch = index_launch(problem, Tile(8, 4, 1), claim)
+        assert launch.grid[0] > 3
+        launch.run(tensors)
+    assert_close(tensors["target"], torch.where(inside, picked, 0.0))
+    assert_close(tensors["claims"].flatten(2), claimed)
+
+
 INDICES = torch.tensor([[[[0, 7], [10, 15]], [[1, 2], [9, 12]]]], device=DEVICE)
 SECOND: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...]]] = {
     "avg": (lambda x: adaptive_avg_pool2d(x, (2, 3)), (1, 2, 3, 4)),
@@ -171,7 +209,9 @@ def test_bad_arguments_are_refused() -> None:
     x = random(1, 1, 2, 2)
     wrong = torch.tensor([[[[0, 1], [2, 16]]]], device=DEVICE)
     for compute in (max_unpool2d, plain.max_unpool2d):
-        with pytest.raises(RuntimeError, match="Found an invalid max index: 16"):
+        with pytest.raises(
+            RuntimeError, match=r"max index: 16 \(output volumes are of size 4x4\)$"
+        ):
             compute(x, wrong, 2)
         with pytest.raises(RuntimeError, match="int64"):
             compute(x, wrong.int(), 2)

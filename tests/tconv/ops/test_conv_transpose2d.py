@@ -237,7 +237,11 @@ def test_dtypes(dtype: torch.dtype, precision: str) -> None:
         ({"groups": 2}, "expected weight to be divisible by 2 at dimension 0"),
         ({"weight": torch.zeros(4, 4, 3, 3)}, "to have 4 channels, but got 3 channels"),
         ({"bias": torch.zeros(3)}, "bias to be 1-dimensional with 4 elements"),
-        ({"output_padding": 1}, "output padding must be smaller than either stride or dilation"),
+        (
+            {"output_padding": (0, 3), "stride": (1, 2)},
+            "either stride or dilation, but got output_padding_height: 0 output_padding_width: 3 "
+            "stride_height: 1 stride_width: 2 dilation_height: 1 dilation_width: 1",
+        ),
         ({"padding": 5}, r"\(5 x 5\). Calculated output size per channel: \(-3 x -3\)"),
         ({"stride": (1, 2, 3)}, "expected stride to be a single integer value or a list of 2"),
         ({"input": torch.zeros(1, 3, 0, 5)}, "Only zero batch or zero channel inputs"),
