@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from torch.testing._internal import common_utils
 from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo import core
 
 if TYPE_CHECKING:
     from torch.testing._internal.opinfo.core import ErrorInput, OpInfo, SampleInput
@@ -17,12 +19,10 @@ if TYPE_CHECKING:
 @contextmanager
 def _unnamed() -> Iterator[None]:
     """Spare torch the search of the stack, at each sample, for a unittest that asked for it."""
-    search = common_utils.extract_test_fn
-    common_utils.extract_test_fn = lambda: None  # what it finds under pytest
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (common_utils, core):
+            patch.setattr(module, "extract_test_fn", lambda: None)  # what it finds under pytest
         yield
-    finally:
-        common_utils.extract_test_fn = search
 
 
 def opinfo(name: str) -> OpInfo:
