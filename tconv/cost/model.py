@@ -169,6 +169,7 @@ def _loop_clocks(
     if np.any(work.end_instructions):
         instructions = instructions + each(work.end_instructions) / work.steps
     shared = work.shared_bytes / known.shared_bytes_per_clock + work.l1_lines
+    shared = shared + work.conflicting_reads * known.conflict_clocks
     fetched = np.array([each(work.fetched_bytes) * l2, each(work.fetched_lines) * port])
     return {
         "tensor cores": products * each(work.tensor),

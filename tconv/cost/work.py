@@ -22,6 +22,9 @@ from tconv.problem import ITEMSIZE, Problem
 from tconv.target import Target
 from tconv.tile import Count, Spread, Tile, Tiles
 
+# Neighbouring results of a thread, by results a thread (Triton's layout of multiply-adds).
+SIDES = ((16, 4), (4, 2))
+WARP = 32  # threads
 LINE_BYTES = 128  # of one request to the L2, whether it is filled or not
 WIDE_BYTES = 16  # the widest load, which bypasses the L1 (cp.async.cg)
 Array = NDArray[np.float64]
@@ -49,6 +52,7 @@ class Work:
     spill_bytes: Array  # per thread
     shared_bytes: Array  # read and written
     l1_lines: Array
+    conflicting_reads: Array  # a warp's reads of shared memory whose threads share a few banks
     transposed: Array  # elements rearranged for the matrix unit, in units of 64 of their row
     wide_loads: Array  # by all warps, 16 bytes per thread
     narrow_loads: Array  # 4 or 8 bytes per thread
@@ -215,8 +219,27 @@ def _products(
         "peak": target.peak_tflops[arithmetic] * 1e3 / target.processors / target.clock_ghz,
         "shared_bytes": shared,
         "l1_lines": lines,
+        "conflicting_reads": _conflicting_reads(problem, tiles) if family.matrix_unit else 0.0,
         "transposed": turned * wgmma,
     }
+
+
+def _conflicting_reads(problem: Problem, tiles: Tiles) -> Count:
+    """Return a warp's reads of filters in a step of a forward pass in exact float32.
+
+    Neighbouring threads compute neighbouring filters. These lie in different rows of shared memory,
+    so that the threads of a warp read from the same few banks: the emulator counts 16 passes over
+    the banks for a read, and recorded times cost 8 clocks. In the backward passes neighbouring
+    columns lie side by side.
+    """
+    if problem.arithmetic != "float32" or problem.direction != "fprop":
+        return 0.0
+    results = tiles.block_m * tiles.block_n / (tiles.warps * WARP)
+    side: Count = np.ones(np.shape(results))
+    for least, length in reversed(SIDES):
+        side = np.where(results >= least, length, side)
+    across = np.minimum(WARP * tiles.warps, tiles.block_n / side)  # threads that share a row
+    return tiles.warps * tiles.block_n / across * tiles.block_k
 
 
 def _warp_grid(tiles: Tile | Tiles) -> tuple[Count, Count]:
