@@ -264,7 +264,7 @@ def _log2(value: Count) -> Count:
 
 
 def _warps_down(taller: int, doublings: int) -> int:
-    """Return how many of 2^``doublings`` warps go down a tile 2^``taller`` times as high as wide."""
+    """Return how many of 2^``doublings`` warps go down a tile of height 2^``taller`` x width."""
     down = across = 0
     while down + across < doublings:
         if taller + across >= down:
