@@ -138,7 +138,7 @@ class GaussianProcess:
         return local + self._trend * (_trend(one) @ _trend(other).T)
 
     def _log_posterior(self, state: Times, known: Matrix, score: Times) -> tuple[float, Matrix]:
-        """Return the log posterior up to a constant, without the signal variance; and the factor."""
+        """Return the log posterior up to a constant, without signal variance, and the factor."""
         covariance = self._covariance(known, known, state)
         covariance[np.diag_indices_from(covariance)] += math.exp(state[-1]) + 1e-6
         factor = np.linalg.cholesky(covariance)
