@@ -1,9 +1,10 @@
 """Refit the cost model's constants to what was measured on a GPU, or recorded by others.
 
 Constants are fitted by ``autotune.fit`` to the times of some problems and judged by those of
-others. Of many problems one half is fitted to and the other half judges (``fitted_half``); of few,
-five parts are held out in turn, and the constants are then fitted to all of them. Constants that do
-not predict held-out problems better than those the fit began at are not kept.
+others. If there are many problems, one half is fitted and the other half judges
+(``fitted_half``). If there are few, five parts are held out in turn, and the constants are then
+fitted to all problems. Constants are kept only if they predict the held-out problems better than
+the ones that the fit began with.
 """
 
 from __future__ import annotations
@@ -29,25 +30,24 @@ from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Tiles
 
-FOLDS, MANY_PROBLEMS = 5, 200  # one half is fitted to, from so many problems on
+FOLDS, MANY_PROBLEMS = 5, 200  # from 200 problems on, one half is held out
 LEAST_TRIALS, LEAST_PROBLEMS = 30, FOLDS
-MOST_TRIALS = 2000  # taken of the measured ones, evenly: beyond, they only take time
+MOST_TRIALS = 2000  # measured trials that a fit uses; more of them only take time
 TWO_IN_THREE = 2 / 3
-MOST_RECORDED = 20000  # of recorded tiles, in whole problems
-# What no time of a kind bears upon: graphs are replayed where trials are measured.
+MOST_RECORDED = 20000  # recorded tiles that a fit uses, in whole problems
+# Constants that do not affect such times: trials are timed by replaying graphs.
 UNFITTED = {"trials": {"event_milliseconds"}, "recordings": {"launch_milliseconds"}}
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Constants before and after, and how well each predicts problems that were held out.
+    """Constants before and after a fit, and how well each predicts the held-out problems.
 
-    ``error`` is what two in three of abs(ln(predicted / measured)) keep below, of tiles that take
-    at most twice the time of their problem's best; ``rank`` Spearman's correlation
-    of predicted and measured times within a problem, mean over problems. ``model_share`` and
-    ``neighbour_share`` are what a problem that is held out gets when it is served by the model, or
-    by the winner of its nearest neighbour: best time over that choice's, geometric mean over the
-    ``compared`` problems on which the neighbour's winner was measured as well.
+    ``error`` is the 2/3 quantile of abs(ln(predicted / measured)) over the tiles that take at most
+    twice the time of their problem's best. ``rank`` is Spearman's correlation of predicted and
+    measured times within a problem, averaged over problems. ``model_share`` and ``neighbour_share``
+    are the best time over the time of the model's choice, and of the nearest neighbour's winner:
+    geometric means over the ``compared`` held-out problems on which that winner was measured.
     """
 
     before: Constants
@@ -68,7 +68,7 @@ class Calibration:
 
     @property
     def untuned(self) -> Untuned:
-        """What serves a layer that was never tuned."""
+        """Whether the model or the nearest neighbour serves layers that were never tuned."""
         proved = self.compared >= LEAST_PROBLEMS and self.neighbour_share > self.model_share
         return "neighbour" if proved else "model"
 
@@ -80,11 +80,11 @@ class Calibration:
 
 
 class CalibrationError(ValueError):
-    """Too little was measured; the message says how much."""
+    """Raised if there are too few times to fit constants to; the message counts them."""
 
 
 def calibrate(trials: Sequence[Trial], target: Target) -> Calibration:
-    """Constants fitted to the measured ones of ``trials``.
+    """Return a calibration with constants fitted to the measured ``trials``.
 
     Raises:
         CalibrationError: for too few trials or problems.
@@ -115,7 +115,7 @@ def calibrate(trials: Sequence[Trial], target: Target) -> Calibration:
 
 
 def calibrate_from(recordings: Sequence[Recording]) -> Calibration:
-    """Constants fitted to what others recorded on one GPU.
+    """Return a calibration with constants fitted to the recordings of one GPU.
 
     Raises:
         CalibrationError: for too few problems.
@@ -142,12 +142,12 @@ def calibrate_from(recordings: Sequence[Recording]) -> Calibration:
 
 
 def fitted_half(problem: Problem) -> bool:
-    """Whether constants are fitted to recordings of ``problem``; those of the others judge."""
+    """Return whether the recordings of ``problem`` are in the half that constants are fitted to."""
     return _digest(problem)[0] % 2 == 0
 
 
 def held_out(recordings: Sequence[Recording]) -> list[Recording]:
-    """Those that no constants were fitted to; none of a GPU with few problems."""
+    """Return the recordings that no constants were fitted to; none for a GPU with few problems."""
     counts = Counter(each.gpu for each in recordings if len(each.tiles) >= LEAST_TILES)
     return [
         each
@@ -171,10 +171,9 @@ def _fitted(
     before: Constants,
     halves: NDArray[np.bool_] | None = None,
 ) -> tuple[Array, Calibration]:
-    """ln(predicted / measured) of each tile that was held out; and the calibration.
+    """Return ln(predicted / measured) of each held-out tile, and the calibration.
 
-    The fit begins at ``before``. ``halves`` tells of each problem whether it is fitted to, where
-    only some are.
+    The fit begins at ``before``. ``halves`` marks the problems to fit, if some are held out.
     """
     names = [name for name in FITTED if name not in unfitted]
     problems = int(observed.problem.max()) + 1
@@ -211,7 +210,7 @@ def _fitted(
 
 
 def _untuned(trials: Sequence[Trial], log_ratios: Sequence[float]) -> list[tuple[float, float]]:
-    """Best time over the model's choice's, and over the neighbour's, of each problem left out."""
+    """Return for each held-out problem the best time over the model's and over the neighbour's."""
     grouped: dict[Problem, list[tuple[Trial, float]]] = {}
     for trial, ratio in zip(trials, log_ratios, strict=True):
         grouped.setdefault(trial.problem, []).append((trial, ratio))
@@ -236,13 +235,13 @@ def _untuned(trials: Sequence[Trial], log_ratios: Sequence[float]) -> list[tuple
 
 
 def _error(observed: Observed, log_ratios: Array) -> float:
-    """As ``Calibration`` says; a few tiles that are not understood at all do not decide it."""
+    """Return ``Calibration``'s error, a quantile: a few tiles far off do not decide it."""
     near = observed.best_share >= 1 / NEAR
     return float(np.quantile(np.abs(log_ratios[near]), TWO_IN_THREE))
 
 
 def rank_correlation(observed: Observed, log_ratios: Array) -> float:
-    """Spearman's, of predicted and measured times of the same problem; mean over problems."""
+    """Return Spearman's correlation of predicted and measured times, averaged over problems."""
     times, predicted = observed.milliseconds, observed.milliseconds * np.exp(log_ratios)
     found = [
         spearman(predicted[observed.problem == number], times[observed.problem == number])

@@ -1,7 +1,7 @@
 """Replay of a tuner that measures only a few of the recorded tiles.
 
-The default search gets recorded times in place of measured ones; only tiles that were timed are
-in its space.
+The default search gets recorded times in place of measured ones. Its space holds the timed tiles
+only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MEASURED = (4, 8, 16)
 
 
 def space_of(recording: Recording) -> SearchSpace:
-    """The timed tiles as a search space, with the model's figures."""
+    """Return the timed tiles as a search space, with the model's figures."""
     rows = [[float(asdict(tile)[name]) for name in TILE] for tile in recording.tiles]
     times = predicted(recording)
     order = tuple(np.argsort(times, kind="stable").tolist())
@@ -31,7 +31,7 @@ def space_of(recording: Recording) -> SearchSpace:
 def shares_after(
     recording: Recording, counts: Sequence[int] = MEASURED, seed: int = 0, strategy: str = DEFAULT
 ) -> list[float]:
-    """Best recorded time over the best that was found, after each number of measurements."""
+    """Return the best recorded time over the best one found after each number of measurements."""
 
     def times_of(places: list[int]) -> list[float]:
         return [float(recording.milliseconds[place]) for place in places]

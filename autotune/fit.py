@@ -1,9 +1,8 @@
 """Fit the cost model's constants to measured or recorded times.
 
-The logarithm of predicted over measured time is made small, in the mean square: within a problem,
-where near its best tile most, so that tiles are ordered well; and of all tiles, so that times are
-right. A few that stray count little (soft L1), and constants that no time bears upon stay as they
-were.
+Least squares of ln(predicted / measured): differences within a problem, weighted towards its best
+tile, so that tiles are ordered well; and the ratios of all tiles, so that times are right. Outliers
+count less (soft L1). Constants that do not affect the times stay as they were.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from tconv.cost.work import Work
 from tconv.target import Target
 
 LEAST_RATIO = 1e-3  # of a constant to its upper bound, where its lower is 0
-OVERALL = 0.3  # weight of a time's error beside that of its order within the problem
+OVERALL = 0.3  # weight of an error of time, relative to an error of order within a problem
 STRAY = 0.15  # error beyond which it counts linearly
-INERTIA = 0.05  # error that a constant's move by a factor of e is worth
+INERTIA = 0.05  # penalty for moving a constant by a factor of e
 EDGE = 1e-6
 Array = NDArray[np.float64]
 
@@ -53,13 +52,13 @@ class Observed:
         return np.asarray(best[self.problem] / self.milliseconds)
 
     def log_ratios(self, known: Constants) -> Array:
-        """ln(predicted / measured); of what does not fit, a large number."""
+        """Return ln(predicted / measured); a large number for a tile that does not fit."""
         times = milliseconds_of(self.work, self.target, known) + known.event_milliseconds
         return np.asarray(np.log(np.minimum(times, 1e6) / self.milliseconds))
 
 
 def fit(observed: Observed, start: Constants, names: Sequence[str]) -> Constants:
-    """The constants ``names`` by least squares over their logarithms, within their bounds.
+    """Return constants with ``names`` fitted by least squares over their logarithms, in bounds.
 
     Raises:
         FitError: where scipy is missing.

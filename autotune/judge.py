@@ -1,8 +1,8 @@
 """The cost model judged by times that others recorded.
 
 For each GPU, arithmetic and pass: how well the model orders the tiles of a problem (Spearman's
-correlation, median over problems), what its first ``k`` tiles hold (best time over the best among
-them, geometric mean), and how predicted times compare with recorded ones, by decade of time.
+correlation, median over problems), how good its first ``k`` tiles are (best time over the best
+among them, geometric mean), and how predicted times compare with recorded ones, by decade of time.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from autotune.recordings import Recording
 from tconv.cost.constants import Constants, calibrated
 from tconv.cost.model import milliseconds_of
 
-LEAST_TILES = 8  # timed for a problem, lest any choice be a good one
+LEAST_TILES = 8  # that a problem needs: among fewer, any choice is a good one
 PICKS = (1, 4, 8)
-NEAR = 2.0  # times the best: slower tiles are no choice
-# By how much a cell may fall below what was published.
+NEAR = 2.0  # times the best tile's time; slower tiles do not count
+# How far a cell may fall below its published statistics.
 SLACK = {"spearman": 0.01, "top1": 0.01, "top8": 0.003}
 WORST = 10
 
 Predictor = Callable[[Recording], NDArray[np.float64]]
-Chooser = Callable[[Recording], int | None]  # the place of the tile that it would run
+Chooser = Callable[[Recording], int | None]  # the place of its first choice
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the model does on one problem; ``shares`` are those of its first 1, 4 and 8 tiles."""
+    """The model's score on one problem; ``shares`` are for its first 1, 4 and 8 tiles."""
 
     recording: Recording
     predicted: NDArray[np.float64]
@@ -44,7 +44,7 @@ class Verdict:
 
     @property
     def library(self) -> float:
-        """The best tile's share of the library's speed; above 1 it is faster. NaN: not timed."""
+        """The best tile's speed over the library's; NaN if the library was not timed."""
         return (self.recording.library or math.nan) / self.recording.best
 
 
@@ -65,18 +65,18 @@ class Cell:
 
     @property
     def library(self) -> float:
-        """The best tiles' share of the library's speed, geometric mean; NaN: it was not timed."""
+        """Geometric mean of the best tiles' speed over the library's; NaN if it was not timed."""
         timed = [each.library for each in self.verdicts if each.recording.library]
         return mean_share(timed)
 
     @property
     def error(self) -> float:
-        """Median of abs(ln(predicted / recorded)), of tiles within twice their problem's best."""
+        """Median of abs(ln(predicted / recorded)) over tiles within twice their problem's best."""
         return float(np.median(np.abs(self._near_log_ratios())))
 
     @property
     def error_90(self) -> float:
-        """What nine in ten of these errors keep below."""
+        """The 0.9 quantile of the errors whose median is ``error``."""
         return float(np.quantile(np.abs(self._near_log_ratios()), 0.9))
 
     def _near_log_ratios(self) -> NDArray[np.float64]:
@@ -86,7 +86,7 @@ class Cell:
         return np.asarray(np.log(np.minimum(ratios, 1e6)[near]))
 
     def beside(self, choose: Chooser) -> Beside:
-        """Our first choice beside another's, where that chose a tile that was timed."""
+        """Compare our first choice with another's, on the problems where that was timed."""
         ours, theirs = [], []
         for each in self.verdicts:
             if (place := choose(each.recording)) is not None:
@@ -96,9 +96,9 @@ class Cell:
 
     @property
     def ratio_by_decade(self) -> dict[str, float]:
-        """Median of predicted over recorded time, by the power of ten that the recorded reaches.
+        """Median of predicted over recorded time, by decade of the recorded time.
 
-        Tiles that the model holds too large for the GPU are left out.
+        Tiles that are too large for the GPU according to the model are left out.
         """
         times = np.concatenate([each.recording.milliseconds for each in self.verdicts])
         ratios = np.concatenate([each.predicted for each in self.verdicts]) / times
@@ -120,7 +120,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Beside:
-    """Shares of the best that two first choices got, geometric means over ``problems``."""
+    """Two first choices' shares of the best speed: geometric means over ``problems``."""
 
     problems: int
     ours: float
@@ -128,14 +128,14 @@ class Beside:
 
 
 def predicted(recording: Recording, known: Constants | None = None) -> NDArray[np.float64]:
-    """The model's milliseconds of every tile that was timed, with what timing by events adds."""
+    """Return the model's milliseconds for every timed tile, timing by events included."""
     known = known or calibrated(recording.target).constants
     times = milliseconds_of(recording.work, recording.target, known)
     return times + known.event_milliseconds
 
 
 def judge(recordings: Sequence[Recording], predictor: Predictor = predicted) -> list[Cell]:
-    """A cell for each GPU, arithmetic and pass that was recorded; few tiles make no problem."""
+    """Return a cell for each recorded GPU, arithmetic and pass; skip problems of few tiles."""
     cells: dict[str, list[Verdict]] = {}
     for recording in recordings:
         if len(recording.tiles) >= LEAST_TILES:
@@ -144,7 +144,7 @@ def judge(recordings: Sequence[Recording], predictor: Predictor = predicted) -> 
 
 
 def verdict(recording: Recording, times: NDArray[np.float64]) -> Verdict:
-    """How predicted ``times`` order the tiles of one problem."""
+    """Return how well predicted ``times`` order the tiles of one problem."""
     order = np.argsort(times, kind="stable")
     shares = tuple(
         recording.best / float(recording.milliseconds[order[:count]].min()) for count in PICKS
@@ -153,7 +153,7 @@ def verdict(recording: Recording, times: NDArray[np.float64]) -> Verdict:
 
 
 def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Spearman's rank correlation, ties at their mean rank; NaN where one is constant.
+    """Return Spearman's rank correlation, ties at their mean rank; NaN if one is constant.
 
     >>> round(spearman(np.array([1.0, 2.0, 3.0, 4.0]), np.array([10.0, 20.0, 40.0, 30.0])), 3)
     0.8
@@ -171,12 +171,12 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def mean_share(shares: Sequence[float]) -> float:
-    """Geometric mean; NaN of none."""
+    """Return the geometric mean; NaN if there are none."""
     return statistics.geometric_mean(shares) if shares else math.nan
 
 
 def fallen(cells: Sequence[Cell], published: dict[str, dict[str, Any]]) -> list[str]:
-    """What is worse than was published, a line each; a cell of other problems is not compared."""
+    """Return a line for each statistic below its published value; cells must match in size."""
     found = []
     for cell in cells:
         now, before = cell.as_json(), published.get(cell.name, {})
@@ -191,7 +191,7 @@ def fallen(cells: Sequence[Cell], published: dict[str, dict[str, Any]]) -> list[
 
 
 def read_published(path: Path) -> dict[str, dict[str, Any]]:
-    """The published statistics of each cell.
+    """Return the published statistics of each cell.
 
     Raises:
         ValueError: for a file that holds none.
@@ -204,6 +204,6 @@ def read_published(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def worst(cells: Sequence[Cell], count: int = WORST) -> list[Verdict]:
-    """The problems whose first tile is furthest from the best."""
+    """Return the problems whose first tile is furthest from the best."""
     verdicts = [each for cell in cells for each in cell.verdicts]
     return sorted(verdicts, key=lambda each: each.shares[0])[:count]

@@ -19,18 +19,19 @@ MOST_LISTED = 64  # tiles; more than NVIDIA's list has
 GPUS = {"A100": "A100_SXM_80GB", "H100": "H100_SXM"}
 # Operands, sums, results: H float16, T bfloat16, S float32, F sums of tf32 products.
 PRECISIONS = {"float16": "HSH", "bfloat16": "TST", "tf32": "SFS"}
-# Of the operands, in rows: N as it is multiplied, T transposed.
+# Memory order of the operands: N as multiplied, T transposed.
 LAYOUTS = {"fprop": "NT_ROW_MAJOR", "dgrad": "NN_ROW_MAJOR", "wgrad": "TN_ROW_MAJOR"}
 
 
 def available() -> bool:
-    """Whether nvidia-matmul-heuristics is installed."""
+    """Return whether nvidia-matmul-heuristics is installed."""
     return importlib.util.find_spec(PACKAGE) is not None
 
 
 def first_choice(recording: Recording) -> int | None:
-    """Place of the tile it would run; None for a GPU that it does not know, or where no such
-    tile was timed.
+    """Return the place of its best tile that was timed.
+
+    None if there is no such tile, or for a GPU or problem that it does not know.
 
     Raises:
         ImportError: where nvidia-matmul-heuristics is not installed.

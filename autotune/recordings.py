@@ -92,14 +92,14 @@ PLAIN_PRODUCT = replace(FAMILIES["implicit_gemm"], demand=product_demand)
 
 
 class RecordingError(ValueError):
-    """A table that cannot be judged; the message names the file and the cause."""
+    """Raised for a table that cannot be judged; the message names the file and the cause."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """The tiles that were timed for one problem on one GPU; ``library`` is cuBLAS's time.
+    """The timed tiles of one problem on one GPU; ``library`` is cuBLAS's time.
 
-    ``result_itemsize`` is that of the results, where it is not the operands'.
+    ``result_itemsize`` is the size of a result in bytes, if it differs from an operand's.
     """
 
     gpu: str
@@ -115,7 +115,7 @@ class Recording:
 
     @property
     def cell(self) -> str:
-        """GPU, arithmetic and pass: what results are gathered by."""
+        """GPU, arithmetic and pass, by which results are grouped."""
         return f"{self.gpu}/{self.problem.arithmetic}/{self.problem.direction}"
 
     @property
@@ -209,7 +209,7 @@ def _form(path: Path) -> Callable[[pd.DataFrame], list[Recording]] | None:
 
 
 def read_recordings(paths: Iterable[Path]) -> list[Recording]:
-    """The problems of all tables, in order.
+    """Return the problems of all tables, in order.
 
     Raises:
         RecordingError: if a file cannot be read or has neither form.
@@ -218,7 +218,7 @@ def read_recordings(paths: Iterable[Path]) -> list[Recording]:
 
 
 def read_recording(path: Path) -> list[Recording]:
-    """The problems of one table, CSV or CSV.gz."""
+    """Return the problems of one table, CSV or CSV.gz."""
     try:
         table = pd.read_csv(path, low_memory=False)
     except (OSError, ValueError, EOFError) as error:
@@ -230,7 +230,7 @@ def read_recording(path: Path) -> list[Recording]:
 
 
 def _timed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
-    """The rows that can be judged, their tiles under tconv's names, the median of repeats."""
+    """Return the usable rows of known GPUs, with the tile's columns under tconv's names."""
     table = table[table["gpu"].astype(str).isin(list(RECORDED))].rename(
         columns={theirs: ours for ours, theirs in columns.items()}
     )

@@ -45,15 +45,16 @@ INTRO = (
     "figures are optimistic."
 )
 ERRS = (
-    "Where it errs: float32 products without tensor cores are predicted up to four times too fast "
-    "where the filter lies along the reduction (fprop). Beyond a second, which only the smallest "
-    "tiles of the largest products take, times are predicted too short. Some tiles that the model "
-    "holds too large for shared memory did run; they are left out of the ratios. On the RTX 3070, "
-    "the matrix loops of CUTLASS with two stages are slower than predicted."
+    "Where it errs: on an H100, tf32 gradients by tiles of two warps, which use no wgmma, are "
+    "predicted 1.5 times too slow, so that the best tile is not the first choice. Beyond a second, "
+    "which only the smallest tiles of the largest products take, times are predicted too short. "
+    "Some tiles that are too large for shared memory according to the model did run; they are left "
+    "out of the ratios. On the RTX 3070, the matrix loops of CUTLASS with two stages are slower "
+    "than predicted."
 )
 NOT_KNOWN = (
-    "No recording bears upon other targets (sm_100, gfx942): their figures are supported by no "
-    "measurement. Nor were the families direct, depthwise, grouped and few_channels recorded, "
+    "There are no recordings of other targets (sm_100, gfx942): no measurement supports their "
+    "figures. Nor were the families direct, depthwise, grouped and few_channels recorded, "
     "nor splits of the reduction, persistent kernels and tensor maps."
 )
 

@@ -30,6 +30,7 @@ from tconv.target import INTERPRETER, Target, target_of
 BACKEND = "hip" if torch.version.hip else "cuda"  # Triton's, for the GPUs of this torch
 MOST_REGISTERS, REGISTER_FILE = 255, 65536  # of a thread, of a processor (NVIDIA)
 GRID_LIMITS = (2**31 - 1, 65535, 65535)  # programs on each axis of a grid (CUDA; AMD takes more)
+_one_at_a_time = threading.Lock()  # Triton's interpreter keeps the running program in globals
 ALIGNMENT = 16  # bytes: kernels are compiled for pointers that are multiples of this
 
 
@@ -191,8 +192,10 @@ class Launch:
                 _aligned(tensors, operand.tensor)
         if interpreting():
             interpreter_bfloat16.mend()
-        else:
-            kernel_cache.guard()
+            with _one_at_a_time:
+                self.function[self.grid](**self.arguments(tensors))
+            return
+        kernel_cache.guard()
         compiled = self.function[self.grid](**self.arguments(tensors))
         names = {operand.tensor for operand in self.operands.values()}
         aligned = all(tensors[name].data_ptr() % ALIGNMENT == 0 for name in names)

@@ -6,9 +6,10 @@ that was never seen takes a kernel in use where the cost model says that it lose
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -23,11 +24,17 @@ from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice, Tiles
 
-TOLERATED = 0.1  # part of the predicted time that a kernel in use may lose against the best
+TOLERATED = 0.12  # part of the predicted time that a kernel in use may lose against the best
 MEANWHILE = 0.5  # the same while a better one can be compiled in the background
 # The same against its own neighbour, the same tile as compiled for another shape of box.
 TOLERATED_OF_BOXES = 0.15
 BUCKETS = 4  # of sizes, for each doubling of the output's pixels
+FORGONE = 0.08  # part of the predicted time that a new kernel may lose, if other sizes gain by it
+OTHER_SIZES = (
+    0.5,
+    2.0,
+)  # times the pixels: where a new kernel of a layer whose sizes vary is judged
+UNSERVED = 1.0  # logarithm of the loss counted where a kernel does not serve a size
 
 
 @dataclass
@@ -113,7 +120,7 @@ def _shared_choice(problem: Problem, target: Target) -> Choice:
         if doubling not in kernels.doublings:
             best = cheapest_beside(in_use, problem, target)
         times = best.others if best else predict_all(problem, in_use, target)
-        known = _best_in_use(problem, target, kernels, in_use, times)
+        known = _best_in_use(problem, target, kernels.identities, in_use, times)
         if best is None and (known is None or not known.enough):
             best = cheapest_beside((), problem, target)
         found = _better(problem, known, best, target, kernels)
@@ -143,10 +150,58 @@ def _better(
             kernels.wanted[problem] = best.choice
             return known.choice
     assert best is not None
-    choice = replace(best.choice, at=size_of(problem))
+    made = _lasting(problem, best, target) if kernels.choices else best.choice
+    choice = replace(made, at=size_of(problem))
     kernels.identities.add(identity(problem, choice, target))
     kernels.choices.append(choice)
     return choice
+
+
+def _lasting(problem: Problem, best: Best, target: Target) -> Choice:
+    """Of the best kernels for this size and for others, that which loses least over all of them.
+
+    The sizes of a layer that needs a further kernel vary, and more of them will come.
+    """
+    bests = {problem: best}
+    for other in _resized(problem):
+        bests[other] = cheapest_beside((), other, target)
+    found = {identity(problem, best.choice, target): best.choice}
+    for other, its_best in list(bests.items())[1:]:
+        kernel = identity(other, its_best.choice, target)
+        here = _fastest(its_best.choice, kernel, problem, target)
+        if here is not None and here.milliseconds <= (1 + FORGONE) * best.milliseconds:
+            found.setdefault(kernel, here.choice)
+    if len(found) == 1:
+        return best.choice
+
+    def loss(kernel: Hashable) -> float:
+        lost = 0.0
+        for other, its_best in bests.items():
+            there = _fastest(found[kernel], kernel, other, target)
+            ratio = math.inf if there is None else there.milliseconds / its_best.milliseconds
+            lost += min(UNSERVED, math.log(ratio))
+        return lost
+
+    return found[min(found, key=loss)]
+
+
+def _resized(problem: Problem) -> list[Problem]:
+    """The problem with images of ``OTHER_SIZES``, as far as the filter fits into them."""
+    found, shape = [], problem.geometry
+    for times in OTHER_SIZES:
+        in_h, in_w = (max(1, round(extent * times**0.5)) for extent in (shape.in_h, shape.in_w))
+        other = replace(shape, in_h=in_h, in_w=in_w)
+        with contextlib.suppress(ValueError):
+            other.validate()
+            found.append(replace(problem, geometry=other))
+    return found
+
+
+def _fastest(made: Choice, kernel: Hashable, problem: Problem, target: Target) -> InUse | None:
+    """The fastest choice for ``problem`` of the kernel that ``made`` is, or None."""
+    choices = _shared_out(made, problem, target)
+    times = predict_all(problem, choices, target)
+    return _best_in_use(problem, target, {kernel}, choices, times)
 
 
 def wanted(problem: Problem, target: Target) -> Choice | None:
@@ -181,11 +236,15 @@ def settle(problem: Problem, choice: Choice, target: Target, compiled: bool) -> 
 
 
 def _best_in_use(
-    problem: Problem, target: Target, kernels: Kernels, choices: Sequence[Choice], times: Array
+    problem: Problem,
+    target: Target,
+    kernels: Collection[Hashable],
+    choices: Sequence[Choice],
+    times: Array,
 ) -> InUse | None:
-    """The fastest by ``times`` of those ``choices`` that are kernels in use; or None."""
+    """The fastest by ``times`` of those ``choices`` that are one of the ``kernels``; or None."""
     for place in np.argsort(times, kind="stable"):
-        if identity(problem, choices[place], target) in kernels.identities:
+        if identity(problem, choices[place], target) in kernels:
             enough = times[place] <= (1 + TOLERATED_OF_BOXES) * times.min()
             return InUse(choices[place], float(times[place]), bool(enough))
     return None

@@ -95,7 +95,7 @@ def compile_in_background(waiting: int = WAITING) -> Callable[[], None]:
     """Run layers at sizes not seen before at once, and compile better kernels for them meanwhile.
 
     A layer at a new size takes a kernel in use even where the model predicts that it loses up to
-    half, instead of a tenth. The better kernel is compiled in one worker process, one after
+    half, instead of 12%. The better kernel is compiled in one worker process, one after
     another, and serves the layer from its first call after that. ``tconv.explain`` names it.
     ``TCONV_BACKGROUND=1``, set before the import, does the same.
 

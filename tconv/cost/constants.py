@@ -59,6 +59,7 @@ class Constants:
     memory_latency_clocks: float = 900.0  # from DRAM to shared memory, under load
     l1_latency_clocks: float = 35.0  # measured: 34 (H100), 36 (A100), gpu-benches
     shared_bytes_per_clock: float = 128.0  # a processor (CUDA C++ Programming Guide: 32 banks x 4)
+    conflict_clocks: float = 8.0  # a warp's read of shared memory whose threads share a few banks
     wide_load_clocks: float = 6.0  # a warp's load of 16 bytes per thread to shared memory
     narrow_load_clocks: float = 12.0  # the same for 4 or 8 bytes
     single_load_clocks: float = 5.0  # the same for 1 or 2 bytes, which the threads store themselves
@@ -95,6 +96,7 @@ FITTED: dict[str, tuple[float, float]] = {
     "memory_latency_clocks": (150.0, 3000.0),
     "l1_latency_clocks": (10.0, 200.0),
     "shared_bytes_per_clock": (64.0, 256.0),
+    "conflict_clocks": (1.0, 32.0),
     "wide_load_clocks": (0.5, 32.0),
     "narrow_load_clocks": (0.5, 64.0),
     "single_load_clocks": (0.5, 64.0),
@@ -116,7 +118,7 @@ FITTED: dict[str, tuple[float, float]] = {
     "step_clocks": (2.0, 1000.0),
     "launch_milliseconds": (0.0005, 0.02),
     "event_milliseconds": (0.0, 0.02),
-    "spill_clocks": (0.5, 50.0),
+    "spill_clocks": (0.5, 500.0),
     "overlap": (1.5, 12.0),
 }
 
@@ -173,7 +175,7 @@ def calibrated(target: Target) -> Calibrated:
 
 
 def support(target: Target) -> str:
-    """How far a figure that is predicted for ``target`` can be trusted, in a sentence.
+    """Return a sentence on how far a figure predicted for ``target`` can be trusted.
 
     >>> from tconv.target import TARGETS
     >>> support(TARGETS["gfx942"])

@@ -22,6 +22,9 @@ from tconv.problem import ITEMSIZE, Problem
 from tconv.target import Target
 from tconv.tile import Count, Spread, Tile, Tiles
 
+# Neighbouring results of a thread, by results a thread (Triton's layout of multiply-adds).
+SIDES = ((16, 4), (4, 2))
+WARP = 32  # threads
 LINE_BYTES = 128  # of one request to the L2, whether it is filled or not
 WIDE_BYTES = 16  # the widest load, which bypasses the L1 (cp.async.cg)
 Array = NDArray[np.float64]
@@ -49,6 +52,7 @@ class Work:
     spill_bytes: Array  # per thread
     shared_bytes: Array  # read and written
     l1_lines: Array
+    conflicting_reads: Array  # a warp's reads of shared memory whose threads share a few banks
     transposed: Array  # elements rearranged for the matrix unit, in units of 64 of their row
     wide_loads: Array  # by all warps, 16 bytes per thread
     narrow_loads: Array  # 4 or 8 bytes per thread
@@ -215,8 +219,27 @@ def _products(
         "peak": target.peak_tflops[arithmetic] * 1e3 / target.processors / target.clock_ghz,
         "shared_bytes": shared,
         "l1_lines": lines,
+        "conflicting_reads": _conflicting_reads(problem, tiles) if family.matrix_unit else 0.0,
         "transposed": turned * wgmma,
     }
+
+
+def _conflicting_reads(problem: Problem, tiles: Tiles) -> Count:
+    """Return a warp's reads of filters in a step of a forward pass in exact float32.
+
+    Neighbouring threads compute neighbouring filters. These lie in different rows of shared memory,
+    so that the threads of a warp read from the same few banks: the emulator counts 16 passes over
+    the banks for a read, and recorded times cost 8 clocks. In the backward passes neighbouring
+    columns lie side by side.
+    """
+    if problem.arithmetic != "float32" or problem.direction != "fprop":
+        return 0.0
+    results = tiles.block_m * tiles.block_n / (tiles.warps * WARP)
+    side: Count = np.ones(np.shape(results))
+    for least, length in reversed(SIDES):
+        side = np.where(results >= least, length, side)
+    across = np.minimum(WARP * tiles.warps, tiles.block_n / side)  # threads that share a row
+    return tiles.warps * tiles.block_n / across * tiles.block_k
 
 
 def _warp_grid(tiles: Tile | Tiles) -> tuple[Count, Count]:
@@ -236,12 +259,12 @@ def _warp_grid(tiles: Tile | Tiles) -> tuple[Count, Count]:
 
 
 def _log2(value: Count) -> Count:
-    """The logarithm of powers of two."""
+    """Return the base-2 logarithm of powers of two."""
     return np.frexp(value)[1] - 1
 
 
 def _warps_down(taller: int, doublings: int) -> int:
-    """Of 2^``doublings`` warps, those down a tile that is 2^``taller`` times as high as wide."""
+    """Return how many of 2^``doublings`` warps go down a tile of height 2^``taller`` x width."""
     down = across = 0
     while down + across < doublings:
         if taller + across >= down:
@@ -364,7 +387,7 @@ def _fetched(problem: Problem, tiles: Tiles, matmul: MatmulShape) -> dict[str, C
 
 
 def _line_share(run: Count, extent: int, itemsize: int) -> Count:
-    """Bytes of the lines that hold runs of ``run`` channels out of ``extent``, over the runs' own.
+    """Return the bytes of lines that hold runs of ``run`` channels, over the runs' own bytes.
 
     A run of all channels goes on in the next pixel, so that its lines are full.
 
@@ -393,7 +416,7 @@ def _helpers(problem: Problem, family: Family, splits: Count, target: Target) ->
 def _handed_on(
     problem: Problem, family: Family, target: Target, each: Buffer
 ) -> tuple[int, int, int, Buffer]:
-    """Of a plan of one split: its launches, bytes of operands and of parts; and of each part."""
+    """Return launches, operand and part bytes of a plan of one split, and the bytes of a part."""
     tile = Tile(LEAST_DOT, LEAST_DOT, family.axes(problem).block_k[-1])
     plan = family.plan(problem, tile, target)
     sizes = {name: b.elements * ITEMSIZE[b.dtype] for name, b in plan.buffers.items()}

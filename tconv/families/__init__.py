@@ -38,23 +38,23 @@ FAMILIES: dict[str, Family] = {
 
 
 def serves(name: str, problem: Problem, target: Target) -> bool:
-    """Whether there is a family ``name``, and it can compute ``problem``."""
+    """Return whether family ``name`` exists and can compute ``problem``."""
     family = FAMILIES.get(name)
     return family is not None and family.unserved(problem, target) is None
 
 
 def serving(problem: Problem, target: Target) -> list[Family]:
-    """The families that can compute ``problem`` on ``target``."""
+    """Return the families that can compute ``problem`` on ``target``."""
     return [family for family in FAMILIES.values() if family.unserved(problem, target) is None]
 
 
 def passed_over(problem: Problem, target: Target) -> dict[str, str]:
-    """The families that cannot compute ``problem``, and why."""
+    """Return the families that cannot compute ``problem``, and why."""
     reasons = {name: family.unserved(problem, target) for name, family in FAMILIES.items()}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 @lru_cache(maxsize=4096)
 def matmul_shape(problem: Problem, family: str) -> MatmulShape:
-    """The matrix product that ``problem`` is, as kernel family ``family`` forms it."""
+    """Return the matrix product that ``family`` forms to compute ``problem``."""
     return FAMILIES[family].matmul(problem)

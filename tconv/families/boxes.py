@@ -15,7 +15,7 @@ LONGEST_SIDE = 256  # elements of a box along each dimension
 
 
 def is_flat(problem: Problem) -> bool:
-    """Whether all pixels may be taken for one row: one tap, without stride or padding."""
+    """Return whether all pixels form one row: one tap, no stride, no padding."""
     shape = problem.geometry
     window = (shape.filter_h, shape.filter_w, shape.stride_h, shape.stride_w)
     in_order = problem.layout == "nhwc" or problem.direction == "wgrad"
@@ -26,7 +26,7 @@ Size = tuple[int, int, int]  # batch, rows, columns
 
 
 def image_sizes(problem: Problem, flat: bool) -> tuple[Size, Size]:
-    """Sizes of x and of y (or of their gradients); ``flat``: all pixels in one row."""
+    """Return the sizes of x and y (or their gradients); if ``flat``, all pixels form one row."""
     shape = problem.geometry
     if flat:
         size = (1, 1, shape.batch * shape.in_h * shape.in_w)
@@ -35,7 +35,7 @@ def image_sizes(problem: Problem, flat: bool) -> tuple[Size, Size]:
 
 
 def whole_slice(channels: int, block_k: int) -> int:
-    """The largest slice, up to ``block_k``, that divides ``channels``.
+    """Return the largest slice, up to ``block_k``, that divides ``channels``.
 
     >>> whole_slice(48, 64)
     16
@@ -44,9 +44,9 @@ def whole_slice(channels: int, block_k: int) -> int:
 
 
 def result_box(problem: Problem, pixels: int, pool: bool = False) -> PixelBox:
-    """The box of the result's pixels that a program computes, for fprop and dgrad.
+    """Return the box of result pixels that a program of fprop or dgrad computes.
 
-    Where they are pooled, a box of whole 2x2 windows.
+    With a pool it holds whole 2x2 windows.
     """
     if pool:
         shape = problem.geometry
@@ -60,10 +60,10 @@ def result_box(problem: Problem, pixels: int, pool: bool = False) -> PixelBox:
 
 @lru_cache(maxsize=4096)
 def wgrad_box(problem: Problem, pixels: int) -> PixelBox:
-    """The box of dy's pixels that a step of wgrad takes: it divides the rows and columns.
+    """Return the box of dy's pixels that a step of wgrad takes; it divides the rows and columns.
 
-    Pixels along one dimension reach the matrix unit without a detour through registers: they
-    are preferred where that costs less than a tenth more boxes.
+    Pixels along one dimension reach the matrix unit without passing through registers. Such a
+    box is preferred if it costs less than a tenth more boxes.
     """
     _, (batch, out_h, out_w) = image_sizes(problem, is_flat(problem))
     if is_flat(problem):
@@ -90,7 +90,7 @@ def wgrad_box(problem: Problem, pixels: int) -> PixelBox:
 
 @dataclass(frozen=True)
 class Views:
-    """Descriptors of the tensors, as boxes of one problem see them."""
+    """Tensor descriptors of one problem, from which its boxes are loaded."""
 
     problem: Problem
     box: PixelBox
@@ -98,7 +98,7 @@ class Views:
 
     def pixels(self, name: str, size: tuple[int, int, int], channels: int, block: int,
                stride: int = 1) -> Descriptor:  # fmt: skip
-        """A tensor of pixels; at stride 2 its rows and columns in pairs."""
+        """Return the descriptor of a tensor of pixels; at stride 2, rows and columns in pairs."""
         batch, rows, columns = size
         images = (batch, rows * columns * channels, self.box.images)
         row = columns * channels
@@ -115,7 +115,7 @@ class Views:
         return Descriptor(name, self.problem.dtype, shape, strides, box)
 
     def filters(self, name: str, box: tuple[int, int]) -> Descriptor:
-        """w as [taps, filters, channels], read where it lies."""
+        """Return the descriptor of w as [taps, filters, channels], without a copy."""
         shape = self.problem.geometry
         channels = shape.group_in_channels
         size = (shape.taps, shape.out_channels, channels)

@@ -18,7 +18,7 @@ OFFSET_LIMIT = 2**31 - 2**22
 
 
 def index_type(*elements: int) -> Any:
-    """32-bit offsets while every tensor allows them, 64-bit beyond.
+    """Return the type of offsets: 32-bit if every tensor allows it, else 64-bit.
 
     >>> index_type(64 * 64 * 56 * 56).name
     'int32'
@@ -29,17 +29,17 @@ def index_type(*elements: int) -> Any:
 
 
 def accumulator_type(dtype: str) -> Any:
-    """Sums are kept in float32, of float64 in float64."""
+    """Return the type of sums: float64 for float64, else float32."""
     return tl.float64 if dtype == "float64" else tl.float32
 
 
 def workspace_dtype(dtype: str) -> str:
-    """Type of the sums that a split reduction writes to memory."""
+    """Return the type of the sums that a split reduction writes to memory."""
     return "float64" if dtype == "float64" else "float32"
 
 
 def sizes(problem: Problem) -> dict[str, int]:
-    """The run-time integers of a convolution: batch and image sizes."""
+    """Return the run-time integers of a convolution: batch and image sizes."""
     shape = problem.geometry
     return {
         "batch": shape.batch,
@@ -51,7 +51,7 @@ def sizes(problem: Problem) -> dict[str, int]:
 
 
 def filter_constants(shape: ConvGeometry) -> dict[str, int]:
-    """The compile-time values of a filter's extent, stride, padding and dilation."""
+    """Return the compile-time values of a filter's extent, stride, padding and dilation."""
     return {
         "FILTER_H": shape.filter_h,
         "FILTER_W": shape.filter_w,
@@ -65,7 +65,7 @@ def filter_constants(shape: ConvGeometry) -> dict[str, int]:
 
 
 def shape_constants(problem: Problem) -> dict[str, Any]:
-    """The compile-time values of a convolution's geometry, types and precision."""
+    """Return the compile-time values of a convolution's geometry, types and precision."""
     shape = problem.geometry
     return {
         "IN_CHANNELS": shape.group_in_channels,
@@ -79,9 +79,9 @@ def shape_constants(problem: Problem) -> dict[str, Any]:
 
 
 def tap_constants(problem: Problem) -> dict[str, int]:
-    """Position of an output's first tap, and the step from tap to tap.
+    """Return the position of an output's first tap, and the step from tap to tap.
 
-    For fprop, and for dgrad at stride 1: the same sum with the filter turned by 180 degrees.
+    For fprop, and for dgrad at stride 1, the same sum with the filter rotated by 180 degrees.
     """
     shape, sign = problem.geometry, 1 if problem.direction == "fprop" else -1
     return {
@@ -93,9 +93,10 @@ def tap_constants(problem: Problem) -> dict[str, int]:
 
 
 def phases_of(shape: ConvGeometry) -> int:
-    """Phases of a strided gradient: sets of rows and columns of dx that share their taps.
+    """Return the number of phases of a strided gradient.
 
-    An image smaller than the stride has fewer of them than the stride has steps.
+    A phase is a set of rows and columns of dx that share their taps. An image smaller than the
+    stride has fewer phases.
 
     >>> phases_of(ConvGeometry(1, 8, 4, 4, 8, 1, 1, 64, 64))
     16
@@ -104,19 +105,19 @@ def phases_of(shape: ConvGeometry) -> int:
 
 
 def summed_pixels(shape: ConvGeometry, epilogue: Epilogue) -> int:
-    """Output pixels that a forward pass sums: with a pool, those of complete 2x2 windows only."""
+    """Return the output pixels that a forward pass sums; with a pool, those of whole windows."""
     if epilogue.pool:
         return shape.batch * (shape.out_h // 2) * (shape.out_w // 2) * 4
     return shape.batch * shape.out_h * shape.out_w
 
 
 def whole_windows(tile: Tile) -> Tile:
-    """``tile`` for a launch with a pool: programs hold complete windows and complete sums."""
+    """Return ``tile`` changed so that programs hold whole windows and whole sums, for a pool."""
     return replace(tile, block_m=max(tile.block_m, 4), splits=1)
 
 
 def pack_of(problem: Problem, block: int) -> int:
-    """Groups in a tile: the most that fit ``block`` channels or filters and divide all groups.
+    """Return the groups of a tile: the most that fit ``block`` channels and divide all groups.
 
     >>> resnext = ConvGeometry(32, 128, 56, 56, 128, 3, 3, pad_h=1, pad_w=1, groups=32)
     >>> pack_of(Problem(resnext, "fprop"), 32)
@@ -142,7 +143,7 @@ class PixelBox:
 def pixel_box(
     pixels: int, batch: int, out_h: int, out_w: int, most: int = 1 << 30, spare: float = 0.0
 ) -> PixelBox:
-    """The box of ``pixels`` (a power of two) that wastes least, no side above ``most``.
+    """Return the box of ``pixels`` (a power of two) that wastes least, no side above ``most``.
 
     Along the width where it fits; along the batch where images are small: 64 pixels of a
     batch of 7 x 7 images are one pixel of 64 images. Of boxes that need no more than ``spare`` in
@@ -175,7 +176,7 @@ def pixel_box(
 
 
 def programs(tiles: int, others: int, tile: Tile, target: Target) -> int:
-    """Programs among which ``tiles`` are divided, of each of ``others`` groups and splits."""
+    """Return the programs that share ``tiles``, for each of ``others`` groups and splits."""
     if not tile.persistent:
         return tiles
     return min(tiles, max(1, target.processors * tile.persistent // others))

@@ -69,7 +69,7 @@ def axes(problem: Problem) -> tuple[Axis, Axis]:
 
 
 def unserved(problem: Problem, target: Target) -> str | None:
-    """Why strips of one channel do not serve ``problem``, in a line; None where they do."""
+    """Return why strips of one channel cannot serve ``problem``, in a line, or None."""
     shape = problem.geometry
     if shape.group_in_channels != 1:
         return f"a filter sees {shape.group_in_channels} channels, not one"
@@ -81,7 +81,7 @@ def unserved(problem: Problem, target: Target) -> str | None:
 
 
 def _strides(problem: Problem) -> tuple[int, int, int]:
-    """Elements of a filter from tap to tap, along and across, and from filter to filter."""
+    """Return the elements from tap to tap, along and across, and from filter to filter."""
     shape = problem.geometry
     steps = (1, shape.filter_w) if problem.layout == "nhwc" else (shape.filter_w, 1)
     return (*steps, shape.taps)
@@ -178,7 +178,7 @@ def product(
 
 
 def whole_strip(size: int, wanted: int) -> int:
-    """Results of a strip that divides ``size``: an empty place would meet x, which may be inf.
+    """Return the length of a strip that divides ``size``: an empty place would read x, maybe inf.
 
     >>> [whole_strip(size, 4) for size in (56, 14, 7, 13)]
     [4, 7, 7, 1]
@@ -188,7 +188,7 @@ def whole_strip(size: int, wanted: int) -> int:
 
 
 def lines_of(problem: Problem, tile: Tile | Tiles) -> Count:
-    """Lines of the filter that a program of wgrad takes: what its threads can keep sums of."""
+    """Return the lines of the filter that a program of wgrad takes: as many as it can sum."""
     along, across = axes(problem)
     held = cdiv(tile.block_m * tile.block_n, tile.warps * WARP)  # sums for each tap
     lines = np.minimum(MOST_SUMS // held, MOST_TAPS) // along.filter
@@ -251,7 +251,7 @@ def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pla
 
 
 def heuristic(problem: Problem, target: Target) -> Tile:
-    """16 bytes of channels a thread; fewer where a filter's weights need the registers."""
+    """Return a tile of 16 bytes of channels a thread; fewer if weights need the registers."""
     shape = problem.geometry
     along, across = axes(problem)
     produced = shape.in_channels if problem.direction == "dgrad" else shape.out_channels
@@ -305,7 +305,7 @@ AXES = Axes(
 
 
 def tile_axes(problem: Problem) -> Axes:
-    """The values that each field of a tile may take."""
+    """Return the values that each field of a tile may take."""
     if problem.direction == "wgrad":
         return replace(AXES, splits=WGRAD_AXES.splits)
     return AXES
@@ -380,7 +380,7 @@ class Strips(MatmulShape):
 
 @lru_cache(maxsize=4096)
 def matmul(problem: Problem) -> Strips:
-    """Lines of images by channels; of dgrad, a phase across the strips is an instance."""
+    """Return the product of lines by channels; in dgrad a phase across strips is an instance."""
     shape = problem.geometry
     along, across = axes(problem)
     span = (along.filter - 1) * along.dilation + 1
@@ -405,14 +405,14 @@ def matmul(problem: Problem) -> Strips:
 
 
 def sums(problem: Problem, tile: Tile | Tiles) -> Count:
-    """Accumulators of a program: its results, or of wgrad one for each tap along the strip."""
+    """Return a program's accumulators: its results, in wgrad one for each tap along the strip."""
     along, _ = axes(problem)
     kept = along.filter if problem.direction == "wgrad" else tile.block_k
     return tile.block_m * tile.block_n * kept
 
 
 def results(problem: Problem, tile: Tile | Tiles) -> Count:
-    """Results that a program writes."""
+    """Return the number of results that a program writes."""
     shape = matmul(problem)
     if problem.direction == "wgrad":
         return tile.block_n * shape.lines(tile) * shape.step_taps

@@ -40,7 +40,7 @@ THREAD_OUTPUTS = 32  # sums that a thread keeps: enough products for each load, 
 
 
 def unserved(problem: Problem, target: Target) -> str | None:
-    """Why direct sums do not serve ``problem``, in a line; None where they do."""
+    """Return why direct sums cannot serve ``problem``, in a line, or None."""
     shape = problem.geometry
     channels = max(shape.group_in_channels, shape.group_out_channels)
     if channels > MOST_CHANNELS:
@@ -170,18 +170,18 @@ AXES_OF_WGRAD = replace(
 
 
 def tile_axes(problem: Problem) -> Axes:
-    """The values that each field of a tile may take."""
+    """Return the values that each field of a tile may take."""
     return AXES_OF_WGRAD if problem.direction == "wgrad" else AXES
 
 
 def sums(problem: Problem, tile: Tile | Tiles) -> Count:
-    """Accumulators of a program: its outputs; of wgrad for every pixel of a step."""
+    """Return a program's accumulators: its outputs, in wgrad for each pixel of a step."""
     each = tile.block_k if problem.direction == "wgrad" else 1
     return tile.block_m * tile.block_n * each
 
 
 def matmul(problem: Problem) -> MatmulShape:
-    """The product: a step is a row of the filter over one channel; of wgrad, so many pixels."""
+    """Return the product; a step is a filter's row over one channel, or ``block_k`` pixels."""
     shape = problem.geometry
     if problem.direction == "wgrad":
         return replace(gathered_matmul(problem), depth_box=None)
@@ -207,7 +207,7 @@ def _loads(problem: Problem, tile: Tile | Tiles, target: Target) -> tuple[Count,
 
 
 def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
-    """Estimated registers and instructions of a thread."""
+    """Return a thread's estimated registers and instructions."""
     first, second = _loads(problem, tile, target)
     loads = first + second
     outputs = accumulator_registers(problem, tile, target, sums(problem, tile))
@@ -227,9 +227,9 @@ def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
 
 
 def l1_lines(problem: Problem, tile: Tile | Tiles, target: Target) -> Count:
-    """Lines of the L1 that a step reads.
+    """Return the lines of L1 that a step reads.
 
-    Threads lie along pixels: a warp's load is of as many lines as its pixels lie on.
+    Threads lie along pixels: a warp's load touches the lines that its pixels lie on.
     """
     shape = problem.geometry
     first, second = _loads(problem, tile, target)
@@ -248,7 +248,7 @@ def l1_lines(problem: Problem, tile: Tile | Tiles, target: Target) -> Count:
 
 
 def l1_reuse(problem: Problem) -> int:
-    """Steps that read the same bytes: the rows under a filter were mostly seen before."""
+    """Return the steps that read the same bytes, the rows under a filter."""
     return 0 if problem.direction == "wgrad" else problem.geometry.filter_h
 
 

@@ -16,7 +16,7 @@ TENSORS = ("bias", *NORM, "residual", "kept", "offsets")
 
 
 def epilogue_operands(epilogue: Epilogue, dtype: str) -> dict[str, Pointer]:
-    """The tensors that an epilogue reads or writes besides the result."""
+    """Return the tensors that an epilogue reads or writes besides the result."""
     dtypes = {name: dtype for name in ("bias", "residual", "kept") if getattr(epilogue, name)}
     if epilogue.norm is not None:
         there = (epilogue.norm.weight, epilogue.norm.bias, True, True)
@@ -28,7 +28,7 @@ def epilogue_operands(epilogue: Epilogue, dtype: str) -> dict[str, Pointer]:
 
 
 def epilogue_constants(epilogue: Epilogue) -> dict[str, Any]:
-    """Compile-time values of an epilogue, and None for each tensor that it does not use."""
+    """Return the compile-time values of an epilogue; None for each tensor that it does not use."""
     given = epilogue_operands(epilogue, "float32")
     return {
         "EPS": epilogue.norm.eps if epilogue.norm is not None else 0.0,
@@ -40,7 +40,7 @@ def epilogue_constants(epilogue: Epilogue) -> dict[str, Any]:
 
 
 def unpooled_constants(epilogue: Epilogue) -> dict[str, Any]:
-    """The compile-time values of a kernel that cannot pool, and so has no parameter for it."""
+    """Return the compile-time values for a kernel that cannot pool and has no such parameter."""
     constants = epilogue_constants(epilogue)
     return {name: constants[name] for name in constants if name not in ("POOL", "offsets")}
 
@@ -48,13 +48,13 @@ def unpooled_constants(epilogue: Epilogue) -> dict[str, Any]:
 def lightened(
     tile: Tile, epilogue: Epilogue, problem: Problem, target: Target, boxes: bool = False
 ) -> Tile:
-    """``tile``, or a smaller one whose threads hold all that the epilogue needs at once.
+    """Return ``tile``, or a smaller one whose threads hold all that the epilogue needs at once.
 
-    A thread holds its sums and, for each of them, an element of the residual, of the argument to
-    be kept, of the offsets. The polynomial of the exact GELU keeps intermediate values as well. A
-    tile of sums alone may fill half of the registers; with these it would spill. On sm_100 sums
-    come from tensor memory a row at a time: unless ``boxes`` are stored, each then has addresses of
-    its own, for what is loaded and for what is stored, of two registers each.
+    Beside each sum a thread holds an element of the residual, of the kept argument and of the
+    offsets; the exact GELU keeps intermediate values as well. A tile of sums alone may fill half
+    of the registers, and would spill with these. On sm_100 sums come from tensor memory row by
+    row: unless ``boxes`` are stored, each has its own addresses for loads and for stores, of two
+    registers each.
 
     >>> from tconv.geometry import ConvGeometry
     >>> from tconv.problem import BatchNorm

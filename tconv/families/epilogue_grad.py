@@ -39,7 +39,7 @@ def plan(
     activation: Activation | None = None,
     sums: bool = True,
 ) -> Plan:
-    """Plan of dbias from dy, dense in ``layout``; with an activation also of dz, from ``value``.
+    """Return the plan of dbias from dy in ``layout``; with an activation also of dz, by ``value``.
 
     ``image`` is (batch, channels, plane). Sums are formed over pixels in splits, then over the
     splits; without ``sums`` there is only dz.
@@ -57,7 +57,7 @@ def plan(
 def pool_plan(
     dtype: str, layout: Layout, z_size: tuple[int, ...], target: Target, sums: bool
 ) -> Plan:
-    """dz and dbias from dy, behind a 2x2 max-pool (and a ReLU); ``z_size`` is that of dz."""
+    """Return the plan of dz and dbias behind a 2x2 max-pool (and a ReLU); ``z_size`` is dz's."""
     batch, channels, out_h, out_w = z_size
     constants = {"OUT_H": out_h, "OUT_W": out_w}
     windows = batch * cdiv(out_h, 2) * cdiv(out_w, 2)
@@ -77,7 +77,7 @@ def _plan(
     target: Target,
     sums: bool,
 ) -> Plan:
-    """A pass over ``size``: rows (pixels or windows), channels, and elements of the largest."""
+    """Return a pass over ``size``: rows (pixels or windows), channels, elements of the largest."""
     rows, channels, elements = size
     block_n, block_k, most = _block(rows, channels, layout, target)
     split_rows = max(1, cdiv(cdiv(rows, most), block_k)) * block_k
@@ -115,7 +115,7 @@ def _plan(
 
 
 def _block(rows: int, channels: int, layout: Layout, target: Target) -> tuple[int, int, int]:
-    """Channels and rows of a program's tile, and how many splits at most."""
+    """Return channels and rows of a program's tile, and the most splits."""
     if target.backend == "interpreter":
         block_n = power_of_two(channels, 1, 128)
         return block_n, power_of_two(rows, 1, (1 << 19) // block_n), 1

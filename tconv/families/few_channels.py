@@ -30,7 +30,7 @@ LEAST_COPY = 4  # bytes: what the GPU copies to shared memory on its own
 
 
 def pixel_width(problem: Problem) -> int:
-    """Channels of a widened pixel.
+    """Return the channels of a widened pixel.
 
     >>> from tconv.geometry import ConvGeometry
     >>> pixel_width(Problem(ConvGeometry.from_lecture("3x32x32", filters=10, extent=5), "fprop"))
@@ -41,12 +41,12 @@ def pixel_width(problem: Problem) -> int:
 
 
 def row_length(problem: Problem) -> int:
-    """Elements under a row of the filter: the channels of one tap."""
+    """Return the elements under a row of the filter, which are the channels of one tap."""
     return problem.geometry.filter_w * pixel_width(problem)
 
 
 def unserved(problem: Problem, target: Target) -> str | None:
-    """Why a filter's row cannot be one tap, in a line; None where it can."""
+    """Return why a filter's row cannot be one tap, in a line, or None."""
     shape = problem.geometry
     if problem.direction == "dgrad":
         return "the gradient of x reads dy, whose channels are many"
@@ -83,7 +83,7 @@ def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pla
 
 
 def _seen(problem: Problem, operands: Operands) -> gathered.Seen:
-    """x widened, with a border of zeros."""
+    """Return x widened, with a border of zeros, and w widened alike."""
     shape, width = problem.geometry, pixel_width(problem)
     size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
     x = operands.widened("x", problem.layout, size, width, (shape.pad_h, shape.pad_w))
@@ -92,7 +92,7 @@ def _seen(problem: Problem, operands: Operands) -> gathered.Seen:
 
 
 def heuristic(problem: Problem, target: Target) -> Tile:
-    """A step for each row of the filter; wgrad takes all of the filter's columns at once."""
+    """Return a tile with a step for each row of the filter; wgrad takes all columns at once."""
     shape, row = problem.geometry, power_of_two(row_length(problem), 16, LONGEST_ROW)
     filters = power_of_two(shape.out_channels, 16, 64)
     exact = problem.arithmetic in ("float32", "float64")
@@ -111,12 +111,12 @@ def heuristic(problem: Problem, target: Target) -> Tile:
 
 
 def matmul(problem: Problem) -> MatmulShape:
-    """The product: a row of the filter counts as one tap."""
+    """Return the product, in which a row of the filter counts as one tap."""
     return gathered_matmul(problem, row_length(problem), problem.geometry.filter_h)
 
 
 def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
-    """Estimated registers and instructions of a thread; a load begins at any widened pixel."""
+    """Return a thread's estimated registers and instructions; loads begin at widened pixels."""
     pixel = min(16 // problem.itemsize, pixel_width(problem))
     if problem.direction == "fprop":
         widths = pixel, load_width(problem, row_length(problem), tile.block_k)

@@ -67,7 +67,7 @@ class Seen:
 
     @property
     def constants(self) -> dict[str, Any]:
-        """Compile-time values that depend on the layout of pixels and on the border."""
+        """Return the compile-time values that depend on the layout of pixels and on the border."""
         known = {"IN_CHANNELS": self.channels, "FILTER_W": self.taps_w, "X_PIXEL": self.pixel}
         return (
             known
@@ -223,10 +223,10 @@ def wgrad(
 
 
 def scattered(problem: Problem, target: Target) -> bool:
-    """Whether 64 outputs a thread are too many: each is stored at an address of its own.
+    """Return whether 64 outputs a thread are too many, because each is stored at its own address.
 
-    On sm_100 they are copied from tensor memory besides, and dgrad has the most to keep next to
-    them: the phase, its taps, and a mask for each.
+    On sm_100 they are also copied from tensor memory. dgrad keeps most beside them: the phase,
+    its taps, and a mask for each.
     """
     crowded = target.sm >= 100 or (target.backend == "cuda" and problem.direction == "dgrad")
     return problem.layout == "nchw" and crowded

@@ -44,7 +44,7 @@ REGISTERS_PER_GATHERED = 14
 
 
 def unserved(problem: Problem, target: Target) -> str | None:
-    """Why groups are not packed for ``problem``, in a line; None where they are."""
+    """Return why groups cannot be packed for ``problem``, in a line, or None."""
     shape = problem.geometry
     if shape.groups == 1:
         return "there is one group"
@@ -57,7 +57,7 @@ def unserved(problem: Problem, target: Target) -> str | None:
 
 
 def _extents(problem: Problem) -> tuple[int, int]:
-    """Channels that are summed over and that are produced, of one group."""
+    """Return one group's channels that are summed over, and those that are produced."""
     shape = problem.geometry
     pair = (shape.group_in_channels, shape.group_out_channels)
     return pair if problem.direction == "fprop" else pair[::-1]
@@ -158,14 +158,14 @@ def heuristic(problem: Problem, target: Target) -> Tile:
 
 
 def tile_axes(problem: Problem) -> Axes:
-    """The values that each field of a tile may take."""
+    """Return the values that each field of a tile may take."""
     if problem.direction == "wgrad":
         return replace(WGRAD_AXES, swizzle=(8,))
     return replace(PIXEL_AXES, swizzle=(8,), splits=(1,), persistent=(0,))
 
 
 def fits(problem: Problem, tile: Tile | Tiles) -> Count:
-    """Whether a tile is as wide and deep as its pack of groups, and no more."""
+    """Return whether a tile is exactly as wide and deep as its pack of groups."""
     shape = problem.geometry
     wgrad = problem.direction == "wgrad"
     block = np.minimum(tile.block_m, tile.block_n) if wgrad else tile.block_n
@@ -182,7 +182,7 @@ def fits(problem: Problem, tile: Tile | Tiles) -> Count:
 
 
 def matmul(problem: Problem) -> Packed:
-    """The product of narrow groups side by side: a step takes one tap of any depth."""
+    """Return the product of narrow groups side by side; a step takes one tap of any depth."""
     shape = problem.geometry
     pixels = shape.batch * shape.out_h * shape.out_w
     if problem.direction == "fprop":
@@ -197,7 +197,7 @@ def matmul(problem: Problem) -> Packed:
 
 
 def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
-    """Estimated registers and instructions of a thread."""
+    """Return a thread's estimated registers and instructions."""
     shape = problem.geometry
     if problem.direction == "wgrad":
         filters = load_width(problem, shape.group_out_channels, tile.block_m)

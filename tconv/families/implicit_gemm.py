@@ -28,12 +28,12 @@ GATHERED = 8  # elements of a step that a thread fetches one by one
 
 
 def unserved(problem: Problem, target: Target) -> str | None:
-    """None: this family serves every problem."""
+    """Return None: this family serves every problem."""
     return None
 
 
 def unserved_in_place(problem: Problem, target: Target) -> str | None:
-    """None for contiguous tensors; the general family reads channels_last ones in place."""
+    """Return None for contiguous tensors; the general family reads channels_last ones in place."""
     return None if problem.layout == "nchw" else "tensors are channels_last already"
 
 
@@ -69,16 +69,16 @@ def wgrad(
 
 
 def _spans_taps(problem: Problem, tile: Tile | Tiles) -> Count:
-    """Whether a tile of wgrad's columns lies across filter taps, with a mask for each element."""
+    """Return whether a tile of wgrad's columns spans filter taps, with a mask for each element."""
     across = problem.geometry.group_in_channels % tile.block_n != 0
     return across & (problem.direction == "wgrad")
 
 
 def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
-    """Estimated registers and instructions of a thread.
+    """Return a thread's estimated registers and instructions.
 
-    Neighbours in memory lie along channels; where channels end before 16 bytes do, or a tile spans
-    several taps, a load fetches less.
+    Neighbours in memory lie along channels. If these end within 16 bytes, or a tile spans several
+    taps, a load fetches less.
     """
     shape = problem.geometry
     reduced, produced = shape.group_in_channels, shape.group_out_channels
@@ -95,7 +95,7 @@ def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
 
 
 def demand_in_place(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
-    """The same for contiguous tensors: a load fetches one element, for rows begin anywhere."""
+    """Return ``demand`` for contiguous tensors: a load fetches one element; rows begin anywhere."""
     filters = 1
     if problem.direction != "wgrad":
         block = tile.block_k if problem.direction == "fprop" else tile.block_n
@@ -107,14 +107,14 @@ def demand_in_place(problem: Problem, tile: Tile | Tiles, target: Target) -> Dem
 
 
 def heuristic(problem: Problem, target: Target) -> Tile:
-    """The tile of an untuned layer."""
+    """Return the rule-of-thumb tile."""
     if problem.direction == "wgrad":
         return _wgrad_tile(problem, target)
     return _pixel_tile(problem, target)
 
 
 def heuristic_in_place(problem: Problem, target: Target) -> Tile:
-    """The same with shorter steps: each gathered element takes an address of its own."""
+    """Return the rule-of-thumb tile with shorter steps: each element takes its own address."""
     tile = heuristic(problem, target)
     if target.backend == "interpreter":
         return tile
@@ -129,7 +129,7 @@ def heuristic_in_place(problem: Problem, target: Target) -> Tile:
 
 
 def _pixel_tile(problem: Problem, target: Target) -> Tile:
-    """fprop and dgrad: pixels x channels, reduced over channels."""
+    """Return the tile of fprop or dgrad: pixels x channels, reduced over channels."""
     shape = problem.geometry
     produced, reduced = shape.group_out_channels, shape.group_in_channels
     pixels = shape.batch * shape.out_h * shape.out_w
@@ -169,7 +169,7 @@ def _pixel_tile(problem: Problem, target: Target) -> Tile:
 
 
 def _wgrad_tile(problem: Problem, target: Target) -> Tile:
-    """Filters x (taps x channels), reduced over pixels by ``splits`` programs."""
+    """Return the tile of wgrad: filters x (taps x channels), reduced over pixels by ``splits``."""
     shape = problem.geometry
     rows, columns = shape.group_out_channels, shape.taps * shape.group_in_channels
     pixels = shape.batch * shape.out_h * shape.out_w

@@ -47,7 +47,7 @@ LOOP_INSTRUCTIONS, INSTRUCTIONS_PER_PRODUCT, REGISTERS_BESIDE_SUMS = 86.0, 3.0, 
 
 
 def unserved(problem: Problem, target: Target) -> str | None:
-    """Why boxes cannot serve ``problem``, in a line; None where they can."""
+    """Return why boxes cannot serve ``problem``, in a line, or None."""
     shape, direction = problem.geometry, problem.direction
     if target.backend != "interpreter":
         if target.sm < 90:
@@ -83,7 +83,7 @@ def unserved(problem: Problem, target: Target) -> str | None:
 
 
 def _unfilled(problem: Problem) -> str | None:
-    """Whether boxes that divide the output's rows and columns would be mostly empty."""
+    """Return whether boxes that divide the output's rows and columns would be mostly empty."""
     if is_flat(problem):
         return None
     shape = problem.geometry
@@ -240,7 +240,7 @@ def wgrad(problem: Problem, tile: Tile, target: Target, w_layout: Layout) -> Pla
 
 
 def heuristic(problem: Problem, target: Target) -> Tile:
-    """Large tiles that fill the processors; the reduction is split where they would not."""
+    """Return a large tile that fills the processors, its reduction split where it would not."""
     shape = problem.geometry
     if problem.direction == "wgrad":
         return _wgrad_tile(problem, target)
@@ -300,7 +300,7 @@ AXES_OF_WGRAD = replace(
 
 
 def tile_axes(problem: Problem) -> Axes:
-    """The values that each field of a tile may take."""
+    """Return the values that each field of a tile may take."""
     if problem.direction == "wgrad":
         return AXES_OF_WGRAD
     shape = problem.geometry
@@ -311,7 +311,7 @@ def tile_axes(problem: Problem) -> Axes:
 
 
 def matmul(problem: Problem) -> MatmulShape:
-    """Boxes of pixels by channels; of wgrad a tile lies within one tap: each is an instance."""
+    """Return the product of boxes of pixels by channels; in wgrad each tap is an instance."""
     shape = problem.geometry
     filters, channels = shape.group_out_channels, shape.group_in_channels
     pixels = shape.batch * shape.out_h * shape.out_w
@@ -330,21 +330,21 @@ def matmul(problem: Problem) -> MatmulShape:
 
 
 def issued(problem: Problem, tile: Tile | Tiles) -> Tile | Tiles:
-    """The tile as the matrix unit sees it: boxes of pixels are columns there, channels rows."""
+    """Return the tile as the matrix unit sees it: its rows are channels, its columns pixels."""
     if problem.direction == "wgrad":
         return tile
     return replace(tile, block_m=tile.block_n, block_n=tile.block_m)
 
 
 def stored_bytes(problem: Problem, tile: Tile | Tiles) -> Count:
-    """Shared memory of barriers, and of a result that is stored as a box."""
+    """Return the shared memory of barriers, and of a result that is stored as a box."""
     boxed = problem.direction != "wgrad" and problem.layout == "nhwc"
     stored = tile.block_m * tile.block_n * problem.itemsize
     return BARRIERS + stored * (boxed & (tile.splits == 1))
 
 
 def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
-    """Estimated registers and instructions of a thread."""
+    """Return a thread's estimated registers and instructions."""
     products = matrix_instructions(issued(problem, tile), problem, target)
     sums = accumulator_registers(problem, tile, target, tile.block_m * tile.block_n)
     instructions = LOOP_INSTRUCTIONS + INSTRUCTIONS_PER_PRODUCT * products

@@ -48,7 +48,7 @@ class MatmulShape:
 
     @property
     def streamed(self) -> bool:
-        """Whether programs that run at the same time share what they read from DRAM."""
+        """Whether programs that run at the same time share their reads of DRAM."""
         return False
 
     def row_tiles(self, tile: Tile | Tiles) -> Count:
@@ -120,14 +120,14 @@ class Packed(MatmulShape):
 
 
 def phased_rows(problem: Problem) -> tuple[int, int]:
-    """(phases, rows of one) of dgrad: input pixels, apart by their place within a stride."""
+    """Return dgrad's phases and the rows of one: input pixels by their place within a stride."""
     shape = problem.geometry
     rows = shape.batch * cdiv(shape.in_h, shape.stride_h) * cdiv(shape.in_w, shape.stride_w)
     return phases_of(shape), rows
 
 
 def out_box(problem: Problem) -> Callable[[int], PixelBox]:
-    """Boxes of dy's pixels over which wgrad reduces."""
+    """Return the boxes of dy's pixels over which wgrad reduces."""
     shape = problem.geometry
     return lambda pixels: pixel_box(pixels, shape.batch, shape.out_h, shape.out_w)
 
@@ -135,7 +135,7 @@ def out_box(problem: Problem) -> Callable[[int], PixelBox]:
 def gathered_matmul(
     problem: Problem, channels: int | None = None, taps: int | None = None
 ) -> MatmulShape:
-    """The product whose operands are gathered by address, a group an instance.
+    """Return the product whose operands are gathered by address; each group is an instance.
 
     ``channels`` and ``taps`` are those of a group, unless the kernel counts them otherwise.
 

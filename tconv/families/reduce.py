@@ -33,7 +33,7 @@ class Shares:
 
 
 def splits_to_fill(programs: int, tiles: int, steps: int, most: int) -> int:
-    """Splits of ``tiles`` that make about ``programs``, each with at least one of ``steps``.
+    """Return the splits of ``tiles`` that make about ``programs``, each of at least one step.
 
     >>> splits_to_fill(264, tiles=18, steps=100, most=256)
     14
@@ -46,7 +46,7 @@ def workspace(problem: Problem) -> Pointer:
 
 
 def _extent(problem: Problem, result: str) -> tuple[int, int, int]:
-    """Channels, plane and elements of a result."""
+    """Return the channels, plane and elements of a result."""
     shape = problem.geometry
     if result == "y":
         return shape.out_channels, shape.out_h * shape.out_w, shape.y_elements
@@ -56,7 +56,7 @@ def _extent(problem: Problem, result: str) -> tuple[int, int, int]:
 
 
 def parts_buffer(problem: Problem, result: str, splits: int, width: int | None = None) -> Buffer:
-    """Memory for the parts: [splits, images or filters, plane, channels or ``width``]."""
+    """Return the buffer of the parts: [splits, images or filters, plane, channels or ``width``]."""
     channels, _, elements = _extent(problem, result)
     elements = elements // channels * (width or channels)
     return Buffer(splits * elements, workspace_dtype(problem.dtype))
@@ -70,9 +70,9 @@ def add_parts(
     epilogue: Epilogue = PLAIN,
     width: int | None = None,
 ) -> Launch:
-    """``total`` (y, dx or dw, in ``layout``) from its parts, which are channels_last.
+    """Return the launch that forms ``total`` (y, dx or dw, in ``layout``) from channels_last parts.
 
-    They may have ``width`` channels, more than the result.
+    Parts may have ``width`` channels, more than the result.
     """
     channels, plane, elements = _extent(problem, total)
     operands = {"workspace": workspace(problem), "total": Pointer(total, problem.dtype)}

@@ -31,7 +31,7 @@ class Operands:
         channels: int,
         plane: int,
     ) -> str:
-        """The name of tensor ``name`` with its channels last.
+        """Return the name of tensor ``name`` with its channels last.
 
         A tensor that already has its channels last is used as it is; otherwise this adds a launch
         and a buffer.
@@ -65,7 +65,7 @@ class Operands:
         width: int,
         pad: tuple[int, int] = (0, 0),
     ) -> str:
-        """The name of a copy of ``name`` with pixels of ``width`` channels, and a border of zeros.
+        """Return the name of a copy of ``name`` with ``width`` channels and a border of zeros.
 
         ``size`` is (images, channels, rows, columns).
         """
@@ -120,7 +120,7 @@ class Operands:
         epilogue: Epilogue = PLAIN,
         width: int | None = None,
     ) -> Plan:
-        """Operands, ``product`` and, where it wrote parts of ``result``, their sum.
+        """Return the plan: operands, ``product`` and, if it wrote parts of ``result``, their sum.
 
         Parts may have ``width`` channels, more than the result.
         """
@@ -132,7 +132,7 @@ class Operands:
 
 
 def _block(plane: int, channels: int, target: Target) -> tuple[int, int]:
-    """Pixels and channels of a program's tile: memory-bound, so by rule and not by tuning."""
+    """Return pixels and channels of a program's tile, by rule: the copy is bound by memory."""
     if target.backend == "interpreter":  # it costs per program
         block_n = power_of_two(channels, 1, 512)
         return power_of_two(plane, 1, (1 << 19) // block_n), block_n

@@ -1,14 +1,19 @@
-"""Tests that the cost model's counts stay near what the virtual GPU executes."""
+"""Tests that the cost model's counts stay near what the emulated GPU executes."""
 
 from __future__ import annotations
 
 import pytest
 
+from autotune.counted import WARP
+from autotune.emulate import emulate
 from autotune.estimated import Row, count
 from benchmarks.counts import CASES
+from tconv.cost.work import work_of
 from tconv.families import FAMILIES
-from tconv.geometry import PASSES
+from tconv.geometry import PASSES, ConvGeometry
+from tconv.problem import Problem
 from tconv.target import TARGETS
+from tconv.tile import Choice, Tile, Tiles
 
 # Executed / estimated warp instructions. Executed are those of the PTX, prologue and stores
 # included, which the estimate leaves out: they are a large part of depthwise's strips.
@@ -61,3 +66,21 @@ def test_the_benchmark_covers_every_family_and_its_passes() -> None:
     assert {family for family, _ in covered} == set(FAMILIES)
     missing = {(family, each) for family in FAMILIES for each in PASSES} - covered
     assert missing == {("few_channels", "dgrad")}  # which that family does not serve
+
+
+def test_only_a_forward_pass_in_float32_has_filters_that_share_banks() -> None:
+    """Its wavefronts are those of the estimated conflicting reads, 16 threads to a bank."""
+    target, choice = TARGETS["sm_80"], Choice("implicit_gemm", Tile(64, 64, 32, 3, 4))
+    shape = ConvGeometry(1, 64, 8, 8, 64, 1, 1)
+    problems = [Problem(shape, direction, "float32") for direction in PASSES]
+    for found in emulate([(problem, choice) for problem in problems], target):
+        assert found.verdict.passed, found.verdict
+        assert found.verdict.counters is not None
+        work = work_of(found.problem, FAMILIES[choice.family], Tiles.of([choice.tile]), target)
+        reads = float((work.conflicting_reads * work.steps * work.programs)[0])
+        wavefronts = found.verdict.counters["shared_load_wavefronts"]
+        if found.problem.direction == "fprop":
+            assert 14 < wavefronts / reads < 18
+        else:
+            assert reads == 0
+            assert wavefronts < 0.6 * shape.flops / (2 * WARP)  # of the multiply-adds

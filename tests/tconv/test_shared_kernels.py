@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tconv.cost.cheapest import cheapest
+from tconv.cost.cheapest import cheapest, cheapest_beside
 from tconv.cost.model import predict_all
 from tconv.cost.space import broken_rule
 from tconv.geometry import ConvGeometry
 from tconv.problem import Problem
 from tconv.select import choose, forget
-from tconv.shared_kernels import TOLERATED, identity, size_of
+from tconv.shared_kernels import (
+    FORGONE,
+    TOLERATED,
+    UNSERVED,
+    _fastest,
+    _lasting,
+    _resized,
+    identity,
+    size_of,
+)
 from tconv.target import TARGETS
 from tconv.tile import Tile
 from tconv.winners import Winner, user_table, write_table
@@ -62,6 +72,36 @@ def test_a_size_far_away_is_considered_anew() -> None:
     large = at(256)
     time, least = predict_all(large, [choose(large, H200), cheapest(large, H200)], H200)
     assert time <= (1 + TOLERATED) * least
+
+
+def test_a_further_kernel_is_the_one_that_loses_least_over_more_sizes() -> None:
+    """A layer of ResNet-50, whose best kernel at a size may serve others badly."""
+    layer = ConvGeometry(1, 128, 90, 90, 128, 3, 3, 2, 2, 1, 1)
+    differ = 0
+    for size in range(80, 161, 8):
+        problem = at(size, 1, layer)
+        best = cheapest_beside((), problem, H200)
+        lasting = _lasting(problem, best, H200)
+        (here,) = predict_all(problem, [lasting], H200)
+        assert here <= (1 + FORGONE) * best.milliseconds
+        kernels = [identity(problem, choice, H200) for choice in (lasting, best.choice)]
+        if kernels[0] == kernels[1]:
+            continue
+        differ += 1
+        lost = [0.0, 0.0]
+        for other in (problem, *_resized(problem)):
+            least = cheapest_beside((), other, H200).milliseconds
+            for place, choice in enumerate((lasting, best.choice)):
+                there = _fastest(choice, kernels[place], other, H200)
+                lost[place] += UNSERVED if there is None else math.log(there.milliseconds / least)
+        assert lost[0] < lost[1]
+    assert differ
+
+
+def test_sizes_that_the_filter_does_not_fit_into_are_left_out() -> None:
+    layer = ConvGeometry(1, 8, 5, 7, 8, 5, 5)
+    (larger,) = _resized(Problem(layer, "fprop"))
+    assert (larger.geometry.in_h, larger.geometry.in_w) == (7, 10)
 
 
 def test_what_was_chosen_is_forgotten() -> None:

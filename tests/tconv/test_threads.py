@@ -1,7 +1,7 @@
-"""Tests of first calls of one module from several host threads, with a fake driver.
+"""Tests of calls of one module from several host threads.
 
-Kernels are really compiled, and the launches' arguments are checked. ``test_on_gpu.py`` checks the
-results on a GPU.
+With a fake driver, kernels are really compiled at the first calls, and the launches' arguments are
+checked; in the interpreter, and in ``test_on_gpu.py`` on a GPU, the results are.
 """
 
 from __future__ import annotations
@@ -9,7 +9,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
+import torch
+
+import tconv
 
 ROOT = Path(__file__).parents[2]
 PROBE = '''
@@ -81,3 +87,14 @@ def test_first_calls_from_four_threads_do_not_interfere() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert int(done.stdout.split()[0]) >= 4 * 25 * 2
+
+
+@pytest.mark.interpreter
+@torch.no_grad()
+def test_the_interpreter_runs_one_program_at_a_time() -> None:
+    layer = tconv.Conv2d(3, 4, 3)
+    images = list(torch.randn(8, 1, 3, 10, 10))
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(torch.no_grad()(layer), images))
+    expected = torch.nn.functional.conv2d(torch.cat(images), layer.weight, layer.bias)
+    torch.testing.assert_close(torch.cat(results), expected, atol=1e-4, rtol=1e-4)

@@ -79,7 +79,7 @@ def size_with_a_better_kernel() -> Problem:
         choose(at(size), H200)
         if wanted(at(size), H200) is not None:
             return at(size)
-    raise AssertionError("no size loses between a tenth and a half")
+    raise AssertionError("no size loses between 12% and a half")
 
 
 def finish() -> None:

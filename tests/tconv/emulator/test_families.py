@@ -73,7 +73,7 @@ def test_tiles_of_the_tuner(family: str, direction: Pass, arithmetic: str, layou
 def test_flattened_reductions_with_eight_warps(
     family: str, direction: Pass, arithmetic: str
 ) -> None:
-    """Triton is reported to miscompile these for some shapes."""
+    """Triton is reported to miscompile these for some shapes (pytorch issue 173068)."""
     found = drawn(family, direction, arithmetic, "nhwc", warps=8)
     if not found:
         pytest.skip("has no tile of eight warps")

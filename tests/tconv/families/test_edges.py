@@ -102,6 +102,10 @@ EDGES = {
         ("implicit_gemm",), "fprop dgrad", window(1, (2, 3), (33, 3), (33, 2), (1, 1), (1, 0)),
         Tile(128, 16, 16),
     ),
+    "gathered-33-columns": Edge(
+        ("implicit_gemm",), "fprop dgrad", window(1, (2, 3), (3, 33), (2, 33), (1, 1), (0, 1)),
+        Tile(128, 16, 16),
+    ),
     "gathered-65-rows": Edge(
         ("implicit_gemm",), "fprop dgrad", window(1, (2, 3), (3, 2), (65, 1), (1, 1), (32, 0))
     ),

@@ -131,8 +131,9 @@ def test_unpool_is_torchs(channels_last: bool) -> None:
     assert_close(dx, torch.autograd.grad(expected, x, dy)[0])
 
 
+@pytest.mark.parametrize("tile", [Tile(8, 4, 1), Tile(4, 8, 1)], ids=["tall", "wide"])
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-def test_indices_in_many_programs(layout: Layout) -> None:
+def test_indices_in_many_programs(layout: Layout, tile: Tile) -> None:
     """Small tiles that divide no axis; indices outside a plane are neither read nor claimed."""
     geometry = AdaptiveGeometry(2, 7, 3, 5, 4, 3)  # planes of 15, indices of 12
     generator = torch.Generator().manual_seed(0)
@@ -151,7 +152,7 @@ def test_indices_in_many_programs(layout: Layout) -> None:
     }.items()}  # fmt: skip
     problem = AdaptiveProblem(geometry, "fprop", "float64", layout)
     for claim in (False, True):
-        launch = index_launch(problem, Tile(8, 4, 1), claim)
+        launch = index_launch(problem, tile, claim)
         assert launch.grid[0] > 3
         launch.run(tensors)
     assert_close(tensors["target"], torch.where(inside, picked, 0.0))

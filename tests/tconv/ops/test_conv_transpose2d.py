@@ -17,7 +17,7 @@ from tconv.launch import recorded
 from tconv.ops import activations
 from tconv.ops.conv_run import geometry_of, prepare
 from tconv.ops.conv_transpose_check import check_conv_transpose
-from tconv.problem import ACTIVATIONS, Epilogue, Layout, Problem
+from tconv.problem import ACTIVATIONS, BatchNorm, Epilogue, Layout, Problem
 from tconv.tile import Choice, Tile
 from tests.devices import DEVICE, TARGET, written
 
@@ -98,10 +98,16 @@ FAMILY_CASES = {
 
 @pytest.mark.parametrize("name", FAMILY_CASES)
 def test_every_familys_gradient_ends_in_an_epilogue(name: str) -> None:
-    """Bias, residual, activation and the stored argument; no batch normalization."""
+    """Bias, batch normalization, residual, activation and the stored argument; no pool."""
     case, tile = CASES[FAMILY_CASES[name][0]], FAMILY_CASES[name][1]
     x, w, bias = operands(case)
+    norm = {"norm_weight": random(len(bias), seed=5), "norm_bias": random(len(bias), seed=6),
+            "norm_mean": random(len(bias), seed=7),
+            "norm_var": random(len(bias), seed=8).square()}  # fmt: skip
     z = plain.conv_transpose2d(x, w, bias, **window(case))
+    z = plain.batch_norm(
+        z, norm["norm_mean"], norm["norm_var"], norm["norm_weight"], norm["norm_bias"]
+    )
     residual = random(*z.shape, seed=4)
     layout: Layout = "nchw" if "in_place" in name else "nhwc"
     if layout == "nhwc":
@@ -114,9 +120,10 @@ def test_every_familys_gradient_ends_in_an_epilogue(name: str) -> None:
     problem = Problem(geometry_of(z.shape, w.shape, full), "dgrad", "float64", layout)
     family = name.split("-")[0]
     assert FAMILIES[family].unserved(problem, TARGET) is None
-    epilogue = Epilogue(bias=True, residual=True, activation="silu", kept=True)
+    normalized = BatchNorm("float64", 1e-5, True, True)
+    epilogue = Epilogue(True, normalized, residual=True, activation="silu", kept=True)
     call = prepare(problem, Choice(family, tile), TARGET, epilogue, "nchw")
-    tensors = {"dy": x, "w": w, "bias": bias, "residual": residual}
+    tensors = {"dy": x, "w": w, "bias": bias, "residual": residual, **norm}
     y = call(tensors)
     torch.testing.assert_close(tensors["kept"], z + residual)
     torch.testing.assert_close(y, plain.silu(z + residual))
