@@ -44,10 +44,10 @@ def choose_milliseconds(problems: Iterable[Problem]) -> list[float]:
     return found
 
 
-def import_milliseconds() -> float:
-    """Return the CPU time of importing tconv after torch and Triton, in a fresh process."""
+def import_milliseconds(before: str, module: str) -> float:
+    """Return the CPU time of importing ``module`` after those ``before``, in a fresh process."""
     code = (
-        "import torch, triton, time; began = time.process_time(); import tconv; "
+        f"import time, {before}; began = time.process_time(); import {module}; "
         "print(time.process_time() - began)"
     )
     return 1e3 * min(
@@ -66,7 +66,8 @@ def measure() -> dict[str, float | int]:
             times = choose_milliseconds(Problem(g, direction) for g in layers(scale))
             found[f"{direction}_{name}_ms_median"] = statistics.median(times)
             found[f"{direction}_{name}_ms_most"] = max(times)
-    found["import_ms"] = import_milliseconds()
+    found["import_ms"] = import_milliseconds("torch, triton", "tconv")
+    found["import_planner_ms"] = import_milliseconds("tconv", "tconv.select")  # by the first plan
     return found
 
 

@@ -13,13 +13,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tconv import functional
-from tconv.aot.background import compile_in_background
-from tconv.compiler.export import export
-from tconv.compiler.report import Report, report
 from tconv.convert import Conversion, convert
 from tconv.explain import Explanation, explain
 from tconv.geometry import ConvGeometry, PoolGeometry
-from tconv.graphs import graphed
 from tconv.modules import (
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,
@@ -44,8 +40,12 @@ from tconv.problem import PoolProblem, Problem
 from tconv.tile import Tile
 
 if TYPE_CHECKING:
+    from tconv.aot.background import compile_in_background
     from tconv.aot.carry import KernelsError, load_kernels, save_kernels
     from tconv.aot.warm_up import WarmUp, warm_up
+    from tconv.compiler.export import export
+    from tconv.compiler.report import Report, report
+    from tconv.graphs import graphed
 
 __version__ = "0.1.0"
 
@@ -90,24 +90,29 @@ __all__ = [
     "warm_up",
 ]
 
-# Names and their modules in tconv.aot, imported at first use: they load worker processes' code.
+# Names and their modules, imported at first use: a program may need none of them.
 _LATE = {
-    "KernelsError": "carry",
-    "WarmUp": "warm_up",
-    "load_kernels": "carry",
-    "save_kernels": "carry",
-    "warm_up": "warm_up",
+    "KernelsError": "aot.carry",
+    "Report": "compiler.report",
+    "WarmUp": "aot.warm_up",
+    "compile_in_background": "aot.background",
+    "export": "compiler.export",
+    "graphed": "graphs",
+    "load_kernels": "aot.carry",
+    "report": "compiler.report",
+    "save_kernels": "aot.carry",
+    "warm_up": "aot.warm_up",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"tconv.aot.{_LATE[name]}"), name)
+    return getattr(importlib.import_module(f"tconv.{_LATE[name]}"), name)
 
 
 if os.environ.get("TCONV_BACKGROUND") == "1":
-    compile_in_background()
+    __getattr__("compile_in_background")()
 
 if os.environ.get("TCONV_EMULATE"):
     from tconv import emulator

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tconv.families import passed_over
 from tconv.geometry import PASSES, AdaptiveGeometry, ConvGeometry, PoolGeometry
 from tconv.launch import emulated, interpreting, runs_triton, target_for
 from tconv.modules import Subsample2d
@@ -21,8 +20,6 @@ from tconv.ops.layout import layout_of, prefers_channels_last
 from tconv.ops.pool_check import max_pool_arguments, pool_geometry
 from tconv.ops.sequences import of_one_row
 from tconv.problem import AdaptiveProblem, Layout, PoolProblem, Problem, dtype_name
-from tconv.select import choose
-from tconv.shared_kernels import wanted
 from tconv.tile import Choice
 
 Geometry = ConvGeometry | PoolGeometry | AdaptiveGeometry
@@ -80,6 +77,10 @@ def explain(what: torch.nn.Module | Geometry, input: Tensor | None = None) -> Ex
     Raises:
         TypeError: if a module is of another kind, or has no input.
     """
+    from tconv.families import passed_over
+    from tconv.select import choose
+    from tconv.shared_kernels import wanted
+
     module = None if isinstance(what, Geometry) else what
     geometry = what if isinstance(what, Geometry) else _geometry(what, input)
     if input is not None:

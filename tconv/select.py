@@ -23,6 +23,7 @@ from tconv.cost.neighbour import neighbours_choice
 from tconv.cost.space import broken_rule
 from tconv.families import FAMILIES, serves
 from tconv.geometry import power_of_two
+from tconv.plan_caches import forget_plans
 from tconv.problem import AdaptiveProblem, PoolProblem, Problem
 from tconv.shared_kernels import pixels_of, shared_choice, size_of
 from tconv.target import TARGETS, Target
@@ -186,12 +187,6 @@ def choose_again() -> None:
     forget_plans()
 
 
-def forget_plans() -> None:
-    """Clear the cached plans but not the choices."""
-    for clear in _when_forgotten:
-        clear()
-
-
 Tuner = Callable[[Problem, Target], "Choice | None"]
 _tuners: list[Tuner] = []
 
@@ -209,14 +204,6 @@ def when_untuned(tune: Tuner) -> Callable[[], None]:
     _tuners.insert(0, tune)
     forget()
     return undo
-
-
-_when_forgotten: list[Callable[[], None]] = []
-
-
-def when_forgotten(clear: Callable[[], None]) -> None:
-    """Register ``clear``, which empties a cache derived from choices; ``forget`` calls it."""
-    _when_forgotten.append(clear)
 
 
 def _pool_tile(problem: PoolProblem | AdaptiveProblem, target: Target) -> Tile:

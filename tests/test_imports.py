@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # the emulated GPU, independent of convolution
     ("tconv.emulator",),
     # a launch, and a plan of several
-    ("tconv.interpreter_bfloat16", "tconv.kernel_cache", "tconv.launch"),
+    ("tconv.interpreter_bfloat16", "tconv.kernel_cache", "tconv.launch", "tconv.plan_caches"),
     # compiling a launch
     ("tconv.aot.build",),
     # kernel families: what they serve, and their plans

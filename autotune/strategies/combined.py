@@ -39,7 +39,7 @@ REMEMBERED = 300  # trials at most that a model learns from: half the best, half
 
 @dataclass(frozen=True)
 class Settings:
-    """What a search's course depends on most; ``benchmarks.held_out`` compares others."""
+    """The settings that affect a search most; ``benchmarks.held_out`` compares others."""
 
     starts: int = 6
     oddness_penalty: float = 4.0  # factor by which a unit of oddness makes a random draw rarer
@@ -100,14 +100,14 @@ def combined(
 def _draw(
     places: NDArray[np.int64], chance: Times, count: int, generator: np.random.Generator
 ) -> list[int]:
-    """``count`` distinct of ``places`` at most, drawn in proportion to ``chance``."""
+    """Return at most ``count`` distinct ``places``, drawn in proportion to ``chance``."""
     share = chance[places] / chance[places].sum()
     drawn = generator.choice(places, min(count, len(places)), replace=False, p=share)
     return [int(place) for place in drawn]
 
 
 def _starts(places: Matrix, chance: Times, count: int, generator: np.random.Generator) -> list[int]:
-    """Random configurations, each the farthest of a few from those before it."""
+    """Return random configurations, each the farthest of a few from those before it."""
     rest = np.arange(len(places))
     chosen = _draw(rest, chance, 1, generator)
     while len(chosen) < min(count, len(places)):
@@ -126,7 +126,7 @@ def _candidates(
     settings: Settings,
     generator: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Untried configurations to choose from; ``best`` are those tried, best first."""
+    """Return untried configurations to choose from; ``best`` are the tried ones, best first."""
     if generator.random() < settings.local_share:
         rank = min(int(generator.exponential(settings.local_mean_rank)), len(best) - 1)
         near = space.neighbours(int(best[rank]))
@@ -142,7 +142,7 @@ def _candidates(
 
 
 def _remembered(ranking: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which trials the models learn from, by their number in the order tried."""
+    """Return the numbers of the trials that the models learn from."""
     if len(ranking) <= REMEMBERED:
         return np.arange(len(ranking))
     half = REMEMBERED // 2

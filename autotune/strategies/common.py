@@ -16,12 +16,12 @@ FEW_VALUES = 5  # up to which a parameter's values are codes or steps rather tha
 
 
 class BudgetSpentError(Exception):
-    """No configuration may be tried any more. Ends a strategy; no failure."""
+    """Raised when the budget is spent; it ends a strategy and is not a failure."""
 
 
 @dataclass(frozen=True, eq=False)
 class SearchSpace:
-    """Configurations to choose from, a row each."""
+    """The configurations to choose from, one in each row."""
 
     names: tuple[str, ...]  # of the parameters
     values: NDArray[np.float64]  # (configurations, parameters)
@@ -33,13 +33,13 @@ class SearchSpace:
 
     @cached_property
     def levels(self) -> NDArray[np.int64]:
-        """Each value's place among those that its parameter takes, from 0."""
+        """Return each value's place among the values of its parameter, from 0."""
         columns = (np.unique(column, return_inverse=True)[1] for column in self.values.T)
         return np.column_stack(list(columns)).astype(np.int64)
 
     @cached_property
     def oddness(self) -> NDArray[np.float64]:
-        """Log2 of the product of the odd parts of each configuration's sizes: 0 for powers of two.
+        """Return log2 of the product of a configuration's odd parts: 0 for powers of two.
 
         Warps, cache lines and banks of memory come in powers of two, so that a size with a small
         odd part fits them. Sizes are the positive whole parameters of more than ``FEW_VALUES``
@@ -49,19 +49,19 @@ class SearchSpace:
         return sum(map(log2_odd_part, sizes), np.zeros(len(self)))
 
     def neighbours(self, place: int, most: int = 1) -> NDArray[np.int64]:
-        """Configurations that differ from one in no more than ``most`` parameters."""
+        """Return the configurations that differ from one in at most ``most`` parameters."""
         differing = (self.levels != self.levels[place]).sum(1)
         return np.flatnonzero((differing > 0) & (differing <= most))
 
 
 def is_size(column: NDArray[np.float64]) -> bool:
-    """Whether a parameter takes many positive whole values."""
+    """Return whether a parameter takes many positive whole values."""
     values = np.unique(column)
     return bool(values[0] > 0 and (values == np.round(values)).all() and len(values) > FEW_VALUES)
 
 
 def log2_even_part(column: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Exponent of the largest power of two that divides each whole number.
+    """Return the exponent of the largest power of two that divides each whole number.
 
     >>> log2_even_part(np.array([1.0, 8.0, 48.0])).tolist()
     [0.0, 3.0, 4.0]
@@ -71,7 +71,7 @@ def log2_even_part(column: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def log2_odd_part(column: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log2 of what is left of each whole number without its factors of two.
+    """Return log2 of each whole number without its factors of two.
 
     >>> log2_odd_part(np.array([1.0, 8.0, 48.0])).round(3).tolist()
     [0.0, 0.0, 1.585]
@@ -90,7 +90,7 @@ Strategy = Callable[[SearchSpace, Evaluate, np.random.Generator], None]
 
 
 def expected_improvement(mean: Times, deviation: Times, best: float) -> Times:
-    """E[max(0, best - t)] for normal t: how far each is expected to fall below ``best``."""
+    """Return E[max(0, best - t)] for normal t, the expected improvement on ``best``."""
     ahead = (best - mean) / deviation
     below = np.array([math.erf(value) for value in ahead / math.sqrt(2)]) / 2 + 0.5
     density = np.exp(-(ahead**2) / 2) / math.sqrt(2 * math.pi)

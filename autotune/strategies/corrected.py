@@ -71,7 +71,7 @@ def corrected(space: SearchSpace, evaluate: Evaluate, generator: np.random.Gener
 
 
 def _logs(predicted: Times) -> NDArray[np.float64]:
-    """Logarithms; what the model holds for impossible lies beyond all that it does not."""
+    """Return logarithms; configurations that are impossible by the model come after all others."""
     finite = np.isfinite(predicted) & (predicted > 0)
     logs = np.log(np.where(finite, predicted, 1.0))
     return np.where(finite, logs, logs[finite].max(initial=0.0) + 2 * WORTH_ASKING)

@@ -8,5 +8,5 @@ from autotune.strategies.common import Evaluate, SearchSpace
 
 
 def exhaustive(space: SearchSpace, evaluate: Evaluate, generator: np.random.Generator) -> None:
-    """Try all; the generator is not asked."""
+    """Try all configurations; the random generator is unused."""
     evaluate(range(len(space)))

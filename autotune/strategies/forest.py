@@ -22,12 +22,12 @@ INSTALL = "python -m pip install 'tconv[search]'"
 
 
 def available() -> bool:
-    """Whether scikit-learn is installed."""
+    """Return whether scikit-learn is installed."""
     return importlib.util.find_spec("sklearn") is not None
 
 
 def features(space: SearchSpace) -> NDArray[np.float32]:
-    """Of each configuration."""
+    """Return the features of each configuration."""
     columns, grown = [], []
     for column in space.values.T:
         low, high = column.min(), column.max()
@@ -46,7 +46,7 @@ def features(space: SearchSpace) -> NDArray[np.float32]:
 def predictions(
     known: NDArray[np.float32], values: Times, asked: NDArray[np.float32], seed: int
 ) -> NDArray[np.float64]:
-    """(trees, asked): what each tree of a forest grown on ``known`` says."""
+    """Return the predictions of each tree, (trees, asked), of a forest grown on ``known``."""
     from sklearn.ensemble import ExtraTreesRegressor
 
     model: Any = ExtraTreesRegressor(

@@ -40,7 +40,7 @@ FAILED_BEYOND = 0.1  # how far a failed configuration lies above the slowest, in
 
 
 def coordinates(space: SearchSpace) -> Matrix:
-    """(configurations, coordinates), each coordinate from 0 to 1.
+    """Return (configurations, coordinates), each coordinate from 0 to 1.
 
     A parameter that grows by factors counts by its logarithm. The products of two such parameters,
     as threads and tiles are, are coordinates too, and so are the even and the odd part of a size.
@@ -66,7 +66,7 @@ def coordinates(space: SearchSpace) -> Matrix:
 
 
 def scores(times: Times) -> Times:
-    """Log times with mean 0 and deviation 1; slow and failed ones drawn nearer.
+    """Return log times of mean 0 and deviation 1, slow and failed ones moved nearer.
 
     >>> scores(np.array([1.0, np.e, np.nan])).round(2).tolist()
     [-1.4, 0.55, 0.85]
@@ -127,7 +127,7 @@ class GaussianProcess:
         self._variance = _signal_variance(self._white)
 
     def predict(self, asked: Matrix) -> tuple[Times, Times]:
-        """Mean and standard deviation at ``asked``."""
+        """Return mean and standard deviation at ``asked``."""
         projected = self._inverse @ self._covariance(self._known, asked, self._state)
         prior = 1 + self._trend * (_trend(asked) ** 2).sum(1)
         left = np.maximum(prior - np.einsum("ij,ij->j", projected, projected), 1e-8)
@@ -138,7 +138,7 @@ class GaussianProcess:
         return local + self._trend * (_trend(one) @ _trend(other).T)
 
     def _log_posterior(self, state: Times, known: Matrix, score: Times) -> tuple[float, Matrix]:
-        """Its log density up to a constant, signal variance integrated out; Cholesky factor."""
+        """Return the log posterior up to a constant, without signal variance, and the factor."""
         covariance = self._covariance(known, known, state)
         covariance[np.diag_indices_from(covariance)] += math.exp(state[-1]) + 1e-6
         factor = np.linalg.cholesky(covariance)
@@ -152,7 +152,7 @@ class GaussianProcess:
 
 
 def _matern(one: Matrix, other: Matrix, ln_weights: Times) -> Matrix:
-    """Correlation (1 + d + d^2/3) exp(-d), d = sqrt(5) times the weighted distance."""
+    """Return (1 + d + d^2/3) exp(-d), d = sqrt(5) times the weighted distance."""
     scale = np.sqrt(5 * np.exp(ln_weights))
     one, other = one * scale, other * scale
     squares = -2 * (one @ other.T)
@@ -169,7 +169,7 @@ def _matern(one: Matrix, other: Matrix, ln_weights: Times) -> Matrix:
 
 
 def _trend(places: Matrix) -> Matrix:
-    """First two Legendre polynomials of each coordinate, scaled to a mean variance near 1."""
+    """Return two Legendre polynomials of each coordinate, scaled to a mean variance near 1."""
     centred = 2 * places - 1
     scale = math.sqrt(places.shape[1])
     return np.hstack([centred * math.sqrt(3), (3 * centred**2 - 1) / 2 * math.sqrt(5)]) / scale
@@ -180,6 +180,6 @@ def _signal_variance(white: Times) -> float:
 
 
 def _unit(column: Matrix) -> Matrix:
-    """Moved and scaled to [0, 1]; zeros where nothing varies."""
+    """Return values shifted and scaled to [0, 1]; zeros if nothing varies."""
     spread = float(np.ptp(column))
     return np.asarray((column - column.min()) / (spread if spread > 0 else 1.0))

@@ -1,4 +1,4 @@
-"""Configurations by chance: what every other strategy must beat."""
+"""Configurations in random order, which every other strategy must beat."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from autotune.strategies.common import Evaluate, SearchSpace
 
 
 def random(space: SearchSpace, evaluate: Evaluate, generator: np.random.Generator) -> None:
-    """Try all, in random order."""
+    """Try all configurations, in random order."""
     evaluate(generator.permutation(len(space)).tolist())

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from tconv.geometry import Pass
 from tconv.launch import Launch, planning
 from tconv.ops.registration import IMPLEMENTATIONS
-from tconv.select import forget_plans
+from tconv.plan_caches import forget_plans
 from tconv.target import Target
 
 GRADIENTS: dict[str, Pass] = {"dx": "dgrad", "dw": "wgrad"}  # a launch's result, and its pass

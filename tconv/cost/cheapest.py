@@ -1,4 +1,4 @@
-"""The choice for a layer that was never tuned: the least predicted time of the whole legal space.
+"""The choice for an untuned layer: the least predicted time in the whole legal space.
 
 All tiles of a family are costed at once, as arrays. The tuner compiles what it ranks and drops what
 spills; here nothing is compiled, so that tiles are kept to what is known not to spill.
@@ -58,7 +58,7 @@ def _keys(
     known: Constants,
     rivals: int = 0,
 ) -> tuple[Count, Array, Count]:
-    """The columns of ``merits``; of the first ``rivals`` tiles only the best is asked for."""
+    """Return the columns of ``merits``; among the first ``rivals`` tiles only the best counts."""
     work = work_of(problem, family, tiles, target)
     if np.any(work.spill_bytes):  # the fastest is not always the best
         rivals = 0
@@ -68,7 +68,7 @@ def _keys(
 
 
 def _first(spills: Count, times: Array, order: Count) -> int:
-    """The place of the least of such columns; the earliest of equals.
+    """Return the place of the least row of such columns; among equals the first.
 
     >>> _first(np.array([True, False, False]), np.array([1.0, 3.0, 3.0]), np.array([0, 1, 0]))
     2
@@ -81,12 +81,12 @@ def _first(spills: Count, times: Array, order: Count) -> int:
 
 
 def cheapest(problem: Problem, target: Target) -> Choice:
-    """The best choice by the model, of all families."""
+    """Return the model's best choice over all families."""
     return cheapest_beside((), problem, target).choice
 
 
 def cheapest_beside(others: Sequence[Choice], problem: Problem, target: Target) -> Best:
-    """The same with its predicted time, and those of ``others``, which are costed together."""
+    """Return ``cheapest`` with its predicted time, and the predicted times of ``others``."""
     known, times = calibrated(target).constants, np.empty(len(others))
     found = []
     for family in serving(problem, target):
@@ -102,7 +102,7 @@ def cheapest_beside(others: Sequence[Choice], problem: Problem, target: Target) 
 def _cheapest_of(
     problem: Problem, family: Family, target: Target, known: Constants, beside: Sequence[Tile]
 ) -> tuple[Merit, Choice, Array]:
-    """The best of ``family`` and its sort key; and the times of tiles ``beside`` it."""
+    """Return the best of ``family`` with its sort key, and the times of the tiles ``beside`` it."""
     case, thumb = case_of(problem, family, target), family.heuristic(problem, target)
     grid = legal_grid(case, lambda blocks: burden_allows(blocks, thumb, case))
     if not grid.legal.any():  # nothing legal is known not to spill
@@ -122,7 +122,7 @@ def _cheapest_of(
 
 
 def burden_allows(tiles: Tiles, thumb: Tile, case: Case) -> Count:
-    """Whether a thread holds no more than is known not to spill.
+    """Return whether a thread holds no more registers than are known not to spill.
 
     That is its sums, the operands of a step and the loads that bring them, each with an address.
     The rule of thumb's tiles are known not to spill (``tests/tconv/kernels/compile_all.py``), nor

@@ -175,7 +175,7 @@ def calibrated(target: Target) -> Calibrated:
 
 
 def support(target: Target) -> str:
-    """How far a figure that is predicted for ``target`` can be trusted, in a sentence.
+    """Return a sentence on how far a figure predicted for ``target`` can be trusted.
 
     >>> from tconv.target import TARGETS
     >>> support(TARGETS["gfx942"])

@@ -50,7 +50,7 @@ def predict(
     resources: Resources | None = None,
     constants: Constants | None = None,
 ) -> Prediction:
-    """Milliseconds of ``problem`` with ``choice`` on ``target``, and what bounds them.
+    """Return the milliseconds of ``problem`` with ``choice`` on ``target``, and what bounds them.
 
     ``resources`` are those of the compiled code; without them they are estimated. ``constants``
     are by default those known of ``target``.
@@ -71,7 +71,7 @@ def predict(
 
 
 def predict_all(problem: Problem, choices: Sequence[Choice], target: Target) -> Array:
-    """Milliseconds of many choices, by their place."""
+    """Return the milliseconds of each of many choices."""
     found = np.empty(len(choices))
     known = calibrated(target).constants
     for name in dict.fromkeys(choice.family for choice in choices):
@@ -83,7 +83,7 @@ def predict_all(problem: Problem, choices: Sequence[Choice], target: Target) -> 
 
 
 def milliseconds_of(work: Work, target: Target, known: Constants, rivals: int = 0) -> Array:
-    """Predicted times of each tile; infinite where a program is too large.
+    """Return each tile's predicted time; infinite if a program is too large.
 
     Of the first ``rivals`` tiles only the fastest is asked for: those that their longest part alone
     makes slower are given that bound.
@@ -103,7 +103,7 @@ def milliseconds_of(work: Work, target: Target, known: Constants, rivals: int = 
 
 
 def joined(parts: Array, power: float) -> Array:
-    """Time of resources used side by side: the longest, and more where others come near it.
+    """Return the time of resources used side by side: the longest, and more if others come near it.
 
     ``parts`` has a row for each resource. The others never hide wholly, so that of two tiles with
     the same longest part the one that loads the rest less is the better.
@@ -114,7 +114,7 @@ def joined(parts: Array, power: float) -> Array:
 
 
 def parts_of(work: Work, target: Target, known: Constants) -> dict[str, Array]:
-    """Milliseconds of each tile by resource: those of the loop, "DRAM", and what frames them."""
+    """Return milliseconds by resource: the loop's, "DRAM", and those outside the loop."""
     per_millisecond = target.clock_ghz * 1e6
     resident = np.maximum(1, work.resident)
     wave = resident * target.processors
@@ -144,7 +144,7 @@ def parts_of(work: Work, target: Target, known: Constants) -> dict[str, Array]:
 def _loop_clocks(
     work: Work, target: Target, known: Constants, rounds: Array, busiest: Array
 ) -> dict[str, Array]:
-    """Clocks of all programs of the busiest processor for one step, by resource."""
+    """Return the busiest processor's clocks for one step of all its programs, by resource."""
     each, rate = work.each, work.peak * known.matrix_share
     products = work.flops / rate * np.where(work.narrow > 0, 1 / known.narrow_share, 1.0)
     # A program of fewer warps than there are schedulers leaves matrix units idle.
@@ -185,7 +185,7 @@ def _loop_clocks(
 
 
 def _dram_bytes(work: Work, target: Target, known: Constants) -> Array:
-    """Bytes between DRAM and L2: each tensor once, and again what L2 cannot keep.
+    """Return the bytes between DRAM and L2: each tensor once, and again what L2 cannot keep.
 
     Waves share operands where L2 holds what lies between two looks. Programs of one wave share
     what they read at the same time; but they drift apart, the further the longer they run, and what
@@ -212,7 +212,7 @@ def _dram_bytes(work: Work, target: Target, known: Constants) -> Array:
 
 
 def _helper_milliseconds(handed_on: Array, target: Target, known: Constants) -> Array:
-    """Operands brought into shape, or parts of a result: each written once and read once."""
+    """Return the time of buffers between launches: each is written once and read once."""
     by_dram = 2e3 * target.memory_seconds(1.0) * handed_on / known.dram_share
     by_l2 = 2e-6 * handed_on / (target.l2_gbps * known.l2_share)
     return np.where(handed_on > target.l2_bytes * known.dram_l2_share, by_dram, by_l2)

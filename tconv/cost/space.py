@@ -41,7 +41,7 @@ class Case:
     target: Target
 
     def accumulators(self, tiles: Tiles) -> Count:
-        """Registers of a thread that its sums take."""
+        """Return the registers that a thread's sums take."""
         sums = self.family.sums(self.problem, tiles)
         return accumulator_registers(self.problem, tiles, self.target, sums)
 
@@ -59,14 +59,14 @@ def shared_bytes(problem: Problem, family: Family, tiles: Tile | Tiles, target: 
 
 
 def resident_by_shared(taken: Count, target: Target) -> Count:
-    """Programs that find room in a processor's shared memory, each of ``taken`` bytes."""
+    """Return how many programs of ``taken`` bytes fit in a processor's shared memory."""
     taken = taken + RESERVED_SHARED.get(target.backend, 0)
     taken = -(-taken // SHARED_GRAIN) * SHARED_GRAIN
     return target.shared_per_processor // np.maximum(taken, 1)
 
 
 def buffers_of(tiles: Tile | Tiles, target: Target) -> Count:
-    """Buffers of a pipeline.
+    """Return the number of a pipeline's buffers.
 
     From sm_90 the matrix unit reads a buffer that must outlive the step: ``stages`` buffers.
     Before that, and on AMD, operands pass through registers: one buffer fewer.
@@ -175,7 +175,7 @@ PLAIN_SHARES: dict[Rule, tuple[str, int]] = {
 
 @lru_cache(maxsize=64)
 def all_tiles(axes: Axes) -> Tiles:
-    """Every combination of the axes, legal or not; but no split reduction is persistent too."""
+    """Return every combination of the axes, legal or not, except persistent split reductions."""
     grids = np.meshgrid(*(getattr(axes, name) for name in FIELDS), indexing="ij")
     tiles = Tiles(*(grid.ravel() for grid in grids))
     # A reduction is split where tiles are too few, and shared out in turn where they are many.
@@ -183,7 +183,7 @@ def all_tiles(axes: Axes) -> Tiles:
 
 
 def case_of(problem: Problem, family: Family, target: Target) -> Case:
-    """What the rules look at."""
+    """Return what the rules look at besides the tile."""
     return Case(problem, family, matmul_shape(problem, family.name), target)
 
 
@@ -201,7 +201,7 @@ class Grid:
     alike: NDArray[np.intp]
 
     def deepest(self) -> Grid:
-        """Without legal tiles to which a deeper one that is legal is alike: depth costs no more."""
+        """Return the tiles without those that equal a deeper legal tile: depth costs no more."""
         legal = self.legal.copy()
         for apart in range(1, len(self.legal)):
             like = self.alike[apart:] == self.alike[:-apart]
@@ -278,7 +278,7 @@ def legal_tiles(case: Case) -> Tiles:
 
 
 def _window(case: Case) -> ConvGeometry:
-    """The filter's window over an endless image of one channel."""
+    """Return the filter's window over an unbounded image of one channel."""
     shape = case.problem.geometry
     extents = (1, 1, ENDLESS, ENDLESS, 1, shape.filter_h, shape.filter_w)
     return ConvGeometry(*extents, shape.stride_h, shape.stride_w, shape.pad_h, shape.pad_w,
@@ -322,7 +322,7 @@ def _shares(axes: Axes) -> Tiles:
 
 
 def broken_rule(choice: Choice, problem: Problem, target: Target) -> str | None:
-    """The first rule that ``choice`` breaks, by name; None for a legal one."""
+    """Return the name of the first rule that ``choice`` breaks; None for a legal one."""
     if not serves(choice.family, problem, target):
         return "serves the problem"
     case, tiles = case_of(problem, FAMILIES[choice.family], target), Tiles.of([choice.tile])
@@ -330,7 +330,7 @@ def broken_rule(choice: Choice, problem: Problem, target: Target) -> str | None:
 
 
 def candidates(problem: Problem, target: Target) -> list[Choice]:
-    """The legal choices for ``problem`` on ``target``."""
+    """Return the legal choices for ``problem`` on ``target``."""
     found = []
     for family in serving(problem, target):
         legal = legal_tiles(case_of(problem, family, target))
@@ -339,7 +339,7 @@ def candidates(problem: Problem, target: Target) -> list[Choice]:
 
 
 def rules_report(problem: Problem, target: Target) -> list[tuple[str, int]]:
-    """How many choices remain after each rule, over all families; the first counts them all."""
+    """Return how many choices remain after each rule, over all families; the first counts all."""
     report = Counter[str]()
     for family in serving(problem, target):
         case = case_of(problem, family, target)

@@ -259,12 +259,12 @@ def _warp_grid(tiles: Tile | Tiles) -> tuple[Count, Count]:
 
 
 def _log2(value: Count) -> Count:
-    """The logarithm of powers of two."""
+    """Return the base-2 logarithm of powers of two."""
     return np.frexp(value)[1] - 1
 
 
 def _warps_down(taller: int, doublings: int) -> int:
-    """Of 2^``doublings`` warps, those down a tile that is 2^``taller`` times as high as wide."""
+    """Return how many of 2^``doublings`` warps go down a tile of height 2^``taller`` x width."""
     down = across = 0
     while down + across < doublings:
         if taller + across >= down:
@@ -387,7 +387,7 @@ def _fetched(problem: Problem, tiles: Tiles, matmul: MatmulShape) -> dict[str, C
 
 
 def _line_share(run: Count, extent: int, itemsize: int) -> Count:
-    """Bytes of the lines that hold runs of ``run`` channels out of ``extent``, over the runs' own.
+    """Return the bytes of lines that hold runs of ``run`` channels, over the runs' own bytes.
 
     A run of all channels goes on in the next pixel, so that its lines are full.
 
@@ -416,7 +416,7 @@ def _helpers(problem: Problem, family: Family, splits: Count, target: Target) ->
 def _handed_on(
     problem: Problem, family: Family, target: Target, each: Buffer
 ) -> tuple[int, int, int, Buffer]:
-    """Of a plan of one split: its launches, bytes of operands and of parts; and of each part."""
+    """Return launches, operand and part bytes of a plan of one split, and the bytes of a part."""
     tile = Tile(LEAST_DOT, LEAST_DOT, family.axes(problem).block_k[-1])
     plan = family.plan(problem, tile, target)
     sizes = {name: b.elements * ITEMSIZE[b.dtype] for name, b in plan.buffers.items()}

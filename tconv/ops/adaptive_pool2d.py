@@ -20,16 +20,14 @@ from torch.nn.functional import _unpool_output_size
 from torch.nn.modules.utils import _list_with_default, _pair
 from torch.overrides import has_torch_function_variadic
 
-from tconv.families.common import accumulator_type, index_type
 from tconv.geometry import AdaptiveGeometry, most_covered
-from tconv.launch import Launch, runs_triton, target_for
+from tconv.launch import Launch, runs_triton
 from tconv.ops.arguments import overridden
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import check_dtype
-from tconv.ops.pool_launch import pool_launch
+from tconv.ops.pool_launch import pool_launch, tile_for
 from tconv.ops.registration import linear, register
 from tconv.problem import AdaptiveProblem, dtype_name
-from tconv.select import choose
 from tconv.tile import Tile
 
 # ---- launches -------------------------------------------------------------------------------
@@ -39,6 +37,8 @@ def _launch(
     kernel: str, problem: AdaptiveProblem, tile: Tile, tensors: str, constants: dict[str, Any],
     over_x: bool,
 ) -> Launch:  # fmt: skip
+    from tconv.families.common import index_type
+
     shape = problem.geometry
     # Products of places and sizes need the same integer type as offsets.
     products = (shape.in_h * (shape.out_h + 1), shape.in_w * (shape.out_w + 1),
@@ -51,6 +51,8 @@ def _launch(
 @lru_cache(maxsize=4096)
 def adaptive_launch(problem: AdaptiveProblem, tile: Tile, maximum: bool) -> Launch:
     """Return the launch for y (and indices of maxima) from x, or dx from dy (and indices)."""
+    from tconv.families.common import accumulator_type
+
     shape, forward = problem.geometry, problem.direction == "fprop"
     sizes = ((shape.in_h, shape.out_h), (shape.in_w, shape.out_w))
     most_h, most_w = (most_covered(*(size if forward else size[::-1])) for size in sizes)
@@ -88,7 +90,7 @@ def _problem(
     shape = AdaptiveGeometry(batch, *x_size[-3:], *extent)
     layout, dtype = layout_of(channels_last), dtype_name(like.dtype)
     problem = AdaptiveProblem(shape, direction, dtype, layout)
-    return problem, choose(problem, target_for(like.device)).tile
+    return problem, tile_for(problem, like.device)
 
 
 # ---- operators ------------------------------------------------------------------------------

@@ -14,17 +14,15 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from tconv.families.common import accumulator_type, index_type
 from tconv.geometry import PoolGeometry
-from tconv.launch import Launch, runs_triton, target_for
+from tconv.launch import Launch, runs_triton
 from tconv.ops.arguments import overridden
 from tconv.ops.conv2d import conv2d
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import avg_pool_arguments, check_dtype, pool_geometry
-from tconv.ops.pool_launch import pool_launch, window_constants
+from tconv.ops.pool_launch import pool_launch, tile_for, window_constants
 from tconv.ops.registration import linear, register
 from tconv.problem import PoolProblem, dtype_name
-from tconv.select import choose
 from tconv.tile import Tile
 
 # ---- launches -------------------------------------------------------------------------------
@@ -33,6 +31,8 @@ from tconv.tile import Tile
 @lru_cache(maxsize=4096)
 def avg_pool_launch(problem: PoolProblem, tile: Tile, count_pad: bool, divisor: int) -> Launch:
     """Return the launch that computes y from x, or dx from dy."""
+    from tconv.families.common import accumulator_type, index_type
+
     shape, forward = problem.geometry, problem.direction == "fprop"
     constants = {
         **window_constants(shape),
@@ -72,7 +72,7 @@ def _launch(
     shape: PoolGeometry, direction: Any, like: Tensor, channels_last: bool, window: Sequence[int]
 ) -> Launch:
     problem = PoolProblem(shape, direction, dtype_name(like.dtype), layout_of(channels_last))
-    tile = choose(problem, target_for(like.device)).tile
+    tile = tile_for(problem, like.device)
     return avg_pool_launch(problem, tile, bool(window[7]), window[8])
 
 

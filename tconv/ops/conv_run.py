@@ -1,4 +1,7 @@
-"""Run convolutions on tensors: a problem and a choice become a plan, made once and reused."""
+"""Run convolutions on tensors: a problem and a choice become a plan, made once and reused.
+
+What makes plans is imported by the first one: torch's own operators need none.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tconv.aot.background import request_better
-from tconv.families import FAMILIES, epilogue_grad
-from tconv.families.epilogue import NORM, epilogue_operands
 from tconv.geometry import ConvGeometry, Pass
 from tconv.launch import Launch, Plan, target_for
 from tconv.ops.conv_check import Window
@@ -21,6 +21,7 @@ from tconv.ops.layout import (
     strides_of,
     strides_prefer_channels_last,
 )
+from tconv.plan_caches import when_forgotten
 from tconv.problem import (
     BIAS,
     PLAIN,
@@ -31,7 +32,6 @@ from tconv.problem import (
     Problem,
     dtype_name,
 )
-from tconv.select import choose, when_forgotten
 from tconv.target import Target
 from tconv.tile import Choice
 
@@ -77,6 +77,9 @@ def prepare(
     w_layout: Layout = "nhwc",
 ) -> Call:
     """Prepare one pass with a given choice; ``w_layout`` is that of the filter or its gradient."""
+    from tconv.families import FAMILIES
+    from tconv.families.epilogue import NORM, epilogue_operands
+
     shape, layout = problem.geometry, problem.layout
     plan = FAMILIES[choice.family].plan(problem, choice.tile, target, epilogue, w_layout)
     x_size = (shape.batch, shape.in_channels, shape.in_h, shape.in_w)
@@ -149,6 +152,9 @@ def cached_call(
     epilogue: Epilogue = PLAIN,
 ) -> Call:
     """Return the plan of a pass as chosen for ``device``, cached after the first call."""
+    from tconv.aot.background import request_better
+    from tconv.select import choose
+
     geometry = geometry_of(x_size, w_size, window)
     problem = Problem(geometry, direction, dtype_name(dtype), layout, precision)
     target = target_for(device)
@@ -203,6 +209,8 @@ def epilogue_grad_call(
 
     ``how`` is the activation's name, its slope, and whether its result is given (or its argument).
     """
+    from tconv.families import epilogue_grad
+
     batch, channels, out_h, out_w = size
     target = target_for(device)
     form = memory_format(layout)
@@ -221,6 +229,8 @@ def pool_grad_call(
     size: tuple[int, ...], layout: Layout, dtype: torch.dtype, device: torch.device, sums: bool
 ) -> Call:
     """Return the plan for dz (of ``size``) and dbias from dy and the offsets of maxima."""
+    from tconv.families import epilogue_grad
+
     form = memory_format(layout)
     plan = epilogue_grad.pool_plan(dtype_name(dtype), layout, size, target_for(device), sums)
     reads = (("dy", form), ("offsets", form))

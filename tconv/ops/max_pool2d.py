@@ -17,16 +17,15 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from tconv.families.common import accumulator_type, index_type
 from tconv.geometry import PoolGeometry, cdiv
-from tconv.launch import Launch, runs_triton, target_for
+from tconv.launch import Launch, runs_triton
 from tconv.ops.arguments import overridden
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
 from tconv.ops.pool_check import check_dtype, max_pool_arguments, pool_geometry
-from tconv.ops.pool_launch import pool_launch, window_constants
+from tconv.ops.pool_launch import pool_launch, tile_for, window_constants
 from tconv.ops.registration import differentiates, implement, linear, register, register_vmap
+from tconv.plan_caches import when_forgotten
 from tconv.problem import PoolProblem, dtype_name
-from tconv.select import choose, when_forgotten
 from tconv.tile import Tile
 
 # Loops of more steps are not unrolled. Unrolled, a float16 maximum over 10 or more elements spills
@@ -40,6 +39,8 @@ def _launch(
     kernel: str, problem: PoolProblem, tile: Tile, tensors: str, constants: dict[str, Any],
     over_x: bool = False,
 ) -> Launch:  # fmt: skip
+    from tconv.families.common import index_type
+
     shape = problem.geometry
     constants = {
         **window_constants(shape),
@@ -56,6 +57,8 @@ def _launch(
 @lru_cache(maxsize=4096)
 def fprop_launch(problem: PoolProblem, tile: Tile, write_offsets: bool) -> Launch:
     """Return the launch that computes y, and optionally the offsets, from x."""
+    from tconv.families.common import accumulator_type
+
     shape = problem.geometry
     # The last element of the last window; the first window starts at -pad.
     last_h = (shape.out_h - 1) * shape.stride_h - shape.pad_h
@@ -78,6 +81,8 @@ def fprop_launch(problem: PoolProblem, tile: Tile, write_offsets: bool) -> Launc
 @lru_cache(maxsize=4096)
 def dgrad_launch(problem: PoolProblem, tile: Tile) -> Launch:
     """Return the launch that computes dx from dy and the offsets."""
+    from tconv.families.common import accumulator_type
+
     shape = problem.geometry
     windows_h = cdiv(shape.dilation_h * (shape.window_h - 1) + 1, shape.stride_h)
     windows_w = cdiv(shape.dilation_w * (shape.window_w - 1) + 1, shape.stride_w)
@@ -110,7 +115,7 @@ def _launch_inputs(
 ) -> tuple[PoolProblem, Tile]:
     """Return the problem of pooling a tensor, and the tile chosen for it."""
     problem = PoolProblem(shape, direction, dtype_name(x.dtype), layout_of(channels_last))
-    return problem, choose(problem, target_for(x.device)).tile
+    return problem, tile_for(problem, x.device)
 
 
 # ---- operators ------------------------------------------------------------------------------
@@ -165,7 +170,7 @@ def _cached_fprop_launch(
 ) -> Launch:
     """Return the forward launch as chosen for ``device``, cached after the first call."""
     problem = PoolProblem(shape, "fprop", dtype_name(dtype), layout_of(channels_last))
-    return fprop_launch(problem, choose(problem, target_for(device)).tile, write_offsets)
+    return fprop_launch(problem, tile_for(problem, device), write_offsets)
 
 
 when_forgotten(_cached_fprop_launch.cache_clear)
@@ -242,7 +247,7 @@ def _indices(offsets: Tensor, input_size: Sequence[int], *window: Any) -> Tensor
     indices = empty(offsets, offsets.shape, layout_of(channels_last), torch.int64)
     offsets = dense(offsets, layout_of(channels_last))
     problem = PoolProblem(shape, "fprop", "float32", layout_of(channels_last))
-    tile = choose(problem, target_for(offsets.device)).tile
+    tile = tile_for(problem, offsets.device)
     pick_launch(problem, tile, indices=True).run({"offsets": offsets, "indices": indices})
     return indices
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from tconv.geometry import PoolGeometry, cdiv
-from tconv.launch import Launch, Pointer
+from tconv.launch import Launch, Pointer, target_for
 from tconv.problem import AdaptiveProblem, PoolProblem
 from tconv.tile import Tile
+
+
+def tile_for(problem: PoolProblem | AdaptiveProblem, device: torch.device) -> Tile:
+    """Return the tile chosen for ``problem`` on ``device``."""
+    from tconv.select import choose
+
+    return choose(problem, target_for(device)).tile
 
 
 def window_constants(shape: PoolGeometry) -> dict[str, int]:

@@ -12,7 +12,7 @@ from benchmarks import choose
 def test_it_prints_one_object_of_figures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(choose, "import_milliseconds", lambda: 1.0)
+    monkeypatch.setattr(choose, "import_milliseconds", lambda *_: 1.0)
     chosen_for = []
     chosen = choose.choose
     monkeypatch.setattr(choose, "choose", lambda *each: chosen_for.append(each) or chosen(*each))

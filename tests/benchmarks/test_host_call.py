@@ -17,10 +17,10 @@ host_call.install()
 from tconv import functional
 from tconv.families import FAMILIES
 from tconv.tile import Choice
-from tconv.ops import conv_run
+from tconv import select
 
 channels, family = int(sys.argv[1]), sys.argv[2]
-conv_run.choose = lambda *asked: Choice(family, FAMILIES[family].heuristic(*asked))
+select.choose = lambda *asked: Choice(family, FAMILIES[family].heuristic(*asked))
 x = torch.zeros(2, channels, 9, 9, dtype=torch.float16).to(memory_format=torch.channels_last)
 w = torch.zeros(8, channels, 3, 3, dtype=torch.float16).to(memory_format=torch.channels_last)
 odd = torch.zeros(x.numel() + 1, dtype=torch.float16)[1:]  # 2 bytes past the alignment

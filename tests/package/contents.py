@@ -10,12 +10,16 @@ from email.parser import HeaderParser
 from pathlib import Path
 from zipfile import ZipFile
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with ``build``
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("tconv", "tconv_workers", "autotune", "reports")
 LEFT_OUT = (ROOT / "reports" / "published",)  # made by the package, not part of it
 MUST = ("tconv/tuned/README.md", "tconv/models/pictures/house.png", "reports/templates/style.css",
         "tconv/py.typed", "autotune/py.typed", "reports/py.typed")  # fmt: skip
-EXTRAS = {"tune", "reports", "train", "keras", "search", "cluster"}
 OWN = ("RECORD", "WHEEL")  # these have the builder's version and hashes
 
 
@@ -62,7 +66,8 @@ def main(dist: Path, tree: Path) -> list[str]:
     about = HeaderParser().parsestr(wheel[f"{info}/METADATA"].decode())
     if about["License-Expression"] != "Apache-2.0" or about["Requires-Python"] != ">=3.10":
         lines.append(f"the metadata says {about['License-Expression']}, {about['Requires-Python']}")
-    if set(about.get_all("Provides-Extra", [])) != EXTRAS:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    if set(about.get_all("Provides-Extra", [])) != set(project["optional-dependencies"]):
         lines.append(f"the extras are {about.get_all('Provides-Extra')}")
     print(f"{len(code)} files in the wheel, {info.removesuffix('.dist-info')}")
     return lines
