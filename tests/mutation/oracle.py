@@ -14,6 +14,8 @@ MAX_POOL = "tests/tconv/ops/test_max_pool2d.py::"
 AVG_POOL = "tests/tconv/ops/test_avg_pool2d.py::"
 ADAPTIVE = "tests/tconv/ops/test_adaptive_pool2d.py::"
 TRANSPOSED = "tests/tconv/ops/test_conv_transpose2d.py::"
+ENDS = "tests/tconv/families/test_epilogues.py::test_every_activation_pooled_or_not"
+EPILOGUE = "test_every_familys_gradient_ends_in_an_epilogue"
 
 
 def _edges(*passes_of_windows: str) -> tuple[str, ...]:
@@ -24,27 +26,38 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fprop.implicit_gemm_fprop": (
         f"{MAXIMA}[implicit_gemm-",
         *_edges("fprop-gathered", "fprop-few"),
+        f"{ENDS}[implicit_gemm-",
     ),
     "dgrad.implicit_gemm_dgrad": (
         *_edges("dgrad-gathered"),
-        f"{TRANSPOSED}test_every_familys_gradient_ends_in_an_epilogue[implicit_gemm",
+        f"{TRANSPOSED}{EPILOGUE}[implicit_gemm",
     ),
     "wgrad.implicit_gemm_wgrad": _edges("wgrad-gathered", "wgrad-few", "wgrad-grouped"),
-    "direct.direct": (f"{MAXIMA}[direct", *_edges("fprop-direct", "dgrad-direct")),
+    "direct.direct": (
+        f"{MAXIMA}[direct",
+        *_edges("fprop-direct", "dgrad-direct"),
+        f"{TRANSPOSED}{EPILOGUE}[direct",
+        f"{ENDS}[direct",
+    ),
     "direct.direct_wgrad": _edges("wgrad-direct"),
     "depthwise.depthwise": (
         f"{MAXIMA}[depthwise",
         *_edges("fprop-depthwise", "dgrad-depthwise"),
+        f"{TRANSPOSED}{EPILOGUE}[depthwise",
+        f"{ENDS}[depthwise",
     ),
     "depthwise.depthwise_wgrad": (f"{LINES}[", *_edges("wgrad-depthwise")),
     "grouped.grouped": (
         f"{MAXIMA}[grouped",
         *_edges("fprop-grouped", "dgrad-grouped"),
         f"{FUSED}test_groups_do_not_meet",
+        f"{TRANSPOSED}{EPILOGUE}[grouped",
+        f"{ENDS}[grouped",
     ),
     "tma.implicit_gemm_tma": (
         f"{MAXIMA}[implicit_gemm_tma",
         *_edges("fprop-boxes", "dgrad-boxes"),
+        f"{ENDS}[implicit_gemm_tma",
     ),
     "tma.implicit_gemm_tma_wgrad": _edges("wgrad-boxes"),
     "reduce.add_splits": (f"{REDUCE}test_parts_are_added", f"{EDGES}[fprop-gathered-splits"),

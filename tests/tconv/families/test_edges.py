@@ -137,6 +137,10 @@ EDGES = {
         ("direct",), "fprop dgrad", window(2, (2, 5), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
         Tile(32, 4, 1), FUSED,
     ),
+    "direct-one-group": Edge(
+        ("direct",), "fprop dgrad", window(1, (3, 5), (5, 4), (3, 2), (1, 1), (1, 2)),
+        Tile(16, 4, 1), FUSED,
+    ),
     "direct-strides": Edge(
         ("direct",), "fprop",
         window(2, (2, 3), (7, 8), (3, 2), (2, 3), (1, 2)), Tile(16, 4, 1), BIAS
