@@ -63,7 +63,7 @@ EDGES = {
         epilogue=FUSED,
     ),
     "gathered-splits": Edge(
-        GATHERED, "fprop dgrad wgrad", window(2, (17, 18), (5, 3), (4, 2), (1, 1), (0, 1)),
+        GATHERED, "fprop dgrad wgrad", window(2, (17, 18), (8, 3), (4, 2), (1, 1), (0, 1), (2, 1)),
         Tile(32, 16, 16, swizzle=3, splits=3), FUSED,  # 16 steps: 6, 6 and 4
     ),
     "gathered-persistent": Edge(
@@ -227,6 +227,10 @@ EDGES = {
     "boxes-wgrad-flat": Edge(
         ("implicit_gemm_tma",), "wgrad",
         window(1, (16, 20), (5, 7), (1, 1)), Tile(16, 16, 16, splits=5)
+    ),
+    "boxes-wgrad-rows-of-two": Edge(  # 3, 3 and 2 boxes, of half a row each
+        ("implicit_gemm_tma",), "wgrad",
+        window(1, (16, 20), (5, 32), (2, 1), batch=1), Tile(16, 16, 16, splits=3)
     ),
     "boxes-wgrad-stride-2": Edge(
         ("implicit_gemm_tma",), "wgrad",
