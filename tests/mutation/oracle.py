@@ -15,6 +15,7 @@ AVG_POOL = "tests/tconv/ops/test_avg_pool2d.py::"
 ADAPTIVE = "tests/tconv/ops/test_adaptive_pool2d.py::"
 TRANSPOSED = "tests/tconv/ops/test_conv_transpose2d.py::"
 ENDS = "tests/tconv/families/test_epilogues.py::test_every_activation_pooled_or_not"
+NORMS = "tests/tconv/families/test_epilogues.py::test_batch_norm_and_a_residual_after"
 EPILOGUE = "test_every_familys_gradient_ends_in_an_epilogue"
 
 
@@ -27,6 +28,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"{MAXIMA}[implicit_gemm-",
         *_edges("fprop-gathered", "fprop-few"),
         f"{ENDS}[implicit_gemm-",
+        f"{NORMS}[implicit_gemm-",
     ),
     "dgrad.implicit_gemm_dgrad": (
         *_edges("dgrad-gathered"),
@@ -38,6 +40,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         *_edges("fprop-direct", "dgrad-direct"),
         f"{TRANSPOSED}{EPILOGUE}[direct",
         f"{ENDS}[direct",
+        f"{NORMS}[direct",
     ),
     "direct.direct_wgrad": _edges("wgrad-direct"),
     "depthwise.depthwise": (
@@ -45,6 +48,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         *_edges("fprop-depthwise", "dgrad-depthwise"),
         f"{TRANSPOSED}{EPILOGUE}[depthwise",
         f"{ENDS}[depthwise",
+        f"{NORMS}[depthwise",
     ),
     "depthwise.depthwise_wgrad": (f"{LINES}[", *_edges("wgrad-depthwise")),
     "grouped.grouped": (
@@ -53,11 +57,13 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"{FUSED}test_groups_do_not_meet",
         f"{TRANSPOSED}{EPILOGUE}[grouped",
         f"{ENDS}[grouped",
+        f"{NORMS}[grouped",
     ),
     "tma.implicit_gemm_tma": (
         f"{MAXIMA}[implicit_gemm_tma",
         *_edges("fprop-boxes", "dgrad-boxes"),
         f"{ENDS}[implicit_gemm_tma",
+        f"{NORMS}[implicit_gemm_tma",
     ),
     "tma.implicit_gemm_tma_wgrad": _edges("wgrad-boxes"),
     "reduce.add_splits": (f"{REDUCE}test_parts_are_added", f"{EDGES}[fprop-gathered-splits"),

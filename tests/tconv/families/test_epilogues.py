@@ -1,4 +1,4 @@
-"""Every family's forward kernel ends in every activation, pooled and with its argument kept."""
+"""Every family's forward kernel ends in every part of an epilogue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tconv.ops.conv_run import prepare
-from tconv.problem import ACTIVATIONS, Epilogue, Problem
+from tconv.problem import ACTIVATIONS, BatchNorm, Epilogue, Problem
 from tconv.tile import Choice
 from tests.devices import DEVICE, TARGET
 from tests.tconv.families.test_edges import EDGES, posed
@@ -78,3 +78,28 @@ def test_every_activation_pooled_or_not(family: str, layout: str) -> None:
             if kept:
                 at_best = z.flatten(2).gather(2, places.flatten(2)).view_as(pooled)
                 torch.testing.assert_close(tensors["kept"].double(), at_best, **close)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("family", SHAPES)
+def test_batch_norm_and_a_residual_after_the_activation(family: str, bias: bool) -> None:
+    edge = EDGES[SHAPES[family]]
+    problem = posed(edge, family, "fprop", "nhwc", TARGET)
+    assert problem is not None
+    x, w, offset, z = operands(problem)
+    if not bias:
+        z = z - offset.double()[:, None, None]
+    weight, shift, mean = torch.randn(3, len(offset), device=DEVICE).to(offset.dtype)
+    variance = torch.rand(len(offset), device=DEVICE).to(offset.dtype) + 1
+    norm = {"norm_weight": weight, "norm_bias": shift, "norm_mean": mean, "norm_var": variance}
+    doubles = (each.double() for each in (mean, variance, weight, shift))
+    residual = torch.randn(z.shape, device=DEVICE).to(offset.dtype)
+    expected = functional.silu(functional.batch_norm(z, *doubles)) + residual.double()
+    known = BatchNorm(problem.dtype, 1e-5, True, True)
+    ending = Epilogue(bias, known, residual=True, activation="silu", residual_after=True)
+    tensors = {"x": x, "w": w, "residual": residual, **norm}
+    if bias:
+        tensors["bias"] = offset
+    y = prepare(problem, Choice(family, edge.tile), TARGET, ending, "nchw")(tensors)
+    bound = 3e-2 if problem.dtype == "float16" else 1e-3
+    torch.testing.assert_close(y.double(), expected, rtol=bound, atol=bound)
