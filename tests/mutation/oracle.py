@@ -15,7 +15,8 @@ AVG_POOL = "tests/tconv/ops/test_avg_pool2d.py::"
 ADAPTIVE = "tests/tconv/ops/test_adaptive_pool2d.py::"
 TRANSPOSED = "tests/tconv/ops/test_conv_transpose2d.py::"
 ENDS = "tests/tconv/families/test_epilogues.py::test_every_activation_pooled_or_not"
-NORMS = "tests/tconv/families/test_epilogues.py::test_batch_norm_and_a_residual_after"
+NORM = "test_batch_norm_and_a_residual_after_the_activation"
+NORMS = f"tests/tconv/families/test_epilogues.py::{NORM}"
 EPILOGUE = "test_every_familys_gradient_ends_in_an_epilogue"
 
 
