@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from reports.beside_torch import EAGER, by_network
 from reports.figures import BAR, BARS, COLOURS, bars_by_layer, canvas, height_of
 from reports.grids import times_text
 from reports.rows import LayerRow
 from reports.tables import Tables
 from reports.verdicts import ratios
+from tconv.extras import extra
 from tconv.svg import INK, STYLE
+
+with extra("reports"):
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Colours by Okabe and Ito, distinguishable with any colour vision; ours are the stronger ones.
 BACKENDS = {

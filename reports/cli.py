@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import torch
-import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from autotune.cli import ALL_PASSES, fail, known, known_passes
 from autotune.deadline import Deadline, seconds_of
@@ -33,12 +29,19 @@ from reports.page import Grid
 from reports.render import default_folder, render
 from reports.rows import RowError
 from reports.tables import HEAD, Tables, merged, read_tables
+from tconv.extras import extra
 from tconv.launch import runs_triton
 from tconv.models import BUILDERS
 from tconv.problem import ARITHMETICS
 from tconv.select import choose
 from tconv.target import EMULATED, TARGETS, Target, target_of
 from tconv.winners import Kind
+
+with extra("reports"):
+    import typer
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 COMMANDS = (

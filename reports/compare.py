@@ -8,15 +8,17 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Literal
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
 from reports.figures import BARS, canvas
 from reports.page import Grid, Part, Picture, Section, Text
 from reports.render import write_pages
 from reports.rows import LayerRow, RowError, number_text, read_rows
 from tconv import svg
+from tconv.extras import extra
 from tconv.svg import INK, STYLE
+
+with extra("reports"):
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
 LEAST = 0.01  # share of the time below which a change is ignored, however narrow the quantiles are
 SLOWER, FASTER = "#d55e00", "#0072b2"

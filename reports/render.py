@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from reports import trust
 from reports.page import Picture, Section
 from reports.rows import CauseRow, read_rows
 from reports.sections import facts, first_screen, notes, reproduce, sections, verdict
 from reports.tables import Tables, tables_text
 from tconv import svg
+from tconv.extras import extra
 from tconv.files import in_checkout, replace_all
+
+with extra("reports"):
+    import jinja2
 
 TEMPLATES = Path(__file__).parent / "templates"
 PUBLISHED = Path(__file__).parent / "published"

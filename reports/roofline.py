@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from reports.figures import COLOURS, canvas
 from reports.rows import LayerRow
 from reports.tables import Tables
+from tconv.extras import extra
 from tconv.geometry import PASSES
 from tconv.svg import INK, STYLE
+
+with extra("reports"):
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MARKERS = {"fprop": "o", "dgrad": "s", "wgrad": "^"}
 SIZES = {"fprop": 150, "dgrad": 60, "wgrad": 60}

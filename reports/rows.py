@@ -17,13 +17,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints, overload
 
-import pandas as pd
-
+from tconv.extras import extra
 from tconv.files import read_text, replace_all
 from tconv.geometry import ConvGeometry, Pass, PoolGeometry
 from tconv.problem import ARITHMETICS, ITEMSIZE, Problem
 from tconv.tile import Tile
 from tconv.winners import LARGEST_FILE, Kind
+
+with extra("reports"):
+    import pandas as pd
 
 ADDED = re.compile("checked|emulated_.*")  # columns that tables of version 0.1.0 lack
 DIGITS = 4  # significant digits of every figure in a table

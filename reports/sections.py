@@ -7,7 +7,6 @@ from collections.abc import Callable
 from statistics import fmean
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from autotune.judge import spearman
 from autotune.search import SEED
@@ -20,7 +19,11 @@ from reports.roofline import NAMED, roofline
 from reports.rows import MODES
 from reports.tables import Tables
 from tconv import svg
+from tconv.extras import extra
 from tconv.problem import Problem
+
+with extra("reports"):
+    from matplotlib.figure import Figure
 
 LAYERS_INTRO = (
     "One row per layer and pass, in the lecture's terms: K filters of extent F, stride S, zero "

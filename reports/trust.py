@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from autotune.calibrate import held_out
 from autotune.few import MEASURED, shares_after
@@ -23,6 +22,10 @@ from autotune.recordings import Recording
 from reports.figures import canvas
 from reports.page import Grid, Part, Picture, Section, Text
 from tconv import svg
+from tconv.extras import extra
+
+with extra("reports"):
+    from matplotlib.figure import Figure
 
 STATISTICS = Path(__file__).parent / "judged.json"
 TITLE = "How far to trust a prediction"

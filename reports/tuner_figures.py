@@ -5,18 +5,21 @@ from __future__ import annotations
 from statistics import geometric_mean
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
 from reports.figures import COLOURS, canvas
 from reports.rows import number_text
 from reports.tables import Tables
 from reports.verdicts import foreseen
+from tconv.extras import extra
 from tconv.geometry import PASSES
 from tconv.problem import Problem
 from tconv.svg import INK, STYLE
 from tconv.tile import Tile
+
+with extra("reports"):
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
 CURVES = 120  # most problems in one plot of curves
 

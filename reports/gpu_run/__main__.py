@@ -16,10 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
-
 from tconv.command_line import command_line
+from tconv.extras import extra
+
+with extra("reports"):
+    import typer
+    from rich.console import Console
 
 WIDTH = 150  # columns of tables written to a file
 INSIDE = "TCONV_GPU_RUN_INSIDE"  # set in the child process that runs the parts

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-import typer
 
 from autotune.measure import inputs
 from tconv.command_line import command_line
+from tconv.extras import extra
 from tconv.launch import target_for
 from tconv.ops.conv_run import compute
 from tconv.problem import Problem
 from tconv.select import choose
+
+with extra("reports"):
+    import typer
 
 
 def main(

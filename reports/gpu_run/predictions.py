@@ -17,19 +17,21 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
-import typer
-
 from reports.bench.cases import ConvCase, cases
 from reports.rows import LayerRow, rounded
 from tconv.aot.build import ENVIRONMENT
 from tconv.command_line import command_line
 from tconv.cost.model import predict
+from tconv.extras import extra
 from tconv.geometry import PASSES
 from tconv.select import heuristic
 from tconv.source import source_hash
 from tconv.target import TARGETS, Target, bandwidth_of
 from tconv_workers import Failure, Task, Workers
+
+with extra("reports"):
+    import pandas as pd
+    import typer
 
 # The suites that a run tunes and measures: those of the goals, then some in other arithmetics.
 TUNED = (

@@ -11,19 +11,22 @@ from itertools import islice
 from typing import Annotated
 
 import torch
-import typer
 
 from autotune.gate import check_on
 from reports.bench.cases import PoolCase
 from reports.bench.sides import sides
 from tconv import functional
 from tconv.command_line import command_line
+from tconv.extras import extra
 from tconv.families import FAMILIES
 from tconv.geometry import PASSES, ConvGeometry, PoolGeometry
 from tconv.launch import recorded, target_for
 from tconv.problem import PoolProblem, Problem
 from tconv.target import Target
 from tconv.tile import Choice
+
+with extra("reports"):
+    import typer
 
 # Odd sizes, more than one block along an axis, and few programs.
 LAYERS = {

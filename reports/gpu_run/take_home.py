@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rich.console import Console
-from rich.table import Table
-
 from autotune.calibrate import CalibrationError, calibrate
 from autotune.ship import export_winners, record_spaces
 from autotune.suites import suite
@@ -20,9 +17,14 @@ from reports.gpu_run.steps import TRACED, Context
 from reports.render import render
 from reports.tables import HEAD, Tables, merged, read_tables
 from tconv.cost.constants import user_constants, write_calibrated
+from tconv.extras import extra
 from tconv.problem import Problem
 from tconv.target import TARGETS, Target
 from tconv.winners import TableError
+
+with extra("reports"):
+    from rich.console import Console
+    from rich.table import Table
 
 LEAST_TRACE = 100  # candidates; a problem with fewer was tuned, not traced
 

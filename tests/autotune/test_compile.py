@@ -35,7 +35,7 @@ def compiled(workers: Workers, name: str, *problems: tuple[Problem, Tile]) -> li
         Task(number, compile_choice, (problem, Choice("implicit_gemm", tile), TARGETS[name]))
         for number, (problem, tile) in enumerate(problems)
     ]
-    results = {task.key: result for task, result, _ in workers.run(tasks, 120.0)}
+    results = {task.key: result for task, result, _ in workers.run(tasks, 600.0)}
     return [results[number] for number in range(len(problems))]
 
 

@@ -30,7 +30,7 @@ def test_a_fault_ends_the_process_that_launched_the_kernel() -> None:
         tasks += [Task(("faulty", words), done.lose_context, (words,))]
         tasks += [Task(("next", words), done.use_gpu, ())]
     with Workers(1, {}) as workers:
-        results = {task.key: result for task, result, _ in workers.run(tasks, 60.0)}
+        results = {task.key: result for task, result, _ in workers.run(tasks, 600.0)}
     for words in WORDS:
         assert results["faulty", words] == Failure("crash", "the worker process ended"), words
         assert results["next", words] == "right", words

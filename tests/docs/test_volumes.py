@@ -30,7 +30,7 @@ def dumped(page: Path, tmp_path: Path, fragment: str = "") -> str:
     run = subprocess.run(
         [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
          f"file://{page}{fragment}"],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=600,
     )  # fmt: skip
     return run.stdout
 

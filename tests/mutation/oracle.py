@@ -14,6 +14,10 @@ MAX_POOL = "tests/tconv/ops/test_max_pool2d.py::"
 AVG_POOL = "tests/tconv/ops/test_avg_pool2d.py::"
 ADAPTIVE = "tests/tconv/ops/test_adaptive_pool2d.py::"
 TRANSPOSED = "tests/tconv/ops/test_conv_transpose2d.py::"
+ENDS = "tests/tconv/families/test_epilogues.py::test_every_activation_pooled_or_not"
+NORM = "test_batch_norm_and_a_residual_after_the_activation"
+NORMS = f"tests/tconv/families/test_epilogues.py::{NORM}"
+EPILOGUE = "test_every_familys_gradient_ends_in_an_epilogue"
 
 
 def _edges(*passes_of_windows: str) -> tuple[str, ...]:
@@ -24,27 +28,43 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fprop.implicit_gemm_fprop": (
         f"{MAXIMA}[implicit_gemm-",
         *_edges("fprop-gathered", "fprop-few"),
+        f"{ENDS}[implicit_gemm-",
+        f"{NORMS}[implicit_gemm-",
     ),
     "dgrad.implicit_gemm_dgrad": (
         *_edges("dgrad-gathered"),
-        f"{TRANSPOSED}test_every_familys_gradient_ends_in_an_epilogue[implicit_gemm",
+        f"{TRANSPOSED}{EPILOGUE}[implicit_gemm",
     ),
     "wgrad.implicit_gemm_wgrad": _edges("wgrad-gathered", "wgrad-few", "wgrad-grouped"),
-    "direct.direct": (f"{MAXIMA}[direct", *_edges("fprop-direct", "dgrad-direct")),
+    "direct.direct": (
+        f"{MAXIMA}[direct",
+        *_edges("fprop-direct", "dgrad-direct"),
+        f"{TRANSPOSED}{EPILOGUE}[direct",
+        f"{ENDS}[direct",
+        f"{NORMS}[direct",
+    ),
     "direct.direct_wgrad": _edges("wgrad-direct"),
     "depthwise.depthwise": (
         f"{MAXIMA}[depthwise",
         *_edges("fprop-depthwise", "dgrad-depthwise"),
+        f"{TRANSPOSED}{EPILOGUE}[depthwise",
+        f"{ENDS}[depthwise",
+        f"{NORMS}[depthwise",
     ),
     "depthwise.depthwise_wgrad": (f"{LINES}[", *_edges("wgrad-depthwise")),
     "grouped.grouped": (
         f"{MAXIMA}[grouped",
         *_edges("fprop-grouped", "dgrad-grouped"),
         f"{FUSED}test_groups_do_not_meet",
+        f"{TRANSPOSED}{EPILOGUE}[grouped",
+        f"{ENDS}[grouped",
+        f"{NORMS}[grouped",
     ),
     "tma.implicit_gemm_tma": (
         f"{MAXIMA}[implicit_gemm_tma",
         *_edges("fprop-boxes", "dgrad-boxes"),
+        f"{ENDS}[implicit_gemm_tma",
+        f"{NORMS}[implicit_gemm_tma",
     ),
     "tma.implicit_gemm_tma_wgrad": _edges("wgrad-boxes"),
     "reduce.add_splits": (f"{REDUCE}test_parts_are_added", f"{EDGES}[fprop-gathered-splits"),

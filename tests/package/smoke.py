@@ -6,7 +6,7 @@ extras. The kernels run in Triton's interpreter, and the tuner really compiles.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -55,9 +55,11 @@ SPACE = "block,stages,time\n" + "".join(f"{16 << i % 4},{i // 4},{i + 1}\n" for 
 
 
 def installed() -> None:
-    """Check that the installed package is imported, and its version."""
-    for name in ("tconv", "autotune", "reports"):
-        place = Path(str(importlib.import_module(name).__file__))
+    """Check that Python finds the installed packages, and tconv's version."""
+    for name in ("tconv", "tconv_workers", "autotune", "reports"):
+        spec = importlib.util.find_spec(name)  # to import ``reports`` takes its extra
+        assert spec is not None, f"{name} is not installed"
+        place = Path(str(spec.origin))
         assert Path(sys.prefix) in place.parents, f"{name} comes from {place}"
     assert version("tconv") == tconv.__version__
 

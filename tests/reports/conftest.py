@@ -10,6 +10,7 @@ from autotune.trial import Trial
 from reports.collect import collect
 from reports.rows import CauseRow, MemoryRow, NetworkRow, OperatorRow, rounded
 from reports.tables import Tables
+from tconv import svg
 from tconv.cost.estimate import Resources
 from tconv.geometry import PASSES, ConvGeometry
 from tconv.problem import Problem
@@ -46,6 +47,12 @@ def golden_trials() -> list[Trial]:
                     )
                 )
     return trials
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave figures empty, for tests that look at text alone: drawing a report takes seconds."""
+    monkeypatch.setattr(svg, "as_svg", lambda figure, name, title: f'<svg id="{name}"></svg>')
 
 
 @pytest.fixture(scope="session")

@@ -160,6 +160,7 @@ def test_same_tables_give_the_same_pages(folder: Path, tmp_path: Path, tables: T
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_text_in_tables_is_escaped(tmp_path: Path, tables: Tables) -> None:
     odd = replace(tables.layers[0], layer="<b>|x")
     render(replace(tables, layers=[odd]), tmp_path)
@@ -167,6 +168,7 @@ def test_text_in_tables_is_escaped(tmp_path: Path, tables: Tables) -> None:
     assert "&lt;b>\\|x" in (tmp_path / "index.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_empty_report_says_what_is_missing(tmp_path: Path, tables: Tables) -> None:
     render(replace(tables, layers=[], map=[]), tmp_path)
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -174,6 +176,7 @@ def test_empty_report_says_what_is_missing(tmp_path: Path, tables: Tables) -> No
     assert "without a passing candidate: 6" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_without_trials_states_it(tmp_path: Path, tables: Tables) -> None:
     render(replace(tables, trials=[], space=[], map=[]), tmp_path)
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -215,6 +218,7 @@ def test_command_renders_from_the_store_and_again_from_tables(
     assert pages[0] == pages[1]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_target_every_stored_one_gets_a_report(
     tmp_path: Path, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:

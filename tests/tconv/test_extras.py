@@ -119,7 +119,7 @@ def test_every_import_of_an_extra_names_it() -> None:
     caught = "try:\n    import rich\nexcept {}:\n    pass"
     assert list(unguarded(ast.parse(caught.format("ValueError")))) == ["rich"]
     assert list(unguarded(ast.parse(caught.format("ModuleNotFoundError")))) == []
-    for package in ("tconv", "tconv_workers", "autotune"):  # all of reports needs its extra
+    for package in ("tconv", "tconv_workers", "autotune", "reports"):
         for path in (ROOT / package).rglob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             assert list(unguarded(tree)) in ([], EXCEPTED.get(path.name)), path

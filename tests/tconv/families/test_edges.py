@@ -63,7 +63,7 @@ EDGES = {
         epilogue=FUSED,
     ),
     "gathered-splits": Edge(
-        GATHERED, "fprop dgrad wgrad", window(2, (17, 18), (5, 3), (4, 2), (1, 1), (0, 1)),
+        GATHERED, "fprop dgrad wgrad", window(2, (17, 18), (5, 3), (4, 2), (1, 1), (0, 1), (1, 2)),
         Tile(32, 16, 16, swizzle=3, splits=3), FUSED,  # 16 steps: 6, 6 and 4
     ),
     "gathered-persistent": Edge(
@@ -136,6 +136,10 @@ EDGES = {
     "direct": Edge(
         ("direct",), "fprop dgrad", window(2, (2, 5), (5, 4), (3, 2), (1, 1), (1, 2), (1, 2)),
         Tile(32, 4, 1), FUSED,
+    ),
+    "direct-one-group": Edge(
+        ("direct",), "fprop dgrad", window(1, (3, 5), (5, 4), (3, 2), (1, 1), (1, 2)),
+        Tile(16, 4, 1), FUSED,
     ),
     "direct-strides": Edge(
         ("direct",), "fprop",
