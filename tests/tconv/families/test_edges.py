@@ -63,7 +63,7 @@ EDGES = {
         epilogue=FUSED,
     ),
     "gathered-splits": Edge(
-        GATHERED, "fprop dgrad wgrad", window(2, (17, 18), (8, 3), (4, 2), (1, 1), (0, 1), (2, 1)),
+        GATHERED, "fprop dgrad wgrad", window(2, (17, 18), (5, 3), (4, 2), (1, 1), (0, 1), (1, 2)),
         Tile(32, 16, 16, swizzle=3, splits=3), FUSED,  # 16 steps: 6, 6 and 4
     ),
     "gathered-persistent": Edge(
