@@ -115,7 +115,7 @@ EDGES = {
     ),
     "gathered-along-batch": Edge(  # boxes of 8 images
         GATHERED, "wgrad", window(1, (3, 16), (2, 2), (2, 3), (1, 1), (0, 1), batch=20),
-        Tile(16, 16, 16),
+        Tile(16, 16, 16, splits=2),
     ),
     "gathered-wide": Edge(
         GATHERED, "wgrad", window(1, (3, 4), (2, 35), (2, 3), (1, 1), (1, 2), (1, 2)),
@@ -152,6 +152,9 @@ EDGES = {
     "direct-wgrad-split": Edge(
         ("direct",), "wgrad", window(2, (3, 2), (7, 8), (2, 3), (2, 3), (1, 2)),
         Tile(2, 16, 8, splits=2),
+    ),
+    "direct-wgrad-one-group": Edge(
+        ("direct",), "wgrad", window(1, (3, 5), (5, 4), (3, 2), (1, 1), (1, 2)), Tile(4, 8, 64)
     ),
     "direct-pooled": Edge(
         ("direct",), "fprop", window(2, (2, 3), (7, 4), (3, 2), (1, 1), (1, 2)), Tile(16, 2, 4),

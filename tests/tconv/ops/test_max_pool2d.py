@@ -58,6 +58,7 @@ CASES = {
         (1, 2, 8, 10),
         {"kernel_size": (7, 5), "stride": (1, 2), "padding": (3, 2), "dilation": (2, 3)},
     ),
+    "looped-across": ((1, 2, 7, 9), {"kernel_size": (5, 12), "stride": (2, 1), "padding": (2, 6)}),
     "looped": ((1, 2, 35, 6), {"kernel_size": (35, 2), "stride": 1, "padding": (17, 1)}),
 }
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
