@@ -14,9 +14,7 @@ MAX_POOL = "tests/tconv/ops/test_max_pool2d.py::"
 AVG_POOL = "tests/tconv/ops/test_avg_pool2d.py::"
 ADAPTIVE = "tests/tconv/ops/test_adaptive_pool2d.py::"
 TRANSPOSED = "tests/tconv/ops/test_conv_transpose2d.py::"
-ENDS = "tests/tconv/families/test_epilogues.py::test_every_activation_pooled_or_not"
-NORM = "test_batch_norm_and_a_residual_after_the_activation"
-NORMS = f"tests/tconv/families/test_epilogues.py::{NORM}"
+ENDS = "tests/tconv/families/test_epilogues.py::"
 EPILOGUE = "test_every_familys_gradient_ends_in_an_epilogue"
 
 
@@ -24,12 +22,16 @@ def _edges(*passes_of_windows: str) -> tuple[str, ...]:
     return tuple(f"{test}[{which}" for which in passes_of_windows for test in (EDGES, INFINITY))
 
 
+def _ends(family: str) -> tuple[str, ...]:
+    tests = ("test_every_activation_pooled_or_not", "test_norm_and_residual")
+    return tuple(f"{ENDS}{test}[{family}-" for test in tests)
+
+
 TESTS: dict[str, tuple[str, ...]] = {
     "fprop.implicit_gemm_fprop": (
         f"{MAXIMA}[implicit_gemm-",
         *_edges("fprop-gathered", "fprop-few"),
-        f"{ENDS}[implicit_gemm-",
-        f"{NORMS}[implicit_gemm-",
+        *_ends("implicit_gemm"),
     ),
     "dgrad.implicit_gemm_dgrad": (
         *_edges("dgrad-gathered"),
@@ -40,16 +42,14 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"{MAXIMA}[direct",
         *_edges("fprop-direct", "dgrad-direct"),
         f"{TRANSPOSED}{EPILOGUE}[direct",
-        f"{ENDS}[direct",
-        f"{NORMS}[direct",
+        *_ends("direct"),
     ),
     "direct.direct_wgrad": _edges("wgrad-direct"),
     "depthwise.depthwise": (
         f"{MAXIMA}[depthwise",
         *_edges("fprop-depthwise", "dgrad-depthwise"),
         f"{TRANSPOSED}{EPILOGUE}[depthwise",
-        f"{ENDS}[depthwise",
-        f"{NORMS}[depthwise",
+        *_ends("depthwise"),
     ),
     "depthwise.depthwise_wgrad": (f"{LINES}[", *_edges("wgrad-depthwise")),
     "grouped.grouped": (
@@ -57,22 +57,26 @@ TESTS: dict[str, tuple[str, ...]] = {
         *_edges("fprop-grouped", "dgrad-grouped"),
         f"{FUSED}test_groups_do_not_meet",
         f"{TRANSPOSED}{EPILOGUE}[grouped",
-        f"{ENDS}[grouped",
-        f"{NORMS}[grouped",
+        *_ends("grouped"),
     ),
     "tma.implicit_gemm_tma": (
         f"{MAXIMA}[implicit_gemm_tma",
         *_edges("fprop-boxes", "dgrad-boxes"),
-        f"{ENDS}[implicit_gemm_tma",
-        f"{NORMS}[implicit_gemm_tma",
+        *_ends("implicit_gemm_tma"),
     ),
     "tma.implicit_gemm_tma_wgrad": _edges("wgrad-boxes"),
-    "reduce.add_splits": (f"{REDUCE}test_parts_are_added", f"{EDGES}[fprop-gathered-splits"),
+    "reduce.add_splits": (
+        f"{REDUCE}test_parts_are_added",
+        f"{REDUCE}test_every_activation_of_the_sum",
+        f"{EDGES}[fprop-gathered-splits",
+    ),
     "relayout.to_channels_last": (f"{RELAYOUT}test_to_channels_last",),
     "relayout.widen": (f"{RELAYOUT}test_widened", f"{EDGES}[fprop-few"),
     "epilogue_grad.epilogue_grad": (
         f"{FUSED}test_gradients_in_shares",
         f"{FUSED}test_relu_and_residual",
+        f"{FUSED}test_activation[",
+        f"{FUSED}test_second_derivatives[",
     ),
     "epilogue_grad.pool_epilogue_grad": (f"{FUSED}test_gradients_in_shares", f"{FUSED}test_pool"),
     "epilogue_grad.bias_grad_sum": (f"{FUSED}test_gradients_in_shares",),

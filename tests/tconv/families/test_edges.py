@@ -228,6 +228,10 @@ EDGES = {
         ("implicit_gemm_tma",), "wgrad",
         window(1, (16, 20), (5, 7), (1, 1)), Tile(16, 16, 16, splits=5)
     ),
+    "boxes-wgrad-rows-of-two": Edge(  # 3, 3 and 2 boxes, of half a row each
+        ("implicit_gemm_tma",), "wgrad",
+        window(1, (16, 20), (5, 32), (2, 1), batch=1), Tile(16, 16, 16, splits=3)
+    ),
     "boxes-wgrad-stride-2": Edge(
         ("implicit_gemm_tma",), "wgrad",
         window(2, (16, 4), (8, 16), (2, 4), (2, 2), (0, 1), batch=3),

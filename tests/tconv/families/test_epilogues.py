@@ -1,4 +1,4 @@
-"""Every family's forward kernel ends in every part of an epilogue."""
+"""Every family's forward kernel ends in every activation and in each other part of an epilogue."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tconv.families.epilogue import NORM as TERMS
 from tconv.ops.conv_run import prepare
 from tconv.problem import ACTIVATIONS, BatchNorm, Epilogue, Problem
-from tconv.tile import Choice
+from tconv.tile import Choice, Tile
 from tests.devices import DEVICE, TARGET
 from tests.tconv.families.test_edges import EDGES, posed
 
@@ -22,6 +23,8 @@ SHAPES = {
     "depthwise": "depthwise-pooled",
     "implicit_gemm_tma": "boxes-pooled",
 }
+# Few programs for each activation's launches; the small tiles of the edges take ten times as long.
+LARGE = {"direct": Tile(128, 4, 4), "depthwise": Tile(32, 8, 4)}
 SLOPE = 0.3
 TORCHS: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky_relu": lambda z: functional.leaky_relu(z, SLOPE),
@@ -32,6 +35,15 @@ TORCHS: dict[str, Callable[[Tensor], Tensor]] = {
 def activated(z: Tensor, name: str) -> Tensor:
     compute = TORCHS.get(name) or getattr(functional, name)
     return compute(z)  # type: ignore[no-any-return]
+
+
+def posed_on_this_device(family: str, layout: str) -> tuple[Problem, Tile]:
+    """Return a family's forward problem and its tile; skip if the device does not serve it."""
+    edge = EDGES[SHAPES[family]]
+    problem = posed(edge, family, "fprop", layout, TARGET)  # type: ignore[arg-type]
+    if problem is None:
+        pytest.skip(f"{family} does not serve it")
+    return problem, edge.tile
 
 
 def operands(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -53,16 +65,18 @@ def operands(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x, w, bias, z
 
 
+def bounds(problem: Problem) -> dict[str, float]:
+    bound = 2e-2 if problem.dtype == "float16" else 1e-3
+    return {"rtol": bound, "atol": bound}
+
+
 @pytest.mark.parametrize("layout", ["nhwc", pytest.param("nchw", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("family", SHAPES)
 def test_every_activation_pooled_or_not(family: str, layout: str) -> None:
-    edge = EDGES[SHAPES[family]]
-    problem = posed(edge, family, "fprop", layout, TARGET)  # type: ignore[arg-type]
-    if problem is None:
-        pytest.skip(f"{family} does not serve it")
+    problem, _ = posed_on_this_device(family, layout)
+    tile = LARGE.get(family, Tile(128, 32, 16))
     x, w, bias, z = operands(problem)
-    bound = 2e-2 if problem.dtype == "float16" else 1e-3
-    close = {"rtol": bound, "atol": bound}
+    close = bounds(problem)
     for name in ACTIVATIONS:
         y = activated(z, name)
         pooled, places = functional.max_pool2d(y, 2, return_indices=True)
@@ -73,33 +87,57 @@ def test_every_activation_pooled_or_not(family: str, layout: str) -> None:
                 True, activation=name, slope=slope, pool=pool, offsets=pool, kept=kept
             )
             tensors = {"x": x, "w": w, "bias": bias}
-            found = prepare(problem, Choice(family, edge.tile), TARGET, ending, "nchw")(tensors)
+            found = prepare(problem, Choice(family, tile), TARGET, ending, "nchw")(tensors)
             torch.testing.assert_close(found.double(), expected, **close)
             if kept:
                 at_best = z.flatten(2).gather(2, places.flatten(2)).view_as(pooled)
                 torch.testing.assert_close(tensors["kept"].double(), at_best, **close)
 
 
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+NORM, BARE = BatchNorm("float32", 0.25), BatchNorm("float32", 0.25, weight=False, bias=False)
+ENDINGS = {
+    "norm": Epilogue(True, NORM, residual=True, activation="silu", kept=True),
+    "bare-norm": Epilogue(False, BARE, True, "relu", 0.0, True, pool=True, offsets=True, kept=True),
+    "residual": Epilogue(residual=True, pool=True, offsets=True),
+}
+
+
+def terms(channels: int) -> dict[str, Tensor]:
+    """Tensors of a batch normalization, [channels] each; the variance is positive."""
+    generator = torch.Generator().manual_seed(1)
+    found = {name: torch.randn(channels, generator=generator).to(DEVICE) for name in TERMS}
+    return found | {"norm_var": found["norm_var"].abs()}
+
+
+def normalized(z: Tensor, norm: BatchNorm | None, given: dict[str, Tensor]) -> Tensor:
+    """Compute a batch normalization in fp64, in elementary operations."""
+    if norm is None:
+        return z
+    weight, bias, mean, var = (given[name].double()[:, None, None] for name in TERMS)
+    z = (z - mean) / (var + norm.eps).sqrt()
+    return (z * weight if norm.weight else z) + (bias if norm.bias else 0.0)
+
+
+@pytest.mark.parametrize("layout", ["nhwc", pytest.param("nchw", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
 @pytest.mark.parametrize("family", SHAPES)
-def test_batch_norm_and_a_residual_after_the_activation(family: str, bias: bool) -> None:
-    edge = EDGES[SHAPES[family]]
-    problem = posed(edge, family, "fprop", "nhwc", TARGET)
-    assert problem is not None
-    x, w, offset, z = operands(problem)
-    if not bias:
-        z = z - offset.double()[:, None, None]
-    weight, shift, mean = torch.randn(3, len(offset), device=DEVICE).to(offset.dtype)
-    variance = torch.rand(len(offset), device=DEVICE).to(offset.dtype) + 1
-    norm = {"norm_weight": weight, "norm_bias": shift, "norm_mean": mean, "norm_var": variance}
-    doubles = (each.double() for each in (mean, variance, weight, shift))
-    residual = torch.randn(z.shape, device=DEVICE).to(offset.dtype)
-    expected = functional.silu(functional.batch_norm(z, *doubles)) + residual.double()
-    known = BatchNorm(problem.dtype, 1e-5, True, True)
-    ending = Epilogue(bias, known, residual=True, activation="silu", residual_after=True)
-    tensors = {"x": x, "w": w, "residual": residual, **norm}
-    if bias:
-        tensors["bias"] = offset
-    y = prepare(problem, Choice(family, edge.tile), TARGET, ending, "nchw")(tensors)
-    bound = 3e-2 if problem.dtype == "float16" else 1e-3
-    torch.testing.assert_close(y.double(), expected, rtol=bound, atol=bound)
+def test_norm_and_residual(family: str, ending: Epilogue, layout: str) -> None:
+    problem, tile = posed_on_this_device(family, layout)
+    x, w, bias, z = operands(problem)
+    z = z if ending.bias else z - bias.double()[:, None, None]
+    given = {"x": x, "w": w, "bias": bias, **terms(len(w)), "residual": z.flip(1).to(x) / 2}
+    residual = given["residual"].double()
+    argument = normalized(z, ending.norm, given)
+    argument = argument if ending.residual_after else argument + residual
+    y = activated(argument, ending.activation) if ending.activation else argument
+    y = y + residual if ending.residual_after else y
+    wanted = {"y": y, "kept": argument}
+    if ending.pool:
+        y, places = functional.max_pool2d(y, 2, return_indices=True)
+        row, column = places // argument.shape[3], places % argument.shape[3]
+        at_best = argument.flatten(2).gather(2, places.flatten(2)).view_as(y)
+        wanted = {"y": y, "kept": at_best, "offsets": row % 2 * 2 + column % 2}
+    prepare(problem, Choice(family, tile), TARGET, ending, "nchw")(given)
+    for name in wanted.keys() & given.keys():
+        found = given[name].double()
+        torch.testing.assert_close(found, wanted[name].double(), **bounds(problem))
