@@ -1,4 +1,4 @@
-"""Executed counts of the virtual GPU beside the cost model's estimates, launch by launch.
+"""Executed counts of the emulated GPU beside the cost model's estimates, launch by launch.
 
 Executed are the warp instructions of the PTX, prologue and ends included, and the bytes that
 threads or boxes ask of global memory. Estimated are the instructions of the model's loop and of

@@ -1,4 +1,4 @@
-"""Compare the counts of the virtual GPU with the cost model's estimates, family by family.
+"""Compare the counts of the emulated GPU with the cost model's estimates, family by family.
 
     python -m benchmarks.counts --target sm_90 --json
 
@@ -60,14 +60,14 @@ def main(
     target: Annotated[str, typer.Option(help="sm_80 or sm_90")] = "sm_90",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
-    """Print a row for each family and pass: counts executed on the virtual GPU, and estimated."""
+    """Print a row for each family and pass: counts executed on the emulated GPU, and estimated."""
     if target not in EMULATED:
         raise typer.BadParameter(f"{target!r} is not emulated; there are: {', '.join(EMULATED)}")
     rows = list(count(CASES, TARGETS[target]))
     if as_json:
         print(json.dumps([row.as_json() for row in rows]))
         return
-    table = Table(title=f"{target}: executed on the virtual GPU / estimated by the cost model")
+    table = Table(title=f"{target}: executed on the emulated GPU / estimated by the cost model")
     for heading in ("problem", "family", "tile", "instructions", "ratio", "bytes", "ratio",
                     "bank conflicts"):  # fmt: skip
         table.add_column(heading)

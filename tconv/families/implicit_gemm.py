@@ -24,6 +24,7 @@ from tconv.problem import Epilogue, Layout, Problem
 from tconv.target import Target
 from tconv.tile import Count, Tile, Tiles
 
+EXACT_WARPS = 8  # where a thread of 32 exact sums and their addresses spills
 GATHERED = 8  # elements of a step that a thread fetches one by one
 
 
@@ -125,7 +126,9 @@ def heuristic_in_place(problem: Problem, target: Target) -> Tile:
         block_k //= 2
     while problem.direction != "wgrad" and block_m > 32 and block_m * block_k > most:
         block_m //= 2
-    return replace(tile, block_m=block_m, block_k=block_k)
+    exact = problem.arithmetic == "float32" and problem.direction != "wgrad"
+    warps = EXACT_WARPS if exact and target.backend == "cuda" else tile.warps
+    return replace(tile, block_m=block_m, block_k=block_k, warps=warps)
 
 
 def _pixel_tile(problem: Problem, target: Target) -> Tile:
@@ -154,6 +157,11 @@ def _pixel_tile(problem: Problem, target: Target) -> Tile:
             block_n = min(block_n, 64)
     thin = block_n * block_k <= 16 * 16  # all addresses, no products: registers run out first
     block_m = 64 if exact or thin or crowded or (block_n == 128 and problem.itemsize == 4) else 128
+    phased = problem.layout == "nchw" and phases_of(shape) > 1
+    crammed = problem.direction == "dgrad" and problem.arithmetic == "float32"
+    crammed = crammed and (target.sm >= 100 or (phased and target.backend == "cuda"))
+    if crammed and phased and target.sm >= 100:
+        block_m = 32
     programs = -(-pixels // block_m) * -(-produced // block_n) * shape.groups
     while block_m > 32 and programs < target.processors:
         block_m, programs = block_m // 2, programs * 2
@@ -164,6 +172,8 @@ def _pixel_tile(problem: Problem, target: Target) -> Tile:
         steps = cdiv(steps, shape.stride_h * shape.stride_w)
     splits = splits_to_fill(target.processors, programs, steps // LEAST_SPLIT_STEPS, 16)
     warps = 8 if block_m * block_n >= 128 * (64 if scattered(problem, target) else 128) else 4
+    if crammed:
+        warps = EXACT_WARPS
     stages = 3 if target.backend == "cuda" else 2
     return Tile(block_m, block_n, block_k, stages=stages, warps=warps, splits=splits)
 

@@ -89,6 +89,11 @@ SPILLED = (
     "dgrad/float16/nchw/n16c64h112w112-k32f5x5-s2x2-p2x2-d1x1-g1",
     "fprop/float16/nchw/n64c384h13w13-k256f3x3-s1x1-p1x1-d1x1-g1",
 )
+# Exact products, whose rules of thumb once spilled on sm_100: 32 sums a thread, or 16 of a phase.
+EXACT = {
+    "1x1": ConvGeometry(64, 128, 28, 28, 512, 1, 1),
+    "stride-2": ConvGeometry(16, 64, 57, 57, 96, 3, 3, 2, 2, 1, 1),
+}
 SUITES = ("lenet5", "vgg16", "resnet50", "mobilenet_v2", "alexnet", "grouped", "depthwise")
 
 
@@ -145,6 +150,11 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
                     yield from launches(contiguous, other, target)
     for known in map(Problem.from_key, SPILLED):
         yield from launches(known, choose(known, target), target)
+    for shape in EXACT.values():
+        for direction in PASSES:
+            exact = Problem(shape, direction, "float32", "nchw")
+            for other in serving(exact, target):
+                yield from launches(exact, other, target)
     yield from drawn(target, 4)
     most = target.name == "sm_90"  # of the variants; every kernel is compiled for every target
     for shape in DEPTHWISE.values():
