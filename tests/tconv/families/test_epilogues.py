@@ -66,7 +66,7 @@ def operands(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def bounds(problem: Problem) -> dict[str, float]:
-    bound = 2e-2 if problem.dtype == "float16" else 1e-3
+    bound = 1e-3 if problem.arithmetic == "float32" else 2e-2
     return {"rtol": bound, "atol": bound}
 
 
@@ -94,7 +94,7 @@ def test_every_activation_pooled_or_not(family: str, layout: str) -> None:
                 torch.testing.assert_close(tensors["kept"].double(), at_best, **close)
 
 
-NORM, BARE = BatchNorm("float32", 0.25), BatchNorm("float32", 0.25, weight=False, bias=False)
+NORM, BARE = BatchNorm("float32", 1.0), BatchNorm("float32", 1.0, weight=False, bias=False)
 ENDINGS = {
     "norm": Epilogue(True, NORM, residual=True, activation="silu", kept=True),
     "bare-norm": Epilogue(False, BARE, True, "relu", 0.0, True, pool=True, offsets=True, kept=True),
@@ -103,10 +103,10 @@ ENDINGS = {
 
 
 def terms(channels: int) -> dict[str, Tensor]:
-    """Tensors of a batch normalization, [channels] each; the variance is positive."""
+    """Tensors of a batch normalization, [channels] each; the variance is at least 1."""
     generator = torch.Generator().manual_seed(1)
     found = {name: torch.randn(channels, generator=generator).to(DEVICE) for name in TERMS}
-    return found | {"norm_var": found["norm_var"].abs()}
+    return found | {"norm_var": found["norm_var"].abs() + 1}
 
 
 def normalized(z: Tensor, norm: BatchNorm | None, given: dict[str, Tensor]) -> Tensor:
@@ -131,13 +131,13 @@ def test_norm_and_residual(family: str, ending: Epilogue, layout: str) -> None:
     argument = argument if ending.residual_after else argument + residual
     y = activated(argument, ending.activation) if ending.activation else argument
     y = y + residual if ending.residual_after else y
-    wanted = {"y": y, "kept": argument}
-    if ending.pool:
-        y, places = functional.max_pool2d(y, 2, return_indices=True)
-        row, column = places // argument.shape[3], places % argument.shape[3]
-        at_best = argument.flatten(2).gather(2, places.flatten(2)).view_as(y)
-        wanted = {"y": y, "kept": at_best, "offsets": row % 2 * 2 + column % 2}
     prepare(problem, Choice(family, tile), TARGET, ending, "nchw")(given)
+    wanted = {"y": y, "kept": argument}
+    if ending.pool:  # rounding decides between places of about the same value
+        best = given["offsets"].long()[..., None]
+        for name, tensor in wanted.items():
+            windows = tensor.unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
+            wanted[name] = windows.gather(-1, best)[..., 0]
+        torch.testing.assert_close(wanted["y"], functional.max_pool2d(y, 2), **bounds(problem))
     for name in wanted.keys() & given.keys():
-        found = given[name].double()
-        torch.testing.assert_close(found, wanted[name].double(), **bounds(problem))
+        torch.testing.assert_close(given[name].double(), wanted[name], **bounds(problem))
