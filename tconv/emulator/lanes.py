@@ -39,6 +39,7 @@ class Lanes(State):
         super().__init__(launch, blocks, counters)
         self.runs = runs
         self.executed = np.zeros(len(runs) + 1, np.int64)
+        self.order = np.array([*(run.order for run in runs), len(runs)])
         self.warps = Warps(self)
         self.barriers = Barriers(self, self.warps)
         self.copies = Copies(self)
@@ -166,7 +167,8 @@ class Lanes(State):
         while True:
             live = self.state == RUNNING
             if live.any():
-                here = int(self.pc[live].min())
+                places = self.pc[live]
+                here = int(places[self.order[places].argmin()])
                 mask = live & (self.pc == here)
                 return (None if mask.all() else mask), here
             if (self.state == DONE).all():

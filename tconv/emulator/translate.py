@@ -14,6 +14,7 @@ from typing import Any
 from tconv.emulator import bit_instructions, instructions, memory_instructions
 from tconv.emulator.emitter import Emit, Emitter
 from tconv.emulator.faults import NotCovered
+from tconv.emulator.order import execution_order
 from tconv.emulator.ptx import Address, Instruction, Pair, Program, Register, Vector
 
 BRANCHES = ("bra", "ret", "exit", "trap")
@@ -41,6 +42,7 @@ class Run:
     following: int  # the run after this one, if control falls through
     target: int  # the run that a branch goes to
     opcodes: Counter[str]
+    order: int  # of lanes that parted ways, those in the run of the least order go on first
 
 
 def is_terminator(instruction: Instruction) -> bool:
@@ -126,11 +128,26 @@ def _bits(registers: list[Register]) -> int:
     return total
 
 
-def live_after(program: Program, starts: list[int]) -> list[int]:
-    """Return for each run the set of registers (as bits) that are read after it."""
+def successors_of(program: Program, starts: list[int]) -> list[list[int]]:
+    """Return for each run those that may follow it."""
     ends = [*starts[1:], len(program.instructions)]
     number = {start: place for place, start in enumerate(starts)}
-    read, written, successors = [], [], []
+    successors = []
+    for end in ends:
+        last = program.instructions[end - 1]
+        follow = []
+        if last.target >= 0 and last.target in number:
+            follow.append(number[last.target])
+        if end in number and not (last.guard is None and last.parts[0] in BRANCHES):
+            follow.append(number[end])
+        successors.append(follow)
+    return successors
+
+
+def live_after(program: Program, starts: list[int], successors: list[list[int]]) -> list[int]:
+    """Return for each run the set of registers (as bits) that are read after it."""
+    ends = [*starts[1:], len(program.instructions)]
+    read, written = [], []
     for start, end in zip(starts, ends, strict=True):
         uses = kills = 0
         for instruction in program.instructions[start:end]:
@@ -139,13 +156,6 @@ def live_after(program: Program, starts: list[int]) -> list[int]:
             kills |= _bits(writes)
         read.append(uses)
         written.append(kills)
-        last = program.instructions[end - 1]
-        follow = []
-        if last.target >= 0 and last.target in number:
-            follow.append(number[last.target])
-        if end in number and not (last.guard is None and last.parts[0] in BRANCHES):
-            follow.append(number[end])
-        successors.append(follow)
     after = [0] * len(starts)
     before = read.copy()
     changed = True
@@ -168,8 +178,10 @@ def translate(program: Program) -> list[Run]:
     starts = leaders(program)
     number = {start: place for place, start in enumerate(starts)}
     ends = [*starts[1:], len(program.instructions)]
+    successors = successors_of(program, starts)
+    order = execution_order(successors)
     runs = []
-    for place, live in enumerate(live_after(program, starts)):
+    for place, live in enumerate(live_after(program, starts, successors)):
         body = program.instructions[starts[place] : ends[place]]
         last = body[-1] if is_terminator(body[-1]) else None
         emitter = Emitter(program)
@@ -187,6 +199,7 @@ def translate(program: Program) -> list[Run]:
         )
         opcodes = Counter(instruction.opcode for instruction in body)
         name = f"{program.name} {body[0].source}"
-        runs.append(Run(emitter.function(name), starts[place], last, place + 1, target, opcodes))
+        function = emitter.function(name)
+        runs.append(Run(function, starts[place], last, place + 1, target, opcodes, order[place]))
     program.translated["runs"] = runs
     return runs

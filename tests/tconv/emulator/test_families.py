@@ -82,7 +82,7 @@ def test_flattened_reductions_with_eight_warps(
         assert verdict.passed, (problem.key, choice, verdict)
 
 
-@pytest.mark.parametrize("epilogue", ["relu", "residual", "pool"])
+@pytest.mark.parametrize("epilogue", ["relu", "residual", "pool", "gelu"])  # erf branches
 @pytest.mark.parametrize("groups", [1, 2, 16])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_fused_epilogues_and_their_gradients(
@@ -103,6 +103,9 @@ def test_fused_epilogues_and_their_gradients(
         if epilogue == "pool":
             y = conv2d_pool(x, w, bias, padding=1, groups=groups, activation="relu")
             exact = functional.max_pool2d(plain.relu(), 2)
+        elif epilogue == "gelu":
+            y = conv2d(x, w, bias, padding=1, groups=groups, activation="gelu")
+            exact = functional.gelu(plain)
         elif epilogue == "residual":
             y = conv2d(x, w, bias, padding=1, groups=groups, activation="relu", residual=beside)
             exact = (plain + beside.double()).relu()
