@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from tconv.families.boxes import (
     LONGEST_SIDE,
     Views,
@@ -337,10 +339,17 @@ def issued(problem: Problem, tile: Tile | Tiles) -> Tile | Tiles:
 
 
 def stored_bytes(problem: Problem, tile: Tile | Tiles) -> Count:
-    """Return the shared memory of barriers, and of a result that is stored as a box."""
+    """Return the shared memory of barriers, and of a result that is stored as a box.
+
+    For three products of tf32, the small parts of a step's operands take its place if they are
+    larger.
+    """
     boxed = problem.direction != "wgrad" and problem.layout == "nhwc"
-    stored = tile.block_m * tile.block_n * problem.itemsize
-    return BARRIERS + stored * (boxed & (tile.splits == 1))
+    stored = tile.block_m * tile.block_n * problem.itemsize * (boxed & (tile.splits == 1))
+    if problem.arithmetic == "tf32x3":
+        operands = (tile.block_m + tile.block_n) * tile.block_k * problem.itemsize
+        stored = np.maximum(stored, operands)
+    return BARRIERS + stored
 
 
 def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:

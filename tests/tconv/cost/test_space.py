@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from tconv.cost.estimate import estimated_resources
 from tconv.cost.space import (
     broken_rule,
     candidates,
@@ -131,3 +132,11 @@ def test_a_reduction_of_one_step_has_candidates(batch: int, direction: Pass) -> 
     """LeNet-5's C5: wgrad's reduction is as long as the batch, the pipeline at least two deep."""
     problem = Problem(ConvGeometry(batch, 16, 5, 5, 120, 5, 5), direction)
     assert candidates(problem, TARGETS["sm_90"])
+
+
+def test_three_products_hold_the_small_parts_of_a_steps_boxes() -> None:
+    """The emulator refused the model's choice: Triton 3.7 compiles this tile to 245,784 bytes."""
+    problem = Problem.of(ConvGeometry(8, 256, 14, 14, 512, 1, 1), "fprop", "tf32x3")
+    choice = Choice("implicit_gemm_tma", Tile(128, 64, 64, stages=4, warps=8))
+    assert estimated_resources(choice, problem, TARGETS["sm_90"]).shared_bytes == 245_824
+    assert broken_rule(choice, problem, TARGETS["sm_90"]) == "shared memory"
