@@ -30,10 +30,8 @@ MEANWHILE = 0.5  # the same while a better one can be compiled in the background
 TOLERATED_OF_BOXES = 0.15
 BUCKETS = 4  # of sizes, for each doubling of the output's pixels
 FORGONE = 0.08  # part of the predicted time that a new kernel may lose, if other sizes gain by it
-OTHER_SIZES = (
-    0.5,
-    2.0,
-)  # times the pixels: where a new kernel of a layer whose sizes vary is judged
+# Times the pixels: where a new kernel of a layer whose sizes vary is judged.
+OTHER_SIZES = (0.5, 2.0)
 UNSERVED = 1.0  # logarithm of the loss counted where a kernel does not serve a size
 
 
@@ -139,9 +137,9 @@ def _serves_alike(choice: Choice, problem: Problem, target: Target, kernels: Ker
 def _better(
     problem: Problem, known: InUse | None, best: Best | None, target: Target, kernels: Kernels
 ) -> Choice:
-    """The kernel in use, where it loses little against ``best``; else that, which is then in use.
+    """Return the kernel in use if it loses little against ``best``, else one that is then in use.
 
-    Without ``best`` the kernel in use is good enough.
+    ``best`` is None if the kernel in use is known to be good enough.
     """
     if known is not None:
         if best is None or known.milliseconds <= (1 + TOLERATED) * best.milliseconds:
@@ -158,7 +156,7 @@ def _better(
 
 
 def _lasting(problem: Problem, best: Best, target: Target) -> Choice:
-    """Of the best kernels for this size and for others, that which loses least over all of them.
+    """Return the kernel that loses least over this size and others, among the best of each.
 
     The sizes of a layer that needs a further kernel vary, and more of them will come.
     """
@@ -186,7 +184,7 @@ def _lasting(problem: Problem, best: Best, target: Target) -> Choice:
 
 
 def _resized(problem: Problem) -> list[Problem]:
-    """The problem with images of ``OTHER_SIZES``, as far as the filter fits into them."""
+    """Return the problem with images of ``OTHER_SIZES`` into which the filter fits."""
     found, shape = [], problem.geometry
     for times in OTHER_SIZES:
         in_h, in_w = (max(1, round(extent * times**0.5)) for extent in (shape.in_h, shape.in_w))
@@ -198,7 +196,7 @@ def _resized(problem: Problem) -> list[Problem]:
 
 
 def _fastest(made: Choice, kernel: Hashable, problem: Problem, target: Target) -> InUse | None:
-    """The fastest choice for ``problem`` of the kernel that ``made`` is, or None."""
+    """Return the fastest choice for ``problem`` with the kernel of ``made``, or None."""
     choices = _shared_out(made, problem, target)
     times = predict_all(problem, choices, target)
     return _best_in_use(problem, target, {kernel}, choices, times)
@@ -242,7 +240,7 @@ def _best_in_use(
     choices: Sequence[Choice],
     times: Array,
 ) -> InUse | None:
-    """The fastest by ``times`` of those ``choices`` that are one of the ``kernels``; or None."""
+    """Return the fastest by ``times`` of the choices whose kernel is in ``kernels``, or None."""
     for place in np.argsort(times, kind="stable"):
         if identity(problem, choices[place], target) in kernels:
             enough = times[place] <= (1 + TOLERATED_OF_BOXES) * times.min()
@@ -251,7 +249,7 @@ def _best_in_use(
 
 
 def _shared_out(made: Choice, problem: Problem, target: Target) -> Sequence[Choice]:
-    """Legal choices of the same kernel: splits of its reduction, and programs that take turns.
+    """Return the legal choices of the same kernel: its splits, or its programs that take turns.
 
     Whether a reduction is split at all is compiled in, and so is the order of tiles.
     """
@@ -260,12 +258,11 @@ def _shared_out(made: Choice, problem: Problem, target: Target) -> Sequence[Choi
     family, tile = FAMILIES[made.family], made.tile
     axes = family.axes(problem)
     if tile.splits > 1:
-        shares = {"splits": [splits for splits in axes.splits if splits > 1]}
+        varied, values = "splits", [splits for splits in axes.splits if splits > 1]
     else:
-        shares = {"persistent": list(axes.persistent)}
-    (values,) = shares.values()
-    tiles, case = Tiles.of([tile] * len(values)), case_of(problem, family, target)
-    tiles = replace(tiles, **{name: np.array(each) for name, each in shares.items()})
+        varied, values = "persistent", list(axes.persistent)
+    tiles = replace(Tiles.of([tile] * len(values)), **{varied: np.array(values)})
+    case = case_of(problem, family, target)
     legal = np.ones(len(tiles), dtype=bool)
     for _, allows in RULES:
         legal &= allows(tiles, case)

@@ -106,10 +106,10 @@ def report(model: nn.Module | None = None) -> Report:
     """Return a printable report of what ``torch.compile(..., backend="tconv")`` did to ``model``.
 
     Each convolution and pool has a line with the operations its kernel also computes, or why it was
-    left to torch. Graph breaks are listed; where Dynamo captured no graph of the model, all graph
-    breaks of the process. A graph belongs to a model if it reads one of its
-    parameters or buffers, or if it is a graph of the ``forward`` of one of its modules. A model is
-    captured again when a condition guarded by Dynamo changes, and each capture is listed.
+    left to torch. Graph breaks are listed; if Dynamo captured no graph of the model, those of the
+    whole process. A graph belongs to a model if it reads one of its parameters or buffers, or if it
+    is a graph of the ``forward`` of one of its modules. A model is captured again when a condition
+    guarded by Dynamo changes, and each capture is listed.
 
     Args:
         model: the compiled model, or the original passed to ``torch.compile``; None reports all

@@ -31,7 +31,7 @@ def execution_order(successors: Sequence[Sequence[int]]) -> list[int]:
 def _append(found: list[int], blocks: list[int], successors: Sequence[Sequence[int]]) -> None:
     """Append ``blocks`` in order; only the edges among them count."""
     reached = _reached(blocks, successors)
-    # A block reaches more than the blocks that it alone reaches.
+    # A block reaches more blocks than any later one does, unless both are in one loop.
     blocks = sorted(blocks, key=lambda block: (-reached[block].bit_count(), block))
     while blocks:
         first = blocks[0]

@@ -42,7 +42,7 @@ class Run:
     following: int  # the run after this one, if control falls through
     target: int  # the run that a branch goes to
     opcodes: Counter[str]
-    order: int  # of lanes that parted ways, those in the run of the least order go on first
+    order: int  # lanes that parted ways go on in the run of the least order
 
 
 def is_terminator(instruction: Instruction) -> bool:
