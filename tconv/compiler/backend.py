@@ -16,6 +16,7 @@ from tconv import functional
 from tconv.compiler.calls import Call, own_operation, read
 from tconv.compiler.chains import LINKS, Chain, Places, grow, unserved
 from tconv.compiler.report import CapturedGraph, Entry, graph_name, keep, name_of
+from tconv.ops.conv_transpose2d import transposed
 
 RESTS = ("inductor", "eager")
 OPTIONS = ("rest",)
@@ -189,24 +190,38 @@ def _conv_arguments(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _fused_call(chain: Chain) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The call that computes a chain: a function of ours and its arguments."""
     fused: dict[str, Any] = {}
+    if (norm := chain.batch_norm) is not None:
+        fused |= {name: norm[name] for name in ("running_mean", "running_var", "eps")}
+        fused |= {"norm_weight": norm["weight"], "norm_bias": norm["bias"]}
     if chain.residual is not None:
-        fused["residual"] = chain.residual
+        fused |= {"residual": chain.residual, "residual_after": chain.residual_last}
     if (activation := chain.activation) is not None:
         tanh_form = activation.arguments.get("approximate") == "tanh"
         fused["activation"] = "gelu_tanh" if tanh_form else activation.name
         if activation.name == "leaky_relu":
             fused["negative_slope"] = activation["negative_slope"]
+    if chain.call.name == "own_conv_transpose2d":
+        return _own_transposed(chain.call, fused)
     if chain.call.name not in ("conv2d", "own_conv2d"):
         function, tensors, named = _REPLACED[chain.call.name](chain.call)
         return function, tensors, named | fused
     tensors, named = _conv_arguments(chain.call)
     if len(chain.nodes) == 1:
         return functional.conv2d, tensors, named
-    if (norm := chain.batch_norm) is not None:
-        fused |= {name: norm[name] for name in ("running_mean", "running_var", "eps")}
-        fused |= {"norm_weight": norm["weight"], "norm_bias": norm["bias"]}
-    fused |= {"residual_after": chain.residual_last, "pool": chain.pool is not None}
+    fused["pool"] = chain.pool is not None
     return functional.conv2d_fused, tensors, named | fused
+
+
+def _own_transposed(
+    call: Call, fused: dict[str, Any]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """The call of a chain behind our own operator, which is given the size of its result."""
+    norm = (fused.get(name) for name in ("norm_weight", "norm_bias", "running_mean", "running_var"))
+    operands = (call["x"], call["w"], call["bias"], fused.get("residual"), *norm)
+    form = (fused.get("eps", 0.0), call["extent"], (0, 0), call["window"])
+    slope, after = fused.get("negative_slope", 0.0), fused.get("residual_after", False)
+    how = (fused.get("activation"), slope, after, call["precision"])
+    return transposed, (operands, *form, *how), {}
 
 
 def _by_name(function: Any, tensors: int, *names: str) -> Any:
@@ -223,6 +238,7 @@ _TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 _REPLACED: dict[str, Any] = {
     "conv2d": None,  # by ``_fused_call``, as conv2d or conv2d_fused
     "own_conv2d": None,
+    "own_conv_transpose2d": None,
     "conv1d": _by_name(functional.conv1d, 3, "stride", "padding", "dilation", "groups"),
     "conv_transpose1d": _by_name(functional.conv_transpose1d, 3, *_TRANSPOSED),
     "conv_transpose2d": _by_name(functional.conv_transpose2d, 3, *_TRANSPOSED),

@@ -47,6 +47,10 @@ def _own_conv(x, w, bias, window, precision):  # type: ignore[no-untyped-def]
     """Signature of ``torch.ops.tconv.conv2d``."""
 
 
+def _own_conv_transpose(x, w, bias, extent, window, precision):  # type: ignore[no-untyped-def]
+    """Signature of ``torch.ops.tconv.conv_transpose2d``."""
+
+
 def _batch_norm(  # type: ignore[no-untyped-def]
     input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
 ):
@@ -177,7 +181,12 @@ def _spellings() -> dict[Any, tuple[str, Callable[..., Any], bool]]:
 @lru_cache(maxsize=1)
 def spellings() -> dict[Any, tuple[str, Callable[..., Any], bool]]:
     """Return the cached table; our own operators must be registered before."""
-    return {**_spellings(), torch.ops.tconv.conv2d.default: ("own_conv2d", _own_conv, False)}
+    ops = torch.ops.tconv
+    return {
+        **_spellings(),
+        ops.conv2d.default: ("own_conv2d", _own_conv, False),
+        ops.conv_transpose2d.default: ("own_conv_transpose2d", _own_conv_transpose, False),
+    }
 
 
 def read(node: fx.Node) -> Call | None:
@@ -199,7 +208,7 @@ def read(node: fx.Node) -> Call | None:
 # Our forward operators, as they stand in the graph of a model with our modules.
 _OWN = {
     "conv2d_fused": "conv2d_fused",
-    "conv_transpose2d": "conv_transpose2d",
+    "conv_transpose2d_fused": "conv_transpose2d",
     "max_pool2d": "max_pool2d",
     "max_pool2d_values": "max_pool2d",
     "avg_pool2d": "avg_pool2d",

@@ -1,13 +1,12 @@
 """Find chains in a graph that one kernel computes: a convolution and the operations after it.
 
     conv2d, batch norm (evaluation), residual add, activation, 2x2 max-pool
-    conv1d, residual add, activation
-    conv_transpose2d or conv_transpose1d, activation
+    conv1d, conv_transpose2d or conv_transpose1d, batch norm (evaluation), residual add, activation
 
-in the order of occurrence; the residual of conv2d may come before or after the activation. A link
-joins the chain if the value before it has no other reader, if it keeps the dtype and (except for a
-pool) the shape, and if nothing between the convolution and the link writes to memory. The last
-condition is needed because the fused call reads its operands at the place of the last link.
+in the order of occurrence; the residual may come before or after the activation. A link joins the
+chain if the value before it has no other reader, if it keeps the dtype and (except for a pool) the
+shape, and if nothing between the convolution and the link writes to memory. The last condition is
+needed because the fused call reads its operands at the place of the last link.
 """
 
 from __future__ import annotations
@@ -53,13 +52,15 @@ class Chain:
 
 
 # The links that the kernels of each convolution can compute.
+_LINKS = frozenset({"batch_norm", "add", *ACTIVATIONS})
 LINKS: dict[str, frozenset[str]] = {
-    "conv2d": frozenset({"batch_norm", "add", "max_pool2d", *ACTIVATIONS}),
-    "conv1d": frozenset({"add", *ACTIVATIONS}),
-    "conv_transpose2d": frozenset(ACTIVATIONS),
-    "conv_transpose1d": frozenset(ACTIVATIONS),
+    "conv2d": _LINKS | {"max_pool2d"},
+    "own_conv2d": _LINKS | {"max_pool2d"},
+    "conv1d": _LINKS,
+    "conv_transpose2d": _LINKS,
+    "own_conv_transpose2d": _LINKS,
+    "conv_transpose1d": _LINKS,
 }
-LINKS["own_conv2d"] = LINKS["conv2d"]
 
 
 def value_of(node: Any) -> Any:
@@ -156,7 +157,7 @@ def _refused(chain: Chain, node: fx.Node, link: Call, places: Places) -> str | N
     if before.shape != after.shape:
         return "it changes the shape"
     if link.name == "batch_norm":
-        return _batch_norm_refused(link)
+        return _batch_norm_refused(chain, link, before)
     if link.name == "add":
         return _residual_refused(chain, link, before)
     if link.name == "leaky_relu" and link["negative_slope"] < 0:
@@ -164,7 +165,9 @@ def _refused(chain: Chain, node: fx.Node, link: Call, places: Places) -> str | N
     return None
 
 
-def _batch_norm_refused(link: Call) -> str | None:
+def _batch_norm_refused(chain: Chain, link: Call, before: Tensor) -> str | None:
+    if before.dim() == (2 if chain.call.name.endswith("1d") else 3):
+        return "its input has no batch"
     if link["training"]:
         return "it is in training mode"
     if link["running_mean"] is None or link["running_var"] is None:
@@ -176,8 +179,6 @@ def _residual_refused(chain: Chain, link: Call, before: Tensor) -> str | None:
     first, second = link["input"], link["other"]
     if link["alpha"] != 1:
         return f"it scales its second operand by {link['alpha']}"
-    if chain.activation is not None and chain.call.name == "conv1d":
-        return "the kernels of conv1d add before the activation only"
     if first is second:
         return "it adds a value to itself"
     if link["inplace"] and first is not chain.last:

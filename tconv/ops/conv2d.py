@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
-from tconv.geometry import out_size
 from tconv.launch import runs_triton
 from tconv.ops import vmap
 from tconv.ops.arguments import overridden
@@ -31,6 +30,7 @@ from tconv.ops.conv_run import (
     precision_of,
 )
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
+from tconv.ops.products import Convolution, result_size, y_channels_last
 from tconv.ops.registration import bilinear, differentiates, linear, register, register_autocast
 from tconv.problem import BIAS, PLAIN, Epilogue, Layout
 
@@ -54,13 +54,8 @@ def _layout(tensor: Tensor) -> Layout:
     return layout_of(prefers_channels_last(tensor))
 
 
-def _y_layout(x: Tensor, w: Tensor) -> Layout:
-    return layout_of(_y_channels_last(x, w))
-
-
-def _y_channels_last(x: Tensor, w: Tensor) -> bool:
-    """torch's rule: the result is channels_last where the input or the filter is."""
-    return prefers_channels_last(x) or prefers_channels_last(w)
+def y_layout(x: Tensor, w: Tensor) -> Layout:
+    return layout_of(y_channels_last(x, w))
 
 
 def _conv2d(
@@ -69,7 +64,7 @@ def _conv2d(
     check_types(x, w, bias)
     if not runs_triton(x.device):
         pairs = torchs_window(window)
-        return dense(torch.ops.aten.convolution(x, w, bias, *pairs), _y_layout(x, w))
+        return dense(torch.ops.aten.convolution(x, w, bias, *pairs), y_layout(x, w))
     call = fprop_call(x, w, window, precision, PLAIN if bias is None else BIAS)
     return call({"x": x, "w": w} if bias is None else {"x": x, "w": w, "bias": bias})
 
@@ -149,19 +144,10 @@ def y_size(x: Tensor, w: Tensor, window: Sizes) -> tuple[int, ...]:
     return result_size(x.shape, w.shape, window)
 
 
-def result_size(x_size: Sizes, w_size: Sizes, window: Sizes) -> tuple[int, ...]:
-    """The size of x * w from the sizes of x and w."""
-    stride, pad, dilation = window[0:2], window[2:4], window[4:6]
-    sizes = [
-        out_size(x_size[2 + i], w_size[2 + i], stride[i], pad[i], dilation[i]) for i in range(2)
-    ]
-    return (x_size[0], w_size[0], *sizes)
-
-
 @torch.library.register_fake("tconv::conv2d", lib=_library)
 def _(x: Tensor, w: Tensor, bias: Tensor | None, window: Sizes, precision: str | None) -> Tensor:
     check_types(x, w, bias)
-    return empty(x, y_size(x, w, window), _y_layout(x, w))
+    return empty(x, y_size(x, w, window), y_layout(x, w))
 
 
 @torch.library.register_fake("tconv::conv2d_input_grad", lib=_library)
@@ -193,29 +179,9 @@ def _save_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _conv2d_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     x, w = ctx.saved_tensors
-    dx, dw = window_gradients(ctx, x, w, dy)
+    dx, dw = Convolution(ctx.window, ctx.precision).gradients(dy, x, w, ctx.needs_input_grad)
     dbias = _ops.conv2d_bias_grad(dy) if ctx.needs_input_grad[2] else None
     return dx, dw, dbias, None, None
-
-
-def window_gradients(
-    ctx: Any, x: Tensor, w: Tensor, dy: Tensor, needed: Sequence[bool] | None = None
-) -> tuple[Tensor | None, Tensor | None]:
-    """dx and dw, as far as they are ``needed``: by default, as far as autograd asks for them."""
-    dx = dw = None
-    needed = ctx.needs_input_grad if needed is None else needed
-    if needed[0]:
-        window = (ctx.window, _y_channels_last(x, w), ctx.precision)
-        dx = _ops.conv2d_input_grad(dy, w, x.shape, *window)
-    if needed[1]:
-        dw = _weight_grad(ctx, x, dy, w)
-    return dx, dw
-
-
-def _weight_grad(ctx: Any, x: Tensor, dy: Tensor, w: Tensor) -> Tensor:
-    """dw, in the format of w."""
-    window = (ctx.window, prefers_channels_last(w), ctx.precision)
-    return _ops.conv2d_weight_grad(x, dy, w.shape, *window)  # type: ignore[no-any-return]
 
 
 def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -230,7 +196,7 @@ def _input_grad_backward(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
     if ctx.needs_input_grad[0]:
         ddy = _ops.conv2d(ddx, w, None, ctx.window, ctx.precision)
     if ctx.needs_input_grad[1]:
-        dw = _weight_grad(ctx, ddx, dy, w)
+        dw = Convolution(ctx.window, ctx.precision).weight_grad(dy, ddx, w)
     return ddy, dw, None, None, None, None
 
 
@@ -253,30 +219,9 @@ def _bias_grad_backward(ctx: Any, ddbias: Tensor) -> Tensor:
     return ddbias[None, :, None, None].expand(ctx.shape)
 
 
-def conv2d_tangent(
-    x: Tensor,
-    w: Tensor,
-    window: Sizes,
-    precision: str | None,
-    tangents: Sequence[Tensor | None],  # of x, w and the bias
-) -> Tensor | None:
-    """The tangent of x * w + bias: of x convolved with w, and x with that of w."""
-    dx, dw, dbias = tangents
-    y = None
-    if dx is not None:
-        y, dbias = _ops.conv2d(dx, w, dbias, window, precision), None
-    if dw is not None:
-        by_w = _ops.conv2d(x, dw, dbias, window, precision)
-        y, dbias = by_w if y is None else y + by_w, None
-    if dbias is not None:
-        size = y_size(x, w, window)
-        return dbias[None, :, None, None].expand(size)
-    return y
-
-
 def _conv2d_jvp(inputs: tuple[Any, ...], y: Tensor, tangents: tuple[Any, ...]) -> Any:
     x, w, _, window, precision = inputs
-    return conv2d_tangent(x, w, window, precision, tangents[:3])
+    return Convolution(window, precision).tangent(x, w, tangents[:3])
 
 
 for _name, _run, _gradient, _save, _jvp, _fold in (
@@ -319,21 +264,22 @@ def windowed(
 
 
 def convolved(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
+    operands: Sequence[Any],
+    eps: float,
     window: Sizes,
     activation: str | None,
+    slope: float,
+    residual_after: bool,
     precision: str | None,
-    slope: float = NEGATIVE_SLOPE,
 ) -> Tensor:
-    """activation(x * w + bias + residual) of batched images whose window was checked."""
-    if activation is None and residual is None:
-        return _ops.conv2d.default(x, weight, bias, window, precision)  # type: ignore[no-any-return]
-    operands = (x, weight, bias, residual)
-    epilogue = (activation, slope, False, False, differentiates(*operands), precision)
-    y: Tensor = _ops.conv2d_fused.default(*operands, *(None,) * 4, 0.0, window, *epilogue)[0]
+    """activation(norm(x * w + bias) + residual) of batched images whose window was checked.
+
+    ``operands`` are x, w, bias, residual and the batch normalization's four.
+    """
+    if activation is None and operands[3] is None and operands[6] is None:
+        return _ops.conv2d.default(*operands[:3], window, precision)  # type: ignore[no-any-return]
+    epilogue = (activation, slope, residual_after, False, differentiates(*operands), precision)
+    y: Tensor = _ops.conv2d_fused.default(*operands, eps, window, *epilogue)[0]
     return y
 
 
@@ -398,5 +344,6 @@ def conv2d(
     batched = input.dim() != 3
     if residual is not None and not batched:
         residual = residual.unsqueeze(0)
-    y = convolved(x, weight, bias, residual, window, activation, precision)
+    operands = (x, weight, bias, residual, *(None,) * 4)
+    y = convolved(operands, 0.0, window, activation, NEGATIVE_SLOPE, False, precision)
     return y if batched else y.squeeze(0)

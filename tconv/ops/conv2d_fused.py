@@ -19,17 +19,18 @@ from torch.overrides import has_torch_function_variadic
 from tconv.ops import fused_gradients as gradients
 from tconv.ops import fused_operators as operators
 from tconv.ops.arguments import overridden
-from tconv.ops.conv2d import _ops, result_size, windowed
-from tconv.ops.conv_check import checked
+from tconv.ops.conv2d import _ops, windowed
+from tconv.ops.conv_check import check_norm_given, checked
 from tconv.ops.fused_operators import Sizes, library
 from tconv.ops.pool_check import pool_geometry
+from tconv.ops.products import result_size
 from tconv.ops.registration import differentiates, linear, register, register_autocast
 
 # ---- registration ----------------------------------------------------------------------------
 
 for _name, _run, _gradient, _save, _jvp in (
-    ("conv2d_fused", operators.conv2d_fused, gradients.fused_backward, gradients.save_fused,
-     gradients.fused_jvp),
+    ("conv2d_fused", operators.conv2d_fused, gradients.fused_backward, gradients.save_conv2d,
+     gradients.conv2d_jvp),
     ("conv2d_activation_grad", operators.activation_grad, gradients.activation_grad_backward,
      gradients.save_activation_grad, gradients.activation_grad_jvp),
     ("conv2d_pool_grad", operators.pool_grad, gradients.pool_grad_backward,
@@ -131,10 +132,7 @@ def conv2d_fused(
         }
         return overridden(conv2d_fused, tensors, *tensors[:3], *form, **how)  # type: ignore[no-any-return]
     x, window = windowed(input, weight, bias, stride, padding, dilation, groups)
-    if (running_mean is None) != (running_var is None):
-        raise ValueError("running_mean and running_var are given together, or neither is")
-    if running_mean is None and (norm_weight is not None or norm_bias is not None):
-        raise ValueError("norm_weight and norm_bias need running_mean and running_var")
+    check_norm_given(*norm)
     if pool:
         checked(_check_pool, _known_pool, (x, weight), window)
     if residual is not None and input.dim() == 3:

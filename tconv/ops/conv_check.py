@@ -303,3 +303,13 @@ def check_norm(norm: Sequence[Tensor | None], channels: int, device: torch.devic
                 f"Expected all tensors to be on the same device, but input is on {device} "
                 f"and {name} is on {tensor.device}"
             )
+
+
+def check_norm_given(
+    weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None
+) -> None:
+    """Check which tensors of a batch normalization a caller gives: not one without another."""
+    if (mean is None) != (var is None):
+        raise ValueError("running_mean and running_var are given together, or neither is")
+    if mean is None and (weight is not None or bias is not None):
+        raise ValueError("norm_weight and norm_bias need running_mean and running_var")

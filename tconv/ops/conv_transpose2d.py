@@ -1,11 +1,13 @@
 """Transposed convolution: the input-gradient kernels as a forward pass.
 
-    conv_transpose2d (x, w, bias) -> y, kept
+    conv_transpose2d        (x, w, bias) -> y
+    conv_transpose2d_fused  (x, w, bias, residual, batch norm) -> y, kept
 
-where y = activation(z), and z is the input gradient of a convolution, with x in place of dy and z
-in place of dx. Its own gradients, of any order, are therefore a convolution (for x) and that
-convolution's filter gradient (for w). ``kept`` is z if an activation's gradient needs it, and empty
-otherwise.
+y is the input gradient of a convolution, with x in place of dy and y in place of dx, so that its
+own gradients, of any order, are a convolution (for x) and that convolution's filter gradient (for
+w). The second operator goes on with batch normalization, residual and activation, as
+``conv2d_fused`` does, and shares its gradients: ``kept`` is the activation's argument if a gradient
+needs it, and empty otherwise.
 """
 
 from __future__ import annotations
@@ -18,181 +20,166 @@ from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
 from tconv.launch import runs_triton
-from tconv.ops import activations
+from tconv.ops import fused_gradients as gradients
 from tconv.ops.arguments import overridden
-from tconv.ops.conv2d import NEGATIVE_SLOPE
-from tconv.ops.conv_check import check_types
-from tconv.ops.conv_run import cached_call, precision_of
+from tconv.ops.conv2d import NEGATIVE_SLOPE, y_layout
+from tconv.ops.conv_check import check_norm_given, check_residual, check_types
+from tconv.ops.conv_run import Call, cached_call, precision_of
 from tconv.ops.conv_transpose_check import conv_transpose_window
+from tconv.ops.fused_operators import (
+    NAMES,
+    check_operands,
+    ended,
+    epilogue_of,
+    of_one_dtype,
+    present,
+)
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
+from tconv.ops.products import TransposedConvolution, transposed_size
 from tconv.ops.registration import differentiates, register, register_autocast
-from tconv.problem import PLAIN, Epilogue
+from tconv.problem import BIAS, PLAIN, Epilogue
 
-# ---- operator -------------------------------------------------------------------------------
+# ---- operators ------------------------------------------------------------------------------
 
 _library = torch.library.Library("tconv", "FRAGMENT")
 _ops = torch.ops.tconv
 # ``extent`` is y's height and width; ``window`` is as for conv2d.
 _library.define(
     "conv_transpose2d(Tensor x, Tensor w, Tensor? bias, SymInt[] extent, int[] window, "
-    "str? activation, float slope, bool keep, str? precision) -> (Tensor, Tensor)"
+    "str? precision) -> Tensor"
+)
+_library.define(
+    "conv_transpose2d_fused(Tensor x, Tensor w, Tensor? bias, Tensor? residual, "
+    "Tensor? norm_weight, Tensor? norm_bias, Tensor? norm_mean, Tensor? norm_var, float eps, "
+    "SymInt[] extent, int[] window, str? activation, float slope, bool residual_after, bool keep, "
+    "str? precision) -> (Tensor, Tensor)"
 )
 
 Sizes = Sequence[int]
+_NAMES = ("dy", *NAMES[1:])  # of the operands, as the kernels call them
 
 
-def _epilogue(bias: Tensor | None, activation: str | None, slope: float, keep: bool) -> Epilogue:
-    if activation is None:
-        return PLAIN if bias is None else Epilogue(bias=True)
-    slope = slope if activation == "leaky_relu" else 0.0
-    made = Epilogue(bias is not None, activation=activation, slope=slope)
-    kept = keep and not made.from_result
-    return Epilogue(bias is not None, activation=activation, slope=slope, kept=kept)
-
-
-def _size(x: Tensor, w: Tensor, extent: Sizes, window: Sizes) -> tuple[int, ...]:
-    """Return the size of y."""
-    return (x.shape[0], w.shape[1] * window[6], *extent)
-
-
-def _channels_last(x: Tensor, w: Tensor) -> bool:
-    """Return whether the result is channels_last: in torch, if the input or the filter is."""
-    return prefers_channels_last(x) or prefers_channels_last(w)
-
-
-def _conv_transpose2d(*inputs: Any) -> tuple[Tensor, Tensor]:
-    x, w, bias, extent, window, activation, slope, keep, precision = inputs
+def _conv_transpose2d(
+    x: Tensor, w: Tensor, bias: Tensor | None, extent: Sizes, window: Sizes, precision: str | None
+) -> Tensor:
     check_types(x, w, bias)
-    epilogue = _epilogue(bias, activation, slope, keep)
-    layout, size = layout_of(_channels_last(x, w)), _size(x, w, extent, window)
     if not runs_triton(x.device):
-        return _by_torch(x, w, bias, extent, window, epilogue)
-    w_layout = layout_of(prefers_channels_last(w))
-    places = (layout, w_layout, x.dtype, x.device, precision_of(x, precision), epilogue)
-    call = cached_call("dgrad", size, tuple(w.shape), tuple(window), *places)
-    tensors = {"dy": x, "w": w} if bias is None else {"dy": x, "w": w, "bias": bias}
-    y = call(tensors)
+        return dense(_by_torch(x, w, bias, extent, window), y_layout(x, w))
+    call = _dgrad_call(x, w, extent, window, precision, PLAIN if bias is None else BIAS)
+    return call({"dy": x, "w": w} if bias is None else {"dy": x, "w": w, "bias": bias})
+
+
+def _conv_transpose2d_fused(*inputs: Any) -> tuple[Tensor, Tensor]:
+    operands = of_one_dtype(inputs[:8])
+    x, w, bias = operands[:3]
+    eps, extent, window, activation, slope, residual_after, keep, precision = inputs[8:]
+    epilogue = epilogue_of(operands, eps, activation, slope, residual_after, False, keep)
+    check_operands(operands, w.shape[1] * window[6])
+    if operands[3] is not None:
+        check_residual(operands[3].shape, transposed_size(x.shape, w.shape, extent, window))
+    if not runs_triton(x.device):
+        z = _by_torch(x, w, bias, extent, window)
+        return ended(z, operands, epilogue, y_layout(x, w))[:2]
+    tensors = present(_NAMES, operands)
+    y = _dgrad_call(x, w, extent, window, precision, epilogue)(tensors)
     return y, tensors["kept"] if epilogue.kept else x.new_empty(0)
 
 
-def _by_torch(
-    x: Tensor, w: Tensor, bias: Tensor | None, extent: Sizes, window: Sizes, epilogue: Epilogue
-) -> tuple[Tensor, Tensor]:
-    """Compute the same with torch's own operators, on a CPU without the interpreter."""
+def _dgrad_call(
+    x: Tensor, w: Tensor, extent: Sizes, window: Sizes, precision: str | None, epilogue: Epilogue
+) -> Call:
+    """Return the plan of a transposed convolution; the format of y is that of conv2d's."""
+    w_last = prefers_channels_last(w)
+    layout = layout_of(w_last or prefers_channels_last(x))
+    size = transposed_size(x.shape, w.shape, extent, window)
+    places = (layout, layout_of(w_last), x.dtype, x.device, precision_of(x, precision), epilogue)
+    return cached_call("dgrad", size, tuple(w.shape), tuple(window), *places)
+
+
+def _by_torch(x: Tensor, w: Tensor, bias: Tensor | None, extent: Sizes, window: Sizes) -> Tensor:
+    """Return y by torch's own operator, on a CPU without the interpreter."""
     stride, pad, gap, groups = window[0:2], window[2:4], window[4:6], window[6]
     least = [(x.shape[2 + i] - 1) * stride[i] - 2 * pad[i] + gap[i] * (w.shape[2 + i] - 1) + 1
              for i in range(2)]  # fmt: skip
     more = [extent[i] - least[i] for i in range(2)]
-    z = torch.ops.aten.convolution(x, w, bias, stride, pad, gap, True, more, groups)
-    layout = layout_of(_channels_last(x, w))
-    y = z
-    if epilogue.activation is not None:
-        y = activations.apply(z, epilogue.activation, epilogue.slope)
-    return dense(y, layout), dense(z, layout) if epilogue.kept else x.new_empty(0)
+    return torch.ops.aten.convolution(x, w, bias, stride, pad, gap, True, more, groups)  # type: ignore[no-any-return]
 
 
 @torch.library.register_fake("tconv::conv_transpose2d", lib=_library)
-def _(*inputs: Any) -> tuple[Tensor, Tensor]:
-    x, w, bias, extent, window, activation, slope, keep, _ = inputs
+def _(
+    x: Tensor, w: Tensor, bias: Tensor | None, extent: Sizes, window: Sizes, precision: str | None
+) -> Tensor:
     check_types(x, w, bias)
-    layout, size = layout_of(_channels_last(x, w)), _size(x, w, extent, window)
-    kept = _epilogue(bias, activation, slope, keep).kept
+    return empty(x, transposed_size(x.shape, w.shape, extent, window), y_layout(x, w))
+
+
+@torch.library.register_fake("tconv::conv_transpose2d_fused", lib=_library)
+def _(*inputs: Any) -> tuple[Tensor, Tensor]:
+    operands, (eps, extent, window, *how, keep, _) = inputs[:8], inputs[8:]
+    x, w, _, residual = operands[:4]
+    layout, size = y_layout(x, w), transposed_size(x.shape, w.shape, extent, window)
+    check_operands(operands, size[1])
+    if residual is not None:
+        check_residual(residual.shape, size)
+    kept = epilogue_of(operands, eps, *how, False, keep).kept
     return empty(x, size, layout), empty(x, size, layout) if kept else x.new_empty(0)
 
 
 # ---- gradients ------------------------------------------------------------------------------
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, w, _, _, ctx.window, ctx.activation, slope, _, ctx.precision = inputs
-    y, kept = output
-    epilogue = _epilogue(None, ctx.activation, slope, False)
-    ctx.slope, ctx.from_result = epilogue.slope, epilogue.from_result
-    if kept.dim() != 4:
-        ctx.mark_non_differentiable(kept)
-    value = None
-    if ctx.activation is not None:
-        value = y if ctx.from_result else kept
-    ctx.save_for_backward(x, w, value)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, w, _, ctx.extent, ctx.window, ctx.precision = inputs
+    ctx.save_for_backward(x, w)
 
 
-def _backward(ctx: Any, dy: Tensor | None, dkept: Tensor | None) -> tuple[Any, ...]:
-    x, w, value = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    dz, dbias = dy, None
-    if dy is not None and value is not None:
-        _check_kept(value, dy.shape)
-        sums = needs[2] and dkept is None
-        how = (ctx.activation, ctx.slope, ctx.from_result, sums)
-        dz, total = _ops.conv2d_activation_grad(dy, value, *how)
-        dbias = total if sums else None
-    if dkept is not None:
-        dz = dkept if dz is None else dz + dkept
-    assert dz is not None
-    dx = dw = None
-    if needs[0]:
-        dx = _ops.conv2d(dz, w, None, ctx.window, ctx.precision)
-    if needs[1]:
-        window = (ctx.window, prefers_channels_last(w), ctx.precision)
-        dw = _ops.conv2d_weight_grad(dz, x, w.shape, *window)
-    if needs[2] and dbias is None:
-        dbias = _ops.conv2d_bias_grad(dz)
-    return dx, dw, dbias, *(None,) * 6
+def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    x, w = ctx.saved_tensors
+    product = TransposedConvolution(ctx.window, ctx.precision, ctx.extent)
+    dx, dw = product.gradients(dy, x, w, ctx.needs_input_grad)
+    dbias = _ops.conv2d_bias_grad(dy) if ctx.needs_input_grad[2] else None
+    return dx, dw, dbias, None, None, None
 
 
-def _check_kept(value: Tensor, size: Sizes) -> None:
-    if value.shape != size:
-        raise RuntimeError("conv_transpose2d has no gradient here: it was called with keep=False")
-
-
-def _jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
-    """Return the tangents of y and kept, from the tangent of z for each operand."""
-    x, w, _, extent, window, activation, slope, _, precision = inputs
-    y, kept = output
-    dx, dw, dbias = tangents[:3]
-    plain = (extent, window, None, 0.0, False, precision)
-    dz = None
-    if dx is not None:
-        dz, dbias = _ops.conv_transpose2d(dx, w, dbias, *plain)[0], None
-    if dw is not None:
-        by_w = _ops.conv_transpose2d(x, dw, dbias, *plain)[0]
-        dz, dbias = by_w if dz is None else dz + by_w, None
-    if dbias is not None:
-        dz = dbias[None, :, None, None].expand(y.shape)
-    dy = dz
-    if dz is not None and activation is not None:
-        epilogue = _epilogue(None, activation, slope, False)
-        value = y if epilogue.from_result else kept
-        _check_kept(value, y.shape)
-        how = (activation, epilogue.slope, epilogue.from_result, False)
-        dy = _ops.conv2d_activation_grad(dz, value, *how)[0]
-    return dy, dz if kept.dim() == 4 else None
+def _jvp(inputs: tuple[Any, ...], y: Tensor, tangents: tuple[Any, ...]) -> Any:
+    x, w, _, extent, window, precision = inputs
+    return TransposedConvolution(window, precision, extent).tangent(x, w, tangents[:3])
 
 
 register(_library, "conv_transpose2d", _conv_transpose2d, _backward, _save, _jvp)
 register_autocast(_library, "conv_transpose2d")
+register(_library, "conv_transpose2d_fused", _conv_transpose2d_fused, gradients.fused_backward,
+         gradients.save_transposed, gradients.transposed_jvp)  # fmt: skip
+register_autocast(_library, "conv_transpose2d_fused", cast=4)  # a norm keeps its own dtype
 
 
 # ---- public function ------------------------------------------------------------------------
 
 
 def transposed(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    operands: Sequence[Any],
+    eps: float,
     extent: Sizes,
     more: Sizes,
     window: Sizes,
     activation: str | None,
     slope: float,
+    residual_after: bool,
     precision: str | None,
 ) -> Tensor:
-    """Return y of batched images, for a window, extent and missing border already checked."""
+    """Return y of batched images, for a window, extent and missing border already checked.
+
+    ``operands`` are x, w, bias, residual and the batch normalization's four.
+    """
+    check_norm_given(*operands[4:])
     if any(more):
-        x = torch.nn.functional.pad(x, (0, more[1], 0, more[0]))
-    keep = differentiates(x, weight, bias)
-    how = (activation, slope, keep, precision)
-    y: Tensor = _ops.conv_transpose2d.default(x, weight, bias, extent, window, *how)[0]
+        x = torch.nn.functional.pad(operands[0], (0, more[1], 0, more[0]))
+        operands = (x, *operands[1:])
+    if activation is None and operands[3] is None and operands[6] is None:
+        form = (extent, window, precision)
+        return _ops.conv_transpose2d.default(*operands[:3], *form)  # type: ignore[no-any-return]
+    how = (activation, slope, residual_after, differentiates(*operands), precision)
+    y: Tensor = _ops.conv_transpose2d_fused.default(*operands, eps, extent, window, *how)[0]
     return y
 
 
@@ -206,6 +193,13 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
     *,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
+    residual: Tensor | None = None,
+    residual_after: bool = False,
     activation: str | None = None,
     negative_slope: float = NEGATIVE_SLOPE,
     precision: str | None = None,
@@ -215,8 +209,9 @@ def conv_transpose2d(
         y[n, k, h, v] = bias[k] + sum over c, r, s with p S = h + P - r D (v, q and s alike) of
             x[n, c, p, q] w[c, k, r, s]
 
-    It is the gradient of ``conv2d`` with respect to its input, and runs on the same kernels, which
-    also compute bias and activation.
+    It is the gradient of ``conv2d`` with respect to its input, and runs on the same kernels. They
+    also compute what follows, if it is given: batch normalization (of evaluation), residual and
+    activation, as in ``conv2d_fused``.
 
     Args:
         input: x, (batch, in_channels, in_h, in_w), or without batch.
@@ -229,8 +224,8 @@ def conv_transpose2d(
             dilation.
         groups: number of independent layers that the channels are divided among.
         dilation: D, distance between the taps of a filter.
-        activation: ``"relu"``, another name that ``conv2d_fused`` takes, or None.
-        negative_slope: of ``"leaky_relu"``.
+        running_mean, running_var, norm_weight, norm_bias, eps, residual, residual_after,
+            activation, negative_slope: as for ``conv2d_fused``.
         precision: as for ``conv2d``.
 
     Returns:
@@ -240,7 +235,7 @@ def conv_transpose2d(
 
     Raises:
         RuntimeError: if shapes, dtypes or devices do not match, with torch's message.
-        ValueError: if the activation is unknown.
+        ValueError: if the activation is unknown, or for one running statistic alone.
 
     A filter that holds NaN or infinity spoils those elements of y as well whose windows overhang
     x: it meets the zeros around x, as in ``conv2d``'s dx.
@@ -249,18 +244,30 @@ def conv_transpose2d(
     >>> conv_transpose2d(torch.zeros(1, 8, 7, 7), torch.zeros(8, 4, 2, 2), stride=2).shape
     torch.Size([1, 4, 14, 14])
     """
+    norm = (norm_weight, norm_bias, running_mean, running_var)
     tensors = (input, weight, bias)
     form = (stride, padding, output_padding, groups, dilation)
-    if has_torch_function_variadic(*tensors):
+    if has_torch_function_variadic(*tensors, residual, *norm):
         how: dict[str, Any] = {
+            "running_mean": running_mean,
+            "running_var": running_var,
+            "norm_weight": norm_weight,
+            "norm_bias": norm_bias,
+            "eps": eps,
+            "residual": residual,
+            "residual_after": residual_after,
             "activation": activation,
             "negative_slope": negative_slope,
             "precision": precision,
         }
-        return overridden(conv_transpose2d, tensors, *tensors, *form, **how)  # type: ignore[no-any-return]
+        everything = (*tensors, residual, *norm)
+        return overridden(conv_transpose2d, everything, *tensors, *form, **how)  # type: ignore[no-any-return]
     window, extent, more = conv_transpose_window(*tensors, *form)
     batched = input.dim() != 3
     x = input if batched else input.unsqueeze(0)
-    how_fused = (activation, negative_slope, precision)
-    y = transposed(x, weight, bias, extent, more, window, *how_fused)
+    if residual is not None and not batched:
+        residual = residual.unsqueeze(0)
+    operands = (x, weight, bias, residual, *norm)
+    how_fused = (activation, negative_slope, residual_after, precision)
+    y = transposed(operands, eps, extent, more, window, *how_fused)
     return y if batched else y.squeeze(0)

@@ -53,4 +53,5 @@ def register() -> None:
     register_flop_formula(ops.conv2d_fused)(_conv2d_fused)
     register_flop_formula(ops.conv2d_input_grad)(_conv2d_input_grad)
     register_flop_formula(ops.conv2d_weight_grad)(_conv2d_weight_grad)
-    register_flop_formula(ops.conv_transpose2d)(_conv_transpose2d)
+    for transposed in (ops.conv_transpose2d, ops.conv_transpose2d_fused):
+        register_flop_formula(transposed)(_conv_transpose2d)

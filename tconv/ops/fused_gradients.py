@@ -1,4 +1,4 @@
-"""Gradients and tangents of the operators of a fused convolution.
+"""Gradients and tangents of the operators of a fused convolution, plain or transposed.
 
 The gradient begins with one pass over dy that undoes the activation or the pool and sums the
 gradient of the bias on the way. The rest is the gradient of a plain convolution.
@@ -6,37 +6,70 @@ gradient of the bias on the way. The rest is the gradient of a plain convolution
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tconv.ops import activations
-from tconv.ops.conv2d import _ops, conv2d_tangent, window_gradients, y_size
-from tconv.ops.fused_operators import Sizes, masks, wide_dtype
+from tconv.ops.conv2d import _ops
+from tconv.ops.fused_operators import Sizes, epilogue_of, masks, wide_dtype
 from tconv.ops.layout import prefers_channels_last
+from tconv.ops.products import Convolution, TransposedConvolution
 from tconv.problem import Epilogue
 
 
-def save_fused(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, w, bias, residual, norm_weight, _, norm_mean, norm_var = inputs[:8]
-    ctx.eps, ctx.window, ctx.activation, ctx.slope, after, ctx.pool, _, ctx.precision = inputs[8:]
-    y, kept, offsets = output
-    ctx.residual_after = after and residual is not None and ctx.activation is not None
-    epilogue = Epilogue(residual=residual is not None, activation=ctx.activation, slope=ctx.slope,
-                        residual_after=ctx.residual_after)  # fmt: skip
-    ctx.from_result = epilogue.from_result
-    ctx.norm = norm_mean is not None
-    ctx.mark_non_differentiable(*([offsets] if kept.dim() == 4 else [kept, offsets]))
+class Fused(NamedTuple):
+    """A call of a fused operator: its tensors, the convolution, and what follows it."""
+
+    name: str
+    operands: tuple[Any, ...]  # in the order of ``NAMES``
+    product: Convolution
+    epilogue: Epilogue
+
+    @property
+    def masked(self) -> bool:
+        """Whether the offsets of a pool name the windows that the activation closed as well."""
+        return self.epilogue.pool and masks(self.epilogue.activation, self.epilogue.residual_after)
+
+
+def _of_conv2d(inputs: tuple[Any, ...]) -> Fused:
+    """Read the arguments of ``conv2d_fused``."""
+    operands, (eps, window, *how) = inputs[:8], inputs[8:]
+    product, epilogue = Convolution(window, how[-1]), epilogue_of(operands, eps, *how[:-1])
+    return Fused("conv2d_fused", operands, product, epilogue)
+
+
+def _of_transposed(inputs: tuple[Any, ...]) -> Fused:
+    """Read the arguments of ``conv_transpose2d_fused``."""
+    operands, (eps, extent, window, *how, keep, precision) = inputs[:8], inputs[8:]
+    product = TransposedConvolution(window, precision, extent)
+    epilogue = epilogue_of(operands, eps, *how, False, keep)
+    return Fused("conv_transpose2d_fused", operands, product, epilogue)
+
+
+def save_conv2d(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _save(ctx, _of_conv2d(inputs), output)
+
+
+def save_transposed(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _save(ctx, _of_transposed(inputs), output)
+
+
+def _save(ctx: Any, fused: Fused, output: tuple[Tensor, ...]) -> None:
+    x, w, bias, _, norm_weight, _, norm_mean, norm_var = fused.operands
+    ctx.name, _, ctx.product, ctx.epilogue = fused
+    y, kept, *offsets = output
+    ctx.mark_non_differentiable(*([] if kept.dim() == 4 else [kept]), *offsets)
     ctx.set_materialize_grads(False)
     value = None
-    if ctx.activation is not None and not (ctx.pool and masks(ctx.activation, ctx.residual_after)):
-        value = y if ctx.from_result else kept
-    norm = (norm_weight, norm_mean, norm_var, bias) if ctx.norm else (None,) * 4
-    ctx.save_for_backward(x, w, value, offsets if ctx.pool else None, *norm)
+    if ctx.epilogue.activation is not None and not fused.masked:
+        value = y if ctx.epilogue.from_result else kept
+    norm = (None,) * 4 if norm_mean is None else (norm_weight, norm_mean, norm_var, bias)
+    ctx.save_for_backward(x, w, value, offsets[0] if ctx.epilogue.pool else None, *norm)
 
 
-def fused_backward(ctx: Any, dy: Tensor | None, dkept: Tensor | None, _: Any) -> tuple[Any, ...]:
+def fused_backward(ctx: Any, dy: Tensor | None, dkept: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if dy is None and dkept is None:
         return (None,) * 16
     x, w, value, offsets, *norm = ctx.saved_tensors
@@ -46,14 +79,14 @@ def fused_backward(ctx: Any, dy: Tensor | None, dkept: Tensor | None, _: Any) ->
     dresidual = None
     if needs[3]:
         dresidual = dz
-        if ctx.residual_after:
+        if ctx.epilogue.residual_after:
             dresidual = dy
-            if ctx.pool and dy is not None:
+            if ctx.epilogue.pool and dy is not None:
                 dresidual = _unpooled(ctx, dy, offsets, False)[0]
-    if ctx.norm:
+    if ctx.epilogue.norm is not None:
         grads = _norm_backward(ctx, x, w, dz, dbias, *norm)
     else:
-        grads = (*window_gradients(ctx, x, w, dz), dbias, *(None,) * 4)
+        grads = (*ctx.product.gradients(dz, x, w, needs), dbias, *(None,) * 4)
     dx, dw, dbias, *dnorm = grads
     found = (dx, dw, dbias, dresidual, *dnorm)
     wanted = (g if needed else None for g, needed in zip(found, needs[:8], strict=True))
@@ -65,17 +98,17 @@ def _argument_grad(
     offsets: Tensor | None, sums: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Return the gradient of the activation's argument, and if wanted its sum by channel."""
-    dz, total = dy, None
+    dz, total, epilogue = dy, None, ctx.epilogue
     if dy is not None and value is not None:
         if value.shape != dy.shape:
-            raise RuntimeError("conv2d_fused has no gradient here: it was called with keep=False")
-        direct = sums and not ctx.pool and dkept is None
-        how = (ctx.activation, ctx.slope, ctx.from_result, direct)
+            raise _unkept(ctx.name, "gradient")
+        direct = sums and not epilogue.pool and dkept is None
+        how = (epilogue.activation, epilogue.slope, epilogue.from_result, direct)
         dz, total = _ops.conv2d_activation_grad(dy, value, *how)
     if dkept is not None:
         dz = dkept if dz is None else dz + dkept
     assert dz is not None
-    if ctx.pool:
+    if epilogue.pool:
         return _unpooled(ctx, dz, offsets, sums)
     if sums and (total is None or not total.numel()):
         total = _ops.conv2d_bias_grad(dz)
@@ -87,11 +120,14 @@ def _unpooled(
 ) -> tuple[Tensor, Tensor | None]:
     """dy at the maxima of its windows, 0 elsewhere; and its sums."""
     if offsets is None or offsets.shape != dy.shape:
-        raise RuntimeError("conv2d_fused has no gradient here: it was called with keep=False")
-    x, w = ctx.saved_tensors[:2]
-    size = y_size(x, w, ctx.window)
+        raise _unkept(ctx.name, "gradient")
+    size = ctx.product.size(*ctx.saved_tensors[:2])
     dz, total = _ops.conv2d_pool_grad(dy, offsets, size, prefers_channels_last(offsets), sums)
     return dz, total if sums else None
+
+
+def _unkept(name: str, derivative: str) -> RuntimeError:
+    return RuntimeError(f"{name} has no {derivative} here: it was called with keep=False")
 
 
 def _norm_backward(
@@ -106,21 +142,22 @@ def _norm_backward(
     than without the normalization.
     """
     needs, wide = ctx.needs_input_grad, wide_dtype(x)
-    inverse = torch.rsqrt(var.to(wide) + ctx.eps)
+    product: Convolution = ctx.product
+    inverse = torch.rsqrt(var.to(wide) + ctx.epilogue.norm.eps)
     scale = inverse if weight is None else inverse * weight
     dx = dw = dv = dbias = dweight = dmean = dvar = None
     if needs[0]:
-        scaled = (w * scale[:, None, None, None]).to(w.dtype)
-        dx = window_gradients(ctx, x, scaled, dz, (True, False))[0]
+        dx = product.input_grad(dz, x, (w * product.over_filters(scale, w)).to(w.dtype))
     if needs[1] or needs[4] or needs[7]:
-        dv = window_gradients(ctx, x, w, dz, (False, True))[1]
+        dv = product.weight_grad(dz, x, w)
     if needs[1]:
-        dw = (dv * scale[:, None, None, None]).to(w.dtype)  # type: ignore[operator]
+        dw = (dv * product.over_filters(scale, w)).to(w.dtype)
     if total is not None:
         total = total.to(wide)
         dbias, dmean = total * scale, -total * scale
     if needs[4] or needs[7]:
-        products = (w.to(wide) * dv.to(wide)).sum((1, 2, 3))  # type: ignore[union-attr]
+        assert dv is not None
+        products = product.filter_sums(w.to(wide) * dv.to(wide))
         centre = -mean.to(wide) if bias is None else bias.to(wide) - mean.to(wide)
         assert total is not None
         dweight = (products + centre * total) * inverse
@@ -181,54 +218,61 @@ def pick_backward(ctx: Any, ddy: Tensor) -> tuple[Any, ...]:
 # ---- tangents -------------------------------------------------------------------------------
 
 
-def fused_jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
+def conv2d_jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
+    return _jvp(_of_conv2d(inputs), output, tangents)
+
+
+def transposed_jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
+    return _jvp(_of_transposed(inputs), output, tangents)
+
+
+def _jvp(fused: Fused, output: tuple[Tensor, ...], tangents: tuple[Any, ...]) -> Any:
     """The tangents of y and kept: those of the activation's argument, carried on as dz is back."""
-    activation, slope, after, pool = inputs[10:14]
-    after = after and inputs[3] is not None and activation is not None
-    y, kept, offsets = output
-    if pool and offsets.shape != y.shape:
-        raise RuntimeError("conv2d_fused has no tangent here: it was called with keep=False")
+    y, kept, *offsets = output
+    epilogue = fused.epilogue
+    if epilogue.pool and offsets[0].shape != y.shape:
+        raise _unkept(fused.name, "tangent")
 
     def pooled(tangent: Tensor | None) -> Tensor | None:
-        return _ops.conv2d_pool_pick(tangent, offsets) if pool and tangent is not None else tangent
+        if not epilogue.pool or tangent is None:
+            return tangent
+        return _ops.conv2d_pool_pick(tangent, offsets[0])  # type: ignore[no-any-return]
 
     dresidual = tangents[3]
-    dz = _normalized_tangent(inputs, tangents)
-    if dresidual is not None and not after:
+    dz = _normalized_tangent(fused, tangents)
+    if dresidual is not None and not epilogue.residual_after:
         dz = dresidual if dz is None else dz + dresidual
     dy = dz = pooled(dz)
-    if dz is not None and activation is not None and not (pool and masks(activation, after)):
-        from_result = Epilogue(residual=inputs[3] is not None, activation=activation, slope=slope,
-                               residual_after=after).from_result  # fmt: skip
-        value = y if from_result else kept
+    if dz is not None and epilogue.activation is not None and not fused.masked:
+        value = y if epilogue.from_result else kept
         if value.shape != y.shape:
-            raise RuntimeError("conv2d_fused has no tangent here: it was called with keep=False")
-        dy = _ops.conv2d_activation_grad(dz, value, activation, slope, from_result, False)[0]
-    if dresidual is not None and after:
+            raise _unkept(fused.name, "tangent")
+        how = (epilogue.activation, epilogue.slope, epilogue.from_result, False)
+        dy = _ops.conv2d_activation_grad(dz, value, *how)[0]
+    if dresidual is not None and epilogue.residual_after:
         beside = pooled(dresidual)
         dy = beside if dy is None else dy + beside  # type: ignore[operator]
-    return dy, dz if kept.dim() == 4 else None, None
+    return dy, dz if kept.dim() == 4 else None, *(None for _ in offsets)
 
 
-def _normalized_tangent(inputs: tuple[Any, ...], tangents: tuple[Any, ...]) -> Tensor | None:
+def _normalized_tangent(fused: Fused, tangents: tuple[Any, ...]) -> Tensor | None:
     """The tangent of norm(x * w + bias)."""
-    x, w, bias, _, weight, _, mean, var, eps, window = inputs[:10]
-    precision = inputs[-1]
-    du = conv2d_tangent(x, w, window, precision, tangents[:3])
-    if mean is None:
+    x, w, bias, _, weight, _, mean, var = fused.operands
+    du = fused.product.tangent(x, w, tangents[:3])
+    if fused.epilogue.norm is None:
         return du
     dweight, dshift, dmean, dvar = tangents[4:8]
-    inverse = torch.rsqrt(var.to(wide_dtype(x)) + eps)
+    inverse = torch.rsqrt(var.to(wide_dtype(x)) + fused.epilogue.norm.eps)
     scale = inverse if weight is None else inverse * weight
     parts = [] if du is None else [du * scale[:, None, None]]
     if dweight is not None or dvar is not None:
         dscale = torch.zeros_like(scale) if dweight is None else inverse * dweight
         dscale = dscale if dvar is None else dscale - 0.5 * scale * inverse * inverse * dvar
-        u = _ops.conv2d(x, w, bias, window, precision)
+        u = fused.product(x, w, bias)
         parts.append((u - mean[:, None, None]) * dscale[:, None, None])
     each = [] if dmean is None else [-dmean * scale]
     each += [] if dshift is None else [dshift]
-    size = y_size(x, w, window)
+    size = fused.product.size(x, w)
     parts += [channel[:, None, None].expand(size) for channel in each]
     return sum(parts[1:], parts[0]).to(x.dtype) if parts else None
 

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from tconv.launch import runs_triton
 from tconv.ops import activations
-from tconv.ops.conv2d import _y_layout, fprop_call, torchs_window, y_size
+from tconv.ops.conv2d import fprop_call, torchs_window, y_layout, y_size
 from tconv.ops.conv_check import check_norm, check_residual, check_types
 from tconv.ops.conv_run import epilogue_grad_call, pool_grad_call
 from tconv.ops.layout import dense, empty, layout_of, prefers_channels_last
-from tconv.problem import BatchNorm, Epilogue, dtype_name
+from tconv.problem import BatchNorm, Epilogue, Layout, dtype_name
 
 library = torch.library.Library("tconv", "FRAGMENT")
 library.define(
@@ -79,26 +79,24 @@ def epilogue_of(operands: OperandTensors, *how: Any) -> Epilogue:
 
 
 def conv2d_fused(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    operands = _of_one_dtype(inputs[:8])
+    operands = of_one_dtype(inputs[:8])
     x, w = operands[:2]
     eps, window, activation, slope, residual_after, pool, keep, precision = inputs[8:]
     epilogue = epilogue_of(operands, eps, activation, slope, residual_after, pool, keep)
-    check_types(*operands[:4])
-    check_norm(operands[4:], w.shape[0], x.device)
+    check_operands(operands, w.shape[0])
     if operands[3] is not None:
         check_residual(operands[3].shape, y_size(x, w, window))
     if not runs_triton(x.device):
-        return _by_torch(operands, window, epilogue)
-    tensors = {
-        name: tensor for name, tensor in zip(NAMES, operands, strict=True) if tensor is not None
-    }
+        z = torch.ops.aten.convolution(*operands[:3], *torchs_window(window))
+        return ended(z, operands, epilogue, y_layout(x, w))
+    tensors = present(NAMES, operands)
     y = fprop_call(x, w, window, precision, epilogue)(tensors)
     kept = tensors["kept"] if epilogue.kept else x.new_empty(0)
     offsets = tensors["offsets"] if epilogue.offsets else x.new_empty(0, dtype=torch.int8)
     return y, kept, offsets
 
 
-def _of_one_dtype(operands: OperandTensors) -> tuple[Any, ...]:
+def of_one_dtype(operands: OperandTensors) -> tuple[Any, ...]:
     """The operands; tensors of a batch normalization that differ in dtype become float32."""
     norm = [tensor for tensor in operands[4:] if tensor is not None]
     if len({tensor.dtype for tensor in norm}) < 2 or any(not t.is_floating_point() for t in norm):
@@ -107,12 +105,23 @@ def _of_one_dtype(operands: OperandTensors) -> tuple[Any, ...]:
     return (*operands[:4], *(None if t is None else t.to(wide) for t in operands[4:]))
 
 
-def _by_torch(
-    operands: tuple[Any, ...], window: Sizes, epilogue: Epilogue
+def check_operands(operands: OperandTensors, channels: int) -> None:
+    """Check that types and devices agree, and a normalization with the result's channels."""
+    check_types(*operands[:4])  # type: ignore[arg-type]
+    check_norm(operands[4:], channels, operands[0].device)  # type: ignore[union-attr]
+
+
+def present(names: Sequence[str], operands: OperandTensors) -> dict[str, Tensor]:
+    """Return the operands that exist, by name."""
+    pairs = zip(names, operands, strict=True)
+    return {name: tensor for name, tensor in pairs if tensor is not None}
+
+
+def ended(
+    z: Tensor, operands: tuple[Any, ...], epilogue: Epilogue, layout: Layout
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by torch's own operators, for the CPU without the interpreter."""
-    x, w, bias, residual, norm_weight, norm_bias, norm_mean, norm_var = operands
-    z = torch.ops.aten.convolution(x, w, bias, *torchs_window(window))
+    """The epilogue of z = x * w + bias by torch's operators, on a CPU without the interpreter."""
+    x, _, _, residual, norm_weight, norm_bias, norm_mean, norm_var = operands
     if epilogue.norm is not None:
         scale = torch.rsqrt(norm_var.to(wide_dtype(x)) + epilogue.norm.eps)
         scale = scale if norm_weight is None else scale * norm_weight
@@ -123,7 +132,7 @@ def _by_torch(
     y = z if epilogue.activation is None else activations.apply(z, *_named(epilogue))
     if epilogue.residual_after:
         y = y + residual
-    layout, none = _y_layout(x, w), x.new_empty(0)
+    none = x.new_empty(0)
     places = x.new_empty(0, dtype=torch.int8)
     if epilogue.pool:
         y, indices = torch.ops.aten.max_pool2d_with_indices(y, [2, 2], [2, 2])
@@ -202,14 +211,13 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     operands, window = inputs[:8], inputs[9]
     x, w, _, residual = operands[:4]
     epilogue = epilogue_of(operands, inputs[8], *inputs[10:15])
-    check_types(*operands[:4])
-    check_norm(operands[4:], w.shape[0], x.device)
+    check_operands(operands, w.shape[0])
     *image, out_h, out_w = size = y_size(x, w, window)
     if residual is not None:
         check_residual(residual.shape, size)
     if epilogue.pool:
         size = (*image, out_h // 2, out_w // 2)
-    layout = _y_layout(x, w)
+    layout = y_layout(x, w)
     y = empty(x, size, layout)
     kept = empty(x, size, layout) if epilogue.kept else x.new_empty(0)
     int8 = torch.int8

@@ -19,7 +19,7 @@ from torch.overrides import has_torch_function_unary, has_torch_function_variadi
 from tconv.ops.arguments import overridden
 from tconv.ops.avg_pool2d import avg_pool2d
 from tconv.ops.conv2d import NEGATIVE_SLOPE, convolved
-from tconv.ops.conv_check import conv_window
+from tconv.ops.conv_check import check_norm_given, conv_window
 from tconv.ops.conv_transpose2d import transposed
 from tconv.ops.conv_transpose_check import conv_transpose_window
 from tconv.ops.max_pool2d import max_pool2d
@@ -52,24 +52,30 @@ def conv1d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     *,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
+    residual: Tensor | None = None,
+    residual_after: bool = False,
     activation: str | None = None,
     negative_slope: float = NEGATIVE_SLOPE,
-    residual: Tensor | None = None,
     precision: str | None = None,
 ) -> Tensor:
     """One-dimensional convolution, as ``torch.nn.functional.conv1d``.
 
         y[n, k, q] = bias[k] + sum over c, s of x[n, c, q S - P + s D] w[k, c, s]
 
-    and optionally, in the same kernel, ``activation(y + residual)``. For causal padding, pad the
-    left with ``torch.nn.functional.pad`` first.
+    and optionally, in the same kernel, batch normalization (of evaluation), residual and activation
+    as in ``conv2d_fused``. For causal padding, pad the left with ``torch.nn.functional.pad`` first.
 
     Args:
         input: x, (batch, in_channels, length), or without batch.
         weight: w, (out_channels, in_channels / groups, filter_length).
-        bias, stride, padding, dilation, groups, activation, residual, precision: as for
-            ``conv2d``, with one number each.
-        negative_slope: of the activation ``"leaky_relu"``.
+        bias, stride, padding, dilation, groups, precision: as for ``conv2d``, with one number each.
+        running_mean, running_var, norm_weight, norm_bias, eps, residual, residual_after,
+            activation, negative_slope: as for ``conv2d_fused``.
 
     Returns:
         y, (batch, out_channels, out_length) with out = (length - D (F - 1) - 1 + 2 P) // S + 1. Its
@@ -77,29 +83,37 @@ def conv1d(
 
     Raises:
         RuntimeError: if shapes, dtypes or devices do not match, with torch's message.
-        ValueError: if the activation is unknown.
+        ValueError: if the activation is unknown, or for one running statistic alone.
 
     >>> import torch
     >>> conv1d(torch.zeros(1, 3, 100), torch.zeros(10, 3, 5), padding="same").shape
     torch.Size([1, 10, 100])
     """
+    norm = (norm_weight, norm_bias, running_mean, running_var)
     tensors = (input, weight, bias)
     form = (stride, padding, dilation, groups)
-    if has_torch_function_variadic(*tensors, residual):
+    if has_torch_function_variadic(*tensors, residual, *norm):
         how: dict[str, Any] = {
+            "running_mean": running_mean,
+            "running_var": running_var,
+            "norm_weight": norm_weight,
+            "norm_bias": norm_bias,
+            "eps": eps,
+            "residual": residual,
+            "residual_after": residual_after,
             "activation": activation,
             "negative_slope": negative_slope,
-            "residual": residual,
             "precision": precision,
         }
-        operands = (*tensors, residual)
-        return overridden(conv1d, operands, *tensors, *form, **how)  # type: ignore[no-any-return]
+        everything = (*tensors, residual, *norm)
+        return overridden(conv1d, everything, *tensors, *form, **how)  # type: ignore[no-any-return]
     window, (more,) = conv_window(*tensors, *form, axes=1)
     padded = torch.nn.functional.pad(input, (0, more)) if more else input
-    if residual is not None:
-        residual = as_image(residual)
-    operands = (as_image(padded), weight.unsqueeze(-2), bias, residual)
-    y = convolved(*operands, of_one_row(window), activation, precision, negative_slope)
+    check_norm_given(*norm)
+    beside = None if residual is None else as_image(residual)
+    operands = (as_image(padded), weight.unsqueeze(-2), bias, beside, *norm)
+    how_fused = (activation, negative_slope, residual_after, precision)
+    y = convolved(operands, eps, of_one_row(window), *how_fused)
     return as_sequence(y, input)
 
 
@@ -113,6 +127,13 @@ def conv_transpose1d(
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
     *,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
+    residual: Tensor | None = None,
+    residual_after: bool = False,
     activation: str | None = None,
     negative_slope: float = NEGATIVE_SLOPE,
     precision: str | None = None,
@@ -124,8 +145,10 @@ def conv_transpose1d(
     Args:
         input: x, (batch, in_channels, length), or without batch.
         weight: w, (in_channels, out_channels / groups, filter_length).
-        bias, stride, padding, output_padding, groups, dilation, activation, negative_slope,
-            precision: as for ``conv_transpose2d``, with one number each.
+        bias, stride, padding, output_padding, groups, dilation, precision: as for
+            ``conv_transpose2d``, with one number each.
+        running_mean, running_var, norm_weight, norm_bias, eps, residual, residual_after,
+            activation, negative_slope: as for ``conv2d_fused``.
 
     Returns:
         y, (batch, out_channels, out_length) with
@@ -133,25 +156,35 @@ def conv_transpose1d(
 
     Raises:
         RuntimeError: if shapes, dtypes or devices do not match, with torch's message.
-        ValueError: if the activation is unknown.
+        ValueError: if the activation is unknown, or for one running statistic alone.
 
     >>> import torch
     >>> conv_transpose1d(torch.zeros(1, 8, 25), torch.zeros(8, 4, 4), stride=2, padding=1).shape
     torch.Size([1, 4, 50])
     """
+    norm = (norm_weight, norm_bias, running_mean, running_var)
     tensors = (input, weight, bias)
     form = (stride, padding, output_padding, groups, dilation)
-    if has_torch_function_variadic(*tensors):
+    if has_torch_function_variadic(*tensors, residual, *norm):
         how: dict[str, Any] = {
+            "running_mean": running_mean,
+            "running_var": running_var,
+            "norm_weight": norm_weight,
+            "norm_bias": norm_bias,
+            "eps": eps,
+            "residual": residual,
+            "residual_after": residual_after,
             "activation": activation,
             "negative_slope": negative_slope,
             "precision": precision,
         }
-        return overridden(conv_transpose1d, tensors, *tensors, *form, **how)  # type: ignore[no-any-return]
+        everything = (*tensors, residual, *norm)
+        return overridden(conv_transpose1d, everything, *tensors, *form, **how)  # type: ignore[no-any-return]
     window, extent, more = conv_transpose_window(*tensors, *form, axes=1)
-    shape = ((1, *extent), (0, *more), of_one_row(window))
-    operands = (as_image(input), weight.unsqueeze(-2), bias)
-    y = transposed(*operands, *shape, activation, negative_slope, precision)
+    beside = None if residual is None else as_image(residual)
+    operands = (as_image(input), weight.unsqueeze(-2), bias, beside, *norm)
+    how_fused = (activation, negative_slope, residual_after, precision)
+    y = transposed(operands, eps, (1, *extent), (0, *more), of_one_row(window), *how_fused)
     return as_sequence(y, input)
 
 

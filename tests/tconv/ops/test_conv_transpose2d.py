@@ -129,6 +129,13 @@ def test_every_familys_gradient_ends_in_an_epilogue(name: str) -> None:
     torch.testing.assert_close(y, plain.silu(z + residual))
 
 
+def normed(channels: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Tensors of a batch normalization, in the order of the operators' arguments."""
+    names = ("norm_weight", "norm_bias", "running_mean", "running_var")
+    made = {name: random(channels, seed=5 + i).to(dtype) for i, name in enumerate(names)}
+    return made | {"running_var": made["running_var"].square() + 0.25}
+
+
 QUICK = ("relu", "gelu")  # one derivative from the result, one from the argument
 OTHERS = [
     pytest.param(each, marks=pytest.mark.thorough) for each in ACTIVATIONS if each not in QUICK
@@ -165,12 +172,19 @@ def test_second_gradients_and_tangents() -> None:
     assert torch.autograd.gradgradcheck(layer, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("activation", [None, "silu"])
-def test_opcheck(activation: str | None) -> None:
-    x, w, bias = (tensor.requires_grad_() for tensor in operands(CASES["unet"]))
-    rest = ([10, 8], [2, 2, 0, 0, 1, 1, 1], activation, 0.0, True, None)
-    results = torch.library.opcheck(torch.ops.tconv.conv_transpose2d.default, (x, w, bias, *rest))
-    assert set(results.values()) == {"SUCCESS"}
+def test_opcheck() -> None:
+    inputs = tuple(tensor.requires_grad_() for tensor in operands(CASES["unet"]))
+    form = ([10, 8], [2, 2, 0, 0, 1, 1, 1])
+    operators = torch.ops.tconv
+    calls: list[tuple[Any, Any]] = [(operators.conv_transpose2d, (*inputs, *form, None))]
+    residual = random(2, 3, 10, 8, seed=4).requires_grad_()
+    norm = tuple(tensor.requires_grad_() for tensor in normed(3).values())
+    for given, after in (((residual, *norm), True), ((None,) * 5, False)):
+        how = ("silu", 0.0, after, True, None)
+        calls.append((operators.conv_transpose2d_fused, (*inputs, *given, 1e-5, *form, *how)))
+    for operator, arguments in calls:
+        results = torch.library.opcheck(operator.default, arguments)
+        assert set(results.values()) == {"SUCCESS"}
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
