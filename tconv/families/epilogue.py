@@ -45,8 +45,24 @@ def unpooled_constants(epilogue: Epilogue) -> dict[str, Any]:
     return {name: constants[name] for name in constants if name not in ("POOL", "offsets")}
 
 
+def place_words(problem: Problem) -> int:
+    """Return the registers beside each sum of a gathering dgrad, for its pixel's place in a phase.
+
+    In nchw each sum also has addresses of its own, of two registers each, to load from and to
+    store at.
+    """
+    if problem.direction != "dgrad":
+        return 0
+    return 2 if problem.layout == "nhwc" else 6
+
+
 def lightened(
-    tile: Tile, epilogue: Epilogue, problem: Problem, target: Target, boxes: bool = False
+    tile: Tile,
+    epilogue: Epilogue,
+    problem: Problem,
+    target: Target,
+    boxes: bool = False,
+    beside: int = 0,
 ) -> Tile:
     """Return ``tile``, or a smaller one whose threads hold all that the epilogue needs at once.
 
@@ -54,7 +70,7 @@ def lightened(
     offsets; the exact GELU keeps intermediate values as well. A tile of sums alone may fill half
     of the registers, and would spill with these. On sm_100 sums come from tensor memory row by
     row: unless ``boxes`` are stored, each has its own addresses for loads and for stores, of two
-    registers each.
+    registers each. ``beside`` is the number of registers that the kernel holds with each sum.
 
     >>> from tconv.geometry import ConvGeometry
     >>> from tconv.problem import BatchNorm
@@ -69,10 +85,13 @@ def lightened(
     """
     words = 1 + epilogue.residual + epilogue.kept + epilogue.offsets
     words += epilogue.activation == "gelu"
-    if words == 1 or target.backend not in REGISTERS_PER_THREAD:
+    if words == 1 and not (beside and epilogue.norm):
+        return tile
+    if target.backend not in REGISTERS_PER_THREAD:
         return tile
     if target.sm >= 100 and not boxes:
         words += 4
+    words += beside
     limit = REGISTERS_PER_THREAD[target.backend]
     while True:
         sums = accumulator_registers(problem, tile, target, tile.block_m * tile.block_n)

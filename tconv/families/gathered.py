@@ -23,6 +23,7 @@ from tconv.families.epilogue import (
     epilogue_constants,
     epilogue_operands,
     lightened,
+    place_words,
     unpooled_constants,
 )
 from tconv.families.reduce import Shares, workspace
@@ -142,7 +143,7 @@ def dgrad(
     shares = Shares.of(most_taps * cdiv(shape.group_out_channels, tile.block_k), tile.splits)
     split = shares.splits > 1
     stored = PLAIN if split else epilogue  # a split's epilogue runs where its parts are added
-    tile = lightened(tile, stored, problem, operands.target)
+    tile = lightened(tile, stored, problem, operands.target, beside=place_words(problem))
     tiles = cdiv(pixels, tile.block_m) * cdiv(shape.group_in_channels, tile.block_n)
     taken = {"dy": Pointer(dy, problem.dtype), "w": Pointer(w, problem.dtype)}
     taken["dx"] = workspace(problem) if split else Pointer("dx", problem.dtype)

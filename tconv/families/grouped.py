@@ -25,7 +25,12 @@ from tconv.families.demand import (
     gathered_demand,
     load_width,
 )
-from tconv.families.epilogue import epilogue_constants, epilogue_operands
+from tconv.families.epilogue import (
+    epilogue_constants,
+    epilogue_operands,
+    lightened,
+    place_words,
+)
 from tconv.families.family import PIXEL_AXES, WGRAD_AXES, Axes, Family
 from tconv.families.matmul import Packed, out_box, phased_rows
 from tconv.families.reduce import splits_to_fill
@@ -71,6 +76,8 @@ def product(
     forward = problem.direction == "fprop"
     if epilogue.pool:
         tile = whole_windows(tile)
+    if not forward:
+        tile = lightened(tile, epilogue, problem, target, beside=place_words(problem))
     operands = Operands(target, dtype)
     image, result = (operands.x, "y") if forward else (operands.dy, "dx")
     taken: dict[str, Any] = {

@@ -76,6 +76,20 @@ FUSED = [
     ),
     Epilogue(True, NORM, True, "silu", residual_after=True, pool=True, offsets=True, kept=True),
 ]
+# Forward passes of transposed convolutions: those of a U-Net and of a generator first.
+TRANSPOSED = {
+    "2x2": ConvGeometry(16, 256, 64, 64, 512, 2, 2, 2, 2),
+    "4x4": ConvGeometry(64, 128, 32, 32, 256, 4, 4, 2, 2, 1, 1),
+    "boxes": WIDE["vgg-conv3"],
+    "direct": MORE["lenet-c3"],
+    "grouped": MORE["grouped-stride-2"],
+    "depthwise": DEPTHWISE["3x3-stride-2"],
+}
+DECODERS = [
+    Epilogue(norm=NORM, activation="relu"),
+    Epilogue(norm=NORM, residual=True, activation="relu"),
+    Epilogue(True, NORM, True, "silu", residual_after=True, kept=True),
+]
 POOLS = {
     "2x2": PoolGeometry(64, 64, 112, 112, 2, 2, 2, 2),
     "3x3-overlapping": PoolGeometry(64, 64, 112, 112, 3, 3, 2, 2, 1, 1),
@@ -169,6 +183,7 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
         for name in ("3x3", "lenet-c1", "grouped"):
             problem = Problem((DEPTHWISE | MORE)[name], "fprop")
             yield from launches(problem, choose(problem, target), target, epilogue)
+    yield from transposed(target)
     for name, pooling in POOLS.items():
         for dtype in ("float16", "float32") if most and pooling.window_h == 3 else ("float16",):
             for layout in ("nhwc", "nchw"):
@@ -200,6 +215,16 @@ def cases(target: Target) -> Iterator[tuple[str, Launch]]:
             "float16", layout, (64, 64, 55, 56), target, True
         ).launches:  # type: ignore[arg-type]
             yield f"float16 {layout} pooled", launch
+
+
+def transposed(target: Target) -> Iterator[tuple[str, Launch]]:
+    """Transposed convolutions with batch normalization, residual and activation."""
+    for name, shape in TRANSPOSED.items():
+        for dtype, precision in EPILOGUE_DTYPES if name in ("2x2", "4x4") else EPILOGUE_DTYPES[:1]:
+            for layout in ("nhwc", "nchw"):
+                problem = Problem(shape, "dgrad", dtype, layout, precision)  # type: ignore[arg-type]
+                for epilogue in DECODERS:
+                    yield from launches(problem, choose(problem, target), target, epilogue)
 
 
 def expected(target: Target) -> int:

@@ -11,13 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tconv
 from tconv import reference
-from tconv.families import FAMILIES
+from tconv.families import serves
 from tconv.functional import conv_transpose2d
 from tconv.launch import recorded
 from tconv.ops import activations
 from tconv.ops.conv_run import geometry_of, prepare
 from tconv.ops.conv_transpose_check import check_conv_transpose
-from tconv.problem import ACTIVATIONS, BatchNorm, Epilogue, Layout, Problem
+from tconv.problem import ACTIVATIONS, FROM_RESULT, BatchNorm, Epilogue, Layout, Problem
 from tconv.tile import Choice, Tile
 from tests.devices import DEVICE, TARGET, written
 
@@ -86,47 +86,87 @@ def test_values_and_gradients(name: str, channels_last: bool) -> None:
 
 # ---- the epilogue, in every family's kernel -------------------------------------------------
 
-FAMILY_CASES = {
-    "implicit_gemm": ("groups", Tile(16, 16, 16, splits=1)),
-    "implicit_gemm-splits": ("7x5", Tile(16, 16, 16, splits=3)),
-    "implicit_gemm_in_place": ("output-padding", Tile(32, 16, 16)),
-    "direct": ("7x5", Tile(64, 4, 1, stages=1)),
-    "grouped": ("groups", Tile(64, 16, 16)),
-    "depthwise": ("depthwise", Tile(8, 4, 4, stages=1)),
+# One channel more than a program's tile, or a rest of the pixels; the box's family wants 8.
+BOXES = {"x": (2, 16, 5, 6), "w": (16, 24, 3, 3), "padding": 1}
+FAMILY_CASES: dict[str, tuple[dict[str, Any], Tile]] = {
+    "implicit_gemm": (CASES["groups"], Tile(16, 16, 16, splits=1)),
+    "implicit_gemm-splits": (CASES["7x5"], Tile(16, 16, 16, splits=3)),
+    "implicit_gemm_in_place": (CASES["output-padding"], Tile(32, 16, 16)),
+    "direct": (CASES["7x5"], Tile(64, 4, 1, stages=1)),
+    "grouped": (CASES["groups"], Tile(64, 16, 16)),
+    "depthwise": (CASES["depthwise"], Tile(8, 4, 4, stages=1)),
+    "implicit_gemm_tma": (BOXES, Tile(32, 16, 16)),
+    "implicit_gemm_tma-splits": (BOXES, Tile(32, 16, 16, splits=3)),
 }
+NORM = BatchNorm("float32", 1e-5)
+BARE = BatchNorm("float32", 1e-5, weight=False, bias=False)
+ENDINGS = {
+    "before": Epilogue(True, NORM, residual=True, activation="silu", kept=True),
+    "after": Epilogue(False, BARE, True, "tanh", residual_after=True, kept=True),
+    "residual": Epilogue(residual=True, activation="leaky_relu", slope=0.3),
+}
+FORMS: dict[str, tuple[str, Layout]] = {
+    "nhwc-float16": ("float16", "nhwc"),
+    "nchw-float32": ("float32", "nchw"),
+    "nhwc-float32": ("float32", "nhwc"),
+    "nchw-float16": ("float16", "nchw"),
+}
+FORMED = [
+    pytest.param(*form, id=name, marks=[] if i < 2 else [pytest.mark.thorough])
+    for i, (name, form) in enumerate(FORMS.items())
+]
 
 
-@pytest.mark.parametrize("name", FAMILY_CASES)
-def test_every_familys_gradient_ends_in_an_epilogue(name: str) -> None:
-    """Bias, batch normalization, residual, activation and the stored argument; no pool."""
-    case, tile = CASES[FAMILY_CASES[name][0]], FAMILY_CASES[name][1]
-    x, w, bias = operands(case)
-    norm = {"norm_weight": random(len(bias), seed=5), "norm_bias": random(len(bias), seed=6),
-            "norm_mean": random(len(bias), seed=7),
-            "norm_var": random(len(bias), seed=8).square()}  # fmt: skip
-    z = plain.conv_transpose2d(x, w, bias, **window(case))
-    z = plain.batch_norm(
-        z, norm["norm_mean"], norm["norm_var"], norm["norm_weight"], norm["norm_bias"]
-    )
-    residual = random(*z.shape, seed=4)
-    layout: Layout = "nchw" if "in_place" in name else "nhwc"
-    if layout == "nhwc":
-        x = x.contiguous(memory_format=torch.channels_last)
+def posed(case: dict[str, Any], dtype: str, layout: Layout) -> Problem:
+    """The convolution whose input gradient a case is."""
     pairs = [value if isinstance(value, tuple) else (value, value)
              for value in (case.get(key, default) for key, default in
                            (("stride", 1), ("padding", 0), ("output_padding", 0),
                             ("dilation", 1)))]  # fmt: skip
-    full, _, _ = check_conv_transpose(x.shape, w.shape, None, *pairs, case.get("groups", 1))
-    problem = Problem(geometry_of(z.shape, w.shape, full), "dgrad", "float64", layout)
-    family = name.split("-")[0]
-    assert FAMILIES[family].unserved(problem, TARGET) is None
-    normalized = BatchNorm("float64", 1e-5, True, True)
-    epilogue = Epilogue(True, normalized, residual=True, activation="silu", kept=True)
-    call = prepare(problem, Choice(family, tile), TARGET, epilogue, "nchw")
+    groups = case.get("groups", 1)
+    full, extent, _ = check_conv_transpose(case["x"], case["w"], None, *pairs, groups)
+    size = (case["x"][0], case["w"][1] * groups, *extent)
+    return Problem(geometry_of(size, case["w"], full), "dgrad", dtype, layout)
+
+
+@pytest.mark.parametrize(("dtype", "layout"), FORMED)
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_every_familys_gradient_ends_in_an_epilogue(
+    name: str, ending: Epilogue, dtype: str, layout: Layout
+) -> None:
+    """Bias, batch normalization, residual, activation and the stored argument; no pool."""
+    case, tile = FAMILY_CASES[name]
+    family, problem = name.split("-")[0], posed(case, dtype, layout)
+    if not serves(family, problem, TARGET):
+        pytest.skip(f"{family} does not serve it")
+    exact = [tensor.to(getattr(torch, dtype)).double() for tensor in operands(case)]
+    bias = exact[2] if ending.bias else None
+    norm = {name: tensor.float() for name, tensor in normed(len(exact[2])).items()}
+    norm = {name.replace("running", "norm"): tensor for name, tensor in norm.items()}
+    z = plain.conv_transpose2d(*exact[:2], bias, **window(case))
+    if ending.norm is not None:
+        mean, var, weight, shift = (norm[f"norm_{each}"].double()[:, None, None]
+                                    for each in ("mean", "var", "weight", "bias"))  # fmt: skip
+        z = (z - mean) / (var + ending.norm.eps).sqrt()
+        z = z * weight if ending.norm.weight else z
+        z = z + shift if ending.norm.bias else z
+    residual = random(*z.shape, seed=4).to(getattr(torch, dtype))
+    z = z if ending.residual_after else z + residual.double()
+    y = activations.apply(z, str(ending.activation), ending.slope)
+    y = y + residual.double() if ending.residual_after else y
+    x, w, bias = (tensor.to(getattr(torch, dtype)) for tensor in exact)
+    if layout == "nhwc":
+        x = x.contiguous(memory_format=torch.channels_last)
     tensors = {"dy": x, "w": w, "bias": bias, "residual": residual, **norm}
-    y = call(tensors)
-    torch.testing.assert_close(tensors["kept"], z + residual)
-    torch.testing.assert_close(y, plain.silu(z + residual))
+    found = prepare(problem, Choice(family, tile), TARGET, ending, "nchw")(tensors)
+    close = {"rtol": 1e-4, "atol": 1e-4} if dtype == "float32" else {"rtol": 1e-2, "atol": 2e-2}
+    torch.testing.assert_close(found.double(), y, **close)
+    if ending.kept:
+        torch.testing.assert_close(tensors["kept"].double(), z, **close)
+
+
+# ---- the epilogue of the operator ------------------------------------------------------------
 
 
 def normed(channels: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -157,18 +197,92 @@ def test_activations_and_their_gradients(activation: str) -> None:
     torch.testing.assert_close(ours, torchs)
 
 
+def torchs_norm(z: Tensor, norm: dict[str, Tensor], eps: float = 1e-5) -> Tensor:
+    """Compute a batch norm in elementary operations, with gradients for the statistics."""
+    mean, var = norm["running_mean"], norm["running_var"]
+    scale = norm.get("norm_weight", 1.0) / torch.sqrt(var + eps)
+    z = (z - mean[:, None, None]) * scale[:, None, None]
+    return z + norm["norm_bias"][:, None, None] if "norm_bias" in norm else z
+
+
+@pytest.mark.parametrize("channels_last", [pytest.param(True, id="nhwc"), CONTIGUOUS])
+@pytest.mark.parametrize("absent", ["", "norm_weight", "norm_bias"])
+@pytest.mark.parametrize("name", ["groups", "depthwise", "output-padding-of-a-stride", "unbatched"])
+def test_batch_norm_and_residual(name: str, absent: str, channels_last: bool) -> None:
+    """One kernel forward; gradients reach each operand, the statistics included."""
+    case = CASES[name]
+    tensors = [tensor.requires_grad_() for tensor in operands(case, channels_last)]
+    norm = normed(len(tensors[2]))
+    norm.pop(absent, None)
+    leaves = [*tensors, *(tensor.requires_grad_() for tensor in norm.values())]
+    z = torchs_norm(plain.conv_transpose2d(*tensors, **window(case)), norm)
+    residual = random(*z.shape, seed=4).requires_grad_()
+    dy = random(*z.shape, seed=3)
+    for activation, after in (("relu", False), ("silu", True), ("leaky_relu", True), (None, True)):
+        expected = z if after else z + residual
+        if activation is not None:
+            expected = activations.apply(expected, activation, 0.2)
+        expected = expected + residual if after else expected
+        how = {"activation": activation, "residual_after": after, "negative_slope": 0.2}
+        with recorded() as log:
+            y = conv_transpose2d(*tensors, **window(case), **norm, residual=residual, **how)
+        assert len([launch for launch in log if "relayout" not in launch.kernel]) == 1
+        assert {"norm_mean", "residual"} <= log[-1].operands.keys()
+        kept = activation is not None and (after or activation not in FROM_RESULT)
+        assert ("kept" in log[-1].operands) == kept
+        torch.testing.assert_close(y, expected)
+        assert y.stride() == expected.stride()
+        wanted = torch.autograd.grad(expected, [*leaves, residual], dy, retain_graph=True)
+        found = torch.autograd.grad(y, [*leaves, residual], dy)
+        torch.testing.assert_close(found, wanted)
+
+
+def test_what_a_gradient_does_not_need_is_not_kept() -> None:
+    x, w, bias = operands(CASES["unet"])
+    residual = random(2, 3, 10, 8).requires_grad_()
+    how = {"stride": 2, "residual": residual, "activation": "silu"}
+    for kept in (True, False):
+        with torch.set_grad_enabled(kept), recorded() as log:
+            conv_transpose2d(x, w, bias, **how)
+        assert ("kept" in log[-1].operands) == kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_batch_norm_keeps_its_own_dtype(dtype: torch.dtype) -> None:
+    """Under autocast too; tensors of a norm that differ in dtype are computed in float32."""
+    x, w, bias = operands(CASES["dcgan"])
+    form = window(CASES["dcgan"])
+    norm = normed(3, torch.float32)
+    exact = torchs_norm(plain.conv_transpose2d(x, w, bias, **form), norm)
+    single = [tensor.float() for tensor in (x, w, bias)]
+    with torch.no_grad(), torch.autocast(DEVICE.type, dtype=dtype, enabled=dtype != torch.float32):
+        y = conv_transpose2d(*single, **form, **norm)
+        mixed = {**norm, "norm_bias": norm["norm_bias"].double()}
+        torch.testing.assert_close(conv_transpose2d(*single, **form, **mixed), y)
+    assert y.dtype == dtype
+    rounding = 16 * torch.finfo(dtype).eps
+    torch.testing.assert_close(y.double(), exact, rtol=rounding, atol=4 * rounding)
+
+
 # ---- torch's transforms of an operator ------------------------------------------------------
 
 SMALL = {"x": (1, 2, 3, 2), "w": (2, 1, 2, 2), "stride": (2, 1), "padding": (1, 0), "groups": 2}
 
 
-def test_second_gradients_and_tangents() -> None:
+@pytest.mark.parametrize("fused", [False, True], ids=["activation", "fused"])
+def test_second_gradients_and_tangents(fused: bool) -> None:
     inputs = [tensor.requires_grad_() for tensor in operands(SMALL)]
+    if fused:
+        norm = [tensor.requires_grad_() for tensor in normed(2).values()]
+        inputs += [random(1, 2, 4, 3, seed=4).requires_grad_(), *norm]
 
-    def layer(*tensors: Tensor) -> Tensor:
-        return conv_transpose2d(*tensors, **window(SMALL), activation="tanh")
+    def layer(x: Tensor, w: Tensor, bias: Tensor, *given: Tensor) -> Tensor:
+        names = ("residual", "norm_weight", "norm_bias", "running_mean", "running_var")
+        more: dict[str, Any] = dict(zip(names, given, strict=True)) if given else {}
+        more["residual_after"] = fused
+        return conv_transpose2d(x, w, bias, **window(SMALL), activation="tanh", **more)
 
-    assert torch.autograd.gradcheck(layer, inputs, fast_mode=True, check_forward_ad=True)
+    assert torch.autograd.gradcheck(layer, inputs, fast_mode=True, check_forward_ad=not fused)
     assert torch.autograd.gradgradcheck(layer, inputs, fast_mode=True)
 
 
@@ -188,21 +302,30 @@ def test_opcheck() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_torch_func() -> None:
+@pytest.mark.parametrize("with_norm", [False, True], ids=["plain", "norm"])
+def test_torch_func(with_norm: bool) -> None:
     x, w, bias = operands(SMALL)
     samples = torch.stack([x, x.cos()])
+
+    norm = normed(2)
+
+    def composed(x: Tensor, w: Tensor, bias: Tensor, **form: Any) -> Tensor:
+        return torchs_norm(plain.conv_transpose2d(x, w, bias, **form), norm).tanh()
+
+    def fused(*tensors: Tensor, **form: Any) -> Tensor:
+        return conv_transpose2d(*tensors, **form, **norm, activation="tanh")
 
     def loss(compute: Any, w: Tensor, x: Tensor) -> Tensor:
         return compute(x, w, bias, **window(SMALL)).square().sum()  # type: ignore[no-any-return]
 
+    pair = (fused, composed) if with_norm else (conv_transpose2d, plain.conv_transpose2d)
     ours, torchs = (
-        func.vmap(func.grad(lambda w, x, f=f: loss(f, w, x)), (None, 0))(w, samples)
-        for f in (conv_transpose2d, plain.conv_transpose2d)
+        func.vmap(func.grad(lambda w, x, f=f: loss(f, w, x)), (None, 0))(w, samples) for f in pair
     )
     torch.testing.assert_close(ours, torchs)
     ours, torchs = (
         func.jvp(lambda w, f=f: func.grad(lambda w: loss(f, w, x))(w), (w,), (w.cos(),))
-        for f in (conv_transpose2d, plain.conv_transpose2d)
+        for f in pair
     )
     torch.testing.assert_close(ours, torchs)
 
@@ -226,11 +349,13 @@ def test_autocast_casts_operands() -> None:
 def test_flops_are_those_of_torch() -> None:
     inputs = [tensor.requires_grad_() for tensor in operands(CASES["unet"])]
     counts = []
-    for compute in (conv_transpose2d, plain.conv_transpose2d):
+    calls = ({}, normed(3) | {"activation": "relu"}, None)
+    for how in calls:
+        compute = plain.conv_transpose2d if how is None else conv_transpose2d
         with FlopCounterMode(display=False) as counter:
-            compute(*inputs, stride=2).sum().backward()
+            compute(*inputs, stride=2, **(how or {})).sum().backward()
         counts.append(counter.get_total_flops())
-    assert counts[0] == counts[1] > 0
+    assert counts[0] == counts[1] == counts[2] > 0
 
 
 @pytest.mark.parametrize(
@@ -281,6 +406,31 @@ def test_named_padding_is_refused_as_torch_refuses_it() -> None:
     for compute in (conv_transpose2d, torch.conv_transpose2d):
         with pytest.raises(TypeError, match="must be tuple of ints, not str"):
             compute(torch.zeros(1, 3, 5, 5), torch.zeros(3, 4, 3, 3), padding="same")  # type: ignore[operator]
+
+
+def test_bad_norms_and_residuals_are_refused() -> None:
+    x, w, bias = operands(CASES["unet"])
+    norm = normed(3)
+    with pytest.raises(ValueError, match="running_mean and running_var are given together"):
+        conv_transpose2d(x, w, bias, stride=2, running_var=norm["running_var"])
+    with pytest.raises(ValueError, match="norm_weight and norm_bias need running_mean"):
+        conv_transpose2d(x, w, bias, stride=2, norm_bias=norm["norm_bias"])
+    short = {**norm, "norm_weight": norm["norm_weight"][:-1]}
+    with pytest.raises(RuntimeError, match=r"expected norm_weight .* 3 elements, but got size \[2"):
+        conv_transpose2d(x, w, bias, stride=2, **short)
+    with pytest.raises(RuntimeError, match=r"residual of the size of the result, \[2, 3, 10, 8\]"):
+        conv_transpose2d(x, w, bias, stride=2, residual=random(2, 3, 10, 9))
+    half = random(2, 3, 10, 8, dtype=torch.float16)
+    with pytest.raises(RuntimeError, match=r"and residual type .float16. should be the same"):
+        conv_transpose2d(x, w, bias, stride=2, residual=half)
+
+
+def test_a_gradient_without_its_stored_argument_is_refused() -> None:
+    inputs = [tensor.requires_grad_() for tensor in operands(CASES["unet"])]
+    how = ([10, 8], [2, 2, 0, 0, 1, 1, 1], "silu", 0.0, False, False, None)
+    y = torch.ops.tconv.conv_transpose2d_fused(*inputs, *(None,) * 5, 0.0, *how)[0]
+    with pytest.raises(RuntimeError, match=r"conv_transpose2d_fused has no gradient here: .*keep"):
+        y.sum().backward()
 
 
 def test_zero_batch() -> None:

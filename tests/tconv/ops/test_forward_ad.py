@@ -56,6 +56,18 @@ OPERATORS: dict[str, tuple[Compute, tuple[Tensor, ...]]] = {
     "conv2d_fused norm": (
         lambda m, v: functional.conv2d_fused(X, W, BIAS, **FORM, running_mean=m, running_var=v),
         NORM[2:]),
+    "conv_transpose2d": (
+        lambda x, w, b: functional.conv_transpose2d(x, w, b, **FORM), (X, W, BIAS)),
+    "conv_transpose2d fused": (
+        lambda x, w, b, r, g, s, m, v: functional.conv_transpose2d(
+            x, w, b, **FORM, residual=r, norm_weight=g, norm_bias=s, running_mean=m, running_var=v,
+            activation="silu"),
+        (X, W, BIAS, RESIDUAL, *NORM)),
+    "conv_transpose2d residual after": (
+        lambda w, r, v: functional.conv_transpose2d(
+            X, w, **FORM, residual=r, running_mean=NORM[2], running_var=v, activation="relu",
+            residual_after=True),
+        (W, RESIDUAL, NORM[3])),
     "conv2d_activation_grad": (
         lambda dy, value: ops.conv2d_activation_grad(dy, value, "gelu", 0.0, False, True)[1],
         (X, X.sin())),

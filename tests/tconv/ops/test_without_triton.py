@@ -35,6 +35,24 @@ CASES = {
     "pooled, no relu": (
         lambda x, w: ours.conv2d_pool(x, w, padding=1),
         lambda x, w: torchs.max_pool2d(torchs.conv2d(x, w, padding=1), 2), (x, w)),
+    "conv_transpose2d": (
+        lambda x, w, b: ours.conv_transpose2d(x, w.mT, b[:4], 2, 1, 1),
+        lambda x, w, b: torchs.conv_transpose2d(x, w.mT, b[:4], 2, 1, 1), (residual, w, bias)),
+    "conv_transpose2d, fused": (
+        lambda x, w, b, r: ours.conv_transpose2d(
+            x, w, b[:4], padding=1, running_mean=b[:4], running_var=b[:4].exp(), norm_bias=b[2:],
+            residual=r, residual_after=True, activation="silu"),
+        lambda x, w, b, r: torchs.silu(
+            (torchs.conv_transpose2d(x, w, b[:4], padding=1) - b[:4, None, None])
+            / (b[:4].exp() + 1e-5).sqrt()[:, None, None] + b[2:, None, None]) + r,
+        (residual, w, bias, x)),
+    "conv1d, fused": (
+        lambda x, w, b: ours.conv1d(
+            x[:, :, 0], w[:, :, 0], running_mean=b.detach(), running_var=b.detach().exp(),
+            norm_weight=b),
+        lambda x, w, b: torchs.batch_norm(
+            torchs.conv1d(x[:, :, 0], w[:, :, 0]), b.detach(), b.detach().exp(), b),
+        (x, w, bias)),
     "max_pool2d": (
         lambda x: ours.max_pool2d(x, 3, 2, 1), lambda x: torchs.max_pool2d(x, 3, 2, 1), (x,)),
     "max_pool2d, indices": (
@@ -68,4 +86,4 @@ def test_torch_computes_the_same() -> None:
         [sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout == "8 cases\n"
+    assert done.stdout == "11 cases\n"
