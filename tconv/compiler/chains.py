@@ -71,6 +71,11 @@ def value_of(node: Any) -> Any:
     return meta["example_value"] if "example_value" in meta else meta.get("val")
 
 
+def _number(value: Any) -> Any:
+    """Return a number of a call, which Dynamo captures as a node where it may change."""
+    return value_of(value) if isinstance(value, fx.Node) else value
+
+
 class Places:
     """Where the nodes of a graph stand in its order, and which of them write to memory.
 
@@ -160,7 +165,7 @@ def _refused(chain: Chain, node: fx.Node, link: Call, places: Places) -> str | N
         return _batch_norm_refused(chain, link, before)
     if link.name == "add":
         return _residual_refused(chain, link, before)
-    if link.name == "leaky_relu" and link["negative_slope"] < 0:
+    if link.name == "leaky_relu" and _number(link["negative_slope"]) < 0:
         return "its slope is negative"
     return None
 

@@ -39,6 +39,57 @@ class UNet(nn.Module):
         return self.head(self.last(torch.cat([skip, deep], 1)))
 
 
+class DCGAN(nn.Module):
+    """A generator: from one pixel of noise to an image, doubled by each transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.ConvTranspose2d(8, 12, 4, 1, 0, bias=False), nn.BatchNorm2d(12), nn.ReLU(True),
+            nn.ConvTranspose2d(12, 6, 4, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU(True),
+            nn.ConvTranspose2d(6, 3, 4, 2, 1, bias=False), nn.Tanh(),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.main(x)
+
+
+class LinkNet(nn.Module):
+    """A decoder whose stages end in the addition of the encoder's features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv_bn_act(3, 4, 3, 2), conv_bn_act(4, 8, 3, 2)
+        self.narrow = conv_bn_act(8, 4, 1)
+        self.full = nn.ConvTranspose2d(4, 4, 3, 2, 1, output_padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.wide = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4))
+        self.up = nn.Sequential(nn.ConvTranspose2d(4, 3, 2, 2), nn.BatchNorm2d(3))
+        self.last = nn.ConvTranspose2d(3, 2, 2, stride=1, groups=1, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = self.first(x)
+        y = self.narrow(self.second(low))
+        y = F.relu(self.norm(self.full(y))) + low  # the skip after the activation
+        y = F.relu(self.up(self.wide(y)) + x)  # and before it
+        return self.last(y)
+
+
+class WaveDecoder(nn.Module):
+    """A vocoder's stage: a transposed convolution of a sequence, and residual blocks behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.up_norm = nn.ConvTranspose1d(6, 4, 4, 2, 1), nn.BatchNorm1d(4)
+        self.block, self.block_norm = nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4)
+        self.gate = nn.Conv1d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.leaky_relu(self.up_norm(self.up(x)), 0.1)
+        x = F.silu(self.block_norm(self.block(x)) + x)
+        return x + torch.tanh(self.gate(x))
+
+
 class ConvNeXtBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -291,6 +342,9 @@ class LeNet(nn.Module):
 
 ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "unet": (UNet, (2, 3, 16, 16)),
+    "dcgan": (DCGAN, (2, 8, 1, 1)),
+    "linknet": (LinkNet, (2, 3, 16, 16)),
+    "wave_decoder": (WaveDecoder, (2, 6, 7)),
     "convnext_block": (ConvNeXtBlock, (2, 3, 16, 16)),
     "mbconv_se": (MBConvSE, (2, 8, 8, 8)),
     "densenet": (DenseNet, (2, 8, 8, 8)),

@@ -18,6 +18,14 @@ EXPECTED = {
     "unet": ["first.0: conv2d + batch_norm + relu", "pool: max_pool2d",
              "second.0: conv2d + batch_norm + relu", "up: conv_transpose2d",
              "last.0: conv2d + batch_norm + relu", "head: conv2d"],
+    "dcgan": ["main.0: conv_transpose2d + batch_norm + relu",
+              "main.3: conv_transpose2d + batch_norm + relu", "main.6: conv_transpose2d + tanh"],
+    "linknet": ["first.0: conv2d + batch_norm + relu", "second.0: conv2d + batch_norm + relu",
+                "narrow.0: conv2d + batch_norm + relu",
+                "full: conv_transpose2d + batch_norm + relu + add", "wide.0: conv2d + batch_norm",
+                "up.0: conv_transpose2d + batch_norm + add + relu", "last: conv_transpose2d"],
+    "wave_decoder": ["up: conv_transpose1d + batch_norm + leaky_relu",
+                     "block: conv1d + batch_norm + add + silu", "gate: conv1d + tanh + add"],
     "convnext_block": ["stem: conv2d", "depthwise: conv2d"],
     "mbconv_se": ["expand.0: conv2d + batch_norm + silu", "depthwise.0: conv2d + batch_norm + silu",
                   "adaptive_avg_pool2d: adaptive_avg_pool2d",
@@ -76,7 +84,8 @@ def built(name: str, training: bool, memory_format: str) -> tuple[nn.Module, Ten
     with torch.no_grad():
         model(x)  # running statistics other than 0 and 1
     form = FORMATS[memory_format]
-    return model.train(training).to(memory_format=form), x.to(memory_format=form)
+    x = x.to(memory_format=form) if x.dim() == 4 else x
+    return model.train(training).to(memory_format=form), x
 
 
 def flat(outputs: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
@@ -150,7 +159,7 @@ def test_training_equals_torch(name: str, memory_format: str) -> None:
     hold(name, training=True, memory_format=memory_format)
 
 
-@pytest.mark.parametrize("name", ["resnext", "vgg_bn", "lenet"])
+@pytest.mark.parametrize("name", ["resnext", "vgg_bn", "lenet", "dcgan"])
 def test_a_training_step_equals_torch(name: str) -> None:
     hold(name, training=True, memory_format="contiguous")
 

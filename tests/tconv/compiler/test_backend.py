@@ -150,7 +150,7 @@ def test_every_operator_is_served_and_named() -> None:
 
 
 class Sequences(nn.Module):
-    """Layers of sequences with what their kernels also compute, and with what they do not."""
+    """Layers of sequences with what their kernels also compute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,16 +177,49 @@ def test_the_links_of_sequences_and_transposed_convolutions_are_fused() -> None:
         y.square().sum().backward()
     assert_same(twin, model, got, expected)
     fused = [launch.constants.get("ACTIVATION") for launch in launches]
-    assert [name for name in fused if name] == ["leaky_relu", "tanh", "gelu_tanh", "relu"]
+    assert [name for name in fused if name] == ["leaky_relu", "tanh", "gelu_tanh", "relu", "silu"]
     (graph,) = tconv.report(twin).graphs
     assert [str(entry) for entry in graph.entries] == [
         "first: conv1d + leaky_relu (add is not fused: other operations read its input too)",
         "second: conv1d + add + tanh",
         "up: conv_transpose1d + gelu (add is not fused: other operations read its input too)",
-        "late: conv1d + relu (add is not fused: the kernels of conv1d add before the activation "
-        "only)",
-        "image: conv_transpose2d (batch_norm is not fused: the kernels of conv_transpose2d do not "
-        "compute it)",
+        "late: conv1d + relu + add",
+        "image: conv_transpose2d + batch_norm + silu",
+    ]
+
+
+class NotLinked(nn.Module):
+    """What follows a transposed convolution, or one without a batch, and is not fused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pooled, self.trained = nn.ConvTranspose2d(4, 4, 2), nn.ConvTranspose2d(4, 4, 1)
+        self.alone, self.row = nn.Conv2d(4, 4, 1), nn.ConvTranspose1d(4, 4, 1)
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.pooled(x), 2)
+        x = self.trained(x)
+        x = F.batch_norm(x, None, None, training=True)
+        image = self.norm(self.alone(x[0]))  # torch takes its rows for channels
+        return image + self.norm(self.row(x[0, 0]))  # type: ignore[no-any-return]
+
+
+def test_what_is_no_link_of_a_transposed_convolution_is_named() -> None:
+    torch.manual_seed(0)
+    model, x = NotLinked().double().eval(), torch.randn(2, 4, 7, 7, dtype=torch.float64)
+    with torch.no_grad():
+        model.norm.running_mean.copy_(torch.arange(4))  # type: ignore[union-attr]
+    twin, compiled = compiled_twin(model)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x))
+    (graph,) = tconv.report(twin).graphs
+    assert [str(entry) for entry in graph.entries if entry.operation != "max_pool2d"] == [
+        "pooled: conv_transpose2d (max_pool2d is not fused: the kernels of conv_transpose2d do "
+        "not compute it)",
+        "trained: conv_transpose2d (batch_norm is not fused: it is in training mode)",
+        "alone: conv2d (batch_norm is not fused: its input has no batch)",
+        "row: conv_transpose1d (batch_norm is not fused: its input has no batch)",
     ]
 
 
@@ -373,6 +406,27 @@ def test_our_own_modules_are_fused_too() -> None:
     assert [entry.operation for entry in graph.entries] == ["conv2d", "max_pool2d"]
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_our_own_transposed_modules_are_fused_too(dynamic: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1), nn.BatchNorm2d(4), nn.LeakyReLU(0.2),
+        nn.ConvTranspose2d(4, 2, 2, groups=2, dilation=2), nn.Conv2d(2, 2, 1),
+    ).double().eval()  # fmt: skip
+    twin = copy.deepcopy(model)
+    tconv.convert(twin)
+    compiled = torch.compile(twin, backend="tconv", options={"rest": "eager"}, dynamic=dynamic)
+    for shape in ((2, 3, 4, 5), (2, 3, 6, 3)):
+        x = torch.randn(shape, dtype=torch.float64)
+        y, expected = compiled(x), model(x)
+        for each in (y, expected):
+            each.square().sum().backward()
+        assert_same(twin, model, y, expected)
+    lines = ["0: conv_transpose2d + batch_norm + leaky_relu", "3: conv_transpose2d", "4: conv2d"]
+    for graph in tconv.report(twin).graphs:
+        assert [str(entry) for entry in graph.entries] == lines
+
+
 # ---- export ---------------------------------------------------------------------------------
 
 
@@ -388,6 +442,17 @@ def test_an_exported_model_is_fused_saved_and_loaded(tmp_path: Path) -> None:
     with torch.no_grad(), recorded() as launches:
         torch.testing.assert_close(loaded(x), model(x))
     assert launches
+
+
+def test_an_exported_decoder_is_fused() -> None:
+    model, x = built("linknet", training=False, memory_format="channels_last")
+    program = tconv.export(model, (x,))
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert called.count("tconv.conv_transpose2d_fused.default") == 2
+    assert called.count("tconv.conv_transpose2d.default") == 1
+    assert not any("batch_norm" in name or name.startswith("aten.conv") for name in called)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), model(x))
 
 
 # ---- memory kept for the gradient ------------------------------------------------------------

@@ -15,7 +15,8 @@ torch.manual_seed(0)
 model = nn.Sequential(
     nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2),
     nn.Conv2d(6, 16, 3), nn.BatchNorm2d(16), nn.Tanh(),
-    nn.Flatten(), nn.Linear(256, 10),
+    nn.ConvTranspose2d(16, 8, 2, 2), nn.BatchNorm2d(8), nn.ReLU(),
+    nn.Flatten(), nn.Linear(512, 10),
 ).eval().half()
 exact = copy.deepcopy(model).double()
 compiled = torch.compile(model, backend=tconv_backend, options={"rest": "eager"})
@@ -29,6 +30,7 @@ print(*(entry for graph in tconv.report(model).graphs for entry in graph.entries
 print(len(log), len(launched))
 assert any(constant == "tanh" for launch in log for constant in launch.constants.values())
 assert any(launch.constants.get("POOL") for launch in log)
+assert any("norm_mean" in launch.operands for launch in log if "dgrad" in launch.kernel)
 """
 
 
@@ -39,6 +41,7 @@ def test_the_kernels_of_a_compiled_model_run_emulated() -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *entries, counts = done.stdout.splitlines()
-    assert entries == ["0: conv2d + relu + max_pool2d", "3: conv2d + batch_norm + tanh"]
+    assert entries == ["0: conv2d + relu + max_pool2d", "3: conv2d + batch_norm + tanh",
+                       "6: conv_transpose2d + batch_norm + relu"]  # fmt: skip
     recorded, launched = map(int, counts.split())
     assert launched >= recorded > 0
