@@ -35,7 +35,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "dgrad.implicit_gemm_dgrad": (
         *_edges("dgrad-gathered"),
-        f"{TRANSPOSED}{EPILOGUE}[implicit_gemm",
+        f"{TRANSPOSED}{EPILOGUE}[implicit_gemm-",
+        f"{TRANSPOSED}{EPILOGUE}[implicit_gemm_in_place",
     ),
     "wgrad.implicit_gemm_wgrad": _edges("wgrad-gathered", "wgrad-few", "wgrad-grouped"),
     "direct.direct": (
@@ -62,6 +63,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "tma.implicit_gemm_tma": (
         f"{MAXIMA}[implicit_gemm_tma",
         *_edges("fprop-boxes", "dgrad-boxes"),
+        f"{TRANSPOSED}{EPILOGUE}[implicit_gemm_tma",
         *_ends("implicit_gemm_tma"),
     ),
     "tma.implicit_gemm_tma_wgrad": _edges("wgrad-boxes"),
