@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from autotune.suites import suite
 from autotune.trial import Trial
@@ -80,7 +81,7 @@ def test_tables_are_read_as_they_were_written(tmp_path: Path, tables: Tables) ->
 
 
 def test_kinds_never_mix(tmp_path: Path, tables: Tables) -> None:
-    mixed = [*tables.layers[:2], replace(tables.layers[2], kind="measured")]
+    mixed = [*tables.layers[:2], evolve(tables.layers[2], kind="measured")]
     write_tables(tmp_path, replace(tables, layers=mixed))
     with pytest.raises(RowError, match=r"layers\.csv: row 3, column kind: measured"):
         read_tables(tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from reports.gpu_run import predictions
 from reports.gpu_run.predictions import (
@@ -69,7 +70,7 @@ def test_the_h200_has_the_faster_memory() -> None:
 
 
 def test_the_page_compares_by_layer_and_pass(tables: Tables) -> None:
-    rows = [replace(row, tconv_ms=2.0) for row in measured(tables).layers
+    rows = [evolve(row, tconv_ms=2.0) for row in measured(tables).layers
             if row.filters and not row.epilogue]  # fmt: skip
     figures = ("implicit_gemm", "64x64x32 s3 w4 g8 k1", 1.0)
     predicted_rows = [Predicted(row.suite, row.layer, row.direction, row.dtype, row.batch, *figures)
