@@ -18,8 +18,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints, overload
+from typing import Any, TypeVar, get_args, overload
 
+from autotune.columns import by_type
 from autotune.trial import Check
 from tconv.extras import extra
 from tconv.files import read_text, replace_all
@@ -95,7 +96,7 @@ COUNT: Any = and_(ge(0), lt(10**15))
 FIGURE: Any = and_(ge(0), lt(math.inf))  # rejects NaN, too
 EXTENT = matches_re(r"\d{1,9}(x\d{1,9})?")
 MAY_BE_EMPTY = instance_of(str)
-BY_TYPE: dict[Any, dict[str, Any]] = {
+RULES: dict[Any, dict[str, Any]] = {
     str: {"validator": min_len(1)},
     int: {"converter": int, "validator": COUNT},
     int | None: {"converter": none_if_empty(int), "validator": optional(COUNT)},
@@ -105,20 +106,10 @@ BY_TYPE: dict[Any, dict[str, Any]] = {
     Kind: {"validator": in_(get_args(Kind))},
     Check: {"validator": in_(get_args(Check))},
 }
+BY_TYPE = by_type(RULES)
 
 
-def by_type(row_type: type, columns: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
-    """Give each column that declares neither converter nor validator those of its type."""
-    hints = get_type_hints(row_type)
-    return [
-        column
-        if column.converter or column.validator
-        else column.evolve(**BY_TYPE[hints[column.name]])
-        for column in columns
-    ]
-
-
-@attrs.frozen(field_transformer=by_type)
+@attrs.frozen(field_transformer=BY_TYPE)
 class LayerRow:
     """One pass of one layer with the best choice found for it; None means unknown.
 
@@ -215,7 +206,7 @@ def _over(theirs: float | None, ours: float | None) -> float | None:
     return theirs / ours if theirs and ours else None
 
 
-@attrs.frozen(field_transformer=by_type)
+@attrs.frozen(field_transformer=BY_TYPE)
 class TrialRow:
     """One candidate for one problem.
 
@@ -252,7 +243,7 @@ class TrialRow:
     emulated_barriers: float | None = None  # per program
 
 
-@attrs.frozen(field_transformer=by_type)
+@attrs.frozen(field_transformer=BY_TYPE)
 class SpaceRow:
     """Number of a problem's tiles left by ``rule``; rules apply in the order of the rows."""
 
@@ -261,7 +252,7 @@ class SpaceRow:
     remaining: int
 
 
-@attrs.frozen(field_transformer=by_type)
+@attrs.frozen(field_transformer=BY_TYPE)
 class MapRow:
     """The model's best figure before compilation over all tiles of one block shape."""
 
@@ -272,7 +263,7 @@ class MapRow:
     ranked_ms: float
 
 
-@attrs.frozen(field_transformer=by_type)
+@attrs.frozen(field_transformer=BY_TYPE)
 class NetworkRow:
     """A whole network: ``ms`` is the median of a batch's inference or of a training step.
 
@@ -290,7 +281,7 @@ class NetworkRow:
     peak_mib: float | None = None
 
 
-@attrs.frozen(field_transformer=by_type)
+@attrs.frozen(field_transformer=BY_TYPE)
 class OperatorRow:
     """Device time that a network's step spends in one kind of operator."""
 
@@ -303,7 +294,7 @@ class OperatorRow:
     ms: float
 
 
-@attrs.frozen(field_transformer=by_type)
+@attrs.frozen(field_transformer=BY_TYPE)
 class MemoryRow:
     """Peak memory of one layer's forward and backward pass, its tensors included."""
 
@@ -316,7 +307,7 @@ class MemoryRow:
     torch_peak_mib: float
 
 
-@attrs.frozen(field_transformer=by_type)
+@attrs.frozen(field_transformer=BY_TYPE)
 class CauseRow:
     """Known cause of a layer pass's speed, written by hand."""
 
@@ -327,7 +318,7 @@ class CauseRow:
     cause: str
 
 
-@attrs.frozen(field_transformer=by_type)
+@attrs.frozen(field_transformer=BY_TYPE)
 class CompilerRow:
     """One Triton version's code for a winner, and whether its result is correct.
 

@@ -226,7 +226,7 @@ def test_without_a_target_every_stored_one_gets_a_report(
     with Store(path) as store:
         for trial in trials:
             store.add(trial)
-            store.add(replace(trial, target="sm_80"))
+            store.add(evolve(trial, target="sm_80"))
     code, output = invoke("--store", path)
     assert code == 0, output
     for name in ("sm_80", "sm_90"):
