@@ -198,6 +198,8 @@ class Bench:
         if reason := self._unfit(taken):
             return evolve(trial, status=reason[0], detail=reason[1], milliseconds=None)
         prediction = predict(trial.problem, trial.choice, self.setting.target, taken)
+        if math.isinf(prediction.milliseconds):  # too many registers for one program
+            return evolve(trial, status=prediction.bound, milliseconds=None)
         if self.setting.kind == "measured":
             return evolve(trial, occupancy=prediction.occupancy)
         return evolve(trial, milliseconds=prediction.milliseconds, occupancy=prediction.occupancy)

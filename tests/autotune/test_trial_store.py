@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import shutil
@@ -77,6 +78,17 @@ def test_trials_are_read_as_they_were_stored() -> None:
         assert list(store.trials(target="sm_90", kind="predicted")) == [TRIAL, FAILED]
         assert not list(store.trials(kind="measured"))
         assert not list(store.trials(target="sm_80"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"milliseconds": math.nan}, {"occupancy": "0.5"}, {"turn": 1.5}, {"kind": "guessed"},
+     {"family": "a family of later"}, {"checked": "by eye"}, {"counters": []}, {"detail": None}],
+    ids=str,
+)  # fmt: skip
+def test_a_trial_that_could_not_be_read_back_is_refused(change: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=next(iter(change))):
+        evolve(TRIAL, **change)
 
 
 def test_find_requires_the_same_kernels_and_versions() -> None:
