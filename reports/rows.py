@@ -35,7 +35,7 @@ with extra("reports"):
     from attrs.validators import and_, ge, in_, instance_of, lt, matches_re, min_len, optional
 
 ADDED = re.compile("checked|emulated_.*")  # columns that tables of version 0.1.0 lack
-RENAMED = {"algorithm": "family"}  # columns of 0.1.0 that have been renamed
+RENAMED = {"algorithm": "family", "direction": "pass"}  # columns of 0.1.0 that have been renamed
 DIGITS = 4  # significant digits of every figure in a table
 MODES = ("inference", "training")
 
