@@ -18,11 +18,15 @@ from autotune.trial import Trial
 from autotune.trial_store import Store
 from tconv.cost.estimate import Resources
 from tconv.cost.model import predict
+from tconv.extras import extra
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.tile import Choice
 from tconv.winners import Kind, Winner, user_table, write_table
 from tconv_workers import Failure, Task, Workers
+
+with extra("tune"):
+    from attrs import evolve
 
 LONGEST_DETAIL = 300  # characters of a compiler's message that a trial keeps
 CONTESTED = 1.1  # times the best: slower finalists are not measured again
@@ -116,7 +120,7 @@ class Bench:
         for task, result, seconds in self._compiled(tasks):
             assert isinstance(task.key, Choice)
             judged = self._judged(problem, task.key, result, seconds)
-            trials[task.key] = self._keep(replace(judged, turn=turns[task.key]))
+            trials[task.key] = self._keep(evolve(judged, turn=turns[task.key]))
             self.compiled += 1
         return [trials[choice] for choice in choices]
 
@@ -144,11 +148,11 @@ class Bench:
         blank = self._blank(problem, choice, seconds)
         if isinstance(result, Failure):
             status = "compile error" if result.reason == "error" else result.reason
-            return replace(blank, status=status, detail=shortened(result.detail))
+            return evolve(blank, status=status, detail=shortened(result.detail))
         assert isinstance(result, Compiled)
         taken = result.resources
         spilled = max(taken.spill_bytes, result.helper_spill_bytes)
-        return self._costed(replace(blank, resources=replace(taken, spill_bytes=spilled)))
+        return self._costed(evolve(blank, resources=replace(taken, spill_bytes=spilled)))
 
     def tried(
         self, problem: Problem, choices: Iterable[Choice], deadline: Deadline
@@ -192,11 +196,13 @@ class Bench:
         taken = trial.resources
         assert taken is not None
         if reason := self._unfit(taken):
-            return replace(trial, status=reason[0], detail=reason[1], milliseconds=None)
+            return evolve(trial, status=reason[0], detail=reason[1], milliseconds=None)
         prediction = predict(trial.problem, trial.choice, self.setting.target, taken)
+        if math.isinf(prediction.milliseconds):  # too many registers for one program
+            return evolve(trial, status=prediction.bound, milliseconds=None)
         if self.setting.kind == "measured":
-            return replace(trial, occupancy=prediction.occupancy)
-        return replace(trial, milliseconds=prediction.milliseconds, occupancy=prediction.occupancy)
+            return evolve(trial, occupancy=prediction.occupancy)
+        return evolve(trial, milliseconds=prediction.milliseconds, occupancy=prediction.occupancy)
 
     def _judged_again(self, trial: Trial) -> Trial:
         """Re-predict a recalled prediction: the model may have changed since."""
@@ -225,14 +231,14 @@ class Bench:
             if self.setting.kind == "measured":
                 self._missed(verdict)
             words = shortened(verdict.detail)
-            failed = replace(trial, status=f"gate: {verdict.reason}", detail=words)
-            return self._keep(replace(failed, milliseconds=None))
+            failed = evolve(trial, status=f"gate: {verdict.reason}", detail=words)
+            return self._keep(evolve(failed, milliseconds=None))
         if not verdict.passed:
             error = verdict.error if math.isfinite(verdict.error) else None
-            wrong = replace(trial, status="wrong result", detail=verdict.detail, error_fp64=error)
-            return self._keep(replace(wrong, checked=verdict.checked, milliseconds=None))
-        passed = replace(trial, error_fp64=verdict.error, checked=verdict.checked)
-        return self._keep(replace(passed, counters=verdict.counters))
+            wrong = evolve(trial, status="wrong result", detail=verdict.detail, error_fp64=error)
+            return self._keep(evolve(wrong, checked=verdict.checked, milliseconds=None))
+        passed = evolve(trial, error_fp64=verdict.error, checked=verdict.checked)
+        return self._keep(evolve(passed, counters=verdict.counters))
 
     def measured(self, trial: Trial, best: float = math.inf) -> Trial:
         """Return ``trial`` with its times if it passes the gate; stored times are reused."""
@@ -245,7 +251,7 @@ class Bench:
         if isinstance(timing, Failure):  # out of memory, or too many resources at launch
             self._missed(timing)
             words = shortened(timing.detail)
-            return self._keep(replace(passed, status=f"measuring: {timing.reason}", detail=words))
+            return self._keep(evolve(passed, status=f"measuring: {timing.reason}", detail=words))
         self._lost = 0
         return self._keep(self._timed(passed, timing))
 
@@ -262,7 +268,7 @@ class Bench:
             drift = timing.reference / self._reference
             if abs(math.log(drift)) > abs(math.log(self.drift)):
                 self.drift = drift
-        return replace(trial, milliseconds=timing.median, p20=timing.p20, p80=timing.p80)
+        return evolve(trial, milliseconds=timing.median, p20=timing.p20, p80=timing.p80)
 
     def winner(self, trials: Iterable[Trial]) -> Trial | None:
         """Return the fastest trial that passes the gate; on a GPU, after the finalists' contest."""
@@ -294,7 +300,7 @@ class Bench:
                 self._missed(found)
                 return finalists
             close = [
-                self._keep(self._timed(replace(trial, first_milliseconds=trial.searched), timing))
+                self._keep(self._timed(evolve(trial, first_milliseconds=trial.searched), timing))
                 for trial, timing in zip(close, found, strict=True)
             ]
         return sorted(close, key=lambda trial: trial.milliseconds or 0.0)

@@ -46,9 +46,11 @@ def on_first_call(
 
     Raises:
         ValueError: if ``seconds`` is not positive.
+        ModuleNotFoundError: without the packages of ``tconv[tune]``.
     """
     if not 0 < seconds < math.inf:
         raise ValueError(f"seconds is {seconds!r}; the time for each pass must be more than 0")
+    import autotune.trial_store  # noqa: F401  # a missing extra is named here, not at each layer
     from tconv import select
 
     lock = threading.Lock()

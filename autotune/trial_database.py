@@ -51,8 +51,6 @@ ADDED = {  # columns by the format that added them; empty in older rows
     2: {"first_milliseconds": "NUMERIC", "turn": "NUMERIC"},
     3: {"checked": "TEXT", "counters": "TEXT"},
 }
-TEXTS = re.findall(r"^    (\w+) TEXT NOT NULL", SCHEMA, re.MULTILINE)
-OPTIONAL_TEXTS = re.findall(r"^    (\w+) TEXT,", SCHEMA, re.MULTILINE)
 
 
 def added_since(version: int) -> dict[str, str]:

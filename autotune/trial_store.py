@@ -7,23 +7,30 @@ untouched and keep the run's trials in memory.
 from __future__ import annotations
 
 import json
-import math
+import operator
 import sqlite3
 import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
-from autotune.trial import Check, Trial
-from autotune.trial_database import COLUMNS, OPTIONAL_TEXTS, TEXTS, StoreError, connect, view
+from autotune.trial import Trial
+from autotune.trial_database import COLUMNS, StoreError, connect, view
 from tconv import winners
 from tconv.cost.estimate import Resources
-from tconv.families import FAMILIES
+from tconv.extras import extra
 from tconv.problem import Problem
 from tconv.tile import Tile
 from tconv.winners import Kind
+
+with extra("tune"):
+    import attrs
+
+FAMILY = "algorithm"  # the column's name in files since 0.1.0
+RESOURCES = [resource.name for resource in fields(Resources)]
 
 
 def default_path() -> Path:
@@ -31,37 +38,18 @@ def default_path() -> Path:
     return winners.home() / "trials.sqlite"
 
 
-def _row(trial: Trial) -> tuple[Any, ...]:
+def _row(trial: Trial) -> dict[str, Any]:
+    """Return the values of ``trial`` by column."""
     taken = trial.resources
-    resources = (
-        (taken.registers, taken.spill_bytes, taken.shared_bytes, taken.instructions)
-        if taken is not None
-        else (None,) * 4
-    )
-    return (
-        trial.target,
-        trial.problem.key,
-        trial.family,
-        str(trial.tile),
-        trial.kind,
-        trial.status,
-        trial.milliseconds,
-        trial.p20,
-        trial.p80,
-        trial.first_milliseconds,
-        trial.turn,
-        trial.ranked_milliseconds,
-        *resources,
-        trial.occupancy,
-        trial.error_fp64,
-        trial.checked,
-        None if trial.counters is None else json.dumps(trial.counters),
-        trial.detail,
-        trial.versions,
-        trial.source,
-        trial.seconds,
-        time.time(),
-    )
+    return {
+        **attrs.asdict(trial, recurse=False),
+        **{name: None if taken is None else getattr(taken, name) for name in RESOURCES},
+        "problem": trial.problem.key,
+        FAMILY: trial.family,
+        "tile": str(trial.tile),
+        "counters": None if trial.counters is None else json.dumps(trial.counters),
+        "written": time.time(),
+    }
 
 
 def _trial(row: tuple[Any, ...]) -> Trial:
@@ -69,55 +57,22 @@ def _trial(row: tuple[Any, ...]) -> Trial:
 
     Raises:
         ValueError: if this version of the tuner did not write the row.
-        TypeError: if it lacks a required value.
+        TypeError: if a value has the wrong type.
     """
     named = dict(zip(COLUMNS, row, strict=True))
-    for name, value in named.items():
-        number = isinstance(value, (int, float)) and math.isfinite(value)
-        text = name in TEXTS or (name in OPTIONAL_TEXTS and value is not None)
-        if not isinstance(value, str) if text else not (number or value is None):
-            raise ValueError(f"{name} has the wrong type")
-    named["family"] = named.pop("algorithm")  # the column's name in files since 0.1.0
-    if named["family"] not in FAMILIES or named["kind"] not in ("measured", "predicted"):
-        raise ValueError("not a trial of these kernels")
-    resources = None
-    if named["registers"] is not None:
-        fields = ("registers", "spill_bytes", "shared_bytes", "instructions")
-        resources = Resources(*(int(named[field]) for field in fields))
+    del named["written"]
+    taken, counters = [named.pop(name) for name in RESOURCES], named.pop("counters")
+    if named["checked"] is None:  # rows of earlier formats imply it by their kind
+        way = "gpu" if named["kind"] == "measured" else "interpreted"
+        named["checked"] = "" if named["error_fp64"] is None else way
     return Trial(
-        target=named["target"],
-        problem=Problem.from_key(named["problem"]),
-        family=named["family"],
-        tile=Tile.parse(named["tile"]),
-        kind=cast(Kind, named["kind"]),
-        status=named["status"],
-        milliseconds=named["milliseconds"],
-        p20=named["p20"],
-        p80=named["p80"],
-        first_milliseconds=named["first_milliseconds"],
-        turn=None if named["turn"] is None else int(named["turn"]),
-        ranked_milliseconds=named["ranked_milliseconds"],
-        resources=resources,
-        occupancy=named["occupancy"],
-        error_fp64=named["error_fp64"],
-        checked=_checked(named),
-        counters=None if named["counters"] is None else dict(json.loads(named["counters"])),
-        detail=named["detail"],
-        versions=named["versions"],
-        source=named["source"],
-        seconds=named["seconds"],
+        family=named.pop(FAMILY),
+        problem=Problem.from_key(named.pop("problem")),
+        tile=Tile.parse(named.pop("tile")),
+        resources=None if taken[0] is None else Resources(*map(operator.index, taken)),
+        counters=None if counters is None else json.loads(counters),
+        **named,
     )
-
-
-def _checked(named: dict[str, Any]) -> Check:
-    """Return how a row's result was checked; rows of earlier formats imply it by their kind."""
-    if named["checked"] is None:
-        if named["error_fp64"] is None:
-            return ""
-        return "gpu" if named["kind"] == "measured" else "interpreted"
-    if named["checked"] not in get_args(Check):
-        raise ValueError("unknown way of checking")
-    return cast(Check, named["checked"])
 
 
 class Store:
@@ -157,7 +112,7 @@ class Store:
 
     def add(self, trial: Trial) -> None:
         """Write ``trial``, replacing an earlier one of the same candidate and versions."""
-        marks = ", ".join("?" * len(COLUMNS))
+        marks = ", ".join(f":{column}" for column in COLUMNS)
         statement = f"INSERT OR REPLACE INTO trials ({', '.join(COLUMNS)}) VALUES ({marks})"
         try:
             self._connection.execute(statement, _row(trial))

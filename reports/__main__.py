@@ -6,6 +6,7 @@ from tconv.extras import extra
 with command_line():
     try:
         with extra("reports"):  # before the tuner's command line, which names its own extra
+            import attrs  # noqa: F401
             import typer  # noqa: F401
         from reports.cli import app
     except ModuleNotFoundError as error:  # the message names the missing extra

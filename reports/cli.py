@@ -8,8 +8,7 @@ from typing import Annotated, cast
 
 import torch
 
-from autotune.cli import ALL_PASSES, fail, known, known_passes
-from autotune.deadline import Deadline, seconds_of
+from autotune.commands.options import ALL_PASSES, deadline_after, fail, known, known_passes
 from autotune.suites import DEFAULT_BATCH
 from autotune.suites import names as suite_names
 from autotune.trial import Trial
@@ -189,10 +188,7 @@ def bench(
         for each in wanted:
             known(kind, each, there)
     directions = known_passes(passes)
-    try:
-        deadline = Deadline() if time_limit is None else Deadline(seconds_of(time_limit))
-    except ValueError as error:
-        fail(f"--time-limit: {error}")
+    deadline = deadline_after(time_limit)
     device, target = _bench_device(rehearse)
     work = rehearsal_work() if rehearse else default_work(
         suite or SUITES, directions, dtype or ["float16"], batch, known_networks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import product
 
@@ -25,10 +25,14 @@ from reports.rows import (
 from reports.tables import Tables
 from tconv.cost.model import predict
 from tconv.cost.space import candidates, rules_report
+from tconv.extras import extra
 from tconv.geometry import PASSES
 from tconv.problem import Problem
 from tconv.target import Target
 from tconv.winners import Kind
+
+with extra("reports"):
+    from attrs import evolve
 
 OTHER = "other"  # the suite's name for layers that no suite has
 MAPPED = 2  # problems with a full tile map; each map runs the model over the whole space
@@ -144,7 +148,7 @@ def _layer_row(entry: Named, best: Trial, target: Target) -> LayerRow:
     assert best.milliseconds is not None
     row = conv_row(entry.suite, entry.layer, entry.problem, best.choice, best.kind)
     timed = with_time(row, target, best.milliseconds, best.p20, best.p80)
-    return replace(timed, error_fp64=rounded(best.error_fp64))
+    return evolve(timed, error_fp64=rounded(best.error_fp64))
 
 
 def _trial_row(trial: Trial, target: Target) -> TrialRow:
@@ -162,7 +166,7 @@ def _trial_row(trial: Trial, target: Target) -> TrialRow:
     )
     if trial.counters:
         counted = Counted.of(trial.counters)
-        row = replace(
+        row = evolve(
             row,
             emulated_instructions=rounded(counted.instructions),
             emulated_kinds=counted.kinds,
@@ -176,7 +180,7 @@ def _trial_row(trial: Trial, target: Target) -> TrialRow:
         return row
     account = predict(trial.problem, trial.choice, target, taken)
     occupancy = trial.occupancy if trial.occupancy is not None else account.occupancy
-    return replace(
+    return evolve(
         row,
         registers=taken.registers,
         spill_bytes=taken.spill_bytes,
@@ -208,6 +212,6 @@ def _map_rows(layers: Sequence[LayerRow], target: Target) -> list[MapRow]:
             if math.isfinite(ms) and (cell not in best or ms < best[cell].ranked_ms):
                 best[cell] = MapRow(problem.key, *cell, str(choice.tile), ms)
         rows += [
-            replace(best[cell], ranked_ms=rounded(best[cell].ranked_ms)) for cell in sorted(best)
+            evolve(best[cell], ranked_ms=rounded(best[cell].ranked_ms)) for cell in sorted(best)
         ]
     return rows

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from reports.rows import LayerRow, pair_text, rounded
+from tconv.extras import extra
 from tconv.geometry import ConvGeometry, PoolGeometry
 from tconv.problem import PoolProblem, Problem
 from tconv.target import Target
 from tconv.tile import Choice
 from tconv.winners import Kind
+
+with extra("reports"):
+    from attrs import evolve
 
 
 def conv_row(suite: str, layer: str, problem: Problem, choice: Choice, kind: Kind) -> LayerRow:
@@ -58,7 +60,7 @@ def with_time(
     least = target.memory_seconds(row.least_bytes)
     if flops and row.dtype in target.peak_tflops:
         least = max(least, target.compute_seconds(flops, row.dtype))
-    return replace(
+    return evolve(
         row,
         tconv_ms=rounded(milliseconds),
         tconv_ms_p20=rounded(p20),

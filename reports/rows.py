@@ -1,5 +1,8 @@
 """Typed rows of a report's tables, and their CSV files.
 
+A row's class declares its columns. ``attrs`` converts and validates each value, computed or read,
+when a row is made: by the column's own converter and validator, else by those of its type.
+
 ``layers.csv`` has one row per layer and pass, ``trials.csv`` one per tried candidate in the order
 of the tuner's ranking, ``space.csv`` the number of tiles left by each rule, ``map.csv`` the model's
 figure for each block shape, ``networks.csv`` whole networks, ``operators.csv`` their time by
@@ -9,26 +12,32 @@ collectors first round figures with ``rounded``.
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints, overload
+from typing import Any, TypeVar, get_args, overload
 
+from autotune.columns import by_type
+from autotune.trial import Check
 from tconv.extras import extra
 from tconv.files import read_text, replace_all
-from tconv.geometry import ConvGeometry, Pass, PoolGeometry
+from tconv.geometry import PASSES, ConvGeometry, Pass, PoolGeometry
 from tconv.problem import ARITHMETICS, ITEMSIZE, Problem
 from tconv.tile import Tile
 from tconv.winners import LARGEST_FILE, Kind
 
 with extra("reports"):
-    import pandas as pd
+    import attrs
+    from attrs import field
+    from attrs.validators import and_, ge, in_, instance_of, lt, matches_re, min_len, optional
 
 ADDED = re.compile("checked|emulated_.*")  # columns that tables of version 0.1.0 lack
+RENAMED = {"algorithm": "family", "direction": "pass"}  # columns of 0.1.0 that have been renamed
 DIGITS = 4  # significant digits of every figure in a table
+MODES = ("inference", "training")
 
 
 class RowError(ValueError):
@@ -70,7 +79,37 @@ def pair_of(text: str) -> tuple[int, int]:
     return int(down), int(across or down)
 
 
-@dataclass(frozen=True)
+def problem_key(cell: str) -> str:
+    return Problem.from_key(cell).key
+
+
+def tile_text(cell: str) -> str:
+    return str(Tile.parse(cell))
+
+
+def none_if_empty(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a converter that gives None for an empty cell or None, else applies ``convert``."""
+    return lambda cell: None if cell is None or cell == "" else convert(cell)
+
+
+COUNT: Any = and_(ge(0), lt(10**15))
+FIGURE: Any = and_(ge(0), lt(math.inf))  # rejects NaN, too
+EXTENT = matches_re(r"\d{1,9}(x\d{1,9})?")
+MAY_BE_EMPTY = instance_of(str)
+RULES: dict[Any, dict[str, Any]] = {
+    str: {"validator": min_len(1)},
+    int: {"converter": int, "validator": COUNT},
+    int | None: {"converter": none_if_empty(int), "validator": optional(COUNT)},
+    float: {"converter": float, "validator": FIGURE},
+    float | None: {"converter": none_if_empty(float), "validator": optional(FIGURE)},
+    Pass: {"validator": in_(PASSES)},
+    Kind: {"validator": in_(get_args(Kind))},
+    Check: {"validator": in_(get_args(Check))},
+}
+BY_TYPE = by_type(RULES)
+
+
+@attrs.frozen(field_transformer=BY_TYPE)
 class LayerRow:
     """One pass of one layer with the best choice found for it; None means unknown.
 
@@ -81,7 +120,7 @@ class LayerRow:
     suite: str
     layer: str
     direction: Pass  # column "pass"
-    dtype: str
+    dtype: str = field(validator=in_(ARITHMETICS))
     batch: int
     in_channels: int
     in_h: int
@@ -89,12 +128,12 @@ class LayerRow:
     filters: int | None
     filter_h: int
     filter_w: int
-    stride: str
-    padding: str
-    dilation: str
+    stride: str = field(validator=EXTENT)
+    padding: str = field(validator=EXTENT)
+    dilation: str = field(validator=EXTENT)
     groups: int
     family: str
-    tile: str
+    tile: str = field(converter=tile_text)
     kind: Kind
     tconv_ms: float | None = None
     tconv_ms_p20: float | None = None
@@ -167,7 +206,7 @@ def _over(theirs: float | None, ours: float | None) -> float | None:
     return theirs / ours if theirs and ours else None
 
 
-@dataclass(frozen=True)
+@attrs.frozen(field_transformer=BY_TYPE)
 class TrialRow:
     """One candidate for one problem.
 
@@ -178,9 +217,9 @@ class TrialRow:
     counted on a GPU emulator that ran the compiled code of a scaled-down copy.
     """
 
-    problem: str
+    problem: str = field(converter=problem_key)
     family: str
-    tile: str
+    tile: str = field(converter=tile_text)
     kind: Kind
     status: str
     ranked_ms: float | None = None
@@ -193,10 +232,10 @@ class TrialRow:
     instructions: int | None = None
     programs: int | None = None
     waves: float | None = None
-    bound: str = ""
-    checked: str = ""
+    bound: str = field(default="", validator=MAY_BE_EMPTY)
+    checked: Check = ""
     emulated_instructions: float | None = None  # per result
-    emulated_kinds: str = ""  # the most frequent kinds, per result
+    emulated_kinds: str = field(default="", validator=MAY_BE_EMPTY)  # most frequent, per result
     emulated_global_bytes: float | None = None  # per result
     emulated_sectors: float | None = None  # per request
     emulated_bank_conflicts: float | None = None  # over the necessary passes
@@ -204,27 +243,27 @@ class TrialRow:
     emulated_barriers: float | None = None  # per program
 
 
-@dataclass(frozen=True)
+@attrs.frozen(field_transformer=BY_TYPE)
 class SpaceRow:
     """Number of a problem's tiles left by ``rule``; rules apply in the order of the rows."""
 
-    problem: str
+    problem: str = field(converter=problem_key)
     rule: str
     remaining: int
 
 
-@dataclass(frozen=True)
+@attrs.frozen(field_transformer=BY_TYPE)
 class MapRow:
     """The model's best figure before compilation over all tiles of one block shape."""
 
-    problem: str
+    problem: str = field(converter=problem_key)
     block_m: int
     block_n: int
-    tile: str
+    tile: str = field(converter=tile_text)
     ranked_ms: float
 
 
-@dataclass(frozen=True)
+@attrs.frozen(field_transformer=BY_TYPE)
 class NetworkRow:
     """A whole network: ``ms`` is the median of a batch's inference or of a training step.
 
@@ -233,53 +272,53 @@ class NetworkRow:
     """
 
     model: str
-    mode: str  # inference or training
+    mode: str = field(validator=in_(MODES))
     batch: int
-    dtype: str
+    dtype: str = field(validator=in_(ARITHMETICS))
     backend: str
     ms: float
     images_per_s: float
     peak_mib: float | None = None
 
 
-@dataclass(frozen=True)
+@attrs.frozen(field_transformer=BY_TYPE)
 class OperatorRow:
     """Device time that a network's step spends in one kind of operator."""
 
     model: str
-    mode: str
+    mode: str = field(validator=in_(MODES))
     batch: int
-    dtype: str
+    dtype: str = field(validator=in_(ARITHMETICS))
     backend: str
     operator: str
     ms: float
 
 
-@dataclass(frozen=True)
+@attrs.frozen(field_transformer=BY_TYPE)
 class MemoryRow:
     """Peak memory of one layer's forward and backward pass, its tensors included."""
 
     suite: str
     layer: str
     operator: str  # convolution or max-pool
-    dtype: str
+    dtype: str = field(validator=in_(ARITHMETICS))
     batch: int
     tconv_peak_mib: float
     torch_peak_mib: float
 
 
-@dataclass(frozen=True)
+@attrs.frozen(field_transformer=BY_TYPE)
 class CauseRow:
     """Known cause of a layer pass's speed, written by hand."""
 
     suite: str
     layer: str
     direction: Pass  # column "pass"
-    dtype: str
+    dtype: str = field(validator=in_(ARITHMETICS))
     cause: str
 
 
-@dataclass(frozen=True)
+@attrs.frozen(field_transformer=BY_TYPE)
 class CompilerRow:
     """One Triton version's code for a winner, and whether its result is correct.
 
@@ -287,11 +326,11 @@ class CompilerRow:
     copy.
     """
 
-    problem: str
+    problem: str = field(converter=problem_key)
     family: str
-    tile: str
+    tile: str = field(converter=tile_text)
     triton: str
-    result: str  # passed or failed
+    result: str = field(validator=in_(("passed", "failed")))
     error_fp64: float | None = None
     registers: int | None = None
     spill_bytes: int | None = None
@@ -302,16 +341,10 @@ class CompilerRow:
     emulated_sectors: float | None = None  # per request
     emulated_bank_conflicts: float | None = None  # over the necessary passes
     emulated_barriers: float | None = None  # per program
-    detail: str = ""
+    detail: str = field(default="", validator=MAY_BE_EMPTY)
 
 
-Row = TypeVar(
-    "Row", LayerRow, TrialRow, SpaceRow, MapRow, NetworkRow, OperatorRow, MemoryRow, CauseRow,
-    CompilerRow,
-)  # fmt: skip
-
-
-RENAMED = {"algorithm": "family"}  # columns of 0.1.0 that have been renamed
+Row = TypeVar("Row", bound=attrs.AttrsInstance)
 
 
 def column_of(field_name: str) -> str:
@@ -319,7 +352,7 @@ def column_of(field_name: str) -> str:
 
 
 def columns_of(row_type: type[Row]) -> list[str]:
-    return [column_of(field.name) for field in fields(row_type)]
+    return [column_of(column.name) for column in attrs.fields(row_type)]
 
 
 def _text(cell: Any) -> str:
@@ -330,10 +363,12 @@ def _text(cell: Any) -> str:
 
 def rows_text(row_type: type[Row], rows: Iterable[Row]) -> str:
     """Return ``rows`` as CSV text, with the header even if there are none."""
-    names = [field.name for field in fields(row_type)]
-    content = [[_text(getattr(row, name)) for name in names] for row in rows]
-    frame = pd.DataFrame(content, columns=columns_of(row_type), dtype=str)
-    return frame.to_csv(index=False, lineterminator="\n")
+    names = [column.name for column in attrs.fields(row_type)]
+    text = StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns_of(row_type))
+    table.writerows([_text(getattr(row, name)) for name in names] for row in rows)
+    return text.getvalue()
 
 
 def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
@@ -352,121 +387,40 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
         text = read_text(path, LARGEST_FILE)
         if text is None:
             raise RowError(f"{path} cannot be read: there is no such file")
-        frame = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False, na_values=[])
-    except pd.errors.EmptyDataError as error:
-        raise RowError(f"{path} is empty: not even a header") from error
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise RowError(f"{path} cannot be read: {str(error).strip()}") from error
-    frame = frame.rename(columns=RENAMED)
-    expected = columns_of(row_type)
-    missing = [column for column in expected if column not in frame.columns]
-    if absent := [column for column in missing if not ADDED.fullmatch(column)]:
-        raise RowError(f"{path}: header: column {absent[0]} is missing")
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas reads surplus cells as an index
-        raise RowError(f"{path}: row 1 has more cells than the header has columns")
-    frame = frame.assign(**dict.fromkeys(missing, ""))
-    parsers = _parsers(row_type)
-    cells = frame[expected].itertuples(index=False, name=None)
-    return [_row(path, row_type, parsers, number, row) for number, row in enumerate(cells, 1)]
+        source = StringIO(text.removeprefix("\ufeff"), newline=None)  # as spreadsheets write it
+        lines = [line for line in csv.reader(source, strict=True) if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RowError(f"{path} cannot be read: {error}") from error
+    if not lines:
+        raise RowError(f"{path} is empty: not even a header")
+    header = [RENAMED.get(column, column) for column in lines[0]]
+    columns = columns_of(row_type)
+    for column in columns:
+        if column not in header and not ADDED.fullmatch(column):
+            raise RowError(f"{path}: header: column {column} is missing")
+    rows = []
+    for number, cells in enumerate(lines[1:], 1):
+        if len(cells) != len(header):
+            raise RowError(f"{path}: row {number} has {len(cells)} cells for {len(header)} columns")
+        given = dict(zip(header, cells, strict=True))
+        rows.append(_row(path, row_type, number, [given.get(column, "") for column in columns]))
+    return rows
 
 
-def _row(
-    path: Path,
-    row_type: type[Row],
-    parsers: dict[str, Callable[[str], Any]],
-    number: int,
-    cells: Sequence[object],
-) -> Row:
-    values: list[Any] = []
-    for (column, parse), cell in zip(parsers.items(), cells, strict=True):
-        if not isinstance(cell, str):
-            raise RowError(f"{path}: row {number}, column {column}: the row ends before it")
+def _row(path: Path, row_type: type[Row], number: int, cells: Sequence[str]) -> Row:
+    try:
+        return row_type(*cells)
+    except ValueError:
+        raise RowError(f"{path}: row {number}, {_refused(row_type, cells)}") from None
+
+
+def _refused(row_type: type[Row], cells: Sequence[str]) -> str:
+    """Name the first column that refuses its cell, the cell and the reason."""
+    for column, cell in zip(attrs.fields(row_type), cells, strict=True):
         try:
-            values.append(parse(cell))
+            value = column.converter(cell) if column.converter else cell
+            if column.validator:
+                column.validator(None, column, value)
         except ValueError as error:
-            raise RowError(f"{path}: row {number}, column {column}: {error}") from error
-    return row_type(*values)
-
-
-def _parsers(row_type: type[Row]) -> dict[str, Callable[[str], Any]]:
-    """A parser for each column: by the column's name where it has rules, else by its type."""
-    hints = get_type_hints(row_type)
-    by_type: dict[object, Callable[[str], Any]] = {
-        int: _count,
-        int | None: _optional(_count),
-        float: _figure,
-        float | None: _optional(_figure),
-    }
-    return {
-        column_of(name): RULES.get(name) or by_type.get(hint, _word) for name, hint in hints.items()
-    }
-
-
-def _word(cell: str) -> str:
-    if not cell:
-        raise ValueError("it is empty")
-    return cell
-
-
-def _count(cell: str) -> int:
-    if not re.fullmatch(r"\d{1,15}", cell):
-        raise ValueError(f"{cell!r} is not a whole number")
-    return int(cell)
-
-
-def _figure(cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        raise ValueError(f"{cell!r} is not a number") from None
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{cell!r} is not a number from 0 up")
-    return value
-
-
-def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda cell: parse(cell) if cell else None
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(cell: str) -> str:
-        if cell not in words:
-            raise ValueError(f"{cell!r} is not one of {', '.join(words)}")
-        return cell
-
-    return parse
-
-
-def _extent(cell: str) -> str:
-    if not re.fullmatch(r"\d{1,9}(x\d{1,9})?", cell):
-        raise ValueError(f"{cell!r} does not read as 1 or 1x2")
-    return cell
-
-
-def _tile(cell: str) -> str:
-    return str(Tile.parse(cell))
-
-
-def _problem(cell: str) -> str:
-    try:
-        return Problem.from_key(cell).key
-    except ValueError:
-        raise ValueError(f"{cell!r} names no problem") from None
-
-
-MODES = ("inference", "training")
-RULES: dict[str, Callable[[str], Any]] = {
-    "mode": _one_of(*MODES),
-    "direction": _one_of("fprop", "dgrad", "wgrad"),
-    "dtype": _one_of(*ARITHMETICS),
-    "kind": _one_of("measured", "predicted"),
-    "stride": _extent,
-    "padding": _extent,
-    "dilation": _extent,
-    "tile": _tile,
-    "problem": _problem,
-    "bound": str,
-    "checked": _one_of("", "interpreted", "emulated", "gpu"),
-    "emulated_kinds": str,
-    "detail": str,
-}
+            return f"column {column_of(column.name)}: {cell!r} is refused: {error.args[0]}"
+    raise AssertionError("every column takes its cell")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 # Packages whose import name differs from the package name.
 PACKAGES = {"PIL": "Pillow", "sklearn": "scikit-learn"}
-OPTIONAL = {"PIL", "jinja2", "matplotlib", "pandas", "rich", "sklearn", "typer"}
+OPTIONAL = {"PIL", "attrs", "jinja2", "matplotlib", "pandas", "rich", "sklearn", "typer"}
 
 
 @contextlib.contextmanager

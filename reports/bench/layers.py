@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +15,12 @@ from reports.bench.cases import Case, PoolCase
 from reports.bench.sides import Sides, sides, torchs_precision
 from reports.layer_rows import conv_row, pool_row, with_time
 from reports.rows import LayerRow, rounded
+from tconv.extras import extra
 from tconv.select import choose
 from tconv.target import Target
+
+with extra("reports"):
+    from attrs import evolve
 
 DRAWS = 2  # draws of the inputs, used by the runs in turn
 REHEARSAL = Effort(warmup_milliseconds=0.0, measure_milliseconds=0.0, least_repeats=2)
@@ -69,7 +72,7 @@ def measure_case(case: Case, device: torch.device, target: Target) -> LayerRow:
         timers = [timer_of(calls, device, target.l2_bytes) for calls in each]
         ours, nhwc, nchw = contest(timers, effort_on(device))
     row = with_time(row, target, ours.median, ours.p20, ours.p80)
-    return replace(
+    return evolve(
         row,
         cudnn_nhwc_ms=rounded(nhwc.median),
         cudnn_nchw_ms=rounded(nchw.median),

@@ -9,27 +9,27 @@ later measurement is of the tuned winner. An existing file is kept: it was writt
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from reports.bench.cases import ConvCase, cases
-from reports.rows import LayerRow, rounded
+from reports.rows import BY_TYPE, LayerRow, rounded, tile_text, write_rows
 from tconv.aot.build import ENVIRONMENT
 from tconv.command_line import command_line
 from tconv.cost.model import predict
 from tconv.extras import extra
-from tconv.geometry import PASSES
+from tconv.geometry import PASSES, Pass
 from tconv.select import heuristic
 from tconv.source import source_hash
 from tconv.target import TARGETS, Target, bandwidth_of
 from tconv_workers import Failure, Task, Workers
 
 with extra("reports"):
+    import attrs
     import pandas as pd
     import typer
 
@@ -44,17 +44,17 @@ GPUS = {"nvidia-h100-80gb-hbm3": "NVIDIA H100 80GB HBM3", "nvidia-h200": "NVIDIA
 SECONDS = 300.0  # limit for one suite's predictions
 
 
-@dataclass(frozen=True)
+@attrs.frozen(field_transformer=BY_TYPE)
 class Predicted:
     """The model's prediction for one pass of one layer, in milliseconds."""
 
     suite: str
     layer: str
-    direction: str
+    direction: Pass  # column "pass"
     dtype: str
     batch: int
     family: str
-    tile: str
+    tile: str = attrs.field(converter=tile_text)
     predicted_ms: float
 
     @property
@@ -126,30 +126,8 @@ def write_predictions(
     for name in lacking:
         path = file_of(out, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".draft")
-        with draft.open("w", encoding="utf-8", newline="") as sink:
-            writer = csv.DictWriter(sink, [field.name for field in fields(Predicted)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for part in work for row in rows[name][part])
-        draft.replace(path)
+        write_rows(path, Predicted, (row for part in work for row in rows[name][part]))
     return files
-
-
-def read_predictions(path: Path) -> list[Predicted]:
-    """Read the rows of a file that ``write_predictions`` wrote.
-
-    Raises:
-        ValueError: for any other file.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [
-                Predicted(**{**row, "batch": int(row["batch"]),
-                             "predicted_ms": float(row["predicted_ms"])})  # type: ignore[arg-type]
-                for row in csv.DictReader(file)
-            ]  # fmt: skip
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} holds no predictions: {error!r}") from error
 
 
 def compared(predicted: Iterable[Predicted], rows: Iterable[LayerRow]) -> list[Compared]:

@@ -11,10 +11,11 @@ from autotune.trial import Trial
 from autotune.trial_store import Store
 from reports.collect import collect
 from reports.goals import goals_grid
-from reports.gpu_run.predictions import compared, file_of, page, read_predictions
+from reports.gpu_run.predictions import Predicted, compared, file_of, page
 from reports.gpu_run.state import State
 from reports.gpu_run.steps import TRACED, Context
 from reports.render import render
+from reports.rows import read_rows
 from reports.tables import HEAD, Tables, merged, read_tables
 from tconv.cost.constants import user_constants, write_calibrated
 from tconv.extras import extra
@@ -57,7 +58,7 @@ def _predicted(context: Context, tables: Tables) -> str:
     path = file_of(context.out, name)
     if not path.exists():
         return f"no predictions were made for {name}"
-    found = compared(read_predictions(path), tables.layers)
+    found = compared(read_rows(path, Predicted), tables.layers)
     (context.out / "report" / "predicted.md").write_text(
         page(found, context.target.product), encoding="utf-8"
     )

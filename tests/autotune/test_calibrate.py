@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from attrs import evolve
 from typer.testing import CliRunner
 
 from autotune.calibrate import CalibrationError, calibrate
@@ -62,7 +63,7 @@ def test_constants_that_made_the_times_are_found() -> None:
 def test_too_little_is_said() -> None:
     with pytest.raises(CalibrationError, match="10 measured trials of 1 problems"):
         calibrate(trials()[:10], H200)
-    predicted = [replace(trial, kind="predicted") for trial in trials()]
+    predicted = [evolve(trial, kind="predicted") for trial in trials()]
     with pytest.raises(CalibrationError, match="0 measured"):
         calibrate(predicted, H200)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from typer.testing import CliRunner
 
 from autotune import emulate, gate
@@ -65,7 +65,7 @@ def test_trials_that_passed_in_the_interpreter_are_checked_again_when_compiled(
         return Verdict(True, 2e-4, "", "emulated", COUNTERS)
 
     setting = Setting(TARGETS[target], "predicted", "", "", DEFAULT_EFFORT)
-    earlier = replace(TRIAL, target=target, error_fp64=1e-4, checked="interpreted")
+    earlier = evolve(TRIAL, target=target, error_fp64=1e-4, checked="interpreted")
     with Store() as store:
         bench = Bench(setting, store, None, check)  # type: ignore[arg-type]
         found = bench.gated(earlier)

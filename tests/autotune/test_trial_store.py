@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from autotune.trial import Trial
 from autotune.trial_database import COLUMNS, FORMAT, SCHEMA, added_since
@@ -41,7 +43,7 @@ TRIAL = Trial(
     source="abc",
     seconds=0.5,
 )
-FAILED = replace(
+FAILED = evolve(
     TRIAL,
     tile=replace(TILE, stages=5),
     status="time limit",
@@ -54,12 +56,14 @@ WRITER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
+from attrs import evolve
+from attrs import evolve
 from autotune.trial_store import Store
 from tests.autotune.test_trial_store import TRIAL
 
 with Store(Path(sys.argv[1])) as store:
     for number in range(1, 100000):
-        store.add(replace(TRIAL, tile=replace(TRIAL.tile, splits=number)))
+        store.add(evolve(TRIAL, tile=replace(TRIAL.tile, splits=number)))
         print(number, flush=True)
 """
 
@@ -76,6 +80,17 @@ def test_trials_are_read_as_they_were_stored() -> None:
         assert not list(store.trials(target="sm_80"))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"milliseconds": math.nan}, {"occupancy": "0.5"}, {"turn": 1.5}, {"kind": "guessed"},
+     {"family": "a family of later"}, {"checked": "by eye"}, {"counters": []}, {"detail": None}],
+    ids=str,
+)  # fmt: skip
+def test_a_trial_that_could_not_be_read_back_is_refused(change: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=next(iter(change))):
+        evolve(TRIAL, **change)
+
+
 def test_find_requires_the_same_kernels_and_versions() -> None:
     with Store() as store:
         store.add(TRIAL)
@@ -87,9 +102,9 @@ def test_find_requires_the_same_kernels_and_versions() -> None:
 
 
 def test_a_trial_replaces_its_earlier_version_of_the_same_kind() -> None:
-    measured = replace(TRIAL, kind="measured", milliseconds=0.2, p20=0.19, p80=0.22)
+    measured = evolve(TRIAL, kind="measured", milliseconds=0.2, p20=0.19, p80=0.22)
     counters = {"results": 640, "instructions_by_class": {"matrix": 64}}
-    checked = replace(TRIAL, error_fp64=1e-4, checked="emulated", counters=counters)
+    checked = evolve(TRIAL, error_fp64=1e-4, checked="emulated", counters=counters)
     with Store() as store:
         for trial in (TRIAL, measured, checked):
             store.add(trial)
@@ -106,11 +121,11 @@ def test_a_store_of_an_earlier_format_is_converted_completely(tmp_path: Path, ve
         connection.execute(re.sub(rf"    ({'|'.join(added)}) \w+,\n", "", SCHEMA))
         connection.execute(f"PRAGMA user_version = {version}")
         for trial in (TRIAL, FAILED):
-            named = dict(zip(COLUMNS, _row(trial), strict=True))
+            named = _row(trial)
             marks = ", ".join("?" * len(older))
             statement = f"INSERT INTO trials ({', '.join(older)}) VALUES ({marks})"
             connection.execute(statement, [named[column] for column in older])
-    contested = replace(TRIAL, kind="measured", milliseconds=0.2, first_milliseconds=0.25, turn=3)
+    contested = evolve(TRIAL, kind="measured", milliseconds=0.2, first_milliseconds=0.25, turn=3)
     for _ in range(2):
         with Store(path) as store:
             assert store.path == path
@@ -123,11 +138,11 @@ def test_a_store_of_an_earlier_format_is_converted_completely(tmp_path: Path, ve
 @pytest.mark.parametrize(("kind", "known"), [("predicted", "interpreted"), ("measured", "gpu")])
 def test_earlier_rows_get_the_check_of_their_kind(kind: Any, known: str) -> None:
     """Formats before 3 stored the error but not how it was checked."""
-    passed = replace(TRIAL, kind=kind, error_fp64=1e-3, checked="emulated")
+    passed = evolve(TRIAL, kind=kind, error_fp64=1e-3, checked="emulated")
     with Store() as store:
         store.add(passed)
         store._connection.execute("UPDATE trials SET checked = NULL, counters = NULL")
-        assert list(store.trials()) == [replace(passed, checked=known)]  # type: ignore[arg-type]
+        assert list(store.trials()) == [evolve(passed, checked=known)]  # type: ignore[arg-type]
         store._connection.execute("UPDATE trials SET checked = 'by eye'")
         with pytest.warns(UserWarning, match="1 rows that are not trials"):
             assert not list(store.trials())
@@ -201,7 +216,7 @@ def _rotten(path: Path) -> None:
 
 def _fill(path: Path, count: int) -> None:
     with Store(path) as store:
-        _add(store, [replace(TRIAL, tile=replace(TILE, splits=n + 1)) for n in range(count)])
+        _add(store, [evolve(TRIAL, tile=replace(TILE, splits=n + 1)) for n in range(count)])
 
 
 def _add(store: Store, trials: list[Trial]) -> None:
@@ -310,8 +325,8 @@ def test_a_file_that_is_damaged_while_open_is_named(tmp_path: Path) -> None:
 def test_order_is_independent_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(1e9, -3600)
     monkeypatch.setattr("time.time", lambda: next(clock))
-    made = [replace(TRIAL, tile=replace(TILE, splits=number)) for number in (1, 2, 3)]
-    better = replace(made[0], milliseconds=0.125)
+    made = [evolve(TRIAL, tile=replace(TILE, splits=number)) for number in (1, 2, 3)]
+    better = evolve(made[0], milliseconds=0.125)
     with Store(tmp_path / "trials.sqlite") as store:
         for trial in (*made, better):
             store.add(trial)
@@ -350,7 +365,7 @@ def test_a_store_that_turns_read_only_or_full_midway(tmp_path: Path, fault: str)
     store = Store(path)
     store.add(TRIAL)
     store._connection.execute(f"PRAGMA {fault}")
-    more = [replace(FAILED, tile=replace(TILE, splits=number)) for number in range(2, 40)]
+    more = [evolve(FAILED, tile=replace(TILE, splits=number)) for number in range(2, 40)]
     with pytest.warns(UserWarning, match=r"trials\.sqlite"):
         _add(store, more)
     assert list(store.trials()) == [TRIAL, *more]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from attrs import evolve
 
 from autotune.trial import Trial
 from reports.collect import collect
@@ -72,7 +73,7 @@ def measured(tables: Tables) -> Tables:
     for number, row in enumerate(tables.layers):
         ms = row.tconv_ms or 1.0
         layers.append(
-            replace(
+            evolve(
                 row, kind="measured",
                 tconv_ms_p20=rounded(0.95 * ms), tconv_ms_p80=rounded(1.1 * ms),
                 cudnn_nhwc_ms=rounded(ms * (0.5 + 0.3 * number)), cudnn_nchw_ms=rounded(2 * ms),
@@ -80,8 +81,8 @@ def measured(tables: Tables) -> Tables:
             )
         )  # fmt: skip
     c3 = next(row for row in layers if row.layer == "c3")
-    fused = replace(c3, suite="vgg16+relu+pool", tconv_ms=0.0777, cudnn_nhwc_ms=0.1432)
-    pool = replace(
+    fused = evolve(c3, suite="vgg16+relu+pool", tconv_ms=0.0777, cudnn_nhwc_ms=0.1432)
+    pool = evolve(
         c3, layer="s4", filters=None, filter_h=2, filter_w=2, stride="2", family="max_pool",
         tile="64x16x1 s1 w4 g8 k1", tflops=None, tconv_ms=0.00321, cudnn_nhwc_ms=0.00555,
     )  # fmt: skip
@@ -93,7 +94,7 @@ def measured(tables: Tables) -> Tables:
     )  # fmt: skip
     return replace(
         tables, about=about, layers=[*layers, fused, pool],
-        trials=[replace(row, kind="measured") for row in tables.trials],
+        trials=[evolve(row, kind="measured") for row in tables.trials],
         networks=[
             NetworkRow("lenet5", mode, 64, "float16", backend, ms, 64e3 / ms, peak)
             for mode in ("inference", "training")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from autotune.suites import suite
 from autotune.trial import Trial
@@ -48,13 +49,13 @@ def test_figures_follow_from_the_time(tables: Tables) -> None:
 
 
 def test_an_unchecked_candidate_cannot_win(trials: list[Trial]) -> None:
-    unchecked = [replace(t, error_fp64=None) if t.tile.block_m == 32 else t for t in trials]
+    unchecked = [evolve(t, error_fp64=None) if t.tile.block_m == 32 else t for t in trials]
     made = collect(unchecked, SM_90, "predicted")
     assert {row.tile for row in made.layers} == {"64x16x16 s2 w4 g8 k1"}
 
 
 def test_trials_of_older_kernels_do_not_count(trials: list[Trial]) -> None:
-    older = [replace(t, source="old", milliseconds=1e-6) for t in trials]
+    older = [evolve(t, source="old", milliseconds=1e-6) for t in trials]
     assert (
         collect([*older, *trials], SM_90, "predicted").layers
         == collect(trials, SM_90, "predicted").layers
@@ -62,8 +63,8 @@ def test_trials_of_older_kernels_do_not_count(trials: list[Trial]) -> None:
 
 
 def test_other_kinds_and_targets_are_left_out(trials: list[Trial]) -> None:
-    measured = [replace(t, kind="measured", milliseconds=1e-6) for t in trials]
-    foreign = [replace(t, target="sm_80", milliseconds=1e-6) for t in trials]
+    measured = [evolve(t, kind="measured", milliseconds=1e-6) for t in trials]
+    foreign = [evolve(t, target="sm_80", milliseconds=1e-6) for t in trials]
     made = collect([*measured, *trials, *foreign], SM_90, "predicted")
     assert {row.kind for row in (*made.layers, *made.trials)} == {"predicted"}
     assert len(made.trials) == len(trials)
@@ -80,7 +81,7 @@ def test_tables_are_read_as_they_were_written(tmp_path: Path, tables: Tables) ->
 
 
 def test_kinds_never_mix(tmp_path: Path, tables: Tables) -> None:
-    mixed = [*tables.layers[:2], replace(tables.layers[2], kind="measured")]
+    mixed = [*tables.layers[:2], evolve(tables.layers[2], kind="measured")]
     write_tables(tmp_path, replace(tables, layers=mixed))
     with pytest.raises(RowError, match=r"layers\.csv: row 3, column kind: measured"):
         read_tables(tmp_path)
@@ -102,6 +103,6 @@ def test_trials_are_in_the_order_of_the_search(trials: list[Trial]) -> None:
     """Measurements alternate, so the store's order is by last write."""
     problem = trials[0].problem
     mine = [trial for trial in trials if trial.problem == problem]
-    turned = [replace(t, turn=turn) for turn, t in zip((2, 0, 1), mine, strict=True)]
+    turned = [evolve(t, turn=turn) for turn, t in zip((2, 0, 1), mine, strict=True)]
     made = collect(turned, SM_90, "predicted")
     assert [row.tile for row in made.trials] == [str(mine[i].tile) for i in (1, 2, 0)]

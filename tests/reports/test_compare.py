@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from typer.testing import CliRunner
 
 from reports.cli import app
@@ -19,11 +19,11 @@ from tests.reports.conftest import measured
 def rows(tables: Tables) -> list[LayerRow]:
     """Rows of 1 ms each, with the middle 60% of samples within 2%."""
     made = measured(tables).layers
-    return [replace(r, tconv_ms=1.0, tconv_ms_p20=0.98, tconv_ms_p80=1.02) for r in made]
+    return [evolve(r, tconv_ms=1.0, tconv_ms_p20=0.98, tconv_ms_p80=1.02) for r in made]
 
 
 def times(row: LayerRow, factor: float) -> LayerRow:
-    return replace(row, tconv_ms=factor, tconv_ms_p20=0.98 * factor, tconv_ms_p80=1.02 * factor)
+    return evolve(row, tconv_ms=factor, tconv_ms_p20=0.98 * factor, tconv_ms_p80=1.02 * factor)
 
 
 def write(path: Path, rows: list[LayerRow]) -> Path:
@@ -35,7 +35,7 @@ def write(path: Path, rows: list[LayerRow]) -> Path:
 def files(tmp_path: Path, rows: list[LayerRow]) -> tuple[Path, Path]:
     """Tables with three changes (much slower, faster, within noise), each with an extra row."""
     after = [times(rows[0], 1.2), times(rows[1], 0.95), times(rows[2], 1.03), *rows[3:-1]]
-    after.append(replace(rows[-1], layer="new"))
+    after.append(evolve(rows[-1], layer="new"))
     return write(tmp_path / "a.csv", rows), write(tmp_path / "b.csv", after)
 
 
@@ -53,8 +53,8 @@ def test_changes_beyond_noise(files: tuple[Path, Path], rows: list[LayerRow]) ->
 
 
 def test_predictions_have_no_noise(tmp_path: Path, tables: Tables) -> None:
-    rows = [replace(row, tconv_ms=1.0) for row in tables.layers]
-    after = [replace(rows[0], tconv_ms=1.02), replace(rows[1], tconv_ms=1.005), *rows[2:]]
+    rows = [evolve(row, tconv_ms=1.0) for row in tables.layers]
+    after = [evolve(rows[0], tconv_ms=1.02), evolve(rows[1], tconv_ms=1.005), *rows[2:]]
     found = compare(write(tmp_path / "a.csv", rows), write(tmp_path / "b.csv", after))
     assert [pair.ratio for pair in found.changed("slower")] == [1.02]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from reports import compilers
 from reports.compilers import CompilersError, changes, row_of
@@ -51,9 +51,9 @@ def test_a_row_of_an_emulated_kernel() -> None:
 
 def test_regressions_come_first(tmp_path: Path) -> None:
     rows = [row_of(found(key), version) for key in KEYS for version in ("3.9.0", "3.10.0")]
-    rows[1] = replace(rows[1], registers=60)  # better
-    rows[3] = replace(rows[3], registers=70, spill_bytes=24)
-    rows[5] = replace(rows[5], result="failed", error_fp64=None)
+    rows[1] = evolve(rows[1], registers=60)  # better
+    rows[3] = evolve(rows[3], registers=70, spill_bytes=24)
+    rows[5] = evolve(rows[5], result="failed", error_fp64=None)
     ordered = changes(rows)
     assert [change.rows[0].problem for change in ordered] == [KEYS[2], KEYS[1], KEYS[0]]
     assert [row.triton for row in ordered[0].rows] == ["3.9.0", "3.10.0"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from attrs import evolve
 
 from reports import beside_torch
 from reports.goals import goals_grid, reached
@@ -104,8 +105,8 @@ def test_goals_are_compared_with_the_figures(golden: Tables) -> None:
     assert by_name["VGG-16 fprop", "cuDNN, channels_last"].met is None
     rows = {row[0]: row for row in goals_grid(golden).rows}
     assert rows["VGG-16 fprop"][-3:] == ["not measured", "", ""]
-    least = replace(golden.layers[0], suite="vgg16", direction="fprop", tconv_ms=1.0)
-    slow = [replace(least, cudnn_nhwc_ms=ms) for ms in (0.8, 1.5)]
+    least = evolve(golden.layers[0], suite="vgg16", direction="fprop", tconv_ms=1.0)
+    slow = [evolve(least, cudnn_nhwc_ms=ms) for ms in (0.8, 1.5)]
     (vgg,) = (r for r in reached(replace(golden, layers=slow)) if r.goal.work == "VGG-16 fprop")
     assert vgg.mean > 1
     assert vgg.met is False  # one ratio is below 0.9
@@ -119,7 +120,7 @@ def test_ours_is_the_better_of_two_ways_to_launch(golden: Tables) -> None:
 
 
 def test_missing_measurements_are_reported(tmp_path: Path, golden: Tables) -> None:
-    rows = [replace(row, cudnn_nhwc_ms=None, cudnn_nchw_ms=None) for row in golden.layers]
+    rows = [evolve(row, cudnn_nhwc_ms=None, cudnn_nchw_ms=None) for row in golden.layers]
     bare = replace(golden, layers=rows, networks=[], operators=[], memory=[], causes=[])
     render(bare, tmp_path)
     text = (tmp_path / "index.md").read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from attrs import evolve
 from typer.testing import CliRunner
 
 from autotune.trial import Trial
@@ -162,7 +163,7 @@ def test_same_tables_give_the_same_pages(folder: Path, tmp_path: Path, tables: T
 
 @pytest.mark.usefixtures("undrawn")
 def test_text_in_tables_is_escaped(tmp_path: Path, tables: Tables) -> None:
-    odd = replace(tables.layers[0], layer="<b>|x")
+    odd = evolve(tables.layers[0], layer="<b>|x")
     render(replace(tables, layers=[odd]), tmp_path)
     assert "<b>|x" not in (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "&lt;b>\\|x" in (tmp_path / "index.md").read_text(encoding="utf-8")
@@ -190,9 +191,7 @@ def test_predictions_have_their_own_folder(tables: Tables) -> None:
 
 def test_many_rows_are_rendered_in_time(tmp_path: Path, tables: Tables) -> None:
     rows = [
-        replace(row, layer=f"{row.layer} {number}")
-        for number in range(350)
-        for row in tables.layers
+        evolve(row, layer=f"{row.layer} {number}") for number in range(350) for row in tables.layers
     ]
     render(replace(tables, layers=rows), tmp_path)
     assert "the roofline plot names 40" in (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -227,7 +226,7 @@ def test_without_a_target_every_stored_one_gets_a_report(
     with Store(path) as store:
         for trial in trials:
             store.add(trial)
-            store.add(replace(trial, target="sm_80"))
+            store.add(evolve(trial, target="sm_80"))
     code, output = invoke("--store", path)
     assert code == 0, output
     for name in ("sm_80", "sm_90"):

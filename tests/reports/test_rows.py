@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from attrs import evolve
 
 from reports.report_head import read_about
 from reports.rows import (
@@ -65,6 +69,14 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path, tables: Tables, name
     assert read_rows(tmp_path / "x.csv", row_type) == rows
 
 
+def test_a_table_that_a_spreadsheet_wrote_is_read(tmp_path: Path, tables: Tables) -> None:
+    path = tmp_path / "x.csv"
+    write_rows(path, LayerRow, tables.layers)
+    text = path.read_text().replace("\n", "\r\n")
+    path.write_bytes(f"\ufeff{text}\r\n".encode())
+    assert read_rows(path, LayerRow) == tables.layers
+
+
 def test_an_empty_table_is_read_as_empty(tmp_path: Path) -> None:
     write_rows(tmp_path / "x.csv", LayerRow, [])
     assert read_rows(tmp_path / "x.csv", LayerRow) == []
@@ -77,35 +89,63 @@ def damage(path: Path, row: int, column: str, cell: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "cell"),
+    ("column", "cell", "reason"),
     [
-        ("batch", "many"),
-        ("batch", "-1"),
-        ("filters", "6.5"),
-        ("pass", "sideways"),
-        ("dtype", "int4"),
-        ("tile", "128"),
-        ("kind", "guessed"),
-        ("stride", "2 x 2"),
-        ("tconv_ms", "fast"),
-        ("tflops", "nan"),
-        ("suite", ""),
+        ("batch", "many", "invalid literal for int() with base 10: 'many'"),
+        ("batch", "-1", "'batch' must be >= 0: -1"),
+        ("batch", "1" + 15 * "0", "'batch' must be < 1000000000000000"),
+        ("batch", "", "invalid literal for int()"),
+        ("filters", "6.5", "invalid literal for int()"),
+        ("pass", "sideways", "must be in ('fprop', 'dgrad', 'wgrad')"),
+        ("dtype", "int4", "must be in ('float16', 'bfloat16'"),
+        ("tile", "128", "'128' is not a tile such as '128x64x32 s3 w4 g8 k1'"),
+        ("kind", "guessed", "must be in ('measured', 'predicted')"),
+        ("stride", "2 x 2", "must match regex"),
+        ("tconv_ms", "fast", "could not convert string to float: 'fast'"),
+        ("tconv_ms", "-0.5", "'tconv_ms' must be >= 0: -0.5"),
+        ("tflops", "nan", "'tflops' must be >= 0: nan"),
+        ("tflops", "inf", "'tflops' must be < inf: inf"),
+        ("suite", "", "Length of 'suite' must be >= 1: 0"),
     ],
 )
-def test_damaged_cell_is_named(tmp_path: Path, tables: Tables, column: str, cell: str) -> None:
+def test_damaged_cell_is_named(
+    tmp_path: Path, tables: Tables, column: str, cell: str, reason: str
+) -> None:
     path = tmp_path / "layers.csv"
     write_rows(path, LayerRow, tables.layers)
     damage(path, 2, column, cell)
-    with pytest.raises(RowError, match=rf"layers\.csv: row 2, column {column}: "):
+    named = f"{path}: row 2, column {column}: {cell!r} is refused: "
+    with pytest.raises(RowError, match=rf"{re.escape(named)}.*{re.escape(reason)}"):
         read_rows(path, LayerRow)
 
 
-def test_a_truncated_row_is_named(tmp_path: Path, tables: Tables) -> None:
+def test_an_empty_cell_is_none_where_the_type_allows_it(tmp_path: Path, tables: Tables) -> None:
     path = tmp_path / "layers.csv"
     write_rows(path, LayerRow, tables.layers)
-    text = path.read_text()
-    path.write_text(text[: text.rindex("implicit_gemm")])
-    with pytest.raises(RowError, match=rf"row {len(tables.layers)}, column family: it is empty|"):
+    damage(path, 2, "tconv_ms", "")
+    damage(path, 2, "filters", "")
+    row = read_rows(path, LayerRow)[1]
+    assert (row.tconv_ms, row.filters) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "change", [{"tflops": math.nan}, {"kind": "guessed"}, {"batch": -1}, {"layer": ""}]
+)
+def test_a_row_that_could_not_be_read_back_is_refused(tables: Tables, change: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        evolve(tables.layers[0], **change)
+
+
+@pytest.mark.parametrize(("old", "new"), [(",", ""), ("\n", ",1\n")], ids=["cut off", "surplus"])
+def test_a_row_of_another_length_is_named(
+    tmp_path: Path, tables: Tables, old: str, new: str
+) -> None:
+    """Even where every cell that is missing might be empty."""
+    path = tmp_path / "layers.csv"
+    write_rows(path, LayerRow, tables.layers)
+    before, _, after = path.read_text().rpartition(old)
+    path.write_text(before + new + after)
+    with pytest.raises(RowError, match=rf"row {len(tables.layers)} has 2[79] cells for 28 columns"):
         read_rows(path, LayerRow)
 
 
@@ -115,8 +155,9 @@ def test_a_truncated_row_is_named(tmp_path: Path, tables: Tables) -> None:
         (b"", "is empty"),
         (b"suite,layer\na,b\n", "header: column pass is missing"),
         (b"\xff\xfe\x00", "cannot be read"),
+        (b'suite,layer\n"a,b\n', "cannot be read: unexpected end of data"),
     ],
-    ids=["empty", "other columns", "no text"],
+    ids=["empty", "other columns", "no text", "open quote"],
 )
 def test_a_file_that_is_not_a_table_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "layers.csv"

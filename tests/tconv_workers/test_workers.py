@@ -101,10 +101,7 @@ def gone(pid: int) -> bool:
     """Return whether a process has ended; a zombie counts as ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (
-        FileNotFoundError,
-        ProcessLookupError,
-    ):  # ended before the opening, or before the reading
+    except (FileNotFoundError, ProcessLookupError):  # ended before the opening or the reading
         return True
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attrs import evolve
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 from typer.testing import CliRunner
@@ -87,7 +88,7 @@ def test_a_run_is_stored_row_by_row_and_resumes(monkeypatch: pytest.MonkeyPatch)
         made.append(case.name)
         if case is ENDED[0]:
             raise RuntimeError("out of memory")
-        return replace(sample, suite=case.suite, direction=case.problem.direction)
+        return evolve(sample, suite=case.suite, direction=case.problem.direction)
 
     monkeypatch.setattr("reports.bench.run.measure_case", named)
     monkeypatch.setattr("reports.bench.machine.ceilings", lambda *_, **__: {"copy": 1.0})
@@ -135,7 +136,7 @@ def test_an_error_of_triton_is_recorded_and_the_run_continues(
         made.append(case.name)
         if case is SMALL[0]:
             raise error
-        return replace(sample, suite=case.suite, direction=case.problem.direction)
+        return evolve(sample, suite=case.suite, direction=case.problem.direction)
 
     monkeypatch.setattr("reports.bench.run.measure_case", breaks)
     monkeypatch.setattr(

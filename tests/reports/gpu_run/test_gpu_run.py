@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attrs import evolve
 
 from autotune.deadline import Deadline
 from autotune.evaluate import DeviceLostError
@@ -354,7 +355,7 @@ def test_the_costliest_losses_come_first(context: Context, tables: Tables) -> No
     Run(rehearsal(), context.device)
     golden = measured(tables)
     about = replace(Run(rehearsal(), context.device).tables.about)
-    slow = [replace(row, tconv_ms=ms, cudnn_nhwc_ms=1.0)
+    slow = [evolve(row, tconv_ms=ms, cudnn_nhwc_ms=1.0)
             for row, ms in zip(golden.layers, (1.1, 0.9, 3.0, 2.0), strict=False)]  # fmt: skip
     write_tables(context.out / "bench" / "rehearsal", Tables(about, [*slow, *golden.layers[-2:]]))
     assert [row.tconv_ms for row in steps.worst_losses(context)] == [3.0, 2.0, 1.1]

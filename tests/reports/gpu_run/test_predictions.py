@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from reports.gpu_run import predictions
 from reports.gpu_run.predictions import (
@@ -17,10 +18,10 @@ from reports.gpu_run.predictions import (
     compared,
     file_of,
     page,
-    read_predictions,
     target_named,
     write_predictions,
 )
+from reports.rows import read_rows
 from reports.tables import Tables
 from tconv.target import bandwidth_of
 from tconv_workers import Task
@@ -50,7 +51,7 @@ def test_predictions_are_written_once_for_each_gpu(
     monkeypatch.setattr(predictions, "Workers", InPlace)
     files = write_predictions(tmp_path, work=TUNED[1:2], most=3)
     assert files == [file_of(tmp_path, name) for name in GPUS]
-    h100, h200 = map(read_predictions, files)
+    h100, h200 = (read_rows(file, Predicted) for file in files)
     assert [row.key for row in h100] == [row.key for row in h200]
     assert {row.direction for row in h100} == {"fprop", "dgrad", "wgrad"}
     assert all(row.predicted_ms > 0 for row in (*h100, *h200))
@@ -58,7 +59,7 @@ def test_predictions_are_written_once_for_each_gpu(
     files[1].unlink()
     write_predictions(tmp_path, work=TUNED[1:2], most=1)  # earlier predictions are kept
     assert files[0].read_text() == before
-    assert len(read_predictions(files[1])) == 1
+    assert len(read_rows(files[1], Predicted)) == 1
 
 
 def test_the_h200_has_the_faster_memory() -> None:
@@ -69,12 +70,12 @@ def test_the_h200_has_the_faster_memory() -> None:
 
 
 def test_the_page_compares_by_layer_and_pass(tables: Tables) -> None:
-    rows = [replace(row, tconv_ms=2.0) for row in measured(tables).layers
+    rows = [evolve(row, tconv_ms=2.0) for row in measured(tables).layers
             if row.filters and not row.epilogue]  # fmt: skip
     figures = ("implicit_gemm", "64x64x32 s3 w4 g8 k1", 1.0)
     predicted_rows = [Predicted(row.suite, row.layer, row.direction, row.dtype, row.batch, *figures)
             for row in rows]  # fmt: skip
-    absent = replace(predicted_rows[0], layer="never measured")
+    absent = evolve(predicted_rows[0], layer="never measured")
     found = compared([*predicted_rows, absent], rows)
     assert [each.predicted for each in found] == predicted_rows
     text = page(found, "NVIDIA H200")
@@ -86,11 +87,12 @@ def test_the_page_compares_by_layer_and_pass(tables: Tables) -> None:
                for row in rows)  # fmt: skip
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "nvidia-h200.csv"
-    path.write_text("suite,layer\nvgg16,features.0\n")
-    with pytest.raises(ValueError, match="holds no predictions"):
-        read_predictions(path)
+def test_a_file_of_0_1_0_is_read(tmp_path: Path) -> None:
+    path, tile = tmp_path / "nvidia-h200.csv", "64x64x32 s3 w4 g8 k1"
+    header = "suite,layer,direction,dtype,batch,family,tile,predicted_ms"
+    path.write_text(f"{header}\nvgg16,features.0,dgrad,float16,64,direct,{tile},0.5\n")
+    row = Predicted("vgg16", "features.0", "dgrad", "float16", 64, "direct", tile, 0.5)
+    assert read_rows(path, Predicted) == [row]
 
 
 def test_predictions_cover_the_tuned_problems() -> None:

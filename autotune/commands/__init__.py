@@ -1,0 +1,1 @@
+"""The commands of ``python -m autotune``, by what they work on."""
