@@ -41,7 +41,7 @@ class Pair:
 
     @property
     def change(self) -> Change:
-        """True if the middle 60% of the two measurements do not overlap."""
+        """Slower or faster only if the middle 60% of the two measurements do not overlap."""
         if abs(self.ratio - 1) < LEAST:
             return "within noise"
         (low, high), (new_low, new_high) = (_span(row) for row in (self.before, self.after))

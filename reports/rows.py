@@ -137,7 +137,7 @@ class LayerRow:
 
     @property
     def geometry(self) -> ConvGeometry:
-        """The convolution's geometry, or None for a pooling row, which has no filters."""
+        """The convolution's geometry, for a row with filters."""
         assert self.filters is not None, self
         window = (*pair_of(self.stride), *pair_of(self.padding), *pair_of(self.dilation))
         volume = (self.batch, self.in_channels, self.in_h, self.in_w)
@@ -163,12 +163,12 @@ class LayerRow:
     @property
     def times_nhwc(self) -> float | None:
         """Speed-up over torch's operator on channels_last tensors."""
-        return _over(self.cudnn_nhwc_ms, self.tconv_ms)
+        return _ratio(self.cudnn_nhwc_ms, self.tconv_ms)
 
     @property
     def times_nchw(self) -> float | None:
         """Speed-up over torch's operator on contiguous tensors."""
-        return _over(self.cudnn_nchw_ms, self.tconv_ms)
+        return _ratio(self.cudnn_nchw_ms, self.tconv_ms)
 
     @property
     def epilogue(self) -> str:
@@ -191,7 +191,7 @@ class LayerRow:
         return Problem.of(self.geometry, self.direction, self.dtype)
 
 
-def _over(theirs: float | None, ours: float | None) -> float | None:
+def _ratio(theirs: float | None, ours: float | None) -> float | None:
     return theirs / ours if theirs and ours else None
 
 
