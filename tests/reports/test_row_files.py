@@ -94,7 +94,7 @@ def damage(path: Path, row: int, column: str, cell: str) -> None:
         ("tconv_ms", "-0.5", "'tconv_ms' must be >= 0: -0.5"),
         ("tflops", "nan", "'tflops' must be >= 0: nan"),
         ("tflops", "inf", "'tflops' must be < inf: inf"),
-        ("suite", "", "Length of 'suite' must be >= 1: 0"),
+        ("suite", "", "Length of 'suite' must be"),
     ],
 )
 def test_damaged_cell_is_named(
