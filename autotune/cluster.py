@@ -5,8 +5,8 @@
     dask worker ADDRESS --nthreads 1 --resources "GPU=1"     # on one with a GPU: measures too
 
 Each task runs in its own process below the Dask worker, with the same time limit and environment as
-in a local run. Dask retries the tasks of a lost worker. Like ``workers``, this file imports nothing
-from the project until a task does.
+in a local run. Dask retries the tasks of a lost worker. Like ``tconv_workers``, this file imports
+nothing from the project until a task does.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Compiled:
     helper_spill_bytes: int = 0
 
 
-def _tool(name: str) -> str:
+def _tool_path(name: str) -> str:
     """Return the path of a CUDA tool that Triton ships."""
     import triton
 
@@ -42,7 +42,7 @@ def _tool(name: str) -> str:
 
 
 def _cuda_resources(compiled: Any, steps: int) -> Resources:
-    usage = _cubin_told(compiled, "cuobjdump", "--dump-resource-usage")
+    usage = _cubin_tool_output(compiled, "cuobjdump", "--dump-resource-usage")
     counted = matrix_loop_instructions(listing_of(compiled), steps) if steps else 0
     match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if match is None:
@@ -57,15 +57,15 @@ def _cuda_resources(compiled: Any, steps: int) -> Resources:
 
 def listing_of(compiled: Any) -> str:
     """Return the SASS of a kernel compiled for NVIDIA."""
-    return _cubin_told(compiled, "nvdisasm", "-c")
+    return _cubin_tool_output(compiled, "nvdisasm", "-c")
 
 
-def _cubin_told(compiled: Any, tool: str, option: str) -> str:
+def _cubin_tool_output(compiled: Any, tool: str, option: str) -> str:
     """Return a CUDA tool's output for a compiled kernel."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
-        return _output(_tool(tool), option, str(cubin))
+        return _output(_tool_path(tool), option, str(cubin))
 
 
 def _output(*command: str) -> str:

@@ -1,8 +1,8 @@
 """Executed counts of the emulated GPU beside the cost model's estimates, launch by launch.
 
-Executed are the warp instructions of the PTX, prologue and ends included, and the bytes that
-threads or boxes ask of global memory. Estimated are the instructions of the model's loop and of
-sums across threads behind it, and the bytes that a program fetches and writes.
+The executed counts are the warp instructions of the PTX, prologue and ends included, and the bytes
+of global memory that threads or boxes access. The estimates are the instructions of the model's
+loop and of the sums across threads after it, and the bytes that a program fetches and writes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Row:
     problem: str
     family: str
     tile: str
-    instructions: int  # that warps issue
+    instructions: int  # issued by warps
     estimated_instructions: float
-    global_bytes: int  # asked for by threads and boxes, read and written
+    global_bytes: int  # read and written by threads and boxes
     estimated_bytes: float
     bank_conflicts: float | None  # excess wavefronts of shared memory over necessary ones
 

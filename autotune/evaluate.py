@@ -112,14 +112,14 @@ class Bench:
             turns.setdefault(choice, len(turns))
             earlier = known.get((choice.family, choice.tile))
             if earlier is not None and earlier.status not in RETRIED:
-                trials[choice] = self._judged_again(earlier)
+                trials[choice] = self._predicted_again(earlier)
                 self.recalled += 1
                 continue
             arguments = (problem, choice, setting.target)
             tasks.append(Task(choice, compiling.compile_choice, arguments))
         for task, result, seconds in self._compiled(tasks):
             assert isinstance(task.key, Choice)
-            judged = self._judged(problem, task.key, result, seconds)
+            judged = self._trial_of(problem, task.key, result, seconds)
             trials[task.key] = self._keep(evolve(judged, turn=turns[task.key]))
             self.compiled += 1
         return [trials[choice] for choice in choices]
@@ -143,7 +143,7 @@ class Bench:
         self._store.add(trial)
         return trial
 
-    def _judged(self, problem: Problem, choice: Choice, result: Any, seconds: float) -> Trial:
+    def _trial_of(self, problem: Problem, choice: Choice, result: Any, seconds: float) -> Trial:
         """Return the trial for a compilation's result."""
         blank = self._blank(problem, choice, seconds)
         if isinstance(result, Failure):
@@ -195,7 +195,7 @@ class Bench:
         """Return ``trial`` with the model's figures for its resources, or the reason it fails."""
         taken = trial.resources
         assert taken is not None
-        if reason := self._unfit(taken):
+        if reason := self._unfit_reason(taken):
             return evolve(trial, status=reason[0], detail=reason[1], milliseconds=None)
         prediction = predict(trial.problem, trial.choice, self.setting.target, taken)
         if math.isinf(prediction.milliseconds):  # too many registers for one program
@@ -204,14 +204,14 @@ class Bench:
             return evolve(trial, occupancy=prediction.occupancy)
         return evolve(trial, milliseconds=prediction.milliseconds, occupancy=prediction.occupancy)
 
-    def _judged_again(self, trial: Trial) -> Trial:
+    def _predicted_again(self, trial: Trial) -> Trial:
         """Re-predict a recalled prediction: the model may have changed since."""
         if trial.kind == "measured" or trial.status != "ok" or trial.resources is None:
             return trial
         anew = self._costed(trial)
         return trial if anew == trial else self._keep(anew)
 
-    def _unfit(self, taken: Resources) -> tuple[str, str] | None:
+    def _unfit_reason(self, taken: Resources) -> tuple[str, str] | None:
         limit = self.setting.target.shared_per_program
         if taken.shared_bytes > limit:
             return "shared memory", f"{taken.shared_bytes} B, limit {limit} B"
@@ -229,7 +229,7 @@ class Bench:
         verdict = self._gate(trial.problem, trial.choice)
         if isinstance(verdict, Failure):
             if self.setting.kind == "measured":
-                self._missed(verdict)
+                self._count_failure(verdict)
             words = shortened(verdict.detail)
             failed = evolve(trial, status=f"gate: {verdict.reason}", detail=words)
             return self._keep(evolve(failed, milliseconds=None))
@@ -249,13 +249,13 @@ class Bench:
             raise OutOfTimeError
         timing = self._measure(passed.problem, passed.choice, best)
         if isinstance(timing, Failure):  # out of memory, or too many resources at launch
-            self._missed(timing)
+            self._count_failure(timing)
             words = shortened(timing.detail)
             return self._keep(evolve(passed, status=f"measuring: {timing.reason}", detail=words))
         self._lost = 0
         return self._keep(self._timed(passed, timing))
 
-    def _missed(self, failure: Failure) -> None:
+    def _count_failure(self, failure: Failure) -> None:
         """Count a failed measurement; several in a row mean that the GPU is lost."""
         self._lost = self._lost + 1 if failure.reason in ("crash", "time limit") else 0
         gone = any(words in failure.detail for words in GONE)
@@ -297,7 +297,7 @@ class Bench:
         if any(trial.first_milliseconds is None for trial in close):
             found = self._contest(close[0].problem, [trial.choice for trial in close])
             if isinstance(found, Failure):
-                self._missed(found)
+                self._count_failure(found)
                 return finalists
             close = [
                 self._keep(self._timed(evolve(trial, first_milliseconds=trial.searched), timing))

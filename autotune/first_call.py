@@ -85,15 +85,15 @@ def _tuned(
     if measure is None:
         if not torch.cuda.is_available() or torch.cuda.is_current_stream_capturing():
             return None
-        here = on_gpu.Here(target, DEFAULT_EFFORT, deadline)
+        here = on_gpu.InThisProcess(target, DEFAULT_EFFORT, deadline)
         gate, measure, contest = gate or here.check, here.timing, here.contest
     assert gate is not None, "a custom measure requires a gate"
     versions = provenance.versions(provenance.driver_version(), PROTOCOL)
     setting = Setting(target, "measured", versions, source_hash(), DEFAULT_EFFORT)
-    hopes = shortlist(problem, target, candidates(problem, target), CANDIDATES)
+    promising = shortlist(problem, target, candidates(problem, target), CANDIDATES)
     with Store() as store:
         bench = Bench(setting, store, None, gate, measure, contest)
-        winner = bench.winner(list(bench.tried(problem, hopes, deadline)))
+        winner = bench.winner(list(bench.tried(problem, promising, deadline)))
     if winner is None:
         return None
     try:

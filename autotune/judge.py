@@ -85,14 +85,14 @@ class Cell:
         ratios = np.concatenate([each.predicted for each in self.verdicts]) / np.concatenate(times)
         return np.asarray(np.log(np.minimum(ratios, 1e6)[near]))
 
-    def beside(self, choose: Chooser) -> Beside:
+    def beside(self, choose: Chooser) -> FirstChoices:
         """Compare our first choice with another's, on the problems where that was timed."""
         ours, theirs = [], []
         for each in self.verdicts:
             if (place := choose(each.recording)) is not None:
                 ours.append(each.shares[0])
                 theirs.append(each.recording.best / float(each.recording.milliseconds[place]))
-        return Beside(len(ours), mean_share(ours), mean_share(theirs))
+        return FirstChoices(len(ours), mean_share(ours), mean_share(theirs))
 
     @property
     def ratio_by_decade(self) -> dict[str, float]:
@@ -119,7 +119,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Beside:
+class FirstChoices:
     """Two first choices' shares of the best speed: geometric means over ``problems``."""
 
     problems: int
@@ -175,7 +175,7 @@ def mean_share(shares: Sequence[float]) -> float:
     return statistics.geometric_mean(shares) if shares else math.nan
 
 
-def fallen(cells: Sequence[Cell], published: dict[str, dict[str, Any]]) -> list[str]:
+def below_published(cells: Sequence[Cell], published: dict[str, dict[str, Any]]) -> list[str]:
     """Return a line for each statistic below its published value; cells must match in size."""
     found = []
     for cell in cells:

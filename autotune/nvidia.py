@@ -1,4 +1,4 @@
-"""The choice of NVIDIA's own heuristics, nvidia-matmul-heuristics, which need no GPU.
+"""The tile that NVIDIA's own heuristics choose: nvidia-matmul-heuristics, which needs no GPU.
 
 It comes with the extra ``tconv[judge]`` for Linux on x86-64. Asked for a Triton kernel of a matrix
 product, it lists tiles, best first; the first that was timed is its choice.
@@ -29,9 +29,9 @@ def available() -> bool:
 
 
 def first_choice(recording: Recording) -> int | None:
-    """Return the place of its best tile that was timed.
+    """Return the place, among the timed tiles, of the one that the heuristics rank first.
 
-    None if there is no such tile, or for a GPU or problem that it does not know.
+    None if they list no timed tile, or do not know the GPU or the problem.
 
     Raises:
         ImportError: where nvidia-matmul-heuristics is not installed.

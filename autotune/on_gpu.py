@@ -50,7 +50,7 @@ def context_lost() -> bool:
 
 
 @contextlib.contextmanager
-def _mortal() -> Iterator[None]:
+def _exit_if_context_lost() -> Iterator[None]:
     """End the process if its GPU context is lost, so that the next task gets a fresh one."""
     try:
         yield
@@ -61,13 +61,13 @@ def _mortal() -> Iterator[None]:
 
 def check(problem: Problem, choice: Choice) -> Verdict:
     """Check ``choice`` on this process's GPU."""
-    with _mortal():
+    with _exit_if_context_lost():
         return gate.check_on_gpu(problem, choice)
 
 
 def timing(problem: Problem, choice: Choice, l2_bytes: int, effort: Effort, best: float) -> Timing:
     """Time ``choice`` on this process's GPU."""
-    with _mortal():
+    with _exit_if_context_lost():
         found = measure(_timers(problem, (choice,), l2_bytes)[0], effort, best)
         return replace(found, reference=_reference(l2_bytes))
 
@@ -76,7 +76,7 @@ def contest(
     problem: Problem, choices: Sequence[Choice], l2_bytes: int, effort: Effort
 ) -> list[Timing]:
     """Time each of ``choices`` on this process's GPU, in turn."""
-    with _mortal():
+    with _exit_if_context_lost():
         found = measure_in_turn(_timers(problem, choices, l2_bytes), effort)
         reference = _reference(l2_bytes)
         return [replace(timing, reference=reference) for timing in found]
@@ -106,7 +106,7 @@ def _reference(l2_bytes: int) -> float:
 
 
 @dataclass(frozen=True)
-class Here:
+class InThisProcess:
     """Gate, clock and contest in a process that must survive: an error becomes a ``Failure``.
 
     Raises:

@@ -4,13 +4,13 @@ Two forms are read, distinguished by their columns:
 
 - Triton matrix products (AlnisM/autoheuristic-datasets): ``M``, ``N``, ``K`` and a tile a row;
   ``family`` is ``triton``, or ``extern`` for cuBLAS. ``as_conv1x1_pass`` names the pass of a 1x1
-  convolution that the strides make it; rows that are none are left out.
+  convolution that the product is by its strides; other rows are left out.
 - CUTLASS convolutions (masahi/tvm-cutlass-eval): a layer, ``cta_m`` x ``cta_n`` x ``cta_k`` a row.
-  Those that load 16 bytes at a time and sum in float32, as tconv's kernels do, are read. Unlike
-  tconv's they write float32 too: ``s16816fprop_optimized_f16`` names the type of sums and results
+  Only kernels that load 16 bytes at a time and sum in float32, as tconv's do, are read. Unlike
+  tconv's, they also write float32: ``s16816fprop_optimized_f16`` names the type of sums and results
   first, and that of operands last.
 
-Rows that failed, or whose time or tile is not a number, are counted and left out.
+Rows that failed, or whose time or tile is not a number, are left out.
 """
 
 from __future__ import annotations

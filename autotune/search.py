@@ -100,15 +100,15 @@ def space_of(
 ) -> tuple[list[Choice], SearchSpace]:
     """Return the choices and the space a strategy searches, the ``count`` most promising first."""
     by_choice = dict(zip(candidates, merits(problem, candidates, target), strict=True))
-    hopes = _hopes(problem, target, by_choice, count)
+    promising = _most_promising(problem, target, by_choice, count)
     # the rule of thumb's tile may not be on the grid of candidates
-    choices = list(dict.fromkeys([*hopes, *candidates]))
+    choices = list(dict.fromkeys([*promising, *candidates]))
     # A tile that the model expects to spill counts as infeasible: compiling would reject it.
     predicted = [
         math.inf if spills else milliseconds
         for spills, milliseconds, _ in merits(problem, choices, target)
     ]
-    order = tuple(range(len(hopes)))
+    order = tuple(range(len(promising)))
     return choices, SearchSpace(PARAMETERS, parameters_of(choices), order, np.array(predicted))
 
 
@@ -121,10 +121,10 @@ def shortlist(
     misjudge a whole family.
     """
     by_choice = dict(zip(candidates, merits(problem, candidates, target), strict=True))
-    return _hopes(problem, target, by_choice, count)
+    return _most_promising(problem, target, by_choice, count)
 
 
-def _hopes(
+def _most_promising(
     problem: Problem, target: Target, known: Mapping[Choice, Merit], count: int
 ) -> list[Choice]:
     thumb = heuristic(problem, target)

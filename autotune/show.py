@@ -291,7 +291,7 @@ def print_judgement(cells: Sequence[Cell], console: Console) -> None:
 
 
 def nvidia_table(cells: Sequence[Cell], choose: Chooser) -> Table:
-    """Our first tile beside NVIDIA's, a row a cell, where theirs was timed."""
+    """Return a table of our first tile beside NVIDIA's: a row for each cell that timed theirs."""
     table = Table(
         "recorded", "problems", "tconv's first tile", "NVIDIA's", title="share of the best"
     )

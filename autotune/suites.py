@@ -124,14 +124,15 @@ def suite(name: str, batch: int = DEFAULT_BATCH) -> tuple[Layer, ...]:
         )
     if name in SEQUENCES:
         return tuple(
-            Layer(name, layer, _of_one_row(batch, *numbers)) for layer, *numbers in SEQUENCES[name]
+            Layer(name, layer, _sequence_layer(batch, *numbers))
+            for layer, *numbers in SEQUENCES[name]
         )
     found: dict[ConvGeometry, Layer] = {}
     calls = _calls(name, batch)
     for (place, geometry), (_, after) in zip(calls, [*calls[1:], ("", None)], strict=True):
         if isinstance(geometry, ConvGeometry):
             first = found.get(geometry, Layer(name, place, geometry, repeats=0))
-            pooled = first.pooled or (isinstance(after, PoolGeometry) and _halves(after))
+            pooled = first.pooled or (isinstance(after, PoolGeometry) and _fusible(after))
             found[geometry] = replace(first, repeats=first.repeats + 1, pooled=pooled)
     return tuple(found.values())
 
@@ -152,7 +153,7 @@ def pools(name: str, batch: int = DEFAULT_BATCH) -> tuple[PoolLayer, ...]:
     return tuple(found.values())
 
 
-def _of_one_row(
+def _sequence_layer(
     batch: int, channels: int, length: int, filters: int, extent: int, stride: int, pad: int,
     dilation: int, groups: int,
 ) -> ConvGeometry:  # fmt: skip
@@ -161,7 +162,7 @@ def _of_one_row(
     return ConvGeometry(batch, channels, 1, length, filters, 1, extent, *window, groups)
 
 
-def _halves(pool: PoolGeometry) -> bool:
+def _fusible(pool: PoolGeometry) -> bool:
     """True if a convolution's kernel can compute this pool as well: 2x2 at stride 2."""
     window = (pool.window_h, pool.window_w, pool.stride_h, pool.stride_w)
     return window == (2, 2, 2, 2) and (pool.pad_h, pool.pad_w) == (0, 0)

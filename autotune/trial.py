@@ -40,7 +40,8 @@ class Trial:
     figure, based on the compiled code's resources. It is None if the candidate failed.
 
     Raises:
-        ValueError: for a value that no trial has, and TypeError for one of another type.
+        ValueError: for an invalid value.
+        TypeError: for a value of another type.
     """
 
     target: str

@@ -84,7 +84,7 @@ def _logged(path: Path) -> bool:
     return log.exists() and log.stat().st_size > 0
 
 
-def view(path: Path) -> sqlite3.Connection:
+def open_read_only(path: Path) -> sqlite3.Connection:
     """Open a valid store read-only.
 
     Raises:
@@ -143,7 +143,7 @@ def connect(path: Path | str) -> sqlite3.Connection:
         sqlite3.Error: if it cannot be written to.
     """
     if isinstance(path, Path) and path.exists():
-        view(path).close()
+        open_read_only(path).close()
     connection = _connected(path if isinstance(path, str) else path.absolute().as_uri())
     try:
         connection.execute("PRAGMA trusted_schema = OFF")  # the file may come from somebody else

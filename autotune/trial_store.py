@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.trial import Trial
-from autotune.trial_database import COLUMNS, StoreError, connect, view
+from autotune.trial_database import COLUMNS, StoreError, connect, open_read_only
 from tconv import winners
 from tconv.cost.estimate import Resources
 from tconv.extras import extra
@@ -90,19 +90,19 @@ class Store:
             winners.make_folder(wanted.parent)
             self._connection = connect(wanted)
         except (StoreError, winners.TableError) as error:
-            self._lose(error)
+            self._move_to_memory(error)
         except (sqlite3.Error, OSError) as error:
-            self._lose(error, self._known(wanted))
+            self._move_to_memory(error, self._readable(wanted))
 
-    def _known(self, path: Path) -> list[Trial]:
+    def _readable(self, path: Path) -> list[Trial]:
         """Return the trials of a store that cannot be written to."""
         try:
-            with closing(view(path)) as self._connection:
+            with closing(open_read_only(path)) as self._connection:
                 return self._salvage()
         except (sqlite3.Error, OSError, StoreError):
             return []
 
-    def _lose(self, error: Exception, known: Iterable[Trial] = ()) -> None:
+    def _move_to_memory(self, error: Exception, known: Iterable[Trial] = ()) -> None:
         self.trouble = f"{self.path} is left alone and this run's trials are in memory: {error}"
         warnings.warn(self.trouble, stacklevel=3)
         self.path = None
@@ -121,7 +121,7 @@ class Store:
                 raise
             known = self._salvage()
             self._connection.close()
-            self._lose(error, [*known, trial])
+            self._move_to_memory(error, [*known, trial])
 
     def _salvage(self) -> list[Trial]:
         """Return the trials that can still be read, so that a run with a full disk keeps them."""
@@ -152,7 +152,7 @@ class Store:
             if self.path is None:
                 raise
             self._connection.close()
-            self._lose(error)
+            self._move_to_memory(error)
             found = []
         return {(trial.family, trial.tile): trial for trial in found}
 

@@ -156,14 +156,14 @@ def tune(
         outcome.left = list(work[len(outcome.findings) :])
         outcome.compiled, outcome.recalled = bench.compiled, bench.recalled
         outcome.drift = bench.drift
-        outcome.trouble += _machines_faults(outcome)
+        outcome.trouble += _machine_failures(outcome)
         if store.path is None:
             outcome.trouble.append(f"trials could not be kept: {store.trouble}")
         outcome.store = store.path
     return outcome
 
 
-def _machines_faults(outcome: Outcome) -> list[str]:
+def _machine_failures(outcome: Outcome) -> list[str]:
     """Describe in one line the machine's failures that kept candidates from being tried."""
     trials = [trial for finding in outcome.findings for trial in finding.trials]
     kept_from = [trial for trial in trials if trial.status.endswith("machine")]
@@ -236,7 +236,7 @@ def _publish(winners: Iterable[Trial], outcome: Outcome) -> None:
         outcome.table = path
 
 
-def machine() -> tuple[Target, Kind] | None:
+def local_gpu() -> tuple[Target, Kind] | None:
     """Return this machine's GPU, whose times are measured, or None."""
     import torch
 

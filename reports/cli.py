@@ -26,7 +26,7 @@ from reports.collect import collect
 from reports.compare import compare, pairs_grid, render_comparison, share_of, summary
 from reports.page import Grid
 from reports.render import default_folder, render
-from reports.rows import RowError
+from reports.row_files import RowError
 from reports.tables import HEAD, Tables, merged, read_tables
 from tconv.extras import extra
 from tconv.launch import runs_triton

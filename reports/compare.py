@@ -11,7 +11,8 @@ from typing import Literal
 from reports.figures import BARS, canvas
 from reports.page import Grid, Part, Picture, Section, Text
 from reports.render import write_pages
-from reports.rows import LayerRow, RowError, number_text, read_rows
+from reports.row_files import RowError, read_rows
+from reports.rows import LayerRow, number_text
 from tconv import svg
 from tconv.extras import extra
 from tconv.svg import INK, STYLE
@@ -40,7 +41,7 @@ class Pair:
 
     @property
     def change(self) -> Change:
-        """True if the middle 60% of the two measurements do not overlap."""
+        """Slower or faster only if the middle 60% of the two measurements do not overlap."""
         if abs(self.ratio - 1) < LEAST:
             return "within noise"
         (low, high), (new_low, new_high) = (_span(row) for row in (self.before, self.after))

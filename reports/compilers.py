@@ -21,7 +21,8 @@ from typing import Any
 
 import tconv
 from autotune.counted import Counted
-from reports.rows import CompilerRow, number_text, rounded, rows_text
+from reports.row_files import rows_text
+from reports.rows import CompilerRow, number_text, rounded
 from tconv.files import replace_all
 from tconv.problem import Problem
 from tconv.tile import Choice

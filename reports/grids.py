@@ -13,8 +13,8 @@ from reports.verdicts import (
     name_of,
     passed,
     ratios,
+    reason_it_won,
     side_of_roofline,
-    why,
 )
 from tconv.geometry import PASSES
 
@@ -51,7 +51,7 @@ def code_grid(tables: Tables) -> Grid:
     def reason(row: LayerRow) -> str:
         mine = best(row)
         rivals = (trial for trial in ranked.get(row.problem.key, []) if trial is not mine)
-        return "" if mine is None else why(mine, next(rivals, None))
+        return "" if mine is None else reason_it_won(mine, next(rivals, None))
 
     rows = [row for row in tables.layers if row.filters and not row.epilogue and best(row)]
     columns: list[Column] = [

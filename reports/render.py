@@ -9,7 +9,8 @@ from typing import Any
 
 from reports import trust
 from reports.page import Picture, Section
-from reports.rows import CauseRow, read_rows
+from reports.row_files import read_rows
+from reports.rows import CauseRow
 from reports.sections import facts, first_screen, notes, reproduce, sections, verdict
 from reports.tables import Tables, tables_text
 from tconv import svg

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reports.rows import RowError
+from reports.row_files import RowError
 from tconv.target import Target
 from tconv.winners import Kind, TableError, read_json
 

@@ -53,7 +53,7 @@ def roofline(tables: Tables, suite: str) -> Figure | None:
             axes.scatter(
                 x, y, facecolors="none", edgecolors=edge, label=direction, zorder=3, **look
             )
-            _theirs(axes, chosen, direction)
+            _draw_cudnn(axes, chosen, direction)
         axes.set_xlabel("FLOPs for each byte that must move (x, w and y once each)")
         axes.set_ylabel(f"{kind} TFLOP/s")
         axes.set_title(f"{suite} under the roofline of {about.product}: {kind} rates", pad=26)
@@ -63,7 +63,7 @@ def roofline(tables: Tables, suite: str) -> Figure | None:
     return figure
 
 
-def _theirs(axes: Axes, rows: Sequence[LayerRow], direction: str) -> None:
+def _draw_cudnn(axes: Axes, rows: Sequence[LayerRow], direction: str) -> None:
     """Draw cuDNN's rates on channels_last tensors: small, filled, and joined to ours."""
     compared = [row for row in rows if row.times_nhwc]
     if not compared:

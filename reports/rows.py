@@ -1,4 +1,4 @@
-"""Typed rows of a report's tables, and their CSV files.
+"""Typed rows of a report's tables.
 
 A row's class declares its columns. ``attrs`` converts and validates each value, computed or read,
 when a row is made: by the column's own converter and validator, else by those of its type.
@@ -12,36 +12,25 @@ collectors first round figures with ``rounded``.
 
 from __future__ import annotations
 
-import csv
 import math
-import re
-from collections.abc import Callable, Iterable, Sequence
-from io import StringIO
-from pathlib import Path
-from typing import Any, TypeVar, get_args, overload
+from collections.abc import Callable
+from typing import Any, get_args, overload
 
 from autotune.columns import by_type
 from autotune.trial import Check
 from tconv.extras import extra
-from tconv.files import read_text, replace_all
 from tconv.geometry import PASSES, ConvGeometry, Pass, PoolGeometry
 from tconv.problem import ARITHMETICS, ITEMSIZE, Problem
 from tconv.tile import Tile
-from tconv.winners import LARGEST_FILE, Kind
+from tconv.winners import Kind
 
 with extra("reports"):
     import attrs
     from attrs import field
     from attrs.validators import and_, ge, in_, instance_of, lt, matches_re, min_len, optional
 
-ADDED = re.compile("checked|emulated_.*")  # columns that tables of version 0.1.0 lack
-RENAMED = {"algorithm": "family", "direction": "pass"}  # columns of 0.1.0 that have been renamed
 DIGITS = 4  # significant digits of every figure in a table
 MODES = ("inference", "training")
-
-
-class RowError(ValueError):
-    """A CSV is not a table of rows; the message names file, row and column."""
 
 
 @overload
@@ -148,7 +137,7 @@ class LayerRow:
 
     @property
     def geometry(self) -> ConvGeometry:
-        """The convolution's geometry, or None for a pooling row, which has no filters."""
+        """The convolution's geometry, for a row with filters."""
         assert self.filters is not None, self
         window = (*pair_of(self.stride), *pair_of(self.padding), *pair_of(self.dilation))
         volume = (self.batch, self.in_channels, self.in_h, self.in_w)
@@ -174,12 +163,12 @@ class LayerRow:
     @property
     def times_nhwc(self) -> float | None:
         """Speed-up over torch's operator on channels_last tensors."""
-        return _over(self.cudnn_nhwc_ms, self.tconv_ms)
+        return _ratio(self.cudnn_nhwc_ms, self.tconv_ms)
 
     @property
     def times_nchw(self) -> float | None:
         """Speed-up over torch's operator on contiguous tensors."""
-        return _over(self.cudnn_nchw_ms, self.tconv_ms)
+        return _ratio(self.cudnn_nchw_ms, self.tconv_ms)
 
     @property
     def epilogue(self) -> str:
@@ -202,7 +191,7 @@ class LayerRow:
         return Problem.of(self.geometry, self.direction, self.dtype)
 
 
-def _over(theirs: float | None, ours: float | None) -> float | None:
+def _ratio(theirs: float | None, ours: float | None) -> float | None:
     return theirs / ours if theirs and ours else None
 
 
@@ -342,85 +331,3 @@ class CompilerRow:
     emulated_bank_conflicts: float | None = None  # over the necessary passes
     emulated_barriers: float | None = None  # per program
     detail: str = field(default="", validator=MAY_BE_EMPTY)
-
-
-Row = TypeVar("Row", bound=attrs.AttrsInstance)
-
-
-def column_of(field_name: str) -> str:
-    return "pass" if field_name == "direction" else field_name
-
-
-def columns_of(row_type: type[Row]) -> list[str]:
-    return [column_of(column.name) for column in attrs.fields(row_type)]
-
-
-def _text(cell: Any) -> str:
-    if cell is None:
-        return ""
-    return number_text(cell) if isinstance(cell, float) else str(cell)
-
-
-def rows_text(row_type: type[Row], rows: Iterable[Row]) -> str:
-    """Return ``rows`` as CSV text, with the header even if there are none."""
-    names = [column.name for column in attrs.fields(row_type)]
-    text = StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns_of(row_type))
-    table.writerows([_text(getattr(row, name)) for name in names] for row in rows)
-    return text.getvalue()
-
-
-def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
-    """Write ``rows`` as CSV, atomically."""
-    replace_all({path: rows_text(row_type, rows)})
-
-
-def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
-    """Read the rows of a CSV that ``write_rows`` or another tool wrote.
-
-    Raises:
-        RowError: naming the file, the row (counted from 1 below the header) and the column, if the
-            table is missing, empty or cut off, or has other columns or invalid values.
-    """
-    try:
-        text = read_text(path, LARGEST_FILE)
-        if text is None:
-            raise RowError(f"{path} cannot be read: there is no such file")
-        source = StringIO(text.removeprefix("\ufeff"), newline=None)  # as spreadsheets write it
-        lines = [line for line in csv.reader(source, strict=True) if line]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RowError(f"{path} cannot be read: {error}") from error
-    if not lines:
-        raise RowError(f"{path} is empty: not even a header")
-    header = [RENAMED.get(column, column) for column in lines[0]]
-    columns = columns_of(row_type)
-    for column in columns:
-        if column not in header and not ADDED.fullmatch(column):
-            raise RowError(f"{path}: header: column {column} is missing")
-    rows = []
-    for number, cells in enumerate(lines[1:], 1):
-        if len(cells) != len(header):
-            raise RowError(f"{path}: row {number} has {len(cells)} cells for {len(header)} columns")
-        given = dict(zip(header, cells, strict=True))
-        rows.append(_row(path, row_type, number, [given.get(column, "") for column in columns]))
-    return rows
-
-
-def _row(path: Path, row_type: type[Row], number: int, cells: Sequence[str]) -> Row:
-    try:
-        return row_type(*cells)
-    except ValueError:
-        raise RowError(f"{path}: row {number}, {_refused(row_type, cells)}") from None
-
-
-def _refused(row_type: type[Row], cells: Sequence[str]) -> str:
-    """Name the first column that refuses its cell, the cell and the reason."""
-    for column, cell in zip(attrs.fields(row_type), cells, strict=True):
-        try:
-            value = column.converter(cell) if column.converter else cell
-            if column.validator:
-                column.validator(None, column, value)
-        except ValueError as error:
-            return f"column {column_of(column.name)}: {cell!r} is refused: {error.args[0]}"
-    raise AssertionError("every column takes its cell")

@@ -228,7 +228,7 @@ def _tuner(tables: Tables) -> list[Part]:
     progress = tuner_figures.progress(tables)
     parts: list[Part] = [grids.search_grid(tables)]
     parts += _picture("progress", f"Best so far, {kind}", flat, progress)
-    pairs = verdicts.foreseen(tables.trials)
+    pairs = verdicts.predictions_and_times(tables.trials)
     every = [spearman(*np.array(held).T) for held in pairs.values()]
     ranks = [rank for rank in every if not math.isnan(rank)]
     if kind == "measured" and ranks:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.report_head import About, about_text, read_about
+from reports.row_files import RowError, read_rows, rows_text
 from reports.rows import (
     CauseRow,
     LayerRow,
@@ -14,11 +15,8 @@ from reports.rows import (
     MemoryRow,
     NetworkRow,
     OperatorRow,
-    RowError,
     SpaceRow,
     TrialRow,
-    read_rows,
-    rows_text,
 )
 from tconv.files import replace_all
 

@@ -1,7 +1,7 @@
 """How far to trust a prediction: the cost model beside times that others recorded.
 
-``judged.json`` holds statistics alone, no recorded row. It is made anew from the recorded tables by
-``python -m reports trust TABLE...``.
+``judged.json`` holds only statistics, no recorded row. ``python -m reports trust TABLE...``
+computes it from the recorded tables.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from autotune.calibrate import held_out
-from autotune.few import MEASURED, shares_after
+from autotune.few_measurements import MEASURED, shares_after
 from autotune.judge import Cell, judge, mean_share
 from autotune.nvidia import available, first_choice
 from autotune.recordings import Recording
@@ -85,7 +85,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
 
 
 def _gpu(cells: Sequence[Cell]) -> dict[str, Any]:
-    """Predicted against recorded time as counts, share of the best by k, and simulated search."""
+    """Return counts of predicted against recorded times, shares of the best, simulated searches."""
     verdicts = [each for cell in cells for each in cell.verdicts]
     recorded = np.log10(np.concatenate([each.recording.milliseconds for each in verdicts]))
     predicted = np.log10(np.concatenate([each.predicted for each in verdicts]))
@@ -116,7 +116,7 @@ def _best_of_first(recording: Recording, predicted: np.ndarray, count: int) -> f
 
 
 def write_statistics(found: dict[str, Any], path: Path = STATISTICS) -> None:
-    """Put them where reports read them.
+    """Write the statistics to the file that reports read.
 
     Raises:
         OSError: where the file cannot be written.

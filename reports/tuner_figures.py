@@ -10,7 +10,7 @@ import numpy as np
 from reports.figures import COLOURS, canvas
 from reports.rows import number_text
 from reports.tables import Tables
-from reports.verdicts import foreseen
+from reports.verdicts import predictions_and_times
 from tconv.extras import extra
 from tconv.geometry import PASSES
 from tconv.problem import Problem
@@ -122,7 +122,7 @@ def _map_cells(tables: Tables, key: str) -> dict[tuple[int, int], float]:
 
 def prediction(tables: Tables) -> Figure | None:
     """Plot each candidate's measured time against the model's prediction before compilation."""
-    pairs = foreseen(tables.trials)
+    pairs = predictions_and_times(tables.trials)
     if tables.about.kind != "measured" or not pairs:
         return None
     with mpl.rc_context(STYLE):

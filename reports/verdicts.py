@@ -32,7 +32,7 @@ def ratios(rows: Iterable[LayerRow], contiguous: bool = False) -> list[float]:
     return [ratio for ratio in all_ratios if ratio]
 
 
-def foreseen(trials: Iterable[TrialRow]) -> dict[str, list[tuple[float, float]]]:
+def predictions_and_times(trials: Iterable[TrialRow]) -> dict[str, list[tuple[float, float]]]:
     """Return, by problem, each candidate's prediction before compilation and its time."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for trial in trials:
@@ -50,7 +50,7 @@ def side_of_roofline(row: LayerRow, tables: Tables) -> str:
     return "arithmetic" if compute >= machine.memory_seconds(problem.least_bytes) else "memory"
 
 
-def why(best: TrialRow, second: TrialRow | None) -> str:
+def reason_it_won(best: TrialRow, second: TrialRow | None) -> str:
     """Explain why the winner beat the runner-up, by the factor in which they differ most."""
     if second is None or second.ms is None or best.ms is None:
         return "the only candidate that passed"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from autotune import show
 from autotune.commands.options import EXIT_FAILED, StoredOption, fail, stored_trials
-from autotune.tune import machine
+from autotune.tune import local_gpu
 from tconv.cost.constants import user_constants, write_calibrated
 from tconv.extras import extra
 from tconv.target import TARGETS
@@ -41,7 +41,7 @@ def judge(
     """Judge the cost model by recorded kernel times of an A100, an H100 or an RTX 3070."""
     from autotune import nvidia as theirs
     from autotune.calibrate import held_out
-    from autotune.judge import fallen, read_published
+    from autotune.judge import below_published, read_published
     from autotune.judge import judge as run
     from autotune.recordings import RecordingError, read_recordings, tables_of
 
@@ -64,7 +64,7 @@ def judge(
         )
     elif nvidia and not json:
         console.print(show.nvidia_table(cells, theirs.first_choice))
-    if worse := fallen(cells, published):
+    if worse := below_published(cells, published):
         fail("\n".join(["worse than published:", *worse]), EXIT_FAILED)
 
 
@@ -100,7 +100,7 @@ def _calibration(target: str | None) -> tuple[Calibration, str]:
     """Return a calibration from the store's measured trials, and the GPU's name."""
     from autotune.calibrate import calibrate as run
 
-    here = machine()
+    here = local_gpu()
     if target is not None and target in TARGETS:
         gpu = TARGETS[target]
     elif here is not None and target in (None, here[0].name):

@@ -11,7 +11,7 @@ from autotune.suites import SUITES, names
 from autotune.suites import suite as layers_of
 from autotune.trial import Trial
 from autotune.trial_store import Store
-from autotune.tune import Job, jobs, machine
+from autotune.tune import Job, jobs, local_gpu
 from tconv.extras import extra
 from tconv.geometry import PASSES, Pass
 from tconv.problem import ARITHMETICS
@@ -103,9 +103,9 @@ def selected_jobs(suite: list[str] | None, passes: str, dtype: str, batch: int) 
 def target_and_kind(name: str | None, cluster: Cluster | None = None) -> tuple[Target, Kind]:
     """Return the target and the kind of its times; those of a named target are predicted."""
     if name is None:
-        here = machine() if cluster is None else None
+        here = local_gpu() if cluster is None else None
         if cluster is not None and cluster.gpus:
-            here = cluster.ask(machine)
+            here = cluster.ask(local_gpu)
             if not isinstance(here, tuple):
                 fail(f"a worker advertises a GPU but has none: {here}", EXIT_FAILED)
         return here if here is not None else (TARGETS[DEFAULT_TARGET], "predicted")
@@ -118,7 +118,7 @@ def stored_target(name: str | None) -> str:
         if TARGET_NAME.fullmatch(name) is None:
             fail(f"--target {name!r} is not a GPU name such as nvidia-h200 or sm_90")
         return name
-    here = machine()
+    here = local_gpu()
     if here is None:
         fail("no local GPU: name one with --target")
     return here[0].name

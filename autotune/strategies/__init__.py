@@ -1,6 +1,6 @@
 """Search strategies: which configurations to try, within a budget. One file, one function each.
 
-They see parameters and times, no kernel: a recorded space will do as well as a GPU.
+They see parameters and times, never a kernel, so a recorded space serves as well as a GPU.
 """
 
 from __future__ import annotations

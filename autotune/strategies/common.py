@@ -25,7 +25,7 @@ class SearchSpace:
 
     names: tuple[str, ...]  # of the parameters
     values: NDArray[np.float64]  # (configurations, parameters)
-    order: tuple[int, ...] | None = None  # a model's, best hopes first, where one knows the kernel
+    order: tuple[int, ...] | None = None  # a model's, if one knows the kernel: most promising first
     predicted: Times | None = None  # that model's time of each, in the unit of times
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ One that was tried before costs nothing. Raises ``BudgetSpentError`` once the bu
 """
 
 Strategy = Callable[[SearchSpace, Evaluate, np.random.Generator], None]
-"""Tries configurations, best hopes first, until the budget or the space is spent."""
+"""Tries configurations, the most promising first, until the budget or the space is spent."""
 
 
 def expected_improvement(mean: Times, deviation: Times, best: float) -> Times:

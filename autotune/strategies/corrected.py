@@ -1,8 +1,8 @@
 """A model's times, corrected by what was measured: for kernels whose cost can be computed.
 
-A forest learns by what factor the model errs, and where; the next configuration is that which
-promises most by the model's figure times the factor. So little has to be learnt that it pays from
-a handful of measurements on. Needs scikit-learn.
+A random forest learns the factor by which the model errs, depending on the parameters. The next
+configuration is the one with the largest expected improvement by the model's figure times that
+factor. There is so little to learn that a few measurements suffice. Needs scikit-learn.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from autotune.strategies.common import Evaluate, SearchSpace, Times, expected_im
 from autotune.strategies.forest import features, predictions
 from autotune.strategies.ranked import ranked
 
-STARTS = 6  # of the model's own choices, before it is corrected
+STARTS = 6  # first choices of the model, tried before it is corrected
 TRUST = 0.6  # in what the forest says of one place; the rest is the mean of all corrections
 LEAST_SPREAD = 0.05  # deviation of a prediction, ln: trees agree too soon
 FAILED_BEYOND = 0.1  # how far a failed configuration lies above the slowest, ln

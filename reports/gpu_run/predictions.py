@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Annotated
 
 from reports.bench.cases import ConvCase, cases
-from reports.rows import BY_TYPE, LayerRow, rounded, tile_text, write_rows
+from reports.row_files import write_rows
+from reports.rows import BY_TYPE, LayerRow, rounded, tile_text
 from tconv.aot.build import ENVIRONMENT
 from tconv.command_line import command_line
 from tconv.cost.model import predict

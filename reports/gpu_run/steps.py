@@ -27,7 +27,7 @@ from autotune.evaluate import DeviceLostError
 from autotune.measure import Timing, inputs, measure
 from autotune.search import DEFAULT_CANDIDATES, DEFAULT_EFFORT, Effort
 from autotune.suites import suite
-from autotune.tune import Job, Outcome, jobs, machine, tune
+from autotune.tune import Job, Outcome, jobs, local_gpu, tune
 from reports.bench.layers import REHEARSAL as BENCH_REHEARSAL
 from reports.bench.layers import HostTimer
 from reports.bench.run import NETWORKS, Run, Work, default_work, rehearsal, rehearsal_work
@@ -417,7 +417,7 @@ def here(rehearse: bool) -> tuple[torch.device, Target]:
     """
     if rehearse:
         return torch.device("cpu"), rehearsal()
-    found = machine()
+    found = local_gpu()
     if found is None:
         raise CannotError("there is no GPU here; --rehearse runs the same steps on a CPU")
     return torch.device("cuda", torch.cuda.current_device()), found[0]

@@ -15,7 +15,7 @@ from reports.gpu_run.predictions import Predicted, compared, file_of, page
 from reports.gpu_run.state import State
 from reports.gpu_run.steps import TRACED, Context
 from reports.render import render
-from reports.rows import read_rows
+from reports.row_files import read_rows
 from reports.tables import HEAD, Tables, merged, read_tables
 from tconv.cost.constants import user_constants, write_calibrated
 from tconv.extras import extra

@@ -102,7 +102,7 @@ def lose_context(words: str) -> str:
     """Run a candidate whose kernel faults; ``words`` is the message of its error, if any."""
     from autotune import on_gpu
 
-    with on_gpu._mortal():
+    with on_gpu._exit_if_context_lost():
         _fake_gpu("an illegal memory access was encountered")
         if words:
             raise RuntimeError(words)
@@ -115,6 +115,6 @@ def use_gpu() -> str:
 
     from autotune import on_gpu
 
-    with on_gpu._mortal():
+    with on_gpu._exit_if_context_lost():
         torch.cuda.synchronize() if torch.cuda.is_available() else None
     return "right"

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from autotune.calibrate import fitted_half, held_out
 from autotune.cli import app
-from autotune.few import shares_after
-from autotune.judge import fallen, judge, predicted, verdict
+from autotune.few_measurements import shares_after
+from autotune.judge import below_published, judge, predicted, verdict
 from autotune.nvidia import first_choice
 from autotune.recordings import Recording, RecordingError, layer_of, read_recording, tables_of
 from tconv.problem import Problem
@@ -157,7 +157,8 @@ def test_a_cell_of_other_problems_is_not_held_to_the_published_score() -> None:
     problem = Problem(layer_of("fprop", 512, 256, 384), "fprop")
     recording = Recording("A100", problem, tuple(Tile(*each) for each in TILES), np.ones(12))
     (cell,) = judge([recording])
-    assert fallen([cell], {cell.name: {"problems": 2, "spearman": 2, "top1": 2, "top8": 2}}) == []
+    published = {cell.name: {"problems": 2, "spearman": 2, "top1": 2, "top8": 2}}
+    assert below_published([cell], published) == []
 
 
 def test_halves_are_of_problems_and_few_problems_are_not_halved() -> None:

@@ -39,7 +39,7 @@ def test_a_fault_ends_the_process_that_launched_the_kernel() -> None:
 def test_an_error_that_keeps_the_context_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    with pytest.raises(RuntimeError, match="invalid argument"), on_gpu._mortal():
+    with pytest.raises(RuntimeError, match="invalid argument"), on_gpu._exit_if_context_lost():
         raise RuntimeError("Triton Error [CUDA]: invalid argument")
 
 
@@ -58,7 +58,7 @@ def test_a_process_collects_failures_until_its_context_is_lost(
 
     monkeypatch.setattr(on_gpu.gate, "check_on_gpu", refused)
     monkeypatch.setattr(on_gpu, "context_lost", lambda: lost)
-    here = on_gpu.Here(TARGETS["sm_90"], DEFAULT_EFFORT, Deadline(60))
+    here = on_gpu.InThisProcess(TARGETS["sm_90"], DEFAULT_EFFORT, Deadline(60))
     problem = Problem(ConvGeometry(1, 16, 8, 8, 16, 3, 3), "fprop")
     choice = Choice("implicit_gemm", Tile(16, 16, 16))
     if lost:
@@ -66,5 +66,5 @@ def test_a_process_collects_failures_until_its_context_is_lost(
             here.check(problem, choice)
     else:
         assert here.check(problem, choice) == Failure("error", "ValueError: too many resources")
-    late = on_gpu.Here(TARGETS["sm_90"], DEFAULT_EFFORT, Deadline(0.0))
+    late = on_gpu.InThisProcess(TARGETS["sm_90"], DEFAULT_EFFORT, Deadline(0.0))
     assert isinstance(late.contest(problem, [choice, choice]), Failure)

@@ -11,7 +11,7 @@ from attrs import evolve
 from autotune.suites import suite
 from autotune.trial import Trial
 from reports.collect import OTHER, collect, name_problems
-from reports.rows import RowError
+from reports.row_files import RowError
 from reports.tables import Tables, read_tables, write_tables
 from tconv.geometry import PASSES
 from tconv.problem import Problem

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from reports.cli import app
 from reports.compare import compare, render_comparison, share_of
-from reports.rows import LayerRow, RowError, write_rows
+from reports.row_files import RowError, write_rows
+from reports.rows import LayerRow
 from reports.tables import Tables
 from tests.reports.conftest import measured
 

@@ -11,7 +11,8 @@ from attrs import evolve
 
 from reports import compilers
 from reports.compilers import CompilersError, changes, row_of
-from reports.rows import CompilerRow, read_rows
+from reports.row_files import read_rows
+from reports.rows import CompilerRow
 
 COUNTERS = {
     "results": 64,

@@ -12,7 +12,7 @@ from attrs import evolve
 from reports import beside_torch
 from reports.goals import goals_grid, reached
 from reports.render import default_folder, render
-from reports.rows import RowError
+from reports.row_files import RowError
 from reports.tables import Tables, merged, read_tables, write_tables
 from tests.reports.conftest import measured
 from tests.reports.test_render import NUMBER, Page, known_numbers, shown_numbers

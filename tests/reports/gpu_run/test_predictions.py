@@ -21,7 +21,7 @@ from reports.gpu_run.predictions import (
     target_named,
     write_predictions,
 )
-from reports.rows import read_rows
+from reports.row_files import read_rows
 from reports.tables import Tables
 from tconv.target import bandwidth_of
 from tconv_workers import Task

@@ -1,7 +1,6 @@
 """Replay of a tuner that measures only a few of the recorded tiles.
 
-The default search gets recorded times in place of measured ones. Its space holds the timed tiles
-only.
+The default search gets recorded times instead of measured ones, in a space of the timed tiles only.
 """
 
 from __future__ import annotations
