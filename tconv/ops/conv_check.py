@@ -176,7 +176,7 @@ def least_window(
 
 def _least_stride(stride: int, places: int) -> int:
     """Return the least stride that gives as many windows, with ``places`` possible starts."""
-    return stride if stride <= places else places
+    return stride if stride <= places else max(places, 1)
 
 
 def check_groups(w: Sizes, groups: int) -> None:

@@ -27,7 +27,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 VIEWS = ("contiguous", "channels_last", "sliced", "stepped", "transposed", "expanded", "offset")
 SPECIALS = ("none", "none", "none", "nan", "inf", "zeros", "subnormal")
 OPERATORS = ("conv2d", "conv2d", "conv2d+relu", "conv2d+residual", "conv2d_pool", "max_pool2d",
-             "avg_pool2d", "conv_transpose2d")  # fmt: skip
+             "avg_pool2d", "conv_transpose2d", "conv_transpose2d+norm")  # fmt: skip
 POOLS = ("max_pool2d", "avg_pool2d")
 
 
@@ -58,6 +58,10 @@ class Call:
     @property
     def pools(self) -> bool:
         return self.operator in POOLS
+
+    @property
+    def transposed(self) -> bool:
+        return self.operator.startswith("conv_transpose2d")
 
 
 pair = st.tuples
@@ -101,7 +105,7 @@ def calls(draw: st.DrawFn) -> Call:
 def _strides(operator: str) -> st.SearchStrategy[tuple[int, int]]:
     """Strides of 1 to 3, and longer ones than any image, which a transposed output cannot hold."""
     short = pair(st.integers(1, 3), st.integers(1, 3))
-    longest = 24 if operator == "conv_transpose2d" else 2**16
+    longest = 24 if operator.startswith("conv_transpose2d") else 2**16
     long = pair(st.integers(1, longest), st.integers(1, 3))
     return _one_of([short] * (7 if operator == "conv2d_pool" else 3) + [long])
 
@@ -113,7 +117,7 @@ def _paddings(operator: str, window: tuple[int, int]) -> st.SearchStrategy[tuple
     right: st.SearchStrategy[Any] = pair(*(st.integers(0, extent) for extent in most))
     named = st.sampled_from(["same", "valid"])
     strange = pair(st.integers(0, 3), st.integers(0, 3))
-    if pools or operator == "conv_transpose2d":  # they have no named padding
+    if pools or operator.startswith("conv_transpose2d"):  # they have no named padding
         return _one_of([right] * 10 + [named, strange])
     return st.one_of(right, strange, named)
 
@@ -171,7 +175,7 @@ def operands(call: Call) -> dict[str, Tensor]:
     if not call.pools:
         filters = call.filters * call.groups
         size = (filters, call.channels, *call.window)
-        if call.operator == "conv_transpose2d":
+        if call.transposed:
             size = (channels, call.filters, *call.window)
         tensors["w"] = made(size, call, call.views[1], generator)
         if call.bias:
@@ -190,10 +194,12 @@ def computed(call: Call, tensors: dict[str, Tensor], ours: bool) -> Tensor:
             return compute(x, *window, call.ceil_mode)  # type: ignore[no-any-return]
         compute = functional.max_pool2d if ours else plain.max_pool2d
         return compute(x, *window, call.dilation, call.ceil_mode)  # type: ignore[no-any-return]
-    if call.operator == "conv_transpose2d":
+    if call.transposed:
         form = (call.stride, call.padding, (0, 0), call.groups, call.dilation)
-        compute = functional.conv_transpose2d if ours else plain.conv_transpose2d
-        return compute(x, w, bias, *form)  # type: ignore[no-any-return]
+        if call.operator == "conv_transpose2d":
+            compute = functional.conv_transpose2d if ours else plain.conv_transpose2d
+            return compute(x, w, bias, *form)  # type: ignore[no-any-return]
+        return normalized(form, x, w, bias, ours)  # type: ignore[arg-type]
     form = (call.stride, call.padding, call.dilation, call.groups)
     residual = call.operator == "conv2d+residual"
     relu = call.operator != "conv2d"
@@ -209,6 +215,18 @@ def computed(call: Call, tensors: dict[str, Tensor], ours: bool) -> Tensor:
     y = y + 1 if residual else y
     y = y.relu() if relu else y
     return plain.max_pool2d(y, 2) if call.operator == "conv2d_pool" else y
+
+
+def normalized(form: Any, x: Tensor, w: Tensor, bias: Tensor | None, ours: bool) -> Tensor:
+    """sigmoid((u - 1) / 2) + 3 for the transposed convolution u, by a batch normalization."""
+    y = plain.conv_transpose2d(x, w, bias, *form)
+    if not ours:
+        return ((y - 1) / 2).sigmoid() + 3
+    mean = torch.ones(y.shape[-3], dtype=x.dtype, device=x.device)
+    how: dict[str, Any] = {"running_mean": mean, "running_var": 3.75 * mean, "eps": 0.25}
+    how |= {"residual": torch.full_like(y, 3), "residual_after": True}
+    how["activation"] = "sigmoid"
+    return functional.conv_transpose2d(x, w, bias, *form, **how)
 
 
 def with_numbers(call: Call) -> Call:
@@ -287,8 +305,10 @@ def check(call: Call) -> bool:
     if call.special in ("nan", "inf") and not call.pools:
         # A filter's NaN meets the zeros around dy in every implicit matrix product, cuDNN's too;
         # torch's CPU operator, which has no such zeros, is no judge of it.
-        theirs.pop("y" if call.operator == "conv_transpose2d" else "dx", None)
+        theirs.pop("y" if call.transposed else "dx", None)
         theirs.pop("tangent", None)
+        if call.operator == "conv_transpose2d+norm":  # its gradients are formed from such results
+            theirs = {}
     for name, wanted in theirs.items():
         got = result[name]
         assert got.shape == wanted.shape, f"{name} is {tuple(got.shape)}, torch's {wanted.shape}"
