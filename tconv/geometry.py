@@ -81,6 +81,31 @@ def _parse_volume(text: str) -> tuple[int, int, int]:
     return volume[0], volume[1], volume[2]
 
 
+def _positions_read(
+    size: int, extent: int, stride: int, pad: int, dilation: int, windows: int
+) -> int:
+    """Return how many of an axis's ``size`` positions some window reads.
+
+    Exact for windows that lie apart, and for any without dilation. For others the gaps near the
+    borders are taken to be like those further inside.
+
+    >>> _positions_read(7, extent=2, stride=3, pad=0, dilation=1, windows=2)
+    4
+    """
+    span = dilation * (extent - 1) + 1  # of one window
+    last = (windows - 1) * stride + span
+
+    def read_before(end: int) -> int:
+        """Return how many are read of the first ``end`` positions, padding included."""
+        if stride >= span:
+            whole, rest = divmod(min(end, last), stride)
+            return whole * extent + min(extent, cdiv(rest, dilation))
+        common = gcd(stride, dilation)
+        return cdiv(min(end, last), common) * min(extent, stride // common) // (stride // common)
+
+    return min(windows * extent, read_before(size + pad) - read_before(pad))
+
+
 @dataclass(frozen=True)
 class ConvGeometry:
     """The shape of one two-dimensional convolution.
@@ -237,9 +262,24 @@ class ConvGeometry:
         """Number of trainable parameters: F F C K weights and K biases."""
         return self.w_elements + (self.out_channels if bias else 0)
 
+    @property
+    def x_read(self) -> int:
+        """Number of elements of x that some window reads: not all, if windows lie apart.
+
+        >>> ConvGeometry.from_lecture("1x7x7", filters=1, extent=1, stride=2).x_read
+        16
+        """
+        rows = _positions_read(
+            self.in_h, self.filter_h, self.stride_h, self.pad_h, self.dilation_h, self.out_h
+        )
+        columns = _positions_read(
+            self.in_w, self.filter_w, self.stride_w, self.pad_w, self.dilation_w, self.out_w
+        )
+        return self.batch * self.in_channels * rows * columns
+
     def least_bytes(self, itemsize: int) -> int:
-        """Fewest bytes that any of the passes can move: x, w and y, each once."""
-        return itemsize * (self.x_elements + self.w_elements + self.y_elements)
+        """Fewest bytes that any of the passes can move: w, y and what is read of x, each once."""
+        return itemsize * (self.x_read + self.w_elements + self.y_elements)
 
     @property
     def dropped(self) -> tuple[int, int]:

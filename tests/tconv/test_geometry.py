@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,6 +37,40 @@ def test_counts() -> None:
     assert (layer.parameters(), layer.parameters(bias=False)) == (760, 750)
     assert layer.flops == 2 * (10 * 32 * 32) * (5 * 5 * 3)
     assert layer.least_bytes(2) == 2 * (3 * 32 * 32 + 750 + 10 * 32 * 32)
+
+
+WINDOWS = [
+    (size, extent, stride, pad, dilation)
+    for size, extent, stride, pad, dilation in itertools.product(
+        (1, 2, 7, 16), (1, 2, 3, 5), (1, 2, 3, 7), (0, 1, 4), (1, 2)
+    )
+    if dilation * (extent - 1) + 1 <= size + 2 * pad
+]
+
+
+@pytest.mark.parametrize(("size", "extent", "stride", "pad", "dilation"), WINDOWS)
+def test_what_windows_read_is_counted(
+    size: int, extent: int, stride: int, pad: int, dilation: int
+) -> None:
+    span = dilation * (extent - 1) + 1
+    layer = ConvGeometry(1, 1, size, size, 1, extent, extent, stride, stride, pad, pad,
+                         dilation, dilation)  # fmt: skip
+    read = {w * stride + t * dilation - pad for w in range(layer.out_h) for t in range(extent)}
+    exact = len(read & set(range(size))) ** 2
+    if dilation == 1 or stride >= span:
+        assert layer.x_read == exact
+    else:  # gaps near the borders are estimated
+        assert 0 <= layer.x_read <= layer.x_elements
+        assert abs(layer.x_read**0.5 - exact**0.5) <= 2
+
+
+def test_least_bytes_counts_what_the_pass_moves() -> None:
+    """A 1x1 filter at stride 2 reads a quarter of the pixels; its dgrad writes them all."""
+    layer = ConvGeometry(2, 8, 16, 16, 4, 1, 1, 2, 2)
+    others = 4 * 8 + 2 * 4 * 8 * 8
+    assert Problem(layer, "fprop").least_bytes == 2 * (2 * 8 * 8 * 8 + others)
+    assert Problem(layer, "wgrad").least_bytes == 2 * (2 * 8 * 8 * 8 + others)
+    assert Problem(layer, "dgrad").least_bytes == 2 * (2 * 8 * 16 * 16 + others)
 
 
 def test_borders_that_do_not_fit_are_dropped() -> None:
