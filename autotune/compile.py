@@ -17,6 +17,7 @@ from autotune.disassembly import amd_loop_instructions, matrix_loop_instructions
 from tconv.aot.build import build
 from tconv.cost.estimate import Resources
 from tconv.families import FAMILIES, matmul_shape
+from tconv.families.demand import matrix_instructions
 from tconv.launch import Launch
 from tconv.problem import Problem
 from tconv.target import Target
@@ -41,9 +42,9 @@ def _tool_path(name: str) -> str:
     return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
 
 
-def _cuda_resources(compiled: Any, steps: int) -> Resources:
+def _cuda_resources(compiled: Any, steps: int, products: float) -> Resources:
     usage = _cubin_tool_output(compiled, "cuobjdump", "--dump-resource-usage")
-    counted = matrix_loop_instructions(listing_of(compiled), steps) if steps else 0
+    counted = matrix_loop_instructions(listing_of(compiled), steps, products) if steps else 0
     match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if match is None:
         raise RuntimeError("cuobjdump reported no registers")
@@ -72,7 +73,7 @@ def _output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _hip_resources(compiled: Any, steps: int) -> Resources:
+def _hip_resources(compiled: Any, steps: int, products: float) -> Resources:
     text = compiled.asm["amdgcn"]
 
     def number(name: str) -> int:
@@ -88,25 +89,37 @@ def _hip_resources(compiled: Any, steps: int) -> Resources:
     )
 
 
-Reader = Callable[[Any, int], Resources]
+Reader = Callable[[Any, int, float], Resources]
 READERS: dict[str, Reader] = {"cuda": _cuda_resources, "hip": _hip_resources}
 
 
-def compile_launch(launch: Launch, target: Target, steps: int = 1) -> Resources:
+def compile_launch(
+    launch: Launch, target: Target, steps: int = 1, products: float = 0
+) -> Resources:
     """Compile one kernel and return its resources.
 
-    ``steps`` is the trip count of its loop, used if the loop is unrolled. With 0 the instructions
-    are not counted: disassembling takes longer than compiling.
+    Args:
+        launch: of the kernel.
+        target: the GPU to compile for.
+        steps: trip count of the kernel's loop, used if the loop is unrolled. With 0 the
+            instructions are not counted: disassembling takes longer than compiling.
+        products: multiply instructions of a warp in one step; 0 if unknown.
     """
-    return READERS[target.backend](build(launch, target), steps)
+    return READERS[target.backend](build(launch, target), steps, products)
 
 
 def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled:
     """Compile every kernel of ``choice``."""
     steps = int(matmul_shape(problem, choice.family).steps(choice.tile))
-    plan = FAMILIES[choice.family].plan(problem, choice.tile, target)
+    family, products = FAMILIES[choice.family], 0.0
+    if family.matrix_unit:
+        issued = family.issued(problem, choice.tile)
+        products = float(matrix_instructions(issued, problem, target))
+    plan = family.plan(problem, choice.tile, target)
     found = [
-        compile_launch(launch, target, max(1, steps) if place == plan.product else 0)
+        compile_launch(launch, target, max(1, steps), products)
+        if place == plan.product
+        else compile_launch(launch, target, 0)
         for place, launch in enumerate(plan.launches)
     ]
     product = found.pop(plan.product)

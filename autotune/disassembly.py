@@ -63,31 +63,51 @@ def _loops(lines: list[Line]) -> list[list[str]]:
     return sorted(loops, key=len)
 
 
-def _count(lines: list[Line], matrix: tuple[str, ...], scalar: tuple[str, ...], steps: int) -> int:
+def _count(
+    lines: list[Line],
+    matrix: tuple[str, ...],
+    scalar: tuple[str, ...],
+    steps: int,
+    products: float,
+) -> int:
     """Count the instructions per step of the shortest loop that multiplies matrices.
 
-    It need not be the innermost loop: waiting for a copy is a loop too. A loop with a few known
-    ``steps`` may be unrolled; the instructions from its first to its last product are then divided
+    It need not be the innermost loop: waiting for a copy is a loop too. The compiler may unroll it
+    in part: it then holds a multiple of a step's ``products``. A loop with a few known ``steps``
+    may be unrolled as a whole; the instructions from its first to its last product are then divided
     by ``steps``.
     """
+
+    def of_a_step(loop: list[str], opcodes: tuple[str, ...]) -> int:
+        found = sum(opcode.startswith(opcodes) for opcode in loop)
+        unrolled = max(1, round(found / products)) if products else 1
+        return round(len(loop) / unrolled)
+
     loops = [
         loop for loop in _loops(lines) if not any(opcode.startswith(STORES) for opcode in loop)
     ]
     for loop in loops:
         if any(opcode.startswith(matrix) for opcode in loop):
-            return len(loop)
+            return of_a_step(loop, matrix)
     opcodes = [line.opcode for line in lines if line.opcode]
-    products = [place for place, opcode in enumerate(opcodes) if opcode.startswith(matrix)]
-    if products:
-        return max(1, (products[-1] - products[0] + 1) // max(1, steps))
+    places = [place for place, opcode in enumerate(opcodes) if opcode.startswith(matrix)]
+    if places:
+        return max(1, (places[-1] - places[0] + 1) // max(1, steps))
     counts = [sum(opcode.startswith(scalar) for opcode in loop) for loop in loops]
     most = max(counts, default=0)
-    return len(loops[counts.index(most)]) if most else 0
+    return of_a_step(loops[counts.index(most)], scalar) if most else 0
 
 
-def matrix_loop_instructions(listing: str, steps: int = 1) -> int:
-    """Return the instructions per step of the matrix loop in an ``nvdisasm -c`` listing, or 0."""
-    return _count(_sass(listing), SASS_MATRIX, SASS_SCALAR, steps)
+def matrix_loop_instructions(listing: str, steps: int = 1, products: float = 0) -> int:
+    """Return the instructions per step of the matrix loop in an ``nvdisasm -c`` listing, or 0.
+
+    Args:
+        listing: the disassembly of a kernel.
+        steps: trip count of its loop, used if the loop is unrolled as a whole.
+        products: multiply instructions of a warp in one step, by which a loop that is unrolled in
+            part is recognized; 0 if unknown.
+    """
+    return _count(_sass(listing), SASS_MATRIX, SASS_SCALAR, steps, products)
 
 
 def program_instructions(listing: str) -> int:
@@ -97,4 +117,4 @@ def program_instructions(listing: str) -> int:
 
 def amd_loop_instructions(text: str, steps: int = 1) -> int:
     """Return the instructions per step of the matrix loop in AMDGPU assembly, or 0."""
-    return _count(_amd(text), AMD_MATRIX, AMD_SCALAR, steps)
+    return _count(_amd(text), AMD_MATRIX, AMD_SCALAR, steps, 0)

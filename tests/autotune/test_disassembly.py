@@ -35,6 +35,21 @@ def test_the_innermost_matrix_loop_without_its_padding() -> None:
     assert matrix_loop_instructions(SASS) == 3
 
 
+def test_a_loop_that_the_compiler_unrolled_in_part_is_divided_by_its_steps() -> None:
+    """Two products of 64x128x16 a step, and four steps in the loop."""
+    step = (
+        "        /*0020*/                   LDGSTS.E.128 [R4], desc[UR4][R6.64] ;\n"
+        + 2 * "        /*0030*/                   HGMMA.64x128x16.F32 R24, gdesc[UR8], R24 ;\n"
+    )
+    loop = ".L_x_1:\n" + 4 * step + "        /*0050*/              @!P0 BRA `(.L_x_1) ;\n"
+    assert matrix_loop_instructions(loop) == 13
+    assert matrix_loop_instructions(loop, products=2) == 3
+    assert matrix_loop_instructions(loop, products=8) == 13
+    exact = loop.replace("HGMMA.64x128x16.F32", "FFMA")
+    assert matrix_loop_instructions(exact) == 13
+    assert matrix_loop_instructions(exact, products=2) == 3
+
+
 def test_amd() -> None:
     assert amd_loop_instructions(AMD) == 3
 

@@ -103,7 +103,7 @@ def strips() -> Iterator[tuple[str, dict[str, float]]]:
         compiled = build(plan.launches[plan.product], target)
         results = tile.block_m * tile.block_n * tile.block_k / (32 * tile.warps)
         whole = program_instructions(listing_of(compiled)) / results
-        yield name, dataclasses.asdict(READERS["cuda"](compiled, 1)) | {"instructions": whole}
+        yield name, dataclasses.asdict(READERS["cuda"](compiled, 1, 0)) | {"instructions": whole}
 
 
 def measured() -> Iterator[tuple[str, dict[str, int]]]:
@@ -112,7 +112,7 @@ def measured() -> Iterator[tuple[str, dict[str, int]]]:
         problem, target = Problem(bar.shape, bar.direction), TARGETS[bar.target]
         plan = FAMILIES[bar.family].plan(problem, bar.tile, target)
         compiled = build(plan.launches[plan.product], target)
-        taken = dataclasses.asdict(READERS["cuda"](compiled, 1))
+        taken = dataclasses.asdict(READERS["cuda"](compiled, 1, 0))
         yield name, taken | {"detours": compiled.asm["ttgir"].count("local_load")}
 
 
