@@ -26,8 +26,15 @@ from tconv.cost.estimate import estimate
 from tconv.cost.work import Work, work_of
 from tconv.extras import extra
 from tconv.families import FAMILIES, Family
-from tconv.families.demand import Demand, gathered_demand, load_width
-from tconv.geometry import ConvGeometry, Pass
+from tconv.families.demand import (
+    Costs,
+    Demand,
+    LoopCosts,
+    accumulator_registers,
+    gathered_demand,
+    load_width,
+)
+from tconv.geometry import PASSES, ConvGeometry, Pass
 from tconv.problem import ARITHMETICS, Problem
 from tconv.target import TARGETS, Target
 from tconv.tile import Tile, Tiles
@@ -74,6 +81,27 @@ RECORDED = {
 }  # fmt: skip
 
 
+# Counted in that kernel, as Triton 3.7 compiles it for sm_80 and sm_90, but for two that recorded
+# times ask for, since an older Triton had compiled it: products on registers take 12 registers
+# more (a tile of 128x128 of eight warps over 128 of them), a step with wgmma twice as many
+# instructions.
+PRODUCT: Costs = {
+    "exact": {
+        "fprop": LoopCosts(20, (10, 10), 33, (1.9, 1.9), 0.6),
+        "dgrad": LoopCosts(20, (13, 13), 13, (3, 3), 0.6),
+        "wgrad": LoopCosts(20, (19, 19), 10, (0.6, 0.6), 0.6),
+    },
+    "mma": dict.fromkeys(PASSES, LoopCosts(12, (3, 3), 40, (1, 1), 0.25)),
+    "wgmma": dict.fromkeys(
+        PASSES,
+        LoopCosts(60, (6, 6), 30, (1.8, 1.8), per_transposed=4, registers_per_transposed=1.9),
+    ),
+}
+# Registers without which it spills, besides the sums, as recorded times say. Loads for the matrix
+# unit are issued in turns.
+LEAST_REGISTERS, LEAST_PER_LOAD, LEAST_PER_EXACT_LOAD, MOST_WAITING = 40, 3, 4, 96
+
+
 def product_demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
     """Return the demand of a plain product's thread, which has one tap and no pixels to locate."""
     shape = problem.geometry
@@ -84,7 +112,14 @@ def product_demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Dema
         "wgrad": ((produced, tile.block_m), (reduced, tile.block_n)),
     }[problem.direction]
     first, second = (load_width(problem, extent, block) for extent, block in extents)
-    return gathered_demand(replace(problem, direction="fprop"), tile, target, (first, second))
+    found = gathered_demand(problem, tile, target, (first, second), costs=PRODUCT)
+    loads = found.loads[0] + found.loads[1]
+    if problem.arithmetic in ("float32", "float64"):
+        waiting = LEAST_PER_EXACT_LOAD * loads
+    else:
+        waiting = np.minimum(LEAST_PER_LOAD * loads, MOST_WAITING)
+    sums = accumulator_registers(problem, tile, target, tile.block_m * tile.block_n)
+    return replace(found, least_registers=sums + LEAST_REGISTERS + np.rint(waiting))
 
 
 # The timed kernel is not tconv's, but its loop is that of implicit_gemm.

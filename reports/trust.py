@@ -48,9 +48,10 @@ INTRO = (
     "figures are optimistic."
 )
 ERRS = (
-    "Where it errs: on an H100, tf32 gradients by tiles of two warps, which use no wgmma, are "
-    "predicted 1.5 times too slow, so that the best tile is not the first choice. Beyond a second, "
-    "which only the smallest tiles of the largest products take, times are predicted too short. "
+    "Where it errs: on an H100, tf32 input gradients by tiles of two warps, which use no wgmma, "
+    "are predicted 1.4 times too slow, so that the best tile is not the first choice. Beyond a "
+    "second, which only the smallest tiles of the largest products take, times are predicted too "
+    "short. "
     "Some tiles that are too large for shared memory according to the model did run; they are left "
     "out of the ratios. On the RTX 3070, the matrix loops of CUTLASS with two stages are slower "
     "than predicted."

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tconv.cost.estimate import ASYNCHRONOUS_BYTES, Resources, estimate, resident_programs
 from tconv.families import Family, MatmulShape, matmul_shape
-from tconv.families.demand import LEAST_DOT, WGMMA_ROWS, accumulator_words, uses_wgmma
+from tconv.families.demand import LEAST_DOT, WGMMA_ROWS, accumulator_words, uses_wgmma, warp_grid
 from tconv.families.matmul import shared_steps
 from tconv.families.reduce import WORKSPACE, parts_buffer
 from tconv.launch import Buffer
@@ -198,7 +198,7 @@ def _products(
     issued = family.issued(problem, tiles)
     wgmma = uses_wgmma(issued, problem, target)
     m, n, k = issued.block_m, issued.block_n, issued.block_k
-    down, across = _warp_grid(issued)
+    down, across = warp_grid(issued)
     readers = np.where(wgmma, 1, across), np.where(wgmma, np.maximum(1.0, m / WGMMA_ROWS), down)
     reads = m * k * readers[0] + k * n * readers[1]
     shared: Count = (reads + m * k + k * n) * problem.itemsize
@@ -240,47 +240,6 @@ def _conflicting_reads(problem: Problem, tiles: Tiles) -> Count:
         side = np.where(results >= least, length, side)
     across = np.minimum(WARP * tiles.warps, tiles.block_n / side)  # threads that share a row
     return tiles.warps * tiles.block_n / across * tiles.block_k
-
-
-def _warp_grid(tiles: Tile | Tiles) -> tuple[Count, Count]:
-    """(down, across) that Triton cuts a tile among warps, so that a warp's part is near square.
-
-    Each warp reads its rows and its columns of the operands from shared memory. Warps are doubled
-    down the longer side of what one would have, down rather than across.
-
-    >>> tiles = Tiles.of([Tile(128, 64, 32, warps=4), Tile(64, 256, 32, warps=4)])
-    >>> down, across = _warp_grid(tiles)
-    >>> down.tolist(), across.tolist()
-    ([4, 1], [1, 4])
-    """
-    taller = np.clip(_log2(tiles.block_m / tiles.block_n), -MOST_DOUBLINGS, MOST_DOUBLINGS)
-    down = _WARPS_DOWN[taller + MOST_DOUBLINGS, _log2(tiles.warps)]
-    return down, tiles.warps // down
-
-
-def _log2(value: Count) -> Count:
-    """Return the base-2 logarithm of powers of two."""
-    return np.frexp(value)[1] - 1
-
-
-def _warps_down(taller: int, doublings: int) -> int:
-    """Return how many of 2^``doublings`` warps go down a tile of height 2^``taller`` x width."""
-    down = across = 0
-    while down + across < doublings:
-        if taller + across >= down:
-            down += 1
-        else:
-            across += 1
-    return 1 << down
-
-
-MOST_DOUBLINGS = 10  # of one warp: a processor holds fewer than 1024
-_WARPS_DOWN = np.array(
-    [
-        [_warps_down(taller, doublings) for doublings in range(MOST_DOUBLINGS + 1)]
-        for taller in range(-MOST_DOUBLINGS, MOST_DOUBLINGS + 1)
-    ]
-)
 
 
 def _loads(
@@ -329,9 +288,9 @@ def _traffic(
     """
     shape, itemsize = problem.geometry, problem.itemsize
     operands = {
-        "fprop": (shape.x_elements, shape.w_elements),
+        "fprop": (shape.x_read, shape.w_elements),
         "dgrad": (shape.y_elements, shape.w_elements),
-        "wgrad": (shape.y_elements, shape.x_elements),
+        "wgrad": (shape.y_elements, shape.x_read),
     }
     first, second = (elements * itemsize for elements in operands[problem.direction])
     groups = max(1, min(shape.groups, matmul.instances))

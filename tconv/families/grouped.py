@@ -20,7 +20,6 @@ from tconv.families.common import (
     whole_windows,
 )
 from tconv.families.demand import (
-    REGISTERS_BESIDE_ACCUMULATOR,
     Demand,
     gathered_demand,
     load_width,
@@ -45,6 +44,7 @@ WIDE = 32  # channels or filters of a group, from which on one alone fills a til
 LEAST = 16  # of the matrix unit, on each axis
 # Before sm_90 the elements that narrow groups are gathered from wait in registers, addresses and
 # all (6 compiled kernels, sm_80, Triton 3.9; 3.7 takes a tenth less).
+REGISTERS_BESIDE_GATHERED = 40
 REGISTERS_PER_GATHERED = 14
 
 
@@ -215,7 +215,7 @@ def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
     found = gathered_demand(problem, tile, target, (widest, groups))
     if target.backend == "cuda" and target.sm < 90:
         gathered = tile.block_m * tile.block_n / (tile.warps * target.warp_size)
-        registers = REGISTERS_BESIDE_ACCUMULATOR + np.rint(REGISTERS_PER_GATHERED * gathered)
+        registers = REGISTERS_BESIDE_GATHERED + np.rint(REGISTERS_PER_GATHERED * gathered)
         return replace(found, registers=registers, least_registers=registers)
     return found
 

@@ -18,12 +18,12 @@ from tconv.tile import Choice, Tile, Tiles
 # Executed / estimated warp instructions. Executed are those of the PTX, prologue and stores
 # included, which the estimate leaves out: they are a large part of depthwise's strips.
 BOUNDS = {
-    "fprop implicit_gemm": (0.75, 1.1),
+    "fprop implicit_gemm": (1.1, 1.4),
     "fprop grouped": (1.4, 2.0),
     "fprop depthwise": (1.4, 2.0),
     "wgrad depthwise": (1.0, 1.4),
     "wgrad direct": (1.1, 1.5),
-    "wgrad implicit_gemm": (0.7, 1.0),
+    "wgrad implicit_gemm": (1.3, 1.8),
     "fprop few_channels": (1.0, 1.4),
 }
 BYTES = (0.85, 1.1)  # executed / estimated; the border and masked pixels lie between
