@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
 from tconv.families import gathered
 from tconv.families.common import phases_of
 from tconv.families.demand import Demand, gathered_demand, load_width
@@ -90,8 +88,10 @@ def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
         first = load_width(problem, produced, tile.block_k)
         widths = first, load_width(problem, reduced, tile.block_n)
     else:
-        columns = np.where(across, 1, load_width(problem, reduced, tile.block_n))
-        widths = load_width(problem, produced, tile.block_m), columns
+        widths = (
+            load_width(problem, produced, tile.block_m),
+            load_width(problem, reduced, tile.block_n),
+        )
     return gathered_demand(problem, tile, target, widths, across)
 
 

@@ -26,7 +26,12 @@ from tconv.families.common import (
     tap_constants,
     whole_windows,
 )
-from tconv.families.demand import Demand, accumulator_registers, matrix_instructions
+from tconv.families.demand import (
+    SPARED_REGISTERS,
+    Demand,
+    accumulator_registers,
+    matrix_instructions,
+)
 from tconv.families.epilogue import epilogue_constants, epilogue_operands, lightened
 from tconv.families.family import PIXEL_AXES, WGRAD_AXES, Axes, Family
 from tconv.families.matmul import MatmulShape, Packed
@@ -44,8 +49,11 @@ LEAST_FILLED = 0.5  # of a box, where boxes must divide the images
 
 LEAST_BLOCK = 64  # rows of the matrix instruction that reads boxes
 BARRIERS = 64  # bytes, at most: eight for each stage
-# Fitted to 9 compiled kernels (sm_90): no thread computes an address.
+MOST_SMALL_PARTS = 16 << 10  # bytes of the pixels' small parts in tf32x3
+# Fitted to 9 compiled kernels (sm_90), tf32x3 to 33: no thread computes an address.
 LOOP_INSTRUCTIONS, INSTRUCTIONS_PER_PRODUCT, REGISTERS_BESIDE_SUMS = 86.0, 3.0, 27
+INSTRUCTIONS_OF_PARTS, INSTRUCTIONS_PER_PART_PRODUCT = 50.0, 15.0
+REGISTERS_OF_PARTS, REGISTERS_PER_SUM = 66, 2.2
 
 
 def unserved(problem: Problem, target: Target) -> str | None:
@@ -341,14 +349,15 @@ def issued(problem: Problem, tile: Tile | Tiles) -> Tile | Tiles:
 def stored_bytes(problem: Problem, tile: Tile | Tiles) -> Count:
     """Return the shared memory of barriers, and of a result that is stored as a box.
 
-    For three products of tf32, the small parts of a step's operands take its place if they are
-    larger.
+    Three products of tf32 also take the small parts of a step's channels, and of its pixels up to
+    16 KiB.
     """
     boxed = problem.direction != "wgrad" and problem.layout == "nhwc"
     stored = tile.block_m * tile.block_n * problem.itemsize * (boxed & (tile.splits == 1))
     if problem.arithmetic == "tf32x3":
-        operands = (tile.block_m + tile.block_n) * tile.block_k * problem.itemsize
-        stored = np.maximum(stored, operands)
+        channels = tile.block_n * tile.block_k * problem.itemsize
+        operands = channels + tile.block_m * tile.block_k * problem.itemsize
+        stored = stored + np.maximum(channels, np.minimum(operands, MOST_SMALL_PARTS))
     return BARRIERS + stored
 
 
@@ -356,6 +365,10 @@ def demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
     """Return a thread's estimated registers and instructions."""
     products = matrix_instructions(issued(problem, tile), problem, target)
     sums = accumulator_registers(problem, tile, target, tile.block_m * tile.block_n)
+    if problem.arithmetic == "tf32x3":  # operands pass through registers, where they are split
+        registers = np.rint(REGISTERS_OF_PARTS + REGISTERS_PER_SUM * sums)
+        instructions = INSTRUCTIONS_OF_PARTS + INSTRUCTIONS_PER_PART_PRODUCT * products
+        return Demand(registers, instructions, registers - SPARED_REGISTERS)
     instructions = LOOP_INSTRUCTIONS + INSTRUCTIONS_PER_PRODUCT * products
     return Demand(sums + REGISTERS_BESIDE_SUMS, instructions)
 

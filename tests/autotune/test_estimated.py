@@ -23,7 +23,7 @@ BOUNDS = {
     "fprop depthwise": (1.4, 2.0),
     "wgrad depthwise": (1.0, 1.4),
     "wgrad direct": (1.1, 1.5),
-    "wgrad implicit_gemm": (1.3, 1.8),
+    "wgrad implicit_gemm": (1.6, 2.1),
     "fprop few_channels": (1.0, 1.4),
 }
 BYTES = (0.85, 1.1)  # executed / estimated; the border and masked pixels lie between
