@@ -411,7 +411,7 @@ def test_named_padding_is_refused_as_torch_refuses_it() -> None:
 def test_bad_norms_and_residuals_are_refused() -> None:
     x, w, bias = operands(CASES["unet"])
     norm = normed(3)
-    with pytest.raises(ValueError, match="running_mean and running_var are given together"):
+    with pytest.raises(ValueError, match="running_mean and running_var must be given together"):
         conv_transpose2d(x, w, bias, stride=2, running_var=norm["running_var"])
     with pytest.raises(ValueError, match="norm_weight and norm_bias need running_mean"):
         conv_transpose2d(x, w, bias, stride=2, norm_bias=norm["norm_bias"])

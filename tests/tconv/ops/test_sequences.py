@@ -134,7 +134,7 @@ def test_batch_norm_and_a_residual_after_the_activation(batched: bool) -> None:
             scale = norm["norm_weight"] / (norm["running_var"] + 1e-5).sqrt()
             axes = (0, 2) if batched else (1,)
             torch.testing.assert_close(gradients[2], slope.sum(axes) * scale)
-    with pytest.raises(ValueError, match="running_mean and running_var are given together"):
+    with pytest.raises(ValueError, match="running_mean and running_var must be given together"):
         conv1d(x, w.transpose(0, 1), running_mean=norm["running_mean"])
 
 
