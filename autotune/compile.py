@@ -73,7 +73,7 @@ def _output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _hip_resources(compiled: Any, steps: int, products: float) -> Resources:
+def _hip_resources(compiled: Any, steps: int, _products: float) -> Resources:
     text = compiled.asm["amdgcn"]
 
     def number(name: str) -> int:

@@ -86,7 +86,8 @@ def test_values_and_gradients(name: str, channels_last: bool) -> None:
 
 # ---- the epilogue, in every family's kernel -------------------------------------------------
 
-# One channel more than a program's tile, or a rest of the pixels; the box's family wants 8.
+# The channels (24) and the pixels leave a remainder of a program's tile; boxes need channels in
+# multiples of 8.
 BOXES = {"x": (2, 16, 5, 6), "w": (16, 24, 3, 3), "padding": 1}
 FAMILY_CASES: dict[str, tuple[dict[str, Any], Tile]] = {
     "implicit_gemm": (CASES["groups"], Tile(16, 16, 16, splits=1)),
@@ -118,7 +119,7 @@ FORMED = [
 
 
 def posed(case: dict[str, Any], dtype: str, layout: Layout) -> Problem:
-    """The convolution whose input gradient a case is."""
+    """Return the problem of a case: the input gradient of a convolution."""
     pairs = [value if isinstance(value, tuple) else (value, value)
              for value in (case.get(key, default) for key, default in
                            (("stride", 1), ("padding", 0), ("output_padding", 0),
