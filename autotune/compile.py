@@ -73,7 +73,7 @@ def _output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _hip_resources(compiled: Any, steps: int, products: float) -> Resources:
+def _hip_resources(compiled: Any, steps: int, _products: float) -> Resources:
     text = compiled.asm["amdgcn"]
 
     def number(name: str) -> int:
@@ -89,6 +89,7 @@ def _hip_resources(compiled: Any, steps: int, products: float) -> Resources:
     )
 
 
+SLICE_BYTES = 32  # of a row of an operand along the reduction, that one matrix instruction takes
 Reader = Callable[[Any, int, float], Resources]
 READERS: dict[str, Reader] = {"cuda": _cuda_resources, "hip": _hip_resources}
 
@@ -99,7 +100,7 @@ def compile_launch(
     """Compile one kernel and return its resources.
 
     Args:
-        launch: of the kernel.
+        launch: the kernel and its arguments.
         target: the GPU to compile for.
         steps: trip count of the kernel's loop, used if the loop is unrolled. With 0 the
             instructions are not counted: disassembling takes longer than compiling.
@@ -108,14 +109,36 @@ def compile_launch(
     return READERS[target.backend](build(launch, target), steps, products)
 
 
+def products_of_step(problem: Problem, choice: Choice, target: Target) -> float:
+    """Return the multiply instructions that a warp issues in one step; 0 if unknown.
+
+    Two warp groups that share 64 rows each multiply half of the columns, by as many instructions as
+    one group would issue.
+
+    >>> from tconv.geometry import ConvGeometry
+    >>> from tconv.target import TARGETS
+    >>> from tconv.tile import Tile
+    >>> problem = Problem(ConvGeometry(8, 256, 28, 28, 128, 3, 3), "fprop")
+    >>> shared = Choice("implicit_gemm", Tile(64, 128, 32, warps=8))
+    >>> products_of_step(problem, shared, TARGETS["sm_90"])
+    2.0
+    """
+    family = FAMILIES[choice.family]
+    if not family.matrix_unit or problem.arithmetic == "float64":  # its shape differs between GPUs
+        return 0.0
+    issued = family.issued(problem, choice.tile)
+    found = float(matrix_instructions(issued, problem, target))
+    if problem.arithmetic == "float32":
+        return found
+    slices = issued.block_k * problem.itemsize / SLICE_BYTES
+    return max(found, slices * (3 if problem.arithmetic == "tf32x3" else 1))
+
+
 def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled:
     """Compile every kernel of ``choice``."""
     steps = int(matmul_shape(problem, choice.family).steps(choice.tile))
-    family, products = FAMILIES[choice.family], 0.0
-    if family.matrix_unit:
-        issued = family.issued(problem, choice.tile)
-        products = float(matrix_instructions(issued, problem, target))
-    plan = family.plan(problem, choice.tile, target)
+    products = products_of_step(problem, choice, target)
+    plan = FAMILIES[choice.family].plan(problem, choice.tile, target)
     found = [
         compile_launch(launch, target, max(1, steps), products)
         if place == plan.product

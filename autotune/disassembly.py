@@ -72,13 +72,13 @@ def _count(
 ) -> int:
     """Count the instructions per step of the shortest loop that multiplies matrices.
 
-    It need not be the innermost loop: waiting for a copy is a loop too. The compiler may unroll it
-    in part: it then holds a multiple of a step's ``products``. A loop with a few known ``steps``
-    may be unrolled as a whole; the instructions from its first to its last product are then divided
-    by ``steps``.
+    That loop need not be the innermost one: waiting for a copy is a loop too. If the compiler
+    unrolled it in part, it holds a multiple of a step's ``products``. If the compiler unrolled it
+    as a whole, as it may for a few known ``steps``, the instructions from the first to the last
+    product are divided by ``steps``.
     """
 
-    def of_a_step(loop: list[str], opcodes: tuple[str, ...]) -> int:
+    def per_step(loop: list[str], opcodes: tuple[str, ...]) -> int:
         found = sum(opcode.startswith(opcodes) for opcode in loop)
         unrolled = max(1, round(found / products)) if products else 1
         return round(len(loop) / unrolled)
@@ -88,14 +88,14 @@ def _count(
     ]
     for loop in loops:
         if any(opcode.startswith(matrix) for opcode in loop):
-            return of_a_step(loop, matrix)
+            return per_step(loop, matrix)
     opcodes = [line.opcode for line in lines if line.opcode]
     places = [place for place, opcode in enumerate(opcodes) if opcode.startswith(matrix)]
     if places:
         return max(1, (places[-1] - places[0] + 1) // max(1, steps))
     counts = [sum(opcode.startswith(scalar) for opcode in loop) for loop in loops]
     most = max(counts, default=0)
-    return of_a_step(loops[counts.index(most)], scalar) if most else 0
+    return per_step(loops[counts.index(most)], scalar) if most else 0
 
 
 def matrix_loop_instructions(listing: str, steps: int = 1, products: float = 0) -> int:
@@ -104,8 +104,8 @@ def matrix_loop_instructions(listing: str, steps: int = 1, products: float = 0) 
     Args:
         listing: the disassembly of a kernel.
         steps: trip count of its loop, used if the loop is unrolled as a whole.
-        products: multiply instructions of a warp in one step, by which a loop that is unrolled in
-            part is recognized; 0 if unknown.
+        products: multiply instructions that a warp issues in one step; a loop with a multiple of
+            them was unrolled in part. 0 if unknown.
     """
     return _count(_sass(listing), SASS_MATRIX, SASS_SCALAR, steps, products)
 

@@ -1,8 +1,9 @@
 """Executed counts of the emulated GPU beside the cost model's estimates, launch by launch.
 
-The executed counts are the warp instructions of the PTX, prologue and ends included, and the bytes
-of global memory that threads or boxes access. The estimates are the instructions of the model's
-loop and of the sums across threads after it, and the bytes that a program fetches and writes.
+The executed counts are the warp instructions of the PTX, prologue and stores included, and the
+bytes of global memory that threads or boxes access. The estimates are the instructions of the
+model's loop and of the sums across threads after it, and the bytes that a program fetches and
+writes.
 """
 
 from __future__ import annotations

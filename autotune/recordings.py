@@ -4,7 +4,7 @@ Two forms are read, distinguished by their columns:
 
 - Triton matrix products (AlnisM/autoheuristic-datasets): ``M``, ``N``, ``K`` and a tile a row;
   ``family`` is ``triton``, or ``extern`` for cuBLAS. ``as_conv1x1_pass`` names the pass of a 1x1
-  convolution that the product is by its strides; other rows are left out.
+  convolution whose operands have the product's strides; rows that name none are left out.
 - CUTLASS convolutions (masahi/tvm-cutlass-eval): a layer, ``cta_m`` x ``cta_n`` x ``cta_k`` a row.
   Only kernels that load 16 bytes at a time and sum in float32, as tconv's do, are read. Unlike
   tconv's, they also write float32: ``s16816fprop_optimized_f16`` names the type of sums and results
@@ -48,9 +48,11 @@ GEMM_COLUMNS = dict(
 )
 CUTLASS_COLUMNS = dict(zip(TILE, ("cta_m", "cta_n", "cta_k", "stages", "warps"), strict=True))
 GEMM_NEEDS = {"gpu", "dtype", "M", "N", "K", "as_conv1x1_pass", "family", "time_ms"}
+GEMM_NEEDS |= set(GEMM_COLUMNS.values())
 CUTLASS_SHAPE = ("N", "H", "W", "C", "K", "R", "S", "pad_h", "pad_w", "stride_h", "stride_w")
 CUTLASS_RESULT = 4  # bytes
 CUTLASS_NEEDS = {"gpu", "pass", "dtype", "accum", "align", "status", "time_ms", *CUTLASS_SHAPE}
+CUTLASS_NEEDS |= set(CUTLASS_COLUMNS.values())
 
 # GPUs that were recorded. The H100's memory is slower than any data sheet's: 2.4 TB/s fits best.
 # RTX 3070: NVIDIA's GA104 white paper; its L2 rate is assumed. Recorded tiles reach 41 TFLOP/s,
@@ -81,10 +83,10 @@ RECORDED = {
 }  # fmt: skip
 
 
-# Counted in that kernel, as Triton 3.7 compiles it for sm_80 and sm_90, but for two that recorded
-# times ask for, since an older Triton had compiled it: products on registers take 12 registers
-# more (a tile of 128x128 of eight warps over 128 of them), a step with wgmma twice as many
-# instructions.
+# Loop costs of the recorded Triton product, counted as Triton 3.7 compiles it for sm_80 and sm_90.
+# Two figures follow the recorded times instead, because an older Triton compiled the timed kernels:
+# products on registers take 12 registers more (a 128x128 tile of eight warps then takes over 128),
+# and a step with wgmma takes twice as many instructions.
 PRODUCT: Costs = {
     "exact": {
         "fprop": LoopCosts(20, (10, 10), 33, (1.9, 1.9), 0.6),
@@ -97,13 +99,13 @@ PRODUCT: Costs = {
         LoopCosts(60, (6, 6), 30, (1.8, 1.8), per_transposed=4, registers_per_transposed=1.9),
     ),
 }
-# Registers without which it spills, besides the sums, as recorded times say. Loads for the matrix
-# unit are issued in turns.
+# Registers, besides those of the sums, with fewer of which that product spills: chosen by recorded
+# times. Loads for the matrix unit are issued in turns, so that only some hold registers at a time.
 LEAST_REGISTERS, LEAST_PER_LOAD, LEAST_PER_EXACT_LOAD, MOST_WAITING = 40, 3, 4, 96
 
 
 def product_demand(problem: Problem, tile: Tile | Tiles, target: Target) -> Demand:
-    """Return the demand of a plain product's thread, which has one tap and no pixels to locate."""
+    """Return the demand of the recorded product, which has one tap and locates no pixels."""
     shape = problem.geometry
     reduced, produced = shape.group_in_channels, shape.group_out_channels
     extents = {
@@ -132,9 +134,9 @@ class RecordingError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """The timed tiles of one problem on one GPU; ``library`` is cuBLAS's time.
+    """The timed tiles of one problem on one GPU; ``library`` is cuBLAS's time if it was recorded.
 
-    ``result_itemsize`` is the size of a result in bytes, if it differs from an operand's.
+    ``result_itemsize`` is the size of a result in bytes, or None if it is that of an operand.
     """
 
     gpu: str
@@ -182,7 +184,7 @@ class Recording:
 
 
 def layer_of(direction: Pass, m: int, n: int, k: int) -> ConvGeometry:
-    """The 1x1 layer whose pass ``direction`` is the ``m`` x ``n`` product over ``k``.
+    """Return the 1x1 layer whose pass ``direction`` is the ``m`` x ``n`` product over ``k``.
 
     >>> layer_of("wgrad", 64, 128, 3136).key
     'n1c128h1w3136-k64f1x1-s1x1-p0x0-d1x1-g1'
@@ -213,10 +215,10 @@ def product_of(problem: Problem) -> tuple[int, int, int] | None:
 
 
 def tables_of(paths: Iterable[Path]) -> list[Path]:
-    """Return the given files, and of a folder its recorded tables, ignoring other files.
+    """Return the given files; a folder stands for the recorded tables in it.
 
     Raises:
-        RecordingError: for a folder without one.
+        RecordingError: for a folder without a recorded table.
     """
     found = []
     for path in paths:
@@ -236,9 +238,9 @@ def _form(path: Path) -> Callable[[pd.DataFrame], list[Recording]] | None:
         columns = set(pd.read_csv(path, nrows=0).columns)
     except (OSError, ValueError, EOFError):
         return None
-    if columns >= GEMM_NEEDS | set(GEMM_COLUMNS.values()):
+    if columns >= GEMM_NEEDS:
         return _products
-    if columns >= CUTLASS_NEEDS | set(CUTLASS_COLUMNS.values()):
+    if columns >= CUTLASS_NEEDS:
         return _convolutions
     return None
 
@@ -259,8 +261,11 @@ def read_recording(path: Path) -> list[Recording]:
     except (OSError, ValueError, EOFError) as error:
         raise RecordingError(f"{path}: no CSV table: {error}") from error
     if (form := _form(path)) is None:
-        columns = ", ".join(sorted(map(str, table.columns)))
-        raise RecordingError(f"{path}: its columns match neither form; there are: {columns}")
+        forms = " or ".join(", ".join(sorted(needs)) for needs in (GEMM_NEEDS, CUTLASS_NEEDS))
+        there = ", ".join(sorted(map(str, table.columns)))
+        raise RecordingError(
+            f"{path}: its columns match neither form, which need {forms}; there are: {there}"
+        )
     return form(table)
 
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks.counts --target sm_90 --json
 
-Each row is one launch of a small layer. Executed are the warp instructions of the PTX, prologue and
-ends included, the bytes that threads or boxes ask of global memory, and the share of wavefronts of
-shared memory that bank conflicts add. Estimated are the instructions of the model's loop and of
-sums across threads behind it, and the bytes that a program fetches and writes. A ratio is
-executed / estimated.
+Each row is one launch of a small layer. The executed counts are the warp instructions of the PTX,
+prologue and stores included, the bytes of global memory that threads or boxes access, and the share
+of wavefronts of shared memory that bank conflicts add. The estimates are the instructions of the
+model's loop and of the sums across threads after it, and the bytes that a program fetches and
+writes. A ratio is executed / estimated.
 """
 
 from __future__ import annotations

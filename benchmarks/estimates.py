@@ -2,10 +2,14 @@
 
     python -m benchmarks.estimates --tiles 100 --seed 0 [--json]
 
-Random legal tiles of every family are compiled for sm_80 and sm_90. Printed are, for each family
-and pass, the estimated minus the compiled registers of a thread, the estimated over the compiled
-instructions of a step (10 %, 50 % and 90 % quantiles), and how many kernels spill and were expected
-to. Nothing is executed and no GPU is needed.
+Random legal tiles of every family are compiled for sm_80 and sm_90; nothing is executed, and no GPU
+is needed. Each family and pass has a row:
+
+- register error: a thread's estimated minus its compiled registers;
+- instruction ratio: estimated / compiled instructions of a step;
+- spilled, expected to spill: how many of the kernels did, and how many were expected to.
+
+Errors and ratios are quantiles: 10 %, 50 % and 90 %.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ LAYERS = (
     ConvGeometry(16, 128, 28, 28, 128, 3, 3, 1, 1, 1, 1, groups=128),
 )
 ARITHMETICS = ("float16", "tf32", "tf32x3", "float32")
-USUAL = 0.7  # share of tiles that are drawn from those which ``choose`` considers
+CONSIDERED = 0.7  # share of draws that take only tiles which ``choose`` considers
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,14 @@ class Pair:
 
 
 def drawn(draw: random.Random) -> tuple[Problem, Choice, Target] | None:
-    """Return a random problem with a random legal choice; None if the draw serves nothing."""
+    """Return a random problem with a random legal choice; None if no drawn tile is legal."""
     target = TARGETS[draw.choice(list(EMULATED))]
     layout = draw.choice(("nhwc", "nhwc", "nhwc", "nchw"))
     geometry, direction = draw.choice(LAYERS), draw.choice(PASSES)
     problem = Problem.of(geometry, direction, draw.choice(ARITHMETICS), layout)  # type: ignore[arg-type]
     family = draw.choice(serving(problem, target))
     case, thumb = case_of(problem, family, target), family.heuristic(problem, target)
-    usual = draw.random() < USUAL
+    usual = draw.random() < CONSIDERED
     grid = legal_grid(case, (lambda blocks: burden_allows(blocks, thumb, case)) if usual else None)
     tiles = grid.deepest().spread
     if not len(tiles):
@@ -75,7 +79,7 @@ def drawn(draw: random.Random) -> tuple[Problem, Choice, Target] | None:
 
 
 def pairs(count: int, seed: int) -> Iterator[Pair]:
-    """Compile ``count`` random choices."""
+    """Compile ``count`` random choices; yield each beside its estimate."""
     draw = random.Random(seed)
     while count:
         if (found := drawn(draw)) is None:
@@ -89,11 +93,13 @@ def pairs(count: int, seed: int) -> Iterator[Pair]:
 
 def summary(found: list[Pair]) -> dict[str, object]:
     """Return the figures of one family and pass."""
-    # At the limit a thread's registers say only that there are no more.
+    # A kernel at the limit of registers may need more than it has, so its error is unknown.
     below = [each for each in found if each.compiled.registers < REGISTERS_PER_THREAD["cuda"]]
     looped = [each for each in found if each.compiled.instructions]
     errors = [int(each.estimated.registers) - int(each.compiled.registers) for each in below]
-    ratios = [float(e.estimated.instructions) / float(e.compiled.instructions) for e in looped]
+    ratios = [
+        float(each.estimated.instructions) / float(each.compiled.instructions) for each in looped
+    ]
     return {
         "kernels": len(found),
         "register_error": quantiles(errors),
@@ -104,6 +110,7 @@ def summary(found: list[Pair]) -> dict[str, object]:
 
 
 def quantiles(values: list[int] | list[float]) -> list[float] | None:
+    """Return the 10 %, 50 % and 90 % quantiles; None without values."""
     if not values:
         return None
     return [round(float(each), 2) for each in np.quantile(values, [0.1, 0.5, 0.9])]
@@ -111,7 +118,7 @@ def quantiles(values: list[int] | list[float]) -> list[float] | None:
 
 def main(
     tiles: Annotated[int, typer.Option(min=1, help="How many kernels to compile.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the random tiles.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random tiles.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare compiled kernels with the cost model's estimates of their resources."""

@@ -18,19 +18,21 @@ with extra("reports"):
     import attrs
 
 ADDED = re.compile("checked|emulated_.*")  # columns that tables of version 0.1.0 lack
-RENAMED = {"algorithm": "family", "direction": "pass"}  # columns of 0.1.0 that have been renamed
+RENAMED = {"algorithm": "family", "direction": "pass"}  # today's names of columns of 0.1.0
 Row = TypeVar("Row", bound=attrs.AttrsInstance)
 
 
 class RowError(ValueError):
-    """A CSV is not a table of rows; the message names file, row and column."""
+    """Raised for a CSV file that is not a table of rows; the message names file, row and column."""
 
 
 def column_of(field_name: str) -> str:
+    """Return the column of a field; ``pass``, a keyword of Python, cannot be a field's name."""
     return "pass" if field_name == "direction" else field_name
 
 
 def columns_of(row_type: type[Row]) -> list[str]:
+    """Return the columns of a table, in order."""
     return [column_of(column.name) for column in attrs.fields(row_type)]
 
 
@@ -66,7 +68,8 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
         text = read_text(path, LARGEST_FILE)
         if text is None:
             raise RowError(f"{path} cannot be read: there is no such file")
-        source = StringIO(text.removeprefix("\ufeff"), newline=None)  # as spreadsheets write it
+        # Spreadsheets write a byte-order mark and other line ends.
+        source = StringIO(text.removeprefix("\ufeff"), newline=None)
         lines = [line for line in csv.reader(source, strict=True) if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RowError(f"{path} cannot be read: {error}") from error

@@ -69,10 +69,12 @@ def pair_of(text: str) -> tuple[int, int]:
 
 
 def problem_key(cell: str) -> str:
+    """Return ``cell`` as ``Problem.key`` writes it."""
     return Problem.from_key(cell).key
 
 
 def tile_text(cell: str) -> str:
+    """Return ``cell`` as a tile is written."""
     return str(Tile.parse(cell))
 
 
@@ -177,7 +179,7 @@ class LayerRow:
 
     @property
     def least_bytes(self) -> int:
-        """Bytes that the pass must move: x, w and y once each; for a pool, x and y."""
+        """Fewest bytes that the pass can move; of a fused pool's y, only the pooled part."""
         if self.filters is None:
             return self.pool.least_bytes(ITEMSIZE[self.dtype])
         shape, problem = self.geometry, self.problem
@@ -199,11 +201,12 @@ def _ratio(theirs: float | None, ours: float | None) -> float | None:
 class TrialRow:
     """One candidate for one problem.
 
-    ``ms`` is of ``kind``. ``ranked_ms`` is the model's figure before compilation. ``status`` is
-    ``ok`` or the reason for failure. A row without an error was never checked and cannot win.
-    ``bound`` is the resource that limits the tile according to the model, ``waves`` how often its
-    programs fill the GPU. ``checked`` says how the error was found. The emulated columns were
-    counted on a GPU emulator that ran the compiled code of a scaled-down copy.
+    ``kind`` says whether ``ms`` was measured or predicted. ``ranked_ms`` is the model's figure
+    before compilation. ``status`` is ``ok`` or the reason for failure. A row without ``error_fp64``
+    was never checked and cannot win; ``checked`` says how the error was found. ``bound`` is the
+    resource that limits the tile according to the model, and ``waves`` how often its programs fill
+    the GPU. The emulated columns were counted on a GPU emulator that ran the compiled code for a
+    scaled-down copy of the problem.
     """
 
     problem: str = field(converter=problem_key)
@@ -311,8 +314,8 @@ class CauseRow:
 class CompilerRow:
     """One Triton version's code for a winner, and whether its result is correct.
 
-    Resources are of the code compiled for the problem itself; emulated figures are of a scaled-down
-    copy.
+    Resources are those of the code compiled for the problem itself; the emulated figures were
+    counted for a scaled-down copy.
     """
 
     problem: str = field(converter=problem_key)

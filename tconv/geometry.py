@@ -86,8 +86,8 @@ def _positions_read(
 ) -> int:
     """Return how many of an axis's ``size`` positions some window reads.
 
-    Exact for windows that lie apart, and for any without dilation. For others the gaps near the
-    borders are taken to be like those further inside.
+    The count is exact for windows that lie apart and for windows without dilation. For others, gaps
+    near the borders are assumed to be as frequent as those further inside.
 
     >>> _positions_read(7, extent=2, stride=3, pad=0, dilation=1, windows=2)
     4
@@ -96,7 +96,7 @@ def _positions_read(
     last = (windows - 1) * stride + span
 
     def read_before(end: int) -> int:
-        """Return how many are read of the first ``end`` positions, padding included."""
+        """Return how many of the first ``end`` positions are read; these include the padding."""
         if stride >= span:
             whole, rest = divmod(min(end, last), stride)
             return whole * extent + min(extent, cdiv(rest, dilation))
@@ -264,7 +264,7 @@ class ConvGeometry:
 
     @property
     def x_read(self) -> int:
-        """Number of elements of x that some window reads: not all, if windows lie apart.
+        """Number of elements of x that some window reads; windows that lie apart leave gaps.
 
         >>> ConvGeometry.from_lecture("1x7x7", filters=1, extent=1, stride=2).x_read
         16

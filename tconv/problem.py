@@ -47,7 +47,7 @@ class Problem:
 
     @property
     def least_bytes(self) -> int:
-        """Fewest bytes that the pass can move; dgrad also writes what no window reads, as zeros."""
+        """Fewest bytes that the pass can move; dgrad also writes 0 where no window reads x."""
         shape, found = self.geometry, self.geometry.least_bytes(self.itemsize)
         unread = shape.x_elements - shape.x_read if self.direction == "dgrad" else 0
         return found + self.itemsize * unread

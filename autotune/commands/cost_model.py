@@ -32,10 +32,10 @@ def judge(
         bool, typer.Option("--held-out", help="Only problems that no constant was fitted to.")
     ] = False,
     nvidia: Annotated[
-        bool, typer.Option("--nvidia", help="Also what NVIDIA's heuristics would run.")
+        bool, typer.Option("--nvidia", help="Also judge the choice of NVIDIA's heuristics.")
     ] = False,
     hold: Annotated[
-        Path | None, typer.Option("--hold", help="Fail where worse than published in this file.")
+        Path | None, typer.Option("--hold", help="Fail below the scores published in this file.")
     ] = None,
 ) -> None:
     """Judge the cost model by recorded kernel times of an A100, an H100 or an RTX 3070."""
@@ -59,9 +59,8 @@ def judge(
     else:
         show.print_judgement(cells, console)
     if nvidia and not theirs.available():
-        typer.echo(
-            f"nvidia-matmul-heuristics is missing, no column of it: {theirs.INSTALL}", err=True
-        )
+        missing = "nvidia-matmul-heuristics is missing, so its column is left out"
+        typer.echo(f"{missing}: {theirs.INSTALL}", err=True)
     elif nvidia and not json:
         console.print(show.nvidia_table(cells, theirs.first_choice))
     if worse := below_published(cells, published):
@@ -106,7 +105,7 @@ def _calibration(target: str | None) -> tuple[Calibration, str]:
     elif here is not None and target in (None, here[0].name):
         gpu = here[0]
     else:
-        fail(f"--target {target}: name the GPU of this machine, or one of {', '.join(TARGETS)}")
+        fail(f"--target must name the GPU of this machine, or one of {', '.join(TARGETS)}")
     return run(stored_trials(gpu.name, "measured"), gpu), gpu.name
 
 

@@ -215,7 +215,7 @@ def _fused_call(chain: Chain) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
 def _own_transposed(
     call: Call, fused: dict[str, Any]
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """The call of a chain behind our own operator, which is given the size of its result."""
+    """The call of a chain that begins with our own operator, whose call has the result's size."""
     norm = (fused.get(name) for name in ("norm_weight", "norm_bias", "running_mean", "running_var"))
     operands = (call["x"], call["w"], call["bias"], fused.get("residual"), *norm)
     form = (fused.get("eps", 0.0), call["extent"], (0, 0), call["window"])

@@ -72,7 +72,7 @@ def value_of(node: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Return a number of a call, which Dynamo captures as a node where it may change."""
+    """Return the number that a call is given; under ``dynamic=True`` its argument may be a node."""
     return value_of(value) if isinstance(value, fx.Node) else value
 
 
@@ -105,7 +105,7 @@ def grow(conv: fx.Node, call: Call, places: Places) -> Chain:
     Args:
         conv: a convolution that our kernels compute, of a kind in ``LINKS``.
         call: its operation, as returned by ``read``.
-        places: of the nodes of the graph.
+        places: the places of the graph's nodes.
     """
     chain = Chain(conv, call, [conv])
     while chain.pool is None:
@@ -149,7 +149,7 @@ def _refused(chain: Chain, node: fx.Node, link: Call, places: Places) -> str | N
     """Return why ``node`` cannot be the chain's next link, or None if it can."""
     if link.name not in LINKS[chain.call.name]:
         return f"the kernels of {chain.call.name} do not compute it"
-    own = sum(mutates(each) for each in chain.nodes[1:])  # they write to values of the chain alone
+    own = sum(mutates(each) for each in chain.nodes[1:])  # these write only to the chain's values
     if places.writes_between(chain.conv, node) > own:
         return "an operation between them writes to memory or changes a mode"
     before, after = value_of(chain.last), value_of(node)

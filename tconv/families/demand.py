@@ -18,34 +18,37 @@ from tconv.tile import Count, Tile, Tiles
 REGISTERS_PER_THREAD = {"cuda": 255, "hip": 512}
 LEAST_DOT = 16  # the narrowest operand that tl.dot takes, on each axis
 WGMMA_ROWS = 64  # of one warp group's matrix instruction; it reads both operands from shared memory
-FRAGMENT_BYTES = 512  # of an operand, that a warp reads from shared memory by one instruction
-FRAGMENT_ELEMENTS = 32  # the same of 32-bit elements that do not lie along the reduction
+# What a warp reads of an operand from shared memory by one instruction: bytes, or elements of 32
+# bits where neighbours in memory do not lie along the reduction.
+FRAGMENT_BYTES = 512
+FRAGMENT_ELEMENTS = 32
 
 
 @dataclass(frozen=True)
 class LoopCosts:
-    """What a gathering loop costs besides its sums and products, fitted to compiled kernels.
+    """Instructions of a step and registers of a thread in one kind of gathering loop.
 
-    Costs of a load are those of the first and of the second operand, mask and address included.
+    Pairs are for the first and the second operand. A load includes its mask and address. A product
+    is one multiply instruction. A transposed element is one that wgmma cannot read as it lies.
     """
 
-    instructions: float  # of a step
+    instructions: float  # besides those of loads and products
     per_load: tuple[float, float]
-    registers: float
+    registers: float  # besides those of sums and loads
     registers_per_load: tuple[float, float]
-    registers_per_row: float = 0.0  # and column of a warp's part of the tile
-    per_product: float = 1.0  # instructions
-    per_transposed: float = 0.0  # instructions for an element that wgmma cannot read as it lies
+    registers_per_row: float = 0.0  # for each row and each column of a warp's part of the tile
+    per_product: float = 1.0
+    per_transposed: float = 0.0
     registers_per_transposed: float = 0.0
 
 
-# How a loop multiplies: by multiply-adds of threads, by matrix instructions on registers, or by
-# wgmma, which reads shared memory.
-Kind = Literal["exact", "mma", "wgmma", "tf32x3"]
-Costs = Mapping[Kind, Mapping[Pass, LoopCosts]]
-# Fitted to 900 kernels that Triton 3.7 compiled for sm_80 and sm_90, instructions to those of them
-# with a loop. One of few, known steps is unrolled and takes some 30 instructions a step less.
-# ``python -m benchmarks.estimates`` compares others.
+# How a loop multiplies: by multiply-adds of threads ("exact"), by matrix instructions on registers
+# ("mma", or three for each product in "tf32x3"), or by wgmma, which reads shared memory.
+Loop = Literal["exact", "mma", "wgmma", "tf32x3"]
+Costs = Mapping[Loop, Mapping[Pass, LoopCosts]]
+# Fitted to 900 kernels that Triton 3.7 compiled for sm_80 and sm_90; the instructions only to those
+# that keep their loop. A loop of few, known steps is unrolled, and then takes some 30 instructions
+# a step less. ``python -m benchmarks.estimates`` compares other kernels with these estimates.
 GATHERED: Costs = {
     "exact": {
         "fprop": LoopCosts(53, (4.4, 3.7), 62, (12.8, 2.0), 0.3, per_product=1.08),
@@ -70,8 +73,8 @@ GATHERED: Costs = {
         "wgrad": LoopCosts(40, (3.0, 6.0), 54, (14.3, 2.0), 0.75, per_product=6.8),
     },
 }  # fmt: skip
-MORE_ACROSS_TAPS = 4.0  # instructions of wgrad's load of one element, where a tile spans taps
-SPARED_REGISTERS = 30  # that the compiler does without before it spills
+MORE_ACROSS_TAPS = 4.0  # further instructions of wgrad's load of one element, if a tile spans taps
+SPARED_REGISTERS = 30  # the compiler does without these before it spills
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Demand:
 
     registers: Count
     instructions: Count  # of one step
-    least_registers: Count | None = None  # without which it spills; None: all of ``registers``
+    least_registers: Count | None = None  # with fewer, it spills; None: the same as ``registers``
     # Loads of one step for either operand, and the bytes of each; none: boxes, or no shared memory.
     loads: tuple[Count, Count] = (0.0, 0.0)
     load_bytes: tuple[Count, Count] = (16, 16)
@@ -88,31 +91,31 @@ class Demand:
 
 
 def accumulator_words(problem: Problem) -> int:
-    """32-bit registers of one accumulator: fp64 takes two, all else accumulates in fp32."""
+    """Return the 32-bit registers of one sum: two for fp64, one for all else, summed in fp32."""
     return 2 if problem.dtype == "float64" else 1
 
 
 def accumulator_registers(
     problem: Problem, tile: Tile | Tiles, target: Target, sums: Count
 ) -> Count:
-    """Registers of a thread that the ``sums`` of its program take."""
+    """Return the registers of a thread that hold its share of the program's ``sums``."""
     return cdiv(sums * accumulator_words(problem), tile.warps * target.warp_size)
 
 
 def uses_wgmma(tile: Tile | Tiles, problem: Problem, target: Target) -> Count:
-    """Whether the matrix unit reads shared memory itself: a warp group, 64 rows, not fp64."""
+    """Whether wgmma multiplies: from sm_90 on, for whole warp groups and 64 rows, if not exact."""
     if target.sm < 90 or problem.arithmetic in ("float32", "float64"):
         return np.zeros(np.shape(tile.warps), dtype=bool)
     return (tile.warps % 4 == 0) & (tile.block_m >= WGMMA_ROWS)
 
 
 def matrix_instructions(tile: Tile | Tiles, problem: Problem, target: Target) -> Count:
-    """Multiply instructions of a warp in one step."""
+    """Return the multiply instructions of a warp in one step."""
     products = tile.block_m * tile.block_n * tile.block_k
     if problem.arithmetic == "float32" and target.backend == "cuda":
-        return products / (tile.warps * target.warp_size)  # one multiply-add a thread
+        return products / (tile.warps * target.warp_size)  # a multiply-add of each thread
     depth = 32 // problem.itemsize  # m16n8k16 in 16 bits, k8 in tf32, k4 in fp64
-    # Warps that a small tile has no rows or columns for compute what others compute too.
+    # Where a small tile has no rows or columns left for a warp, it repeats another warp's products.
     by_warp = np.maximum(products / (16 * 8 * depth) / tile.warps, tile.block_k / depth)
     by_group = np.maximum(1.0, products * problem.itemsize / (WGMMA_ROWS * tile.block_n * 32))
     found = np.where(uses_wgmma(tile, problem, target), by_group * 4 / tile.warps, by_warp)
@@ -120,10 +123,10 @@ def matrix_instructions(tile: Tile | Tiles, problem: Problem, target: Target) ->
 
 
 def warp_grid(tiles: Tile | Tiles) -> tuple[Count, Count]:
-    """(down, across) that Triton cuts a tile among warps, so that a warp's part is near square.
+    """Return how many warps Triton places (down, across) a tile; each warp's part is near square.
 
-    Each warp reads its rows and its columns of the operands from shared memory. Warps are doubled
-    down the longer side of what one would have, down rather than across.
+    Each warp reads its rows and its columns of the operands from shared memory. Triton doubles the
+    warps along the longer side of a warp's part, and downwards if the sides are equal.
 
     >>> tiles = Tiles.of([Tile(128, 64, 32, warps=4), Tile(64, 256, 32, warps=4)])
     >>> down, across = warp_grid(tiles)
@@ -161,7 +164,7 @@ _WARPS_DOWN = np.array(
 
 
 def load_width(problem: Problem, neighbours: int, block: Count) -> Count:
-    """Elements that one load fetches, up to 16 bytes, of ``neighbours`` that lie side by side."""
+    """Return how many of ``neighbours`` elements side by side one load fetches: up to 16 bytes."""
     widest = 16 // problem.itemsize
     return np.where(neighbours % block, np.gcd(widest, neighbours), np.minimum(widest, block))
 
@@ -169,7 +172,7 @@ def load_width(problem: Problem, neighbours: int, block: Count) -> Count:
 def gathered_loads(
     tile: Tile | Tiles, target: Target, widths: tuple[Count, Count]
 ) -> tuple[Count, Count]:
-    """Load instructions of a thread in one step, for either operand, by elements of a load."""
+    """Return a thread's loads of each operand in one step, from the elements of each load."""
     threads = tile.warps * target.warp_size
     first = tile.block_m * tile.block_k / widths[0] / threads
     return first, tile.block_k * tile.block_n / widths[1] / threads
@@ -183,24 +186,24 @@ def gathered_demand(
     across_taps: Count = False,
     costs: Costs = GATHERED,
 ) -> Demand:
-    """Return the demand of a product that gathers its operands by loads of ``widths`` elements.
+    """Return the demand of a kernel that gathers both operands of a matrix product.
 
     Args:
         problem: the pass.
         tile: the tile, or many.
         target: the GPU.
-        widths: elements of one load of either operand.
-        across_taps: whether a tile of wgrad's columns spans filter taps, each element with its own
-            mask.
-        costs: of the kernel's loop; by default those of tconv's kernels.
+        widths: elements that one load fetches, for the first and the second operand.
+        across_taps: whether the columns of wgrad's tile span filter taps, so that each element has
+            its own mask.
+        costs: the costs of the kernel's loop; by default those of tconv's kernels.
     """
     loads = gathered_loads(tile, target, widths)
     exact = problem.arithmetic in ("float32", "float64")
-    kind: Kind = "exact" if exact else "tf32x3" if problem.arithmetic == "tf32x3" else "mma"
-    registers, instructions = _of_loop(problem, tile, target, loads, costs, kind)
+    loop: Loop = "exact" if exact else "tf32x3" if problem.arithmetic == "tf32x3" else "mma"
+    registers, instructions = _loop_demand(problem, tile, target, loads, costs, loop)
     wgmma = uses_wgmma(tile, problem, target)
-    if np.any(wgmma) and kind == "mma":
-        others = _of_loop(problem, tile, target, loads, costs, "wgmma")
+    if np.any(wgmma) and loop == "mma":
+        others = _loop_demand(problem, tile, target, loads, costs, "wgmma")
         registers = np.where(wgmma, others[0], registers)
         instructions = np.where(wgmma, others[1], instructions)
     registers = np.rint(registers)
@@ -209,44 +212,47 @@ def gathered_demand(
     return Demand(registers, instructions, registers - SPARED_REGISTERS, loads, bytes_of)
 
 
-def _of_loop(
+def _loop_demand(
     problem: Problem,
     tile: Tile | Tiles,
     target: Target,
     loads: tuple[Count, Count],
-    known: Costs,
-    kind: Kind,
+    costs: Costs,
+    loop: Loop,
 ) -> tuple[Count, Count]:
-    """Return a thread's registers and its instructions in one step, of a loop of one kind."""
-    costs = known[kind][problem.direction]
-    registers = costs.registers + accumulator_registers(
+    """Return a thread's registers, and its instructions in one step, for one kind of loop."""
+    cost = costs[loop][problem.direction]
+    registers = cost.registers + accumulator_registers(
         problem, tile, target, tile.block_m * tile.block_n
     )
-    instructions: Count = costs.instructions
-    for count, each, held in zip(loads, costs.per_load, costs.registers_per_load, strict=True):
+    instructions: Count = cost.instructions
+    for count, each, held in zip(loads, cost.per_load, cost.registers_per_load, strict=True):
         instructions = instructions + each * count
         registers = registers + held * count
-    instructions += costs.per_product * matrix_instructions(tile, problem, target)
-    if kind == "wgmma":
-        turned = _transposed_elements(problem, tile) / (tile.warps * target.warp_size)
-        instructions = instructions + costs.per_transposed * turned
-        return registers + costs.registers_per_transposed * turned, instructions
+    instructions = instructions + cost.per_product * matrix_instructions(tile, problem, target)
+    if loop == "wgmma":
+        transposed = _transposed_elements(problem, tile) / (tile.warps * target.warp_size)
+        instructions = instructions + cost.per_transposed * transposed
+        return registers + cost.registers_per_transposed * transposed, instructions
     down, across = warp_grid(tile)
     rows, columns = tile.block_m / down, tile.block_n / across
-    if kind != "exact":
+    if loop != "exact":
         instructions = instructions + _fragments(problem, tile, rows, columns)
-    return registers + costs.registers_per_row * (rows + columns), instructions
+    return registers + cost.registers_per_row * (rows + columns), instructions
 
 
 def _transposed_elements(problem: Problem, tile: Tile | Tiles) -> Count:
-    """Return a step's elements that wgmma cannot read: 32 bits, not along the reduction."""
+    """Return how many elements of a step wgmma cannot read as they lie.
+
+    It reads elements of 32 bits only from operands that lie along the reduction in memory.
+    """
     if problem.itemsize != 4 or problem.direction == "fprop":
         return 0.0
     return (tile.block_n + tile.block_m * (problem.direction == "wgrad")) * tile.block_k
 
 
 def _fragments(problem: Problem, tile: Tile | Tiles, rows: Count, columns: Count) -> Count:
-    """Return a warp's reads of operands from shared memory, for its part of a tile, in one step."""
+    """Return a warp's reads of shared memory in one step, for ``rows`` x ``columns`` of a tile."""
     along = problem.itemsize / FRAGMENT_BYTES
     apart = along if problem.itemsize < 4 else 1 / FRAGMENT_ELEMENTS
     first = apart if problem.direction == "wgrad" else along

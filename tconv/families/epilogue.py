@@ -46,10 +46,10 @@ def unpooled_constants(epilogue: Epilogue) -> dict[str, Any]:
 
 
 def place_words(problem: Problem) -> int:
-    """Return the registers beside each sum of a gathering dgrad, for its pixel's place in a phase.
+    """Return the registers that a gathering dgrad holds with each sum for the place of its pixel.
 
-    In nchw each sum also has addresses of its own, of two registers each, to load from and to
-    store at.
+    Two are the pixel's place in its phase. In nchw each sum also has addresses of its own, of two
+    registers each, to load from and to store at.
     """
     if problem.direction != "dgrad":
         return 0
@@ -85,7 +85,7 @@ def lightened(
     """
     words = 1 + epilogue.residual + epilogue.kept + epilogue.offsets
     words += epilogue.activation == "gelu"
-    if words == 1 and not (beside and epilogue.norm):
+    if words == 1 and not (beside and epilogue.norm):  # a norm alone spills only with places
         return tile
     if target.backend not in REGISTERS_PER_THREAD:
         return tile

@@ -42,8 +42,8 @@ from tconv.tile import Count, Tile, Tiles, for_each
 
 WIDE = 32  # channels or filters of a group, from which on one alone fills a tile
 LEAST = 16  # of the matrix unit, on each axis
-# Before sm_90 the elements that narrow groups are gathered from wait in registers, addresses and
-# all (6 compiled kernels, sm_80, Triton 3.9; 3.7 takes a tenth less).
+# Before sm_90 a thread holds the elements gathered for narrow groups in registers, with their
+# addresses (fitted to 6 kernels compiled for sm_80 by Triton 3.9; 3.7 takes a tenth less).
 REGISTERS_BESIDE_GATHERED = 40
 REGISTERS_PER_GATHERED = 14
 

@@ -55,6 +55,7 @@ def _layout(tensor: Tensor) -> Layout:
 
 
 def y_layout(x: Tensor, w: Tensor) -> Layout:
+    """Return the format of x * w in memory."""
     return layout_of(y_channels_last(x, w))
 
 
@@ -272,9 +273,10 @@ def convolved(
     residual_after: bool,
     precision: str | None,
 ) -> Tensor:
-    """activation(norm(x * w + bias) + residual) of batched images whose window was checked.
+    """Return activation(norm(x * w + bias) + residual) of batched images with a checked window.
 
-    ``operands`` are x, w, bias, residual and the batch normalization's four.
+    ``operands`` are x, w, bias, residual, and the batch normalization's weight, bias, mean and
+    variance. With ``residual_after`` the residual is added to the activation's result.
     """
     if activation is None and operands[3] is None and operands[6] is None:
         return _ops.conv2d.default(*operands[:3], window, precision)  # type: ignore[no-any-return]

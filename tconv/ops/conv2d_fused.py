@@ -87,7 +87,7 @@ def conv2d_fused(
     Args:
         input, weight, bias, stride, padding, dilation, groups, precision: as for ``conv2d``.
         running_mean: (out_channels,), or None for no normalization.
-        running_var: likewise; both or neither.
+        running_var: likewise; given exactly if running_mean is.
         norm_weight: g, (out_channels,), or None for 1.
         norm_bias: b, (out_channels,), or None for 0.
         eps: added to the variance.
@@ -106,7 +106,7 @@ def conv2d_fused(
 
     Raises:
         RuntimeError: for shapes, dtypes or devices that do not go together.
-        ValueError: for an activation that does not exist, or one running statistic alone.
+        ValueError: if the activation is unknown, or the batch normalization lacks a statistic.
 
     >>> import torch
     >>> x, w = torch.randn(2, 3, 32, 32), torch.randn(10, 3, 5, 5)

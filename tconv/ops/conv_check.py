@@ -176,7 +176,7 @@ def least_window(
 
 def _least_stride(stride: int, places: int) -> int:
     """Return the least stride that gives as many windows, with ``places`` possible starts."""
-    return stride if stride <= places else max(places, 1)
+    return stride if stride <= places else max(places, 1)  # an empty axis has no start
 
 
 def check_groups(w: Sizes, groups: int) -> None:
@@ -308,8 +308,12 @@ def check_norm(norm: Sequence[Tensor | None], channels: int, device: torch.devic
 def check_norm_given(
     weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None
 ) -> None:
-    """Check which tensors of a batch normalization a caller gives: not one without another."""
+    """Refuse a batch normalization without both of its statistics.
+
+    Raises:
+        ValueError: if one statistic is given alone, or a weight or bias without statistics.
+    """
     if (mean is None) != (var is None):
-        raise ValueError("running_mean and running_var are given together, or neither is")
+        raise ValueError("running_mean and running_var must be given together")
     if mean is None and (weight is not None or bias is not None):
         raise ValueError("norm_weight and norm_bias need running_mean and running_var")

@@ -5,9 +5,9 @@
 
 y is the input gradient of a convolution, with x in place of dy and y in place of dx, so that its
 own gradients, of any order, are a convolution (for x) and that convolution's filter gradient (for
-w). The second operator goes on with batch normalization, residual and activation, as
-``conv2d_fused`` does, and shares its gradients: ``kept`` is the activation's argument if a gradient
-needs it, and empty otherwise.
+w). The fused operator then applies batch normalization, residual and activation, as
+``conv2d_fused`` does, and has the same gradients. Its ``kept`` is the activation's argument if a
+gradient needs it, and empty otherwise.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _library.define(
 )
 
 Sizes = Sequence[int]
-_NAMES = ("dy", *NAMES[1:])  # of the operands, as the kernels call them
+_NAMES = ("dy", *NAMES[1:])  # the kernels' names of the operands
 
 
 def _conv_transpose2d(
@@ -88,7 +88,7 @@ def _conv_transpose2d_fused(*inputs: Any) -> tuple[Tensor, Tensor]:
 def _dgrad_call(
     x: Tensor, w: Tensor, extent: Sizes, window: Sizes, precision: str | None, epilogue: Epilogue
 ) -> Call:
-    """Return the plan of a transposed convolution; the format of y is that of conv2d's."""
+    """Return the call of the dgrad kernels; y is channels_last where conv2d's y would be."""
     w_last = prefers_channels_last(w)
     layout = layout_of(w_last or prefers_channels_last(x))
     size = transposed_size(x.shape, w.shape, extent, window)
@@ -97,7 +97,7 @@ def _dgrad_call(
 
 
 def _by_torch(x: Tensor, w: Tensor, bias: Tensor | None, extent: Sizes, window: Sizes) -> Tensor:
-    """Return y by torch's own operator, on a CPU without the interpreter."""
+    """Return y computed by torch, for a CPU without the interpreter."""
     stride, pad, gap, groups = window[0:2], window[2:4], window[4:6], window[6]
     least = [(x.shape[2 + i] - 1) * stride[i] - 2 * pad[i] + gap[i] * (w.shape[2 + i] - 1) + 1
              for i in range(2)]  # fmt: skip
@@ -167,9 +167,16 @@ def transposed(
     residual_after: bool,
     precision: str | None,
 ) -> Tensor:
-    """Return y of batched images, for a window, extent and missing border already checked.
+    """Return y of batched images, for arguments that ``conv_transpose_window`` has checked.
 
-    ``operands`` are x, w, bias, residual and the batch normalization's four.
+    Args:
+        operands: x, w, bias, residual, and the batch normalization's weight, bias, mean and
+            variance.
+        eps: added to the variance.
+        extent: y's height and width.
+        more: rows and columns of zeros that x lacks at the bottom and right.
+        window: as for conv2d's operator.
+        activation, slope, residual_after, precision: as for ``conv2d_fused``.
     """
     check_norm_given(*operands[4:])
     if any(more):
@@ -206,19 +213,19 @@ def conv_transpose2d(
 ) -> Tensor:
     """Two-dimensional transposed convolution, as ``torch.nn.functional.conv_transpose2d``.
 
-        y[n, k, h, v] = bias[k] + sum over c, r, s with p S = h + P - r D (v, q and s alike) of
-            x[n, c, p, q] w[c, k, r, s]
+        y[n, k, h, v] = bias[k] + sum of x[n, c, p, q] w[c, k, r, s]
+            over all c, r, s with a pixel (p, q) at p S = h + P - r D and q S = v + P - s D
 
-    It is the gradient of ``conv2d`` with respect to its input, and runs on the same kernels. They
-    also compute what follows, if it is given: batch normalization (of evaluation), residual and
-    activation, as in ``conv2d_fused``.
+    This is the gradient of ``conv2d`` with respect to its input, computed by the same kernels. They
+    also compute batch normalization (evaluation), residual and activation where these are given, as
+    in ``conv2d_fused``.
 
     Args:
         input: x, (batch, in_channels, in_h, in_w), or without batch.
         weight: w, (in_channels, out_channels / groups, filter_h, filter_w).
         bias: (out_channels,), or None.
-        stride: S, one number for both axes or (height, width); also for the arguments below except
-            groups.
+        stride: S, one number for both axes or (height, width); the same holds for padding,
+            output_padding and dilation.
         padding: P, rows and columns removed from each side of the full result.
         output_padding: rows and columns added at the bottom and right; less than the stride or the
             dilation.
@@ -235,10 +242,10 @@ def conv_transpose2d(
 
     Raises:
         RuntimeError: if shapes, dtypes or devices do not match, with torch's message.
-        ValueError: if the activation is unknown, or for one running statistic alone.
+        ValueError: if the activation is unknown, or the batch normalization lacks a statistic.
 
-    A filter that holds NaN or infinity spoils those elements of y as well whose windows overhang
-    x: it meets the zeros around x, as in ``conv2d``'s dx.
+    NaN or infinity in a filter also reaches the elements of y whose windows overhang x, because the
+    filter is multiplied by the zeros around x. The same holds for ``conv2d``'s dx.
 
     >>> import torch
     >>> conv_transpose2d(torch.zeros(1, 8, 7, 7), torch.zeros(8, 4, 2, 2), stride=2).shape

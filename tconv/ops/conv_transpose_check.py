@@ -107,7 +107,7 @@ def check_conv_transpose(
         + 1
         for i in axes
     )
-    least = 1 if x[0] else 0  # torch gives a batch of nothing a result of nothing
+    least = 1 if x[0] else 0  # torch lets an empty batch have an empty result
     if any(each < least for each in size):
         raise RuntimeError(
             f"Given input size per channel: ({by(x[2:])}). Calculated output size per channel: "

@@ -20,7 +20,7 @@ from tconv.problem import Epilogue
 
 
 class Fused(NamedTuple):
-    """A call of a fused operator: its tensors, the convolution, and what follows it."""
+    """A call of a fused operator: its tensors, its convolution and its epilogue."""
 
     name: str
     operands: tuple[Any, ...]  # in the order of ``NAMES``
@@ -29,7 +29,7 @@ class Fused(NamedTuple):
 
     @property
     def masked(self) -> bool:
-        """Whether the offsets of a pool name the windows that the activation closed as well."""
+        """Whether the call pools, and its offsets mark the windows in which a ReLU gave zeros."""
         return self.epilogue.pool and masks(self.epilogue.activation, self.epilogue.residual_after)
 
 
@@ -227,7 +227,7 @@ def transposed_jvp(inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ..
 
 
 def _jvp(fused: Fused, output: tuple[Tensor, ...], tangents: tuple[Any, ...]) -> Any:
-    """The tangents of y and kept: those of the activation's argument, carried on as dz is back."""
+    """Return the tangents of y and of ``kept``, which is dz; offsets have none."""
     y, kept, *offsets = output
     epilogue = fused.epilogue
     if epilogue.pool and offsets[0].shape != y.shape:

@@ -72,7 +72,7 @@ def _epilogue(
 
 
 def epilogue_of(operands: OperandTensors, *how: Any) -> Epilogue:
-    """The same from the operator's arguments: the eight tensors, then eps and what follows."""
+    """Return the epilogue of an operator's arguments: its eight tensors, then eps to ``keep``."""
     there = tuple(tensor is not None for tensor in operands[2:6])
     mean = operands[6]
     return _epilogue(there, None if mean is None else dtype_name(mean.dtype), *how)
@@ -97,7 +97,7 @@ def conv2d_fused(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def of_one_dtype(operands: OperandTensors) -> tuple[Any, ...]:
-    """The operands; tensors of a batch normalization that differ in dtype become float32."""
+    """Return the operands; a batch normalization's tensors of several dtypes become float32."""
     norm = [tensor for tensor in operands[4:] if tensor is not None]
     if len({tensor.dtype for tensor in norm}) < 2 or any(not t.is_floating_point() for t in norm):
         return tuple(operands)
@@ -106,13 +106,13 @@ def of_one_dtype(operands: OperandTensors) -> tuple[Any, ...]:
 
 
 def check_operands(operands: OperandTensors, channels: int) -> None:
-    """Check that types and devices agree, and a normalization with the result's channels."""
+    """Check that dtypes and devices match, and that a normalization has ``channels`` elements."""
     check_types(*operands[:4])  # type: ignore[arg-type]
     check_norm(operands[4:], channels, operands[0].device)  # type: ignore[union-attr]
 
 
 def present(names: Sequence[str], operands: OperandTensors) -> dict[str, Tensor]:
-    """Return the operands that exist, by name."""
+    """Return the operands that are not None, by name."""
     pairs = zip(names, operands, strict=True)
     return {name: tensor for name, tensor in pairs if tensor is not None}
 
@@ -120,7 +120,7 @@ def present(names: Sequence[str], operands: OperandTensors) -> dict[str, Tensor]
 def ended(
     z: Tensor, operands: tuple[Any, ...], epilogue: Epilogue, layout: Layout
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The epilogue of z = x * w + bias by torch's operators, on a CPU without the interpreter."""
+    """Return y, kept and offsets of z = x * w + bias, computed by torch's own operators."""
     x, _, _, residual, norm_weight, norm_bias, norm_mean, norm_var = operands
     if epilogue.norm is not None:
         scale = torch.rsqrt(norm_var.to(wide_dtype(x)) + epilogue.norm.eps)
@@ -160,7 +160,7 @@ def _named(epilogue: Epilogue) -> tuple[str, float]:
 
 
 def masks(activation: str | None, residual_after: bool) -> bool:
-    """Whether the offsets of a pool name the windows that a ReLU closed as well."""
+    """Whether a pool's offsets also mark (by -1) the windows in which a ReLU gave only zeros."""
     return activation == "relu" and not residual_after
 
 

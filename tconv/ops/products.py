@@ -1,8 +1,9 @@
-"""The convolution that an operator computes, plain or transposed, as its derivatives need it.
+"""The convolution u = x * w inside an operator, plain or transposed, with its derivatives.
 
-u = x * w is linear in the image x and in the filters w. Its gradients are convolutions as well, and
-its tangent is the sum of two. The sum over an image of dz u, by output channel, is the sum of w dv
-over the channel's filters, where dv is the gradient of the filters by dz.
+u is linear in the image x and in the filters w. Both gradients are convolutions, and the tangent is
+the sum of two convolutions. For a gradient dz of u, let dv be the filters' gradient: the sum of
+dz u over all pixels of an output channel then equals the sum of w dv over that channel's filters.
+Batch normalization takes its gradients from this, so that u need not be stored.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def y_channels_last(x: Tensor, w: Tensor) -> bool:
 
 
 def result_size(x_size: Sizes, w_size: Sizes, window: Sizes) -> tuple[int, ...]:
-    """The size of x * w from the sizes of x and w."""
+    """Return the size of x * w from the sizes of x and w."""
     stride, pad, dilation = window[0:2], window[2:4], window[4:6]
     sizes = [
         out_size(x_size[2 + i], w_size[2 + i], stride[i], pad[i], dilation[i]) for i in range(2)
@@ -36,7 +37,7 @@ def result_size(x_size: Sizes, w_size: Sizes, window: Sizes) -> tuple[int, ...]:
 
 
 def transposed_size(x_size: Sizes, w_size: Sizes, extent: Sizes, window: Sizes) -> tuple[int, ...]:
-    """The size of a transposed convolution's result, whose height and width are ``extent``."""
+    """Return the size of a transposed convolution's result of height and width ``extent``."""
     return (x_size[0], w_size[1] * window[6], *extent)
 
 
@@ -69,7 +70,7 @@ class Convolution:
         return channel[:, None, None, None]
 
     def filter_sums(self, products: Tensor) -> Tensor:
-        """Return the sums over each output channel's filters, of a tensor of the size of w."""
+        """Sum ``products``, of the size of w, over each output channel's filters."""
         return products.sum((1, 2, 3))
 
     def gradients(
@@ -80,7 +81,7 @@ class Convolution:
         return dx, self.weight_grad(du, x, w) if needed[1] else None
 
     def tangent(self, x: Tensor, w: Tensor, tangents: Sequence[Any]) -> Tensor | None:
-        """Return the tangent of u + bias, from those of x, w and the bias, each may be None."""
+        """Return the tangent of u + bias from those of x, w and the bias; None stands for 0."""
         dx, dw, dbias = tangents
         du = None
         if dx is not None:
@@ -95,7 +96,7 @@ class Convolution:
 
 @dataclass(slots=True)
 class TransposedConvolution(Convolution):
-    """u is the input gradient of a convolution, with x in place of its dy.
+    """A convolution's input gradient as a forward pass: u is that dx, and x that dy.
 
     Filters are (in_channels, out_channels / groups, filter_h, filter_w).
     """

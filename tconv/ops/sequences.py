@@ -67,7 +67,7 @@ def conv1d(
 
         y[n, k, q] = bias[k] + sum over c, s of x[n, c, q S - P + s D] w[k, c, s]
 
-    and optionally, in the same kernel, batch normalization (of evaluation), residual and activation
+    and optionally, in the same kernel, batch normalization (evaluation), residual and activation
     as in ``conv2d_fused``. For causal padding, pad the left with ``torch.nn.functional.pad`` first.
 
     Args:
@@ -83,7 +83,7 @@ def conv1d(
 
     Raises:
         RuntimeError: if shapes, dtypes or devices do not match, with torch's message.
-        ValueError: if the activation is unknown, or for one running statistic alone.
+        ValueError: if the activation is unknown, or the batch normalization lacks a statistic.
 
     >>> import torch
     >>> conv1d(torch.zeros(1, 3, 100), torch.zeros(10, 3, 5), padding="same").shape
@@ -156,7 +156,7 @@ def conv_transpose1d(
 
     Raises:
         RuntimeError: if shapes, dtypes or devices do not match, with torch's message.
-        ValueError: if the activation is unknown, or for one running statistic alone.
+        ValueError: if the activation is unknown, or the batch normalization lacks a statistic.
 
     >>> import torch
     >>> conv_transpose1d(torch.zeros(1, 8, 25), torch.zeros(8, 4, 4), stride=2, padding=1).shape

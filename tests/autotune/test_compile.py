@@ -53,6 +53,16 @@ def test_registers_shared_memory_and_loop(workers: Workers, name: str) -> None:
         assert 20 < taken.instructions < 1500
 
 
+def test_a_step_is_counted_whole_where_warp_groups_share_rows(workers: Workers) -> None:
+    """The loop of eight warps over 64 rows holds one step, and more than half of four warps'."""
+    problem = Problem(LAYER, "fprop")
+    tiles = [(problem, Tile(64, 128, 32, stages=3, warps=warps)) for warps in (4, 8)]
+    four, eight = compiled(workers, "sm_90", *tiles)
+    assert isinstance(four, Compiled)
+    assert isinstance(eight, Compiled)
+    assert eight.resources.instructions > 0.7 * four.resources.instructions
+
+
 def test_spills_are_seen(workers: Workers) -> None:
     exact = Problem(LAYER, "fprop", "float64")
     (result,) = compiled(workers, "sm_90", (exact, Tile(128, 128, 16, stages=2, warps=4)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,13 +115,21 @@ def test_the_command_prints_json_or_a_table(tmp_path: Path) -> None:
     assert "A100/float16/fprop" in result.output
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", GEMM_HEAD])
-def test_what_cannot_be_judged_ends_the_command(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no CSV table"),
+        ("a,b\n1,2\n", "neither form, which need BLOCK_K, .*, time_ms or C, .*; there are: a, b"),
+        (GEMM_HEAD, "no problem in these tables has enough timed tiles"),
+    ],
+    ids=["empty", "other columns", "no rows"],
+)
+def test_what_cannot_be_judged_ends_the_command(text: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     path.write_text(text)
     result = CliRunner().invoke(app, ["judge", str(path)])
     assert result.exit_code == 2
-    assert "error:" in result.output
+    assert re.search(f"error: .*{words}", result.output), result.output
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -57,7 +57,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from attrs import evolve
-from attrs import evolve
 from autotune.trial_store import Store
 from tests.autotune.test_trial_store import TRIAL
 

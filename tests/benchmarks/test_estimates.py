@@ -12,7 +12,7 @@ KERNELS = 16
 
 
 def test_estimates_are_near_the_compiled_kernels() -> None:
-    """Quantiles of families and passes that have several of the drawn kernels."""
+    """The medians of implicit_gemm's passes are near 0 registers and near ratio 1."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.estimates", "--tiles", str(KERNELS), "--seed", "3",

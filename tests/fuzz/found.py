@@ -12,14 +12,14 @@ CALLS: dict[str, Call] = {
         views=("contiguous", "contiguous"), special="none", bias=False, ceil_mode=False,
         frozen=False, seed=0,
     ),
-    # A stride was reduced to the number of its windows, which is 0 here, and then divided by.
-    "a batch of nothing may have no height, transposed": Call(
+    # A stride was reduced to the number of windows, 0 here, and a size was then divided by it.
+    "an empty batch may have no height, transposed": Call(
         operator="conv_transpose2d", batch=0, channels=1, filters=1, groups=1, size=(0, 1),
         window=(3, 3), stride=(1, 1), padding=(0, 0), dilation=(1, 1), dtype="float16",
         views=("contiguous", "contiguous"), special="none", bias=False, ceil_mode=False,
         frozen=False, seed=0,
     ),
-    "a batch of nothing may have a result of no height": Call(
+    "an empty batch may have a result of no height": Call(
         operator="conv_transpose2d", batch=0, channels=1, filters=1, groups=1, size=(0, 1),
         window=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1), dtype="float16",
         views=("contiguous", "contiguous"), special="none", bias=False, ceil_mode=False,

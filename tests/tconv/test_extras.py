@@ -65,7 +65,7 @@ def test_the_library_imports_no_extra() -> None:
 
 
 def test_worker_processes_import_no_extra_but_attrs() -> None:
-    """It validates the stored trials, and takes no time to import."""
+    """attrs validates the stored trials, and its import is quick."""
     imports = "from autotune import evaluate, first_call, search, trial_store"
     assert _python(LIBRARY.replace("IMPORTS", imports)) == "attrs"
 

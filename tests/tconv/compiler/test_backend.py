@@ -423,7 +423,9 @@ def test_our_own_transposed_modules_are_fused_too(dynamic: bool) -> None:
             each.square().sum().backward()
         assert_same(twin, model, y, expected)
     lines = ["0: conv_transpose2d + batch_norm + leaky_relu", "3: conv_transpose2d", "4: conv2d"]
-    for graph in tconv.report(twin).graphs:
+    graphs = tconv.report(twin).graphs
+    assert graphs
+    for graph in graphs:
         assert [str(entry) for entry in graph.entries] == lines
 
 

@@ -406,7 +406,7 @@ def test_a_gradient_without_its_stored_tensors_is_refused() -> None:
 def test_bad_norms() -> None:
     (x, w, bias), window = operands("plain", True)
     norm = normed(w.shape[0])
-    with pytest.raises(ValueError, match="running_mean and running_var are given together"):
+    with pytest.raises(ValueError, match="running_mean and running_var must be given together"):
         conv2d_fused(x, w, bias, **window, running_mean=norm["running_mean"])
     with pytest.raises(ValueError, match="norm_weight and norm_bias need running_mean"):
         conv2d_fused(x, w, bias, **window, norm_weight=norm["norm_weight"])

@@ -86,7 +86,8 @@ def test_values_and_gradients(name: str, channels_last: bool) -> None:
 
 # ---- the epilogue, in every family's kernel -------------------------------------------------
 
-# One channel more than a program's tile, or a rest of the pixels; the box's family wants 8.
+# The channels (24) and the pixels leave a remainder of a program's tile; boxes need channels in
+# multiples of 8.
 BOXES = {"x": (2, 16, 5, 6), "w": (16, 24, 3, 3), "padding": 1}
 FAMILY_CASES: dict[str, tuple[dict[str, Any], Tile]] = {
     "implicit_gemm": (CASES["groups"], Tile(16, 16, 16, splits=1)),
@@ -118,7 +119,7 @@ FORMED = [
 
 
 def posed(case: dict[str, Any], dtype: str, layout: Layout) -> Problem:
-    """The convolution whose input gradient a case is."""
+    """Return the problem of a case: the input gradient of a convolution."""
     pairs = [value if isinstance(value, tuple) else (value, value)
              for value in (case.get(key, default) for key, default in
                            (("stride", 1), ("padding", 0), ("output_padding", 0),
@@ -411,7 +412,7 @@ def test_named_padding_is_refused_as_torch_refuses_it() -> None:
 def test_bad_norms_and_residuals_are_refused() -> None:
     x, w, bias = operands(CASES["unet"])
     norm = normed(3)
-    with pytest.raises(ValueError, match="running_mean and running_var are given together"):
+    with pytest.raises(ValueError, match="running_mean and running_var must be given together"):
         conv_transpose2d(x, w, bias, stride=2, running_var=norm["running_var"])
     with pytest.raises(ValueError, match="norm_weight and norm_bias need running_mean"):
         conv_transpose2d(x, w, bias, stride=2, norm_bias=norm["norm_bias"])
