@@ -26,6 +26,23 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # the exit code that shells report for SIGINT
 EXIT_FAILED = 1
 
+SuiteOption = Annotated[
+    list[str] | None, typer.Option("--suite", help="Model whose layers to use; repeatable.")
+]
+PassesOption = Annotated[
+    str, typer.Option("--passes", help="Comma-separated: fprop, dgrad, wgrad.")
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option("--target", help="Predict for this GPU; default: measure on the local one."),
+]
+DtypeOption = Annotated[
+    str,
+    typer.Option("--dtype", help="Data type; tf32, tf32x3: precision of float32 products."),
+]
+BatchOption = Annotated[int, typer.Option("--batch", help="Images per batch.")]
+StoredOption = Annotated[str | None, typer.Option("--target", help="GPU; default: the local one.")]
+
 
 def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
     """Print an error message and exit with ``code``."""
@@ -63,24 +80,6 @@ def deadline_after(time_limit: str | None) -> Deadline:
         return Deadline() if time_limit is None else Deadline(seconds_of(time_limit))
     except ValueError as error:
         fail(f"--time-limit: {error}")
-
-
-SuiteOption = Annotated[
-    list[str] | None, typer.Option("--suite", help="Model whose layers to use; repeatable.")
-]
-PassesOption = Annotated[
-    str, typer.Option("--passes", help="Comma-separated: fprop, dgrad, wgrad.")
-]
-TargetOption = Annotated[
-    str | None,
-    typer.Option("--target", help="Predict for this GPU; default: measure on the local one."),
-]
-DtypeOption = Annotated[
-    str,
-    typer.Option("--dtype", help="Data type; tf32, tf32x3: precision of float32 products."),
-]
-BatchOption = Annotated[int, typer.Option("--batch", help="Images per batch.")]
-StoredOption = Annotated[str | None, typer.Option("--target", help="GPU; default: the local one.")]
 
 
 def known_suites(wanted: list[str] | None) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import has_torch_function_unary
+from torch.overrides import has_torch_function_unary, has_torch_function_variadic
 
 from tconv.geometry import PoolGeometry
 from tconv.launch import Launch, runs_triton
@@ -204,6 +204,9 @@ def subsample2d(
     >>> subsample2d(torch.ones(1, 2, 4, 4), torch.tensor([1.0, 2.0]), torch.zeros(2))[0, :, 0, 0]
     tensor([1., 2.])
     """
+    if has_torch_function_variadic(input, weight, bias):
+        tensors = (input, weight, bias)
+        return overridden(subsample2d, tensors, *tensors, kernel_size)  # type: ignore[no-any-return]
     if weight.dim() != 1 or weight.shape[0] != input.shape[-3]:
         raise RuntimeError(
             f"expected weight of size [{input.shape[-3]}], one for each channel, "

@@ -96,7 +96,7 @@ class Convolution:
 
 @dataclass(slots=True)
 class TransposedConvolution(Convolution):
-    """A convolution's input gradient as a forward pass: u is that dx, and x that dy.
+    """A convolution's input gradient as a forward pass: u is its dx, computed from x as its dy.
 
     Filters are (in_channels, out_channels / groups, filter_h, filter_w).
     """

@@ -15,8 +15,8 @@ from tconv.problem import Problem
 from tconv.target import TARGETS
 from tconv.tile import Choice, Tile, Tiles
 
-# Executed / estimated warp instructions. Executed are those of the PTX, prologue and stores
-# included, which the estimate leaves out: they are a large part of depthwise's strips.
+# Executed / estimated warp instructions. The executed ones are those of the PTX, with the prologue
+# and stores that the estimate leaves out: a large part of what these short programs execute.
 BOUNDS = {
     "fprop implicit_gemm": (1.1, 1.4),
     "fprop grouped": (1.4, 2.0),

@@ -283,6 +283,7 @@ def test_second_gradients_and_tangents(fused: bool) -> None:
         more["residual_after"] = fused
         return conv_transpose2d(x, w, bias, **window(SMALL), activation="tanh", **more)
 
+    # test_forward_ad.py holds the tangents of the fused operator
     assert torch.autograd.gradcheck(layer, inputs, fast_mode=True, check_forward_ad=not fused)
     assert torch.autograd.gradgradcheck(layer, inputs, fast_mode=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,27 @@ def test_symbolic_trace_records_our_functions() -> None:
     assert targets == [functional.conv2d, functional.max_pool2d, functional.avg_pool2d,
                        functional.conv2d_fused]  # fmt: skip
     torch.testing.assert_close(graph(x), layers(x))
+
+
+class Override:
+    """An operand whose ``__torch_function__`` returns the call."""
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return function, inspect.signature(function).bind(*args, **kwargs or {}).arguments
+
+
+@pytest.mark.parametrize("name", tconv.functional.__all__)
+def test_any_tensor_overrides_a_function_and_gets_all_its_arguments(name: str) -> None:
+    function = getattr(tconv.functional, name)
+    parameters = inspect.signature(function).parameters
+    tensors = [name for name, each in parameters.items() if "Tensor" in str(each.annotation)]
+    for alone in tensors:
+        given = {name: None if name in tensors else object() for name in parameters}
+        given[alone] = Override()
+        assert function(**given) == (function, given)
 
 
 @pytest.mark.parametrize("backward", [False, True])
