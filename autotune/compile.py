@@ -89,7 +89,6 @@ def _hip_resources(compiled: Any, steps: int, _products: float) -> Resources:
     )
 
 
-SLICE_BYTES = 32  # of a row of an operand along the reduction, that one matrix instruction takes
 Reader = Callable[[Any, int, float], Resources]
 READERS: dict[str, Reader] = {"cuda": _cuda_resources, "hip": _hip_resources}
 
@@ -112,9 +111,6 @@ def compile_launch(
 def products_of_step(problem: Problem, choice: Choice, target: Target) -> float:
     """Return the multiply instructions that a warp issues in one step; 0 if unknown.
 
-    Two warp groups that share 64 rows each multiply half of the columns, by as many instructions as
-    one group would issue.
-
     >>> from tconv.geometry import ConvGeometry
     >>> from tconv.target import TARGETS
     >>> from tconv.tile import Tile
@@ -126,12 +122,7 @@ def products_of_step(problem: Problem, choice: Choice, target: Target) -> float:
     family = FAMILIES[choice.family]
     if not family.matrix_unit or problem.arithmetic == "float64":  # its shape differs between GPUs
         return 0.0
-    issued = family.issued(problem, choice.tile)
-    found = float(matrix_instructions(issued, problem, target))
-    if problem.arithmetic == "float32":
-        return found
-    slices = issued.block_k * problem.itemsize / SLICE_BYTES
-    return max(found, slices * (3 if problem.arithmetic == "tf32x3" else 1))
+    return float(matrix_instructions(family.issued(problem, choice.tile), problem, target))
 
 
 def compile_choice(problem: Problem, choice: Choice, target: Target) -> Compiled:

@@ -116,10 +116,11 @@ def matrix_instructions(tile: Tile | Tiles, problem: Problem, target: Target) ->
         return products / (tile.warps * target.warp_size)  # a multiply-add of each thread
     depth = 32 // problem.itemsize  # m16n8k16 in 16 bits, k8 in tf32, k4 in fp64
     # Where a small tile has no rows or columns left for a warp, it repeats another warp's products.
-    by_warp = np.maximum(products / (16 * 8 * depth) / tile.warps, tile.block_k / depth)
-    by_group = np.maximum(1.0, products * problem.itemsize / (WGMMA_ROWS * tile.block_n * 32))
-    found = np.where(uses_wgmma(tile, problem, target), by_group * 4 / tile.warps, by_warp)
-    return found * (3 if problem.arithmetic == "tf32x3" else 1)
+    # Two warp groups that share 64 rows each multiply half of the columns, by as many instructions.
+    by_warp = products / (16 * 8 * depth) / tile.warps
+    by_group = tile.block_m * tile.block_k / (WGMMA_ROWS * depth) * 4 / tile.warps
+    found = np.where(uses_wgmma(tile, problem, target), by_group, by_warp)
+    return np.maximum(found, tile.block_k / depth) * (3 if problem.arithmetic == "tf32x3" else 1)
 
 
 def warp_grid(tiles: Tile | Tiles) -> tuple[Count, Count]:
