@@ -104,7 +104,7 @@ FITTED: dict[str, tuple[float, float]] = {
     "gather_clocks": (5.0, 3000.0),
     "gather_load_clocks": (1.0, 200.0),
     "transpose_clocks": (0.03, 3.0),
-    "l2_share": (0.2, 3.0),
+    "l2_share": (0.2, 1.3),
     "l2_far": (0.01, 4.0),
     "l2_bytes_per_clock": (16.0, 128.0),
     "translation": (0.01, 10.0),
