@@ -53,7 +53,7 @@ ERRS = (
     "tf32 input gradient on an H100, the fastest tile has two warps, which use no wgmma, and is "
     "predicted 1.5 times too slow. Some tiles that are too large for shared memory according to "
     "the model did run; they are left out of the ratios. On the RTX 3070, one in ten CUTLASS "
-    "kernels with two stages takes over 1.3 times the predicted time."
+    "kernels with two stages takes over 1.25 times the predicted time."
 )
 NOT_KNOWN = (
     "There are no recordings of other targets (sm_100, gfx942): no measurement supports their "
