@@ -111,6 +111,18 @@ def overridden(function: Any, tensors: Sequence[Any], *arguments: Any, **options
     return handle_torch_function(function, tensors, *arguments, **options)
 
 
+# The options of a convolution that its kernel also applies, in the order of the signatures.
+FUSED_OPTIONS = (
+    "running_mean", "running_var", "norm_weight", "norm_bias", "eps", "residual", "residual_after",
+    "activation", "negative_slope", "precision",
+)  # fmt: skip
+
+
+def fused_options(*values: Any) -> dict[str, Any]:
+    """Return ``FUSED_OPTIONS`` by name, for ``overridden``."""
+    return dict(zip(FUSED_OPTIONS, values, strict=True))
+
+
 @contextlib.contextmanager
 def untraced() -> Iterator[None]:
     """Suspend ``torch.jit.trace`` in the block, so that sizes are plain numbers, not tensors."""

@@ -18,7 +18,7 @@ from torch.overrides import has_torch_function_variadic
 
 from tconv.ops import fused_gradients as gradients
 from tconv.ops import fused_operators as operators
-from tconv.ops.arguments import overridden
+from tconv.ops.arguments import fused_options, overridden
 from tconv.ops.conv2d import _ops, windowed
 from tconv.ops.conv_check import check_norm_given, checked
 from tconv.ops.fused_operators import Sizes, library
@@ -117,20 +117,11 @@ def conv2d_fused(
     tensors = (input, weight, bias, residual, *norm)
     if has_torch_function_variadic(*tensors):
         form = (stride, padding, dilation, groups)
-        how = {
-            "running_mean": running_mean,
-            "running_var": running_var,
-            "norm_weight": norm_weight,
-            "norm_bias": norm_bias,
-            "eps": eps,
-            "residual": residual,
-            "residual_after": residual_after,
-            "activation": activation,
-            "negative_slope": negative_slope,
-            "pool": pool,
-            "precision": precision,
-        }
-        return overridden(conv2d_fused, tensors, *tensors[:3], *form, **how)  # type: ignore[no-any-return]
+        how = fused_options(
+            running_mean, running_var, norm_weight, norm_bias, eps, residual, residual_after,
+            activation, negative_slope, precision,
+        )  # fmt: skip
+        return overridden(conv2d_fused, tensors, *tensors[:3], *form, pool=pool, **how)  # type: ignore[no-any-return]
     x, window = windowed(input, weight, bias, stride, padding, dilation, groups)
     check_norm_given(*norm)
     if pool:

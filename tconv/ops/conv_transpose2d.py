@@ -21,7 +21,7 @@ from torch.overrides import has_torch_function_variadic
 
 from tconv.launch import runs_triton
 from tconv.ops import fused_gradients as gradients
-from tconv.ops.arguments import overridden
+from tconv.ops.arguments import fused_options, overridden
 from tconv.ops.conv2d import NEGATIVE_SLOPE, y_layout
 from tconv.ops.conv_check import check_norm_given, check_residual, check_types
 from tconv.ops.conv_run import Call, cached_call, precision_of
@@ -255,18 +255,10 @@ def conv_transpose2d(
     tensors = (input, weight, bias)
     form = (stride, padding, output_padding, groups, dilation)
     if has_torch_function_variadic(*tensors, residual, *norm):
-        how: dict[str, Any] = {
-            "running_mean": running_mean,
-            "running_var": running_var,
-            "norm_weight": norm_weight,
-            "norm_bias": norm_bias,
-            "eps": eps,
-            "residual": residual,
-            "residual_after": residual_after,
-            "activation": activation,
-            "negative_slope": negative_slope,
-            "precision": precision,
-        }
+        how = fused_options(
+            running_mean, running_var, norm_weight, norm_bias, eps, residual, residual_after,
+            activation, negative_slope, precision,
+        )  # fmt: skip
         everything = (*tensors, residual, *norm)
         return overridden(conv_transpose2d, everything, *tensors, *form, **how)  # type: ignore[no-any-return]
     window, extent, more = conv_transpose_window(*tensors, *form)

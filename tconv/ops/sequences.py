@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary, has_torch_function_variadic
 
-from tconv.ops.arguments import overridden
+from tconv.ops.arguments import fused_options, overridden
 from tconv.ops.avg_pool2d import avg_pool2d
 from tconv.ops.conv2d import NEGATIVE_SLOPE, convolved
 from tconv.ops.conv_check import check_norm_given, conv_window
@@ -93,18 +93,10 @@ def conv1d(
     tensors = (input, weight, bias)
     form = (stride, padding, dilation, groups)
     if has_torch_function_variadic(*tensors, residual, *norm):
-        how: dict[str, Any] = {
-            "running_mean": running_mean,
-            "running_var": running_var,
-            "norm_weight": norm_weight,
-            "norm_bias": norm_bias,
-            "eps": eps,
-            "residual": residual,
-            "residual_after": residual_after,
-            "activation": activation,
-            "negative_slope": negative_slope,
-            "precision": precision,
-        }
+        how = fused_options(
+            running_mean, running_var, norm_weight, norm_bias, eps, residual, residual_after,
+            activation, negative_slope, precision,
+        )  # fmt: skip
         everything = (*tensors, residual, *norm)
         return overridden(conv1d, everything, *tensors, *form, **how)  # type: ignore[no-any-return]
     window, (more,) = conv_window(*tensors, *form, axes=1)
@@ -166,18 +158,10 @@ def conv_transpose1d(
     tensors = (input, weight, bias)
     form = (stride, padding, output_padding, groups, dilation)
     if has_torch_function_variadic(*tensors, residual, *norm):
-        how: dict[str, Any] = {
-            "running_mean": running_mean,
-            "running_var": running_var,
-            "norm_weight": norm_weight,
-            "norm_bias": norm_bias,
-            "eps": eps,
-            "residual": residual,
-            "residual_after": residual_after,
-            "activation": activation,
-            "negative_slope": negative_slope,
-            "precision": precision,
-        }
+        how = fused_options(
+            running_mean, running_var, norm_weight, norm_bias, eps, residual, residual_after,
+            activation, negative_slope, precision,
+        )  # fmt: skip
         everything = (*tensors, residual, *norm)
         return overridden(conv_transpose1d, everything, *tensors, *form, **how)  # type: ignore[no-any-return]
     window, extent, more = conv_transpose_window(*tensors, *form, axes=1)
