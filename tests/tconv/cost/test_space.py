@@ -140,3 +140,23 @@ def test_three_products_hold_the_small_parts_of_a_steps_boxes() -> None:
     choice = Choice("implicit_gemm_tma", Tile(128, 64, 64, stages=4, warps=8))
     assert estimated_resources(choice, problem, TARGETS["sm_90"]).shared_bytes == 245_824
     assert broken_rule(choice, problem, TARGETS["sm_90"]) == "shared memory"
+
+
+@pytest.mark.parametrize(
+    ("layer", "direction", "arithmetic", "family", "tile", "compiled"),
+    [
+        ("n16c512h14w14-k512f3x3-s1x1-p1x1-d1x1-g1", "fprop", "tf32x3", "implicit_gemm_tma",
+         "256x64x16 s6 w8 g4 k1", 200_744),
+        ("n16c64h56w56-k128f3x3-s2x2-p1x1-d1x1-g1", "wgrad", "float16", "implicit_gemm",
+         "128x128x64 s4 w4 g8 k4", 131_072),
+    ],
+    ids=["small parts beside a stored box", "wide loads of a tile that spans taps"],
+)  # fmt: skip
+def test_shared_memory_is_not_estimated_below_what_triton_compiles(
+    layer: str, direction: Pass, arithmetic: str, family: str, tile: str, compiled: int
+) -> None:
+    """Triton 3.7 compiles these tiles to ``compiled`` bytes on sm_90."""
+    problem = Problem.of(ConvGeometry.from_key(layer), direction, arithmetic)
+    choice = Choice(family, Tile.parse(tile))
+    found = estimated_resources(choice, problem, TARGETS["sm_90"]).shared_bytes
+    assert compiled <= found <= 1.1 * compiled
